@@ -1,0 +1,86 @@
+"""Async tools that asyncio lacks and that know nothing of volumes."""
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+
+
+class KeyLocks(Generic[K]):
+    """One lock per key, for the time somebody wants it.
+
+    Cancellation: leaving is plain code, so a cancelled holder cannot leave its key locked.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[K, tuple[asyncio.Lock, int]] = {}
+
+    def busy(self, key: K) -> bool:
+        return key in self._locks
+
+    @asynccontextmanager
+    async def hold(self, key: K) -> AsyncIterator[None]:
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            _, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = lock, users - 1
+
+
+async def finish(cleanup: Callable[[], Awaitable[None]], *, within_s: float) -> None:
+    """Run cleanup to its end, or its deadline, however often we are cancelled meanwhile."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(within_s):
+            await cleanup()
+
+    task = asyncio.create_task(bounded())  # noqa: TID251 - owned here: waited for below
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+async def blocking(call: Callable[[], T], *, within_s: float) -> T:
+    """Run a call that may hang in a thread of its own and wait for it within a deadline.
+
+    The thread is a daemon: one that never comes back (a syscall on a dead mount) is left behind
+    and does not keep the process from ending.
+
+    Raises:
+        TimeoutError: the deadline passed; the call may still take effect later.
+
+    """
+    done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as exc:  # noqa: BLE001 - handed to the waiter, whatever it is
+            outcome = exc
+        else:
+            if not done.cancelled():
+                done.set_result(result)
+            return
+        if not done.cancelled():
+            done.set_exception(outcome)
+
+    threading.Thread(target=run, daemon=True).start()
+    async with asyncio.timeout(within_s):
+        return await asyncio.wrap_future(done)

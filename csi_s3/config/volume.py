@@ -1,0 +1,69 @@
+"""What one volume was asked to be: parsed once at the edge, never changed after.
+
+These values cross the link from node to mounter (`link.spec`), so they hold plain data only: no
+secret, no open thing. How an option is spelled, checked and documented is `config.options`.
+"""
+
+from dataclasses import dataclass, field
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketConfig:
+    """Which bucket, how it is reached, and what every request to it says."""
+
+    bucket: str
+    prefix: str = ""  # empty, or ends with "/"
+    region: str | None = None  # None: environment, profile, else us-east-1; redirects are followed
+    endpoint_url: str | None = None
+    force_path_style: bool = False
+    transfer_acceleration: bool = False
+    dual_stack: bool = False
+    no_sign_request: bool = False
+    profile: str | None = None
+    requester_pays: bool = False
+    expected_bucket_owner: str | None = None
+    sse: str | None = None  # aws:kms, aws:kms:dsse, AES256
+    sse_kms_key_id: str | None = None
+    storage_class: str | None = None
+    upload_checksums: str = "crc32c"  # crc32c, crc64nvme, off
+    ca_bundle: str | None = None  # path of a PEM file, read by the worker
+    infer_content_type: bool = False
+    max_attempts: int = 10
+    user_agent_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeConfig:
+    """How the bucket looks as a file system, and what may be done to it."""
+
+    uid: int = 0
+    gid: int = 0
+    dir_mode: int = 0o755
+    file_mode: int = 0o644
+    allow_delete: bool = False
+    allow_overwrite: bool = False
+    metadata_ttl_s: float = 1.0  # math.inf: indefinite; 0: minimal
+    metadata_ttl_by_hand: bool = False  # given: open trusts it and does not ask S3
+    negative_metadata_ttl_s: float = 0.0
+    dir_markers: bool = True
+    read_part_bytes: int = 8 * MIB
+    write_part_bytes: int = 8 * MIB
+    memory_bytes: int = 512 * MIB
+    drain_timeout_s: float = 30.0  # at SIGTERM and unmount, to upload open files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeConfig:
+    """Everything a worker needs to know.
+
+    read_only is a property of the bind (CSI) or of the mount (command line), not of the worker:
+    it is no part of a mount's identity.
+    """
+
+    bucket: BucketConfig
+    tree: TreeConfig = field(default_factory=TreeConfig)
+    read_only: bool = False
+    allow_other: bool = True  # command line only: CSI volumes are always reachable by everybody
+    allow_root: bool = False

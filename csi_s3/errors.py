@@ -1,0 +1,273 @@
+"""Every failure a user can meet, with the answers it owes: errno, RPC status, code, what to do.
+
+One tree, so that the FUSE boundary, the gRPC interceptor and the link between node and mounter
+answer from the same facts. Raised on purpose; anything else that reaches a boundary is a bug.
+"""
+
+import logging
+from dataclasses import dataclass
+from enum import Enum, auto
+from errno import (
+    EACCES,
+    EEXIST,
+    EFBIG,
+    EINVAL,
+    EIO,
+    EISDIR,
+    ENAMETOOLONG,
+    ENOENT,
+    ENOSPC,
+    ENOTDIR,
+    ENOTEMPTY,
+    EOPNOTSUPP,
+    EPERM,
+    EROFS,
+    ESTALE,
+    ETIMEDOUT,
+)
+from typing import ClassVar
+
+from typing_extensions import override
+
+
+class Status(Enum):
+    """CSI answers by name; `node.interceptors` alone turns them into `grpc.StatusCode`."""
+
+    INVALID_ARGUMENT = auto()
+    NOT_FOUND = auto()
+    ALREADY_EXISTS = auto()
+    PERMISSION_DENIED = auto()
+    UNAUTHENTICATED = auto()
+    FAILED_PRECONDITION = auto()
+    ABORTED = auto()
+    DEADLINE_EXCEEDED = auto()
+    RESOURCE_EXHAUSTED = auto()
+    UNAVAILABLE = auto()
+    UNIMPLEMENTED = auto()
+    INTERNAL = auto()
+
+
+@dataclass(eq=False)
+class VolumeError(Exception):
+    """Base of the tree. `what` says what failed and where, `hint` what to do next."""
+
+    errno: ClassVar[int] = EIO
+    status: ClassVar[Status] = Status.INTERNAL
+    code: ClassVar[str] = "internal"  # stable: log field, metric label, docs anchor
+    retryable: ClassVar[bool] = False
+    level: ClassVar[int] = logging.INFO  # how loud the boundary reports it
+
+    what: str
+    hint: str = ""
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.what} ({self.hint})" if self.hint else self.what
+
+
+class InternalError(VolumeError):
+    """A bug of ours, seen at a boundary; the log has its id and its traceback."""
+
+    level = logging.ERROR
+
+
+# --- what the object store answered -------------------------------------------------------------
+
+
+class NotFoundError(VolumeError):
+    """No such object (or upload)."""
+
+    errno, status, code = ENOENT, Status.NOT_FOUND, "not-found"
+    level = logging.DEBUG
+
+
+class NoSuchBucketError(VolumeError):
+    errno, status, code = ENOENT, Status.NOT_FOUND, "no-such-bucket"
+    level = logging.ERROR
+
+
+class AccessDeniedError(VolumeError):
+    errno, status, code = EACCES, Status.PERMISSION_DENIED, "s3-access-denied"
+    level = logging.WARNING
+
+
+class CredentialsError(VolumeError):
+    """None found, expired, or refused as such."""
+
+    errno, status, code = EACCES, Status.UNAUTHENTICATED, "s3-credentials"
+    level = logging.ERROR
+
+
+class ArchivedError(VolumeError):
+    """The object is in an archive tier and not restored."""
+
+    errno, status, code = EACCES, Status.FAILED_PRECONDITION, "s3-archived"
+
+
+class PreconditionFailedError(VolumeError):
+    """A conditional request met another state (412, or 409 for a race)."""
+
+    errno, status, code = EEXIST, Status.ABORTED, "s3-precondition-failed"
+
+
+class ObjectChangedError(VolumeError):
+    """The object is no longer the version that was asked for."""
+
+    errno, status, code = ESTALE, Status.ABORTED, "object-changed"
+
+
+class StoreUnavailableError(VolumeError):
+    """5xx, throttling or no connection, after the bounded retries."""
+
+    status, code, retryable = Status.UNAVAILABLE, "s3-unavailable", True
+    level = logging.WARNING
+
+
+class StoreTimeoutError(VolumeError):
+    """No progress in time."""
+
+    errno, status, code, retryable = ETIMEDOUT, Status.DEADLINE_EXCEEDED, "s3-timeout", True
+    level = logging.WARNING
+
+
+class StoreRefusedError(VolumeError):
+    """Any other refusal of a request (4xx): the message carries the store's code and text."""
+
+    status, code = Status.FAILED_PRECONDITION, "s3-refused"
+    level = logging.WARNING
+
+
+class NotImplementedByStoreError(VolumeError):
+    """The store does not know the request or the condition (501)."""
+
+    errno, status, code = EOPNOTSUPP, Status.UNIMPLEMENTED, "s3-not-implemented"
+    level = logging.WARNING
+
+
+class IntegrityError(VolumeError):
+    """Checksum, length or encryption is not what was sent or asked for."""
+
+    status, code = Status.INTERNAL, "integrity"
+    level = logging.ERROR
+
+
+# --- what the file system answers -----------------------------------------------------------------
+
+
+class StaleError(VolumeError):
+    """The version behind an open handle is gone; the kernel looks the name up again."""
+
+    errno, status, code = ESTALE, Status.ABORTED, "stale"
+    level = logging.DEBUG
+
+
+class ExistsError(VolumeError):
+    errno, status, code = EEXIST, Status.ALREADY_EXISTS, "exists"
+    level = logging.DEBUG
+
+
+class NotDirectoryError(VolumeError):
+    errno, code = ENOTDIR, "not-a-directory"
+    level = logging.DEBUG
+
+
+class IsDirectoryError(VolumeError):
+    errno, code = EISDIR, "is-a-directory"
+    level = logging.DEBUG
+
+
+class NotEmptyError(VolumeError):
+    errno, code = ENOTEMPTY, "not-empty"
+    level = logging.DEBUG
+
+
+class InvalidNameError(VolumeError):
+    """A name that S3 cannot hold."""
+
+    errno, code = EINVAL, "invalid-name"
+
+
+class KeyTooLongError(VolumeError):
+    """The key would be over 1024 bytes of UTF-8."""
+
+    errno, code = ENAMETOOLONG, "key-too-long"
+
+
+class NotPermittedError(VolumeError):
+    """A guard (allow-delete, allow-overwrite) is closed, or S3 can never do it. Hint: the option."""
+
+    errno, status, code = EPERM, Status.PERMISSION_DENIED, "not-permitted"
+
+
+class ReadOnlyError(VolumeError):
+    errno, status, code = EROFS, Status.PERMISSION_DENIED, "read-only"
+
+
+class UnsupportedError(VolumeError):
+    errno, status, code = EOPNOTSUPP, Status.UNIMPLEMENTED, "unsupported"
+
+
+class FileTooLargeError(VolumeError):
+    errno, code = EFBIG, "file-too-large"
+
+
+class SpoolFullError(VolumeError):
+    errno, status, code = ENOSPC, Status.RESOURCE_EXHAUSTED, "spool-full"
+    level = logging.WARNING
+
+
+# --- what publishing and mounting answer ------------------------------------------------------------
+
+
+class BadOptionError(VolumeError):
+    """Names the option, the value, the form expected and, for unknown names, the nearest known one."""
+
+    errno, status, code = EINVAL, Status.INVALID_ARGUMENT, "bad-option"
+
+
+class BadRequestError(VolumeError):
+    """A CSI request that breaks the contract or leaves kubelet's directory."""
+
+    errno, status, code = EINVAL, Status.INVALID_ARGUMENT, "bad-request"
+
+
+class BusyError(VolumeError):
+    """Another operation holds the target; kubelet asks again."""
+
+    status, code, retryable = Status.ABORTED, "operation-pending", True
+
+
+class VolumeNotFoundError(VolumeError):
+    errno, status, code = ENOENT, Status.NOT_FOUND, "volume-not-found"
+
+
+class MountError(VolumeError):
+    """mount(2), a bind or their verification failed."""
+
+    status, code = Status.INTERNAL, "mount-failed"
+    level = logging.ERROR
+
+
+class MounterUnavailableError(VolumeError):
+    """No mounter is connected, or it does not answer."""
+
+    status, code, retryable = Status.UNAVAILABLE, "mounter-unavailable", True
+    level = logging.WARNING
+
+
+class WorkerDiedError(VolumeError):
+    """The process that serves a mount ended; its mount was aborted."""
+
+    status, code, retryable = Status.UNAVAILABLE, "worker-died", True
+    level = logging.ERROR
+
+
+def by_code() -> dict[str, type[VolumeError]]:
+    """Every class of the tree by its stable code, for reports that crossed a process boundary."""
+    found: dict[str, type[VolumeError]] = {VolumeError.code: InternalError}
+    todo: list[type[VolumeError]] = [*VolumeError.__subclasses__()]
+    while todo:
+        cls = todo.pop()
+        found.setdefault(cls.code, cls)
+        todo += cls.__subclasses__()
+    return found

@@ -1,0 +1,203 @@
+"""One connection between two of our processes: JSON messages, each with its descriptors.
+
+SOCK_SEQPACKET keeps message borders and ties descriptors (SCM_RIGHTS) to their message; a stream
+would need framing and could hand a descriptor to the wrong message. Used between node and mounter
+(a socket in the file system), keeper and worker, and mount command and worker (socketpairs).
+
+Messages (field "type"):
+    node -> mounter, mount command -> worker
+        serve   {spec: MountSpec, init: hex of the kernel's INIT request}  + [fuse fd]
+        stop    {mount_id}      upload open files, end; answered by a report ENDED
+        usage   {mount_id}      answered by a report
+    mounter -> node
+        hello   {version, pid}                    first message of a connection
+        have    {spec, init, report: Report|null} + [fuse fd]    one per mount that it serves already
+        ready   {}                                after the last `have`
+        report  {report: Report}                  whenever a mount's state changes, and as an answer
+"""
+
+import array
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+MAX_MESSAGE_BYTES = 128 << 10
+MAX_FDS = 8
+
+
+@dataclass(slots=True)
+class Message:
+    """A received message owns its descriptors: the receiver takes or closes each."""
+
+    type: str
+    body: dict[str, Any]
+    fds: list[int] = field(default_factory=list)
+
+    def take_fd(self) -> int:
+        """The next descriptor, now the caller's.
+
+        Raises:
+            ConnectionError: the message carries none; the peer breaks the protocol.
+
+        """
+        if not self.fds:
+            raise ConnectionError(f"{self.type!r} message without its descriptor")
+        return self.fds.pop(0)
+
+    def close_fds(self) -> None:
+        while self.fds:
+            os.close(self.fds.pop())
+
+
+class Channel:
+    """One end. Owned by one task for receiving; `send` may be called by any, one message each.
+
+    Lifetime: `close` is plain code and idempotent. Cancellation: a cancelled `receive` has taken
+    no message; a cancelled `send` has sent all of it or nothing.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+
+    @classmethod
+    def pair(cls) -> tuple[Self, socket.socket]:
+        """Our end as a channel and the other end, inheritable by nobody yet, for a child."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(ours), theirs
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def peer_uid(self) -> int:
+        """SO_PEERCRED's uid (its pid is 0 across pods)."""
+        raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return array.array("i", raw)[1]
+
+    async def send(self, type_: str, body: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """Send one message; the descriptors are duplicated, the caller keeps its own.
+
+        Raises:
+            ConnectionError: the peer is gone.
+
+        """
+        data = json.dumps({"type": type_, **body}, separators=(",", ":")).encode()
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"message {type_!r} of {len(data)} bytes, at most {MAX_MESSAGE_BYTES}")
+        while True:
+            try:
+                socket.send_fds(self._sock, [data], list(fds))
+            except BlockingIOError:
+                await self._wait(write=True)
+            except OSError as exc:
+                raise ConnectionError(f"peer is gone: {exc.strerror}") from exc
+            else:
+                return
+
+    async def receive(self) -> Message | None:
+        """The next message, or None after the peer's end.
+
+        Raises:
+            ConnectionError: not one of our messages.
+
+        """
+        while True:
+            try:
+                data, fds, flags, _ = socket.recv_fds(self._sock, MAX_MESSAGE_BYTES, MAX_FDS)
+            except BlockingIOError:
+                await self._wait(write=False)
+                continue
+            except OSError:
+                return None
+            break
+        if not data:
+            return None
+        try:
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise ConnectionError("message or its descriptors were cut")
+            body = json.loads(data)
+            return Message(body.pop("type"), body, list(fds))
+        except (ValueError, KeyError, AttributeError) as exc:
+            _close(fds)
+            raise ConnectionError("not a message of ours") from exc
+        except ConnectionError:
+            _close(fds)
+            raise
+
+    async def _wait(self, *, write: bool) -> None:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        if write:
+            loop.add_writer(self._sock.fileno(), wake)
+        else:
+            loop.add_reader(self._sock.fileno(), wake)
+        try:
+            await ready
+        finally:
+            if self._sock.fileno() >= 0:
+                (loop.remove_writer if write else loop.remove_reader)(self._sock.fileno())
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def listen(path: Path, *, mode: int = 0o660, gid: int | None = None) -> socket.socket:
+    """Listen at path, which may be longer than sun_path's 107 bytes; a stale socket is replaced.
+
+    Bound through /proc/self/fd, so the directory must exist; it is never made here.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        path.unlink(missing_ok=True)
+        old = os.umask(0o777 & ~mode)
+        try:
+            sock.bind(f"/proc/self/fd/{directory}/{path.name}")
+        finally:
+            os.umask(old)
+        if gid is not None:
+            os.chown(path.name, -1, gid, dir_fd=directory)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.close(directory)
+    sock.listen()
+    sock.setblocking(False)
+    return sock
+
+
+def connect(path: Path) -> Channel:
+    """Connect to a socket made by `listen`.
+
+    Raises:
+        OSError: nobody listens there (ENOENT, ECONNREFUSED), or it may not be reached (EACCES).
+
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock.connect(f"/proc/self/fd/{directory}/{path.name}")
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.close(directory)
+    return Channel(sock)

@@ -1,0 +1,54 @@
+"""What node (or the mount command) tells a worker about the mount it is to serve.
+
+Plain JSON with a version: node and mounter are upgraded one after the other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, TypeVar
+
+from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
+
+VERSION = 1
+
+D = TypeVar("D")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountSpec:
+    """mount_id: [0-9a-f]{32}, also the name of the mount's directories on the node.
+
+    volume_handle: for people: logs and reports.
+    state_dir: the mount's state directory as the worker sees it; "" where there is none.
+    """
+
+    mount_id: str
+    volume_handle: str
+    volume: VolumeConfig
+    state_dir: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild; fields that a newer peer added are dropped, missing ones have their default."""
+        volume = data["volume"]
+        return cls(
+            mount_id=data["mount_id"],
+            volume_handle=data["volume_handle"],
+            state_dir=data.get("state_dir", ""),
+            volume=_known(
+                VolumeConfig,
+                {
+                    **volume,
+                    "bucket": _known(BucketConfig, volume["bucket"]),
+                    "tree": _known(TreeConfig, volume["tree"]),
+                },
+            ),
+        )
+
+
+def _known(cls: type[D], data: Mapping[str, Any]) -> D:
+    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{k: v for k, v in data.items() if k in names})

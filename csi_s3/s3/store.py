@@ -1,0 +1,200 @@
+"""The narrow waist: what the file system may ask of an object store, and the values it gets.
+
+Nothing of S3's vocabulary beyond it: options that hold for a whole volume (encryption, storage
+class, checksums, requester pays, ...) belong to the store that was built for the volume, not to
+calls. Implementations: `s3.bucket.Bucket` (real), `s3.memory.MemoryStore` (tests); both pass
+`tests/contract`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+MAX_KEY_BYTES = 1024
+MAX_PARTS = 10_000
+MIN_PART_BYTES = 5 << 20  # every part but the last
+MAX_PUT_BYTES = 5 << 30  # one PUT, one part, one copy
+MAX_COPY_PART_BYTES = 512 << 20  # larger server-side copies are cut, to go in parallel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """One version of one object.
+
+    etag: as the store spells it, quotes included; compared as an opaque string.
+    last_modified: seconds since the epoch; whole seconds, because LIST and HEAD differ below that.
+        0.0 where the answer carried no date (the answer to a PUT).
+    archived: in an archive tier and not restored, so a read would be refused.
+    """
+
+    key: str
+    size: int
+    etag: str
+    last_modified: float
+    storage_class: str = ""
+    archived: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListPage:
+    """One page of a listing, both parts in the store's order (UTF-8 bytes of the key).
+
+    next_token: opaque; None on the last page.
+    """
+
+    objects: Sequence[ObjectInfo]
+    prefixes: Sequence[str]
+    next_token: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Bytes of one version. `info.size` is the whole object's size; data may end at its end."""
+
+    info: ObjectInfo
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part that the store has; what `Upload.complete` is given, in part number order."""
+
+    number: int
+    etag: str
+    size: int
+    checksum: str = ""
+
+
+class Upload(Protocol):
+    """One multipart upload. Parts may be sent in parallel and in any order.
+
+    The owner calls `complete` or `abort`, once, after its parts have ended.
+    """
+
+    @property
+    def upload_id(self) -> str: ...
+
+    async def part(self, number: int, data: Buffer) -> Part:
+        """Send part `number` (from 1); all but the last have at least MIN_PART_BYTES."""
+        ...
+
+    async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
+        """Copy a range of that version inside the store.
+
+        Raises:
+            ObjectChangedError: the source is another version now, or gone.
+
+        """
+        ...
+
+    async def complete(
+        self, parts: Sequence[Part], *, if_none_match: bool = False, if_match: str | None = None
+    ) -> ObjectInfo:
+        """Make the object visible, whole.
+
+        Raises:
+            PreconditionFailedError: the key holds an object (if_none_match), or not this version
+                (if_match). The upload is still to be aborted.
+            IntegrityError: the store's checksum is not ours.
+
+        """
+        ...
+
+    async def abort(self) -> None:
+        """Drop the parts. A refusal is logged as one WARNING with the upload id, never raised."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """One bucket, under one identity. Keys are whole keys: a mount's prefix is the caller's part.
+
+    Every call has a deadline and a bounded retry of its own. Besides what is named below, each
+    may raise AccessDeniedError, CredentialsError, NoSuchBucketError, StoreUnavailableError,
+    StoreTimeoutError, StoreRefusedError.
+    """
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Describe the object.
+
+        Raises:
+            NotFoundError: there is none.
+
+        """
+        ...
+
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        max_keys: int = 1000,
+    ) -> ListPage:
+        """One page of the keys under prefix; with a delimiter, folded into prefixes behind it."""
+        ...
+
+    async def read_range(
+        self, key: str, start: int, length: int, *, etag: str | None = None
+    ) -> Chunk:
+        """Bytes [start, start + length), cut at the object's end; empty at or behind its end.
+
+        Raises:
+            NotFoundError: there is no such object.
+            ObjectChangedError: etag was given and is not the object's.
+            ArchivedError: the object must be restored first.
+
+        """
+        ...
+
+    async def put(
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_none_match: bool = False,
+        if_match: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        """Put the whole object (at most MAX_PUT_BYTES).
+
+        Raises:
+            PreconditionFailedError: the key holds an object (if_none_match), or not this version.
+            NotImplementedByStoreError: the store does not know the condition.
+
+        """
+        ...
+
+    async def copy(self, source: ObjectInfo, key: str, *, if_none_match: bool = False) -> ObjectInfo:
+        """Copy that version (at most MAX_PUT_BYTES) to key, with its metadata and headers.
+
+        Raises:
+            NotFoundError: the source is gone.
+            ObjectChangedError: the source is another version now.
+            PreconditionFailedError: the key holds an object and if_none_match was given.
+
+        """
+        ...
+
+    async def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """Delete the object; no error where there is none.
+
+        Raises:
+            ObjectChangedError: if_match was given, and the store compared it and found another.
+
+        """
+        ...
+
+    async def delete_many(self, keys: Iterable[str]) -> Mapping[str, str]:
+        """Delete in batches of 1000. Returns the keys that remain, each with the store's reason."""
+        ...
+
+    async def create_upload(
+        self, key: str, *, metadata: Mapping[str, str] | None = None
+    ) -> Upload: ...
+
+    async def close(self) -> None:
+        """End connections; nothing may be under way."""
+        ...
