@@ -194,7 +194,7 @@ class KeyTooLongError(VolumeError):
 
 
 class NotPermittedError(VolumeError):
-    """A guard (allow-delete, allow-overwrite) is closed, or S3 can never do it. Hint: the option."""
+    """A guard (allow-delete, allow-overwrite) is closed, or S3 can never do it."""
 
     errno, status, code = EPERM, Status.PERMISSION_DENIED, "not-permitted"
 
@@ -216,11 +216,11 @@ class SpoolFullError(VolumeError):
     level = logging.WARNING
 
 
-# --- what publishing and mounting answer ------------------------------------------------------------
+# --- what publishing and mounting answer ----------------------------------------------------------
 
 
 class BadOptionError(VolumeError):
-    """Names the option, the value, the form expected and, for unknown names, the nearest known one."""
+    """Names option, value and form expected; for unknown names, the nearest known one."""
 
     errno, status, code = EINVAL, Status.INVALID_ARGUMENT, "bad-option"
 
@@ -246,6 +246,12 @@ class MountError(VolumeError):
 
     status, code = Status.INTERNAL, "mount-failed"
     level = logging.ERROR
+
+
+class FuseUnavailableError(MountError):
+    """This machine, or this container, has no usable /dev/fuse."""
+
+    status, code = Status.FAILED_PRECONDITION, "fuse-unavailable"
 
 
 class MounterUnavailableError(VolumeError):

@@ -11,9 +11,9 @@ Messages (field "type"):
         usage   {mount_id}      answered by a report
     mounter -> node
         hello   {version, pid}                    first message of a connection
-        have    {spec, init, report: Report|null} + [fuse fd]    one per mount that it serves already
+        have    {spec, init, report: Report|null} + [fuse fd]     one per mount that it serves
         ready   {}                                after the last `have`
-        report  {report: Report}                  whenever a mount's state changes, and as an answer
+        report  {report: Report}                  when a mount's state changes, and as an answer
 """
 
 import array
@@ -21,7 +21,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -57,13 +57,16 @@ class Message:
 class Channel:
     """One end. Owned by one task for receiving; `send` may be called by any, one message each.
 
-    Lifetime: `close` is plain code and idempotent. Cancellation: a cancelled `receive` has taken
-    no message; a cancelled `send` has sent all of it or nothing.
+    Lifetime: `close` is plain code and idempotent; who waits is woken and finds the end.
+    Cancellation: a cancelled `receive` has taken no message; a cancelled `send` has sent all of it
+    or nothing.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._sending = asyncio.Lock()  # a loop keeps one writer per descriptor
+        self._waiting: set[Callable[[], None]] = set()
 
     @classmethod
     def pair(cls) -> tuple[Self, socket.socket]:
@@ -75,6 +78,8 @@ class Channel:
         return self._sock.fileno()
 
     def close(self) -> None:
+        for wake in list(self._waiting):
+            wake()
         self._sock.close()
 
     def peer_uid(self) -> int:
@@ -92,15 +97,16 @@ class Channel:
         data = json.dumps({"type": type_, **body}, separators=(",", ":")).encode()
         if len(data) > MAX_MESSAGE_BYTES:
             raise ValueError(f"message {type_!r} of {len(data)} bytes, at most {MAX_MESSAGE_BYTES}")
-        while True:
-            try:
-                socket.send_fds(self._sock, [data], list(fds))
-            except BlockingIOError:
-                await self._wait(write=True)
-            except OSError as exc:
-                raise ConnectionError(f"peer is gone: {exc.strerror}") from exc
-            else:
-                return
+        async with self._sending:
+            while True:
+                try:
+                    socket.send_fds(self._sock, [data], list(fds))
+                except BlockingIOError:
+                    await self._wait(write=True)
+                except OSError as exc:
+                    raise ConnectionError(f"peer is gone: {exc.strerror}") from exc
+                else:
+                    return
 
     async def receive(self) -> Message | None:
         """The next message, or None after the peer's end.
@@ -119,38 +125,44 @@ class Channel:
                 return None
             break
         if not data:
+            _close(fds)
             return None
         try:
-            for fd in fds:
-                os.set_inheritable(fd, False)
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise ConnectionError("message or its descriptors were cut")
-            body = json.loads(data)
-            return Message(body.pop("type"), body, list(fds))
-        except (ValueError, KeyError, AttributeError) as exc:
-            _close(fds)
-            raise ConnectionError("not a message of ours") from exc
-        except ConnectionError:
+            return _message(data, flags, fds)
+        except BaseException:
             _close(fds)
             raise
 
     async def _wait(self, *, write: bool) -> None:
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
+        fd = self._sock.fileno()
 
         def wake() -> None:
+            if wake in self._waiting:  # else the number may be somebody else's by now
+                self._waiting.remove(wake)
+                (loop.remove_writer if write else loop.remove_reader)(fd)
             if not ready.done():
                 ready.set_result(None)
 
-        if write:
-            loop.add_writer(self._sock.fileno(), wake)
-        else:
-            loop.add_reader(self._sock.fileno(), wake)
+        (loop.add_writer if write else loop.add_reader)(fd, wake)
+        self._waiting.add(wake)
         try:
             await ready
         finally:
-            if self._sock.fileno() >= 0:
-                (loop.remove_writer if write else loop.remove_reader)(self._sock.fileno())
+            wake()
+
+
+def _message(data: bytes, flags: int, fds: list[int]) -> Message:
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise ConnectionError("message or its descriptors were cut")
+    try:
+        body = json.loads(data)
+        return Message(body.pop("type"), body, list(fds))
+    except (ValueError, KeyError, AttributeError, TypeError) as exc:
+        raise ConnectionError("not a message of ours") from exc
 
 
 def _close(fds: Sequence[int]) -> None:

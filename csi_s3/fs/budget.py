@@ -1,0 +1,67 @@
+"""The memory that one worker's buffers share: read windows and upload parts.
+
+One number for all, fixed at mount. Writers wait for it and never exceed it; readers take what they
+must have at once (a kernel read is at most 1 MiB and 64 are under way) and ask politely for what
+is only a guess, so readers always progress and never wait for a writer.
+"""
+
+import asyncio
+from collections import deque
+
+
+class MemoryBudget:
+    """Concurrency: all plain code but `reserve`, which serves its waiters in order of arrival.
+
+    Cancellation: a cancelled `reserve` has reserved nothing.
+    """
+
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self._used = 0
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used
+
+    def try_reserve(self, n: int) -> bool:
+        """Reserve if there is room and nobody waits; for guesses."""
+        if self._waiters or self._used + n > self.total_bytes:
+            return False
+        self._used += n
+        return True
+
+    async def reserve(self, n: int) -> None:
+        """Wait for room. A single demand above the whole budget waits until all else is free."""
+        if not self._waiters and self._fits(n):
+            self._used += n
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((n, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.release(n)
+            else:
+                self._waiters.remove((n, turn))
+                self._wake()
+            raise
+
+    def take(self, n: int) -> None:
+        """Count what a reader must have now, whatever the budget says."""
+        self._used += n
+
+    def release(self, n: int) -> None:
+        self._used -= n
+        self._wake()
+
+    def _fits(self, n: int) -> bool:
+        return self._used <= 0 or self._used + n <= self.total_bytes
+
+    def _wake(self) -> None:
+        while self._waiters and (self._waiters[0][1].done() or self._fits(self._waiters[0][0])):
+            n, turn = self._waiters.popleft()
+            if not turn.done():
+                self._used += n
+                turn.set_result(None)

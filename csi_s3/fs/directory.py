@@ -1,0 +1,243 @@
+"""One directory: its listings, and what this mount changed that S3's answers may not show yet.
+
+A LIST or HEAD that was under way when we changed a name must not undo the change: every question
+to S3 is an observation that began at some sequence number, and a name changed by us after that
+number keeps our state. Listings that are already merged are corrected at once.
+
+Rejected: remembering own changes for a time (either too short for a slow LIST or too long for
+somebody else's later change).
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum, auto
+from typing import TypeAlias
+
+from csi_s3.errors import VolumeError
+from csi_s3.fs.inodes import Inode
+from csi_s3.fs.keys import is_visible
+from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
+
+
+class Special(Enum):
+    DIRECTORY = auto()
+    ABSENT = auto()
+    LOCAL = auto()  # exists on this mount only, so far
+
+
+Found: TypeAlias = ObjectInfo | Special
+
+
+class Directory:
+    """Concurrency: plain code only. Lifetime: as its inode."""
+
+    def __init__(self) -> None:
+        self.local: dict[str, Inode] = {}
+        self.listings: list[Listing] = []  # of open handles, the newest last
+        self.hidden_logged = False
+        self._snapshot: Listing | None = None
+        self._snapshot_until = 0.0
+        self._sequence = 0
+        self._observers = 0
+        self._changed: dict[str, tuple[int, Found]] = {}
+
+    def begin(self) -> int:
+        """A question to S3 starts; returns when, for `changed_since`. `end` must follow."""
+        self._observers += 1
+        return self._sequence
+
+    def end(self) -> None:
+        """Its answer was taken over, or dropped."""
+        self._observers -= 1
+        if self._observers == 0:
+            self._changed.clear()
+
+    @contextmanager
+    def observe(self) -> Iterator[int]:
+        began = self.begin()
+        try:
+            yield began
+        finally:
+            self.end()
+
+    def changed_since(self, began: int, name: str) -> Found | None:
+        """What we made of the name after that, or None if we did nothing."""
+        sequence, found = self._changed.get(name, (0, Special.ABSENT))
+        return found if sequence > began else None
+
+    def note(self, name: str, found: Found) -> None:
+        """We changed the name, and S3 has taken the change (or the name is local)."""
+        self._sequence += 1
+        if self._observers:
+            self._changed[name] = (self._sequence, found)
+        self.learn(name, found, add=True)
+
+    def learn(self, name: str, found: Found, *, add: bool = False) -> None:
+        """S3 told something newer about a name than merged listings may hold."""
+        for listing in {id(x): x for x in (*self.listings, self._snapshot) if x}.values():
+            listing.correct(name, found, add=add)
+
+    def opened(self, listing: "Listing") -> None:
+        self.listings.append(listing)
+
+    def closed(self, listing: "Listing", *, valid_until: float) -> None:
+        """A handle was closed; its listing answers look-ups for some time if it is the last."""
+        self.listings.remove(listing)
+        if not self.listings:
+            self._snapshot, self._snapshot_until = listing, valid_until
+
+    def from_snapshot(self, name: str, now: float) -> Found | None:
+        """What the newest valid listing says of a name it has; None: ask S3."""
+        if self.listings:
+            return self.listings[-1].entries.get(name)
+        if self._snapshot is not None and now < self._snapshot_until:
+            return self._snapshot.entries.get(name)
+        self._snapshot = None
+        return None
+
+
+class Listing:
+    """The names of one directory as one open handle sees them, page by page.
+
+    names: in the order in which they were first seen, so that an index is a stable position; one
+        without entry was removed since.
+    Lifetime: from opendir to releasedir, and as a snapshot for a while longer. Concurrency:
+    `more` may be called by several tasks and fetches each page once. Cancellation: a cancelled
+    `more` leaves the page under way for the next call.
+    """
+
+    def __init__(
+        self, store: ObjectStore, prefix: str, directory: Directory, group: asyncio.TaskGroup
+    ) -> None:
+        self.names: list[str] = []
+        self.entries: dict[str, Found] = {}
+        self.hidden: list[str] = []
+        self.is_complete = False
+        self._seen: set[str] = set()
+        self._store, self._prefix, self._directory = store, prefix, directory
+        self._group = group
+        self._held: list[tuple[bytes, str, ObjectInfo]] = []
+        self._token: str | None = None
+        self._began = 0
+        self._page: asyncio.Task[ListPage | VolumeError] | None = None
+
+    async def more(self) -> None:
+        """Merge the next page, and start fetching the one after it.
+
+        Raises:
+            VolumeError: what the store answered; the next call asks again.
+
+        """
+        if self.is_complete:
+            return
+        if self._page is None:
+            self._start()
+        page = self._page
+        assert page is not None  # noqa: S101 - for mypy
+        outcome = await asyncio.shield(page)
+        if self._page is not page:
+            return  # another caller has merged it
+        self._page = None
+        try:
+            if isinstance(outcome, VolumeError):
+                raise outcome
+            self._merge(outcome)
+        finally:
+            self._directory.end()
+        self._token = outcome.next_token
+        if self._token is None:
+            self._finish()
+        else:
+            self._start()
+
+    def close(self) -> None:
+        """End what is under way; plain code."""
+        if self._page is not None:
+            self._page.cancel()
+            self._page = None
+            self._directory.end()
+
+    def correct(self, name: str, found: Found, *, add: bool) -> None:
+        """Take over what is known of one name since its page was listed."""
+        was_held = any(h[1] == name for h in self._held)
+        self._held = [h for h in self._held if h[1] != name]
+        if found is Special.ABSENT:
+            self.entries.pop(name, None)
+        elif add or was_held or name in self.entries:
+            self._add(name, found)
+
+    def _start(self) -> None:
+        """The observation lasts until the page is merged: changes meanwhile must be remembered."""
+        self._began = self._directory.begin()
+        self._page = self._group.create_task(self._fetch(self._token))
+
+    async def _fetch(self, token: str | None) -> ListPage | VolumeError:
+        try:
+            return await self._store.list_page(self._prefix, token=token)
+        except VolumeError as exc:
+            return exc
+
+    def _merge(self, page: ListPage) -> None:
+        """Objects and prefixes in key order: `x` sorts before `x-`, and that before `x/`.
+
+        An object is hidden by a prefix of the same name, which may come pages later, so it is held
+        back until the listing has passed that place.
+        """
+        items = sorted(
+            [(o.key.encode(), o) for o in page.objects]
+            + [(p.encode(), None) for p in page.prefixes],
+            key=lambda item: item[0],
+        )
+        for position, info in items:
+            self._pass(position)
+            if info is not None:
+                self._object(info)
+            else:
+                self._directory_prefix(position.decode())
+
+    def _object(self, info: ObjectInfo) -> None:
+        name = info.key[len(self._prefix) :]
+        if name == "" or self._directory.changed_since(self._began, name) is not None:
+            return  # the directory's own marker, or a name that we know better
+        if not is_visible(name):
+            self.hidden.append(info.key)
+            return
+        self._held.append((f"{info.key}/".encode(), name, info))
+
+    def _directory_prefix(self, prefix: str) -> None:
+        name = prefix[len(self._prefix) : -1]
+        if self._directory.changed_since(self._began, name) is not None:
+            return
+        self._held = [h for h in self._held if h[1] != name]
+        if not is_visible(name):
+            self.hidden.append(prefix)
+            return
+        self._add(name, Special.DIRECTORY)
+
+    def _pass(self, position: bytes) -> None:
+        """The listing is at this key: held files whose directory sorts before it are files."""
+        if not self._held:
+            return
+        still = []
+        for held in self._held:
+            if held[0] < position:
+                self._add(held[1], held[2])
+            else:
+                still.append(held)
+        self._held = still
+
+    def _add(self, name: str, found: Found) -> None:
+        if name not in self._seen:  # removed and made again: at its old position
+            self._seen.add(name)
+            self.names.append(name)
+        self.entries[name] = found
+
+    def _finish(self) -> None:
+        for _, name, info in self._held:
+            self._add(name, info)
+        self._held = []
+        for name in self._directory.local:
+            if name not in self.entries:
+                self._add(name, Special.LOCAL)
+        self.is_complete = True

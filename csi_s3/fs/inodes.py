@@ -1,0 +1,151 @@
+"""Which inode number stands for what: name, kind and version, and whether the kernel holds it.
+
+An inode number of a file stands for one version (ETag) of one key for as long as a handle is open
+on it, because page cache and size belong to the inode, not to the handle. Keys are not stored:
+they follow from parent and name, so that renaming a directory will move one inode and not all
+that are below it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from csi_s3.errors import StaleError
+from csi_s3.fs.keys import child_key
+from csi_s3.s3.store import ObjectInfo
+
+if TYPE_CHECKING:
+    from csi_s3.fs.directory import Directory
+    from csi_s3.fs.writer import FileWriter
+
+ROOT = 1
+
+
+@dataclass(slots=True, eq=False)
+class Inode:
+    """One file or directory that the kernel, a handle or a local change refers to.
+
+    info: the version it stands for; None for directories and for files never stored.
+    mtime_ns: set by us (a write, utimens) and shown while the version is ours; else None.
+    fresh_until: on the monotonic clock; until then `metadata-ttl` lets info answer without S3.
+    is_linked: False once its name is gone or stands for another inode.
+    maybe_cached: the kernel may hold pages of it.
+    writer: set while the file is being changed through this mount.
+    directory: what is known of a directory's names beyond S3's answers; made at first need.
+    is_kept: a directory that exists although S3 may have no key for it.
+    is_ours: made through this mount (a directory), so that rmdir needs no allow-delete.
+    """
+
+    ino: int
+    parent: int
+    name: str
+    is_dir: bool
+    info: ObjectInfo | None = None
+    mtime_ns: int | None = None
+    fresh_until: float = 0.0
+    lookups: int = 0
+    handles: int = 0
+    children: int = 0
+    is_linked: bool = True
+    maybe_cached: bool = False
+    is_kept: bool = False
+    is_ours: bool = False
+    writer: "FileWriter | None" = None
+    directory: "Directory | None" = None
+
+    @property
+    def is_in_use(self) -> bool:
+        return bool(
+            self.lookups
+            or self.handles
+            or self.children
+            or self.is_kept
+            or self.writer is not None
+            or self.ino == ROOT
+        )
+
+
+class Inodes:
+    """The table. Concurrency: plain code only, so it is consistent between awaits.
+
+    Lifetime of an entry: from `add` until nothing refers to it any more (`drop_unused`). Numbers
+    are never used twice in a worker's life, so no generation is needed.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._by_number: dict[int, Inode] = {}
+        self._by_name: dict[tuple[int, str], Inode] = {}
+        self._next = ROOT + 1
+        self._by_number[ROOT] = Inode(ino=ROOT, parent=0, name="", is_dir=True)
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(list(self._by_number.values()))
+
+    def get(self, ino: int) -> Inode:
+        """The inode.
+
+        Raises:
+            StaleError: the kernel asks for a number that it has forgotten.
+
+        """
+        try:
+            return self._by_number[ino]
+        except KeyError as exc:
+            raise StaleError(f"inode {ino} is gone") from exc
+
+    def child(self, parent: int, name: str) -> Inode | None:
+        return self._by_name.get((parent, name))
+
+    def key(self, inode: Inode) -> str:
+        """The key it stands for; a directory's ends with "/", the root's is the prefix."""
+        if inode.ino == ROOT:
+            return self._prefix
+        return child_key(self.key(self.get(inode.parent)), inode.name, is_dir=inode.is_dir)
+
+    def add(self, parent: int, name: str, *, is_dir: bool, info: ObjectInfo | None = None) -> Inode:
+        """A new inode under a name; the one that had the name is unlinked."""
+        old = self._by_name.get((parent, name))
+        if old is not None:
+            self.unlink(old)
+        inode = Inode(ino=self._next, parent=parent, name=name, is_dir=is_dir, info=info)
+        self._next += 1
+        self._by_number[inode.ino] = inode
+        self._by_name[parent, name] = inode
+        self._by_number[parent].children += 1
+        return inode
+
+    def unlink(self, inode: Inode) -> None:
+        """The name is gone, or another's; the inode lives on while it is in use."""
+        if not inode.is_linked or inode.ino == ROOT:
+            return
+        inode.is_linked = False
+        inode.is_kept = False
+        if self._by_name.get((inode.parent, inode.name)) is inode:
+            del self._by_name[inode.parent, inode.name]
+        self.drop_unused(inode)
+
+    def drop_unused(self, inode: Inode) -> None:
+        """Forget it, and its parents, if nothing refers to it any more."""
+        while not inode.is_in_use and inode.ino in self._by_number:
+            del self._by_number[inode.ino]
+            if inode.is_linked:
+                del self._by_name[inode.parent, inode.name]
+            parent = self._by_number[inode.parent]
+            parent.children -= 1
+            inode = parent
+
+    def remember(self, inode: Inode) -> None:
+        """The kernel was given the inode once more."""
+        inode.lookups += 1
+
+    def forget(self, ino: int, n: int) -> None:
+        """The kernel gives back n of its references."""
+        inode = self._by_number.get(ino)
+        if inode is None:
+            return
+        inode.lookups = max(0, inode.lookups - n)
+        self.drop_unused(inode)

@@ -1,0 +1,48 @@
+"""Names and keys: what a directory can show of S3's key space, and which key a name stands for."""
+
+from csi_s3.errors import InvalidNameError, KeyTooLongError
+from csi_s3.s3.store import MAX_KEY_BYTES
+
+MAX_NAME_BYTES = 255
+
+
+def is_visible(component: str) -> bool:
+    """Whether a file system can show this key component.
+
+    Empty, ".", ".." and NUL mean something else to the kernel; longer names do not fit a dirent.
+    """
+    return (
+        component not in ("", ".", "..")
+        and "\0" not in component
+        and len(component.encode()) <= MAX_NAME_BYTES
+    )
+
+
+def decode_name(name: bytes) -> str:
+    """The name as S3 spells it; no normalisation.
+
+    Raises:
+        InvalidNameError: not UTF-8, which S3 demands of keys.
+
+    """
+    try:
+        return name.decode()
+    except UnicodeDecodeError as exc:
+        raise InvalidNameError(
+            f"name {name!r} is not UTF-8", "S3 keys are UTF-8: use another name"
+        ) from exc
+
+
+def child_key(directory: str, name: str, *, is_dir: bool) -> str:
+    """The key of a name in a directory (whose key is "" or ends with "/").
+
+    Raises:
+        KeyTooLongError: S3's limit of 1024 bytes of UTF-8.
+
+    """
+    key = f"{directory}{name}/" if is_dir else f"{directory}{name}"
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise KeyTooLongError(
+            f"key of {len(key.encode())} bytes for {name!r}", "S3 takes at most 1024: shorten names"
+        )
+    return key

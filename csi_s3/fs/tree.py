@@ -1,0 +1,294 @@
+"""The tree that a bucket shows: which inode a name stands for, in which version, and how it looks.
+
+Asks S3 (or a listing that is fresh enough) and turns answers into inodes; changes nothing in S3.
+"""
+
+import asyncio
+import logging
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from csi_s3.aio import KeyLocks
+from csi_s3.config.volume import TreeConfig
+from csi_s3.errors import AccessDeniedError, NotDirectoryError, NotFoundError, VolumeError
+from csi_s3.fs.directory import Directory, Found, Listing, Special
+from csi_s3.fs.inodes import ROOT, Inode, Inodes
+from csi_s3.fs.keys import child_key, is_visible
+from csi_s3.obs import metrics
+from csi_s3.s3.store import ObjectInfo, ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class Kernel(Protocol):
+    """What the file system may ask of the kernel; `fuse.session` is the real one."""
+
+    async def invalidate_inode(self, ino: int) -> None:
+        """Drop the pages and attributes it holds of the inode; returns when they are gone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """monotonic_s for durations, realtime_ns for time stamps that people see."""
+
+    monotonic_s: Callable[[], float] = time.monotonic
+    realtime_ns: Callable[[], int] = time.time_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What stat shows, and for how long the kernel may believe it. mode has the kind's bits."""
+
+    ino: int
+    mode: int
+    size: int
+    nlink: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    ttl_s: float
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+
+class Tree:
+    """Concurrency: inodes change between awaits only; a change of a file's version holds its lock.
+
+    Cancellation: every method may be cancelled; what S3 answered until then is kept or not.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        config: TreeConfig,
+        *,
+        prefix: str,
+        kernel: Kernel,
+        clock: Clock,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self.inodes = Inodes(prefix)
+        self.versions: KeyLocks[int] = KeyLocks()  # held while an inode's version may change
+        self._store, self._config, self._kernel, self._clock = store, config, kernel, clock
+        self._group = group
+        self._mounted_ns = clock.realtime_ns()
+
+    # names
+
+    def directory(self, inode: Inode) -> Directory:
+        if not inode.is_dir:
+            raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
+        if inode.directory is None:
+            inode.directory = Directory()
+        return inode.directory
+
+    async def lookup(self, parent: Inode, name: str) -> Inode:
+        """The inode behind a name.
+
+        Raises:
+            NotFoundError: nothing there.
+
+        """
+        directory = self.directory(parent)
+        local = directory.local.get(name)
+        if local is not None:
+            return local
+        if not is_visible(name):
+            raise NotFoundError(f"{name!r} cannot be shown")
+        present = self.inodes.child(parent.ino, name)
+        if present is not None and self.is_fresh(present):
+            return present
+        found = directory.from_snapshot(name, self._clock.monotonic_s())
+        if found is None or found is Special.LOCAL:
+            found = await self.find(parent, name)
+        return await self.adopt(parent, name, found)
+
+    async def find(self, parent: Inode, name: str) -> Found:
+        """Ask S3 what a name stands for; what we did to it meanwhile wins."""
+        directory = self.directory(parent)
+        key = child_key(self.inodes.key(parent), name, is_dir=False)
+        with directory.observe() as began:
+            found = await self._ask(key)
+            changed = directory.changed_since(began, name)
+        if changed is not None:
+            return changed
+        directory.learn(name, found)
+        return found
+
+    async def _ask(self, key: str) -> Found:
+        """HEAD of the file and LIST of the directory at once; a directory hides a file."""
+        async with asyncio.TaskGroup() as both:
+            head = both.create_task(self._head(key))
+            is_dir = await self._has_keys(f"{key}/")
+            if is_dir is True:
+                head.cancel()
+                return Special.DIRECTORY
+        outcome = head.result()
+        if isinstance(outcome, AccessDeniedError) and is_dir is False:
+            return await self._from_list(
+                key
+            )  # HEAD needs GetObject; LIST is allowed, so it decides
+        if isinstance(outcome, NotFoundError) and is_dir is False:
+            return Special.ABSENT
+        if isinstance(outcome, ObjectInfo):
+            return outcome
+        raise is_dir if isinstance(is_dir, VolumeError) else outcome
+
+    async def _head(self, key: str) -> ObjectInfo | VolumeError:
+        try:
+            return await self._store.head(key)
+        except VolumeError as exc:
+            return exc
+
+    async def _has_keys(self, prefix: str) -> bool | VolumeError:
+        try:
+            page = await self._store.list_page(prefix, max_keys=1)
+        except VolumeError as exc:
+            return exc
+        return bool(page.objects or page.prefixes)
+
+    async def _from_list(self, key: str) -> Found:
+        page = await self._store.list_page(key, max_keys=1)
+        if page.objects and page.objects[0].key == key:
+            return page.objects[0]
+        return Special.ABSENT
+
+    async def adopt(self, parent: Inode, name: str, found: Found) -> Inode:
+        """The inode that stands for what was found: the present one, changed or not, or a new one.
+
+        Raises:
+            NotFoundError: nothing was found.
+
+        """
+        present = self.inodes.child(parent.ino, name)
+        if present is not None and (present.writer is not None or present.is_kept):
+            return present
+        if found is Special.ABSENT or found is Special.LOCAL:
+            if present is not None:
+                self.inodes.unlink(present)
+            raise NotFoundError(f"no file or directory {name!r}")
+        if found is Special.DIRECTORY:
+            if present is not None and present.is_dir:
+                return present
+            return self.inodes.add(parent.ino, name, is_dir=True)
+        assert isinstance(found, ObjectInfo)  # noqa: S101 - for mypy
+        if present is None or present.is_dir or not await self.renew(present, found):
+            return self.inodes.add(parent.ino, name, is_dir=False, info=found)
+        return present
+
+    def is_fresh(self, inode: Inode) -> bool:
+        """Whether a `metadata-ttl` set by hand lets us answer without S3."""
+        return (
+            self._config.metadata_ttl_by_hand
+            and not inode.is_dir
+            and self._clock.monotonic_s() < inode.fresh_until
+        )
+
+    async def renew(self, inode: Inode, info: ObjectInfo) -> bool:
+        """Let a file's inode stand for this version; False if it cannot, because handles are open.
+
+        The kernel's pages of another version are gone when this returns.
+        """
+        inode.fresh_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
+        if inode.info is not None and inode.info.etag == info.etag:
+            inode.info = info
+            return True
+        async with self.versions.hold(inode.ino):
+            if inode.info is not None and inode.info.etag == info.etag:
+                return True
+            if inode.handles or inode.writer is not None:
+                return False
+            inode.info, inode.mtime_ns = info, None
+            if inode.maybe_cached:
+                inode.maybe_cached = False
+                await self._kernel.invalidate_inode(inode.ino)
+        return True
+
+    # listings
+
+    def list_directory(self, inode: Inode) -> Listing:
+        directory = self.directory(inode)
+        listing = Listing(self._store, self.inodes.key(inode), directory, self._group)
+        directory.opened(listing)
+        return listing
+
+    def close_listing(self, inode: Inode, listing: Listing) -> None:
+        valid_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
+        self.directory(inode).closed(listing, valid_until=valid_until)
+        listing.close()
+        self._tell_hidden(inode, listing)
+
+    def _tell_hidden(self, inode: Inode, listing: Listing) -> None:
+        directory = self.directory(inode)
+        if not listing.hidden:
+            return
+        metrics.HIDDEN_NAMES.inc(len(listing.hidden))
+        if not directory.hidden_logged:
+            directory.hidden_logged = True
+            log.info(
+                "%d keys in %r cannot be shown as names, the first: %r",
+                len(listing.hidden),
+                self.inodes.key(inode),
+                listing.hidden[0],
+                extra={"op": "readdir", "code": "hidden-names"},
+            )
+
+    # attributes
+
+    async def refresh(self, inode: Inode) -> None:
+        """Ask S3 again about a file that nobody holds open.
+
+        Raises:
+            NotFoundError: it is gone, or a directory has its name now.
+
+        """
+        if inode.is_dir or not inode.is_linked or inode.handles or inode.writer is not None:
+            return  # an open file is the version that was opened; a held directory stays
+        if self.is_fresh(inode):
+            return
+        parent = self.inodes.get(inode.parent)
+        fresh = self.directory(parent).from_snapshot(inode.name, self._clock.monotonic_s())
+        if isinstance(fresh, ObjectInfo):
+            found: Found = fresh
+        else:
+            found = await self.find(parent, inode.name)
+        if not isinstance(found, ObjectInfo) or not await self.renew(inode, found):
+            if inode.writer is not None or inode.handles:
+                return  # opened meanwhile
+            self.inodes.unlink(inode)
+            raise NotFoundError(f"{inode.name!r} is gone")
+
+    def attributes(self, inode: Inode) -> Attributes:
+        config = self._config
+        if inode.is_dir:
+            mode, size, mtime_ns = stat.S_IFDIR | config.dir_mode, 0, self._mounted_ns
+        else:
+            mode, size, mtime_ns = stat.S_IFREG | config.file_mode, *self._size_and_mtime(inode)
+            if inode.info is not None and inode.info.archived and inode.writer is None:
+                mode = stat.S_IFREG
+        return Attributes(
+            ino=inode.ino,
+            mode=mode,
+            size=size,
+            nlink=2 if inode.is_dir else 1,
+            uid=config.uid,
+            gid=config.gid,
+            mtime_ns=inode.mtime_ns if inode.mtime_ns is not None else mtime_ns,
+            ttl_s=config.metadata_ttl_s,
+        )
+
+    def _size_and_mtime(self, inode: Inode) -> tuple[int, int]:
+        if inode.writer is not None:
+            return inode.writer.size, self._mounted_ns
+        if inode.info is None:
+            return 0, self._mounted_ns
+        return inode.info.size, int(inode.info.last_modified) * 1_000_000_000
+
+    def is_root(self, inode: Inode) -> bool:
+        return inode.ino == ROOT

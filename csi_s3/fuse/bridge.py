@@ -1,0 +1,215 @@
+"""Translates pyfuse3's requests to `fs.filesystem` and its answers back; decides nothing."""
+
+import errno
+import os
+import stat
+from typing import Any
+
+import pyfuse3
+from typing_extensions import override
+
+from csi_s3.errors import NotPermittedError, UnsupportedError
+from csi_s3.fs.filesystem import FileSystem
+from csi_s3.fs.tree import Attributes
+from csi_s3.fuse.boundary import answered
+
+ANSWER_WITHIN_S = 120.0  # longer than the store's own retries
+FOREVER_S = 1e9
+BLOCK_BYTES = 4096
+FREE_BYTES = 1 << 63  # 8 EiB: 9007199254740992 1K-blocks in df
+FREE_FILES = 1 << 40
+MAX_NAME_BYTES = 255
+
+Context = Any  # pyfuse3.RequestContext, which has no type stubs worth having
+
+
+class Bridge(pyfuse3.Operations):
+    """Lifetime and concurrency: as the file system it stands before."""
+
+    enable_writeback_cache = False
+    supports_dot_lookup = False
+
+    def __init__(self, fs: FileSystem) -> None:
+        super().__init__()
+        self._fs = fs
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> pyfuse3.EntryAttributes:
+        return entry(await self._fs.lookup(parent_inode, name))
+
+    @override
+    async def forget(self, inode_list: Any) -> None:
+        for ino, n in inode_list:
+            self._fs.forget(ino, n)
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def getattr(self, inode: int, ctx: Context) -> pyfuse3.EntryAttributes:
+        return entry(await self._fs.getattr(inode))
+
+    @override
+    @answered(None)
+    async def setattr(
+        self, inode: int, attr: Any, fields: Any, fh: int | None, ctx: Context
+    ) -> pyfuse3.EntryAttributes:
+        return entry(
+            await self._fs.setattr(
+                inode,
+                size=attr.st_size if fields.update_size else None,
+                mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            )
+        )
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def opendir(self, inode: int, ctx: Context) -> int:
+        return await self._fs.opendir(inode)
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def readdir(self, fh: int, start_id: int, token: Any) -> None:
+        entries = self._fs.readdir(fh, start_id)
+        try:
+            async for found in entries:
+                attributes = entry(found.attributes)
+                if not pyfuse3.readdir_reply(token, found.name, attributes, found.position):
+                    return
+                self._fs.remember(found.attributes.ino)
+        finally:
+            await entries.aclose()
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def releasedir(self, fh: int) -> None:
+        self._fs.releasedir(fh)
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Names are in S3 when the call that changed them returns."""
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: Context
+    ) -> pyfuse3.EntryAttributes:
+        return entry(await self._fs.mkdir(parent_inode, name))
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+        await self._fs.rmdir(parent_inode, name)
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
+        await self._fs.unlink(parent_inode, name)
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
+        return pyfuse3.FileInfo(fh=await self._fs.open(inode, flags), keep_cache=True)
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        fh, attributes = await self._fs.create(parent_inode, name, flags)
+        return pyfuse3.FileInfo(fh=fh, keep_cache=True), entry(attributes)
+
+    @override
+    @answered(None)
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Context
+    ) -> pyfuse3.EntryAttributes:
+        if not stat.S_ISREG(mode):
+            raise NotPermittedError(f"mknod of {name!r}", "S3 holds files and directories only")
+        fh, attributes = await self._fs.create(parent_inode, name, os.O_EXCL)
+        await self._fs.release(fh)
+        return entry(attributes)
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return await self._fs.read(fh, off, size)
+
+    @override
+    @answered(None)
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._fs.write(fh, off, buf)
+
+    @override
+    @answered(None)
+    async def flush(self, fh: int) -> None:
+        await self._fs.flush(fh)
+
+    @override
+    @answered(None)
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._fs.fsync(fh)
+
+    @override
+    @answered(None)
+    async def release(self, fh: int) -> None:
+        await self._fs.release(fh)
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context
+    ) -> pyfuse3.EntryAttributes:
+        raise NotPermittedError(f"hard link {new_name!r}", "an object has one key: copy the file")
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: Context
+    ) -> pyfuse3.EntryAttributes:
+        raise UnsupportedError(f"symbolic link {name!r}", "copy the file; links are not built yet")
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: Context,
+    ) -> None:
+        raise UnsupportedError(f"rename of {name_old!r}", "copy and delete; it is not built yet")
+
+    @override
+    @answered(ANSWER_WITHIN_S)
+    async def statfs(self, ctx: Context) -> pyfuse3.StatvfsData:
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = BLOCK_BYTES
+        data.f_blocks = data.f_bfree = data.f_bavail = FREE_BYTES // BLOCK_BYTES
+        data.f_files = data.f_ffree = data.f_favail = FREE_FILES
+        data.f_namemax = MAX_NAME_BYTES
+        return data
+
+    @override
+    async def getxattr(self, inode: int, name: bytes, ctx: Context) -> bytes:
+        # ENOSYS, once: the kernel then answers EOPNOTSUPP itself and stops asking before each write
+        raise pyfuse3.FUSEError(errno.ENOSYS)
+
+
+def entry(a: Attributes) -> pyfuse3.EntryAttributes:
+    """What the kernel is told of an inode, and for how long it may believe it."""
+    e = pyfuse3.EntryAttributes()
+    e.st_ino = a.ino
+    e.generation = 0
+    e.st_mode = a.mode
+    e.st_size = a.size
+    e.st_nlink = a.nlink
+    e.st_uid = a.uid
+    e.st_gid = a.gid
+    e.st_atime_ns = e.st_mtime_ns = e.st_ctime_ns = a.mtime_ns
+    e.st_blksize = BLOCK_BYTES
+    e.st_blocks = -(-a.size // 512)
+    e.entry_timeout = e.attr_timeout = min(a.ttl_s, FOREVER_S)
+    return e

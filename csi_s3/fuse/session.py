@@ -1,0 +1,134 @@
+"""One FUSE session on a /dev/fuse descriptor that somebody else mounted: the INIT relay.
+
+libfuse starts on one end of a socketpair. The kernel's INIT request, which node has read already,
+is written to the other end; libfuse's reply is read there, changed, and written to the real
+descriptor, which then takes the socketpair's place (dup2) before the event loop has seen it.
+
+So the reply may carry what pyfuse3 does not offer (look-ups of one directory in parallel), and a
+successor worker can later be started on a live mount with the same INIT.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pyfuse3
+import pyfuse3.asyncio
+
+from csi_s3.aio import blocking
+from csi_s3.errors import MountError
+
+log = logging.getLogger(__name__)
+
+MAX_TASKS = 4096  # writers may wait for memory, and must not keep readers from being served
+INVALIDATE_WITHIN_S = 10.0
+
+# include/uapi/linux/fuse.h: struct fuse_out_header, then struct fuse_init_out
+_FLAGS_AT = 28
+_MAX_READAHEAD_AT = 24
+_BACKGROUND_AT = 32
+FUSE_PARALLEL_DIROPS = 1 << 18
+MAX_READAHEAD_BYTES = 1 << 20
+MAX_BACKGROUND = 128
+CONGESTION_THRESHOLD = 96
+
+
+def improved(reply: bytes) -> bytes:
+    """Add to libfuse's INIT reply what it does not ask for itself.
+
+    Measured: five one-second look-ups in one directory took 1.01 s instead of 5.01 s with
+    FUSE_PARALLEL_DIROPS.
+    """
+    changed = bytearray(reply)
+    (flags,) = struct.unpack_from("<I", changed, _FLAGS_AT)
+    struct.pack_into("<I", changed, _FLAGS_AT, flags | FUSE_PARALLEL_DIROPS)
+    struct.pack_into("<I", changed, _MAX_READAHEAD_AT, MAX_READAHEAD_BYTES)
+    struct.pack_into("<HH", changed, _BACKGROUND_AT, MAX_BACKGROUND, CONGESTION_THRESHOLD)
+    return bytes(changed)
+
+
+class Session:
+    """Lifetime: one per process, because libfuse and pyfuse3 keep theirs in globals.
+
+    `serve` runs until the mount is gone everywhere or the connection was aborted (ENODEV), or
+    `end` was called. Cancellation: end with `end`; a cancelled `serve` leaves callers unanswered.
+    """
+
+    def __init__(self, fuse_fd: int, init_request: bytes) -> None:
+        """Take over fuse_fd; init_request is the kernel's INIT, as read from it."""
+        self._fuse_fd, self._init_request = fuse_fd, init_request
+        self._waits = 0
+        self._is_ended = False
+        self.is_answered = asyncio.Event()
+
+    async def serve(self, operations: pyfuse3.Operations) -> None:
+        """Answer the kernel until the end.
+
+        Raises:
+            MountError: libfuse or the kernel refused the INIT.
+
+        """
+        kernel_side, libfuse_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pyfuse3.asyncio.enable()
+        self._wait_readable = pyfuse3.asyncio.wait_readable
+        setattr(pyfuse3.asyncio, "wait_readable", self._relay(kernel_side))  # noqa: B010 - its hook
+        fd = libfuse_side.detach()  # libfuse closes it with the session
+        pyfuse3.init(operations, f"/dev/fd/{fd}", set(pyfuse3.default_options))
+        try:
+            await pyfuse3.main(max_tasks=MAX_TASKS)
+        finally:
+            pyfuse3.asyncio.wait_readable = self._wait_readable
+            kernel_side.close()
+            pyfuse3.close(unmount=False)
+            if self._fuse_fd >= 0:
+                os.close(self._fuse_fd)
+        if not self.is_answered.is_set():
+            raise MountError("the FUSE session ended before INIT was answered")
+
+    def end(self) -> None:
+        """Stop serving; plain code, and no more than once effective."""
+        if not self._is_ended:
+            self._is_ended = True
+            pyfuse3.terminate()
+
+    async def invalidate_inode(self, ino: int) -> None:
+        """Drop the kernel's pages and attributes of an inode; it may have none."""
+
+        def drop() -> None:
+            try:
+                pyfuse3.invalidate_inode(ino)
+            except FileNotFoundError:
+                pass  # the kernel does not hold the inode
+            except OSError as exc:
+                log.debug("invalidate of inode %d: %s", ino, exc)
+
+        await blocking(drop, within_s=INVALIDATE_WITHIN_S)
+
+    def _relay(self, kernel_side: socket.socket) -> Callable[[int], Coroutine[Any, Any, None]]:
+        """A wait_readable whose first two calls hand INIT in and its reply out."""
+
+        async def wait_readable(fd: int) -> None:
+            self._waits += 1
+            if self._waits == 1:
+                kernel_side.send(self._init_request)
+                return
+            if self._waits == 2:  # noqa: PLR2004 - INIT was processed, its reply is there
+                self._answer(kernel_side.recv(1 << 16), fd)
+            await self._wait_readable(fd)
+
+        return wait_readable
+
+    def _answer(self, reply: bytes, fd: int) -> None:
+        try:
+            os.write(self._fuse_fd, improved(reply))
+        except OSError as exc:
+            raise MountError(f"the kernel refused the INIT reply: {exc.strerror}") from exc
+        os.set_blocking(self._fuse_fd, False)
+        os.dup2(self._fuse_fd, fd, inheritable=False)
+        os.close(self._fuse_fd)
+        self._fuse_fd = -1
+        self.is_answered.set()

@@ -1,0 +1,185 @@
+"""One process per mount: pyfuse3, the file system, the S3 client. Started by fork (zygote) or exec.
+
+It is given everything over its channel: what to serve, the kernel's INIT and the fuse descriptor.
+The end of the channel means nothing to it: who watches the mount may be replaced, and the mount
+command goes away once it serves. It ends when the mount is gone everywhere, or when it is told to.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from csi_s3.aio import finish
+from csi_s3.config.volume import VolumeConfig
+from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
+from csi_s3.fs.filesystem import FileSystem
+from csi_s3.fuse.bridge import Bridge
+from csi_s3.fuse.session import Session
+from csi_s3.link.channel import Channel, Message
+from csi_s3.link.report import Report, State, Usage
+from csi_s3.link.spec import MountSpec
+from csi_s3.obs import logs
+from csi_s3.s3.bucket import open_bucket
+from csi_s3.s3.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+BUCKET_ANSWERS_WITHIN_S = 90.0
+
+
+def run_worker(sock: socket.socket) -> int:
+    """Serve one mount and return the exit code: 0 after an orderly end, 1 if it never served.
+
+    Call it in a process of its own, with no event loop and no thread running.
+    """
+    return uvloop.run(_run(Channel(sock)))
+
+
+async def _run(channel: Channel) -> int:
+    message = await channel.receive()
+    if message is None or message.type != "serve":
+        return 1
+    spec = MountSpec.from_json(message.body["spec"])
+    logs.bind({"volume": spec.volume_handle, "mount": spec.mount_id})
+    worker = Worker(channel, spec)
+    try:
+        await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
+    except BaseExceptionGroup as group:  # the boundary of this process
+        error = _cause(group)
+        log.error(  # noqa: TRY400 - the traceback only for a bug
+            "%s",
+            error,
+            extra={"code": error.code},
+            exc_info=group if isinstance(error, InternalError) else None,
+        )
+        await worker.report(State.FAILED, error)
+        return 1
+    return 0
+
+
+def _cause(group: BaseExceptionGroup) -> VolumeError:
+    """The first error of ours in a group; anything else is a bug."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    if isinstance(found, VolumeError):
+        return found
+    return InternalError(f"bug in the worker: {type(found).__name__}", "see its log")
+
+
+class Worker:
+    """Lifetime: as its process. Concurrency: one task group; the session's end ends all."""
+
+    def __init__(self, channel: Channel, spec: MountSpec) -> None:
+        self._channel, self._spec = channel, spec
+        self._usage: Callable[[], Usage] = Usage
+        self._stopping = asyncio.Event()
+
+    async def serve(self, fuse_fd: int, init_request: bytes) -> None:
+        """Serve until the mount is gone or we are told to stop; then upload what is open.
+
+        Raises:
+            ExceptionGroup of VolumeError: the bucket did not answer, or the kernel refused us.
+
+        """
+        volume = self._spec.volume
+        session = Session(fuse_fd, init_request)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGINT, lambda: None)  # a terminal's, meant for the parent
+        async with open_bucket(volume.bucket) as store, asyncio.TaskGroup() as group:
+            await first_answer(store, volume)
+            fs = FileSystem(
+                store, volume.tree, prefix=volume.bucket.prefix, kernel=session, group=group
+            )
+            self._usage = fs.usage
+            serving = group.create_task(session.serve(Bridge(fs)))
+            listening = group.create_task(self._listen())
+            stopping = group.create_task(self._stop(fs, session))
+            await self._until_answered(session, serving)
+            await self.report(State.SERVING)
+            await serving
+            if not self._stopping.is_set():
+                await self._drain(fs)
+            listening.cancel()
+            stopping.cancel()
+            fs.close()
+
+    async def report(self, state: State, error: VolumeError | None = None) -> None:
+        """Tell whoever watches; nobody may be there any more."""
+        report = Report(mount_id=self._spec.mount_id, state=state, error=error, usage=self._usage())
+        try:
+            await self._channel.send("report", {"report": report.to_json()})
+        except ConnectionError:
+            log.debug("nobody listens to reports any more")
+
+    async def _until_answered(self, session: Session, serving: "asyncio.Task[None]") -> None:
+        answered = asyncio.create_task(session.is_answered.wait())  # noqa: TID251 - ends here
+        await asyncio.wait({answered, serving}, return_when=asyncio.FIRST_COMPLETED)
+        answered.cancel()
+
+    async def _listen(self) -> None:
+        handlers: dict[str, Callable[[Message], Awaitable[None]]] = {
+            "stop": self._on_stop,
+            "usage": self._on_usage,
+        }
+        while (message := await self._channel.receive()) is not None:
+            message.close_fds()
+            handler = handlers.get(message.type)
+            if handler is None:
+                log.warning("message of type %r is not understood", message.type)
+            else:
+                await handler(message)
+
+    async def _on_stop(self, _message: Message) -> None:
+        self._stopping.set()
+
+    async def _on_usage(self, _message: Message) -> None:
+        await self.report(State.SERVING)
+
+    async def _stop(self, fs: FileSystem, session: Session) -> None:
+        await self._stopping.wait()
+        await self._drain(fs)
+        session.end()
+
+    async def _drain(self, fs: FileSystem) -> None:
+        """Upload open files within the grace period, and say how it ended."""
+        failures: list[VolumeError] = []
+
+        async def drain() -> None:
+            failures.extend(await fs.drain())
+
+        within_s = self._spec.volume.tree.drain_timeout_s
+        try:
+            await finish(drain, within_s=within_s)
+        except TimeoutError:
+            failures.append(
+                StoreTimeoutError(
+                    f"open files were not uploaded within {within_s:g} s",
+                    "raise drain-timeout, or look why the store is slow",
+                )
+            )
+        for failure in failures:
+            log.error("at the end: %s", failure, extra={"op": "drain", "code": failure.code})
+        await self.report(State.ENDED, failures[0] if failures else None)
+
+
+async def first_answer(store: ObjectStore, volume: VolumeConfig) -> None:
+    """One LIST of the mount's prefix: bucket, region, credentials and policy are right.
+
+    Raises:
+        VolumeError: what is wrong, and what to do.
+
+    """
+    try:
+        async with asyncio.timeout(BUCKET_ANSWERS_WITHIN_S):
+            await store.list_page(volume.bucket.prefix, max_keys=1)
+    except TimeoutError as exc:
+        raise StoreTimeoutError(
+            f"bucket {volume.bucket.bucket} did not answer in {BUCKET_ANSWERS_WITHIN_S:.0f} s",
+            "check endpoint-url, region and the network between this node and the store",
+        ) from exc

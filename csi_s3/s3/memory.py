@@ -1,0 +1,298 @@
+"""An object store in memory that keeps every promise of `s3.store`, for tests of what stands above.
+
+It passes the same contract suite as the real servers, so a test against it means something. It
+counts requests as S3 would bill them, and `gate` lets a test fail, delay or cancel any of them.
+"""
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from typing_extensions import override
+
+from csi_s3.errors import (
+    ArchivedError,
+    NotFoundError,
+    ObjectChangedError,
+    PreconditionFailedError,
+    StoreRefusedError,
+)
+from csi_s3.s3.store import (
+    MAX_KEY_BYTES,
+    MIN_PART_BYTES,
+    Buffer,
+    Chunk,
+    ListPage,
+    ObjectInfo,
+    ObjectStore,
+    Part,
+    Upload,
+)
+
+Gate = Callable[[str, str], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Stored:
+    info: ObjectInfo
+    data: bytes
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+async def _open(_operation: str, _key: str) -> None:
+    """The gate that lets everything pass."""
+
+
+class MemoryStore(ObjectStore):
+    """One bucket. Not concurrent by itself: every call takes effect at one moment, after `gate`.
+
+    requests: how many calls of each kind were made, by their S3 names.
+    gate: awaited before a call takes effect; it may raise one of `errors`.
+    after: awaited between a call's effect and its answer; a failure there is a lost answer.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = lambda: 1_000_000.0) -> None:
+        self.objects: dict[str, Stored] = {}
+        self.uploads: dict[str, MemoryUpload] = {}
+        self.requests: Counter[str] = Counter()
+        self.gate: Gate = _open
+        self.after: Gate = _open
+        self._clock = clock
+        self._numbers = itertools.count(1)
+
+    # What tests do as "somebody else": no gate, no request counted.
+
+    def put_now(
+        self,
+        key: str,
+        data: bytes = b"",
+        metadata: Mapping[str, str] | None = None,
+        *,
+        archived: bool = False,
+        etag: str | None = None,
+    ) -> ObjectInfo:
+        """Store an object; every PUT of ours has an ETag of its own, like multipart ones."""
+        unique = f"{next(self._numbers)}:".encode()
+        info = ObjectInfo(
+            key=key,
+            size=len(data),
+            etag=etag or f'"{hashlib.md5(unique + data, usedforsecurity=False).hexdigest()}"',
+            last_modified=float(int(self._clock())),
+            storage_class="GLACIER" if archived else "",
+            archived=archived,
+        )
+        self.objects[key] = Stored(info, bytes(data), dict(metadata or {}))
+        return info
+
+    def delete_now(self, key: str) -> None:
+        self.objects.pop(key, None)
+
+    # ObjectStore
+
+    @override
+    async def head(self, key: str) -> ObjectInfo:
+        await self._enter("HEAD", key)
+        info = self._find(key).info
+        await self.after("HEAD", key)
+        return info
+
+    @override
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        max_keys: int = 1000,
+    ) -> ListPage:
+        await self._enter("LIST", prefix)
+        after = (token or "").encode()
+        objects: list[ObjectInfo] = []
+        prefixes: list[str] = []
+        last = ""
+        more = False
+        for key in sorted((k for k in self.objects if k.startswith(prefix)), key=str.encode):
+            cut = key.find(delimiter, len(prefix)) if delimiter else -1
+            name = key if cut < 0 else key[: cut + len(delimiter)]
+            if key.encode() <= start_after.encode() or name.encode() <= after:
+                continue
+            if prefixes and name == prefixes[-1] and cut >= 0:
+                continue
+            if len(objects) + len(prefixes) == max_keys:
+                more = True
+                break
+            last = name
+            if cut < 0:
+                objects.append(self.objects[key].info)
+            else:
+                prefixes.append(name)
+        await self.after("LIST", prefix)
+        return ListPage(objects=objects, prefixes=prefixes, next_token=last if more else None)
+
+    @override
+    async def read_range(
+        self, key: str, start: int, length: int, *, etag: str | None = None
+    ) -> Chunk:
+        await self._enter("GET", key)
+        stored = self._find(key)
+        if etag is not None and stored.info.etag != etag:
+            raise ObjectChangedError(f"GET {key}: now {stored.info.etag}, asked for {etag}")
+        if stored.info.archived:
+            raise ArchivedError(f"GET {key}: archived", "restore the object first")
+        await self.after("GET", key)
+        return Chunk(info=stored.info, data=stored.data[start : start + length])
+
+    @override
+    async def put(
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_none_match: bool = False,
+        if_match: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        await self._enter("PUT", key)
+        self._check(key, if_none_match=if_none_match, if_match=if_match)
+        info = self.put_now(key, bytes(data), metadata)
+        await self.after("PUT", key)
+        return info
+
+    @override
+    async def copy(
+        self, source: ObjectInfo, key: str, *, if_none_match: bool = False
+    ) -> ObjectInfo:
+        await self._enter("COPY", key)
+        found = self._find(source.key)
+        if found.info.etag != source.etag:
+            raise ObjectChangedError(f"COPY {source.key}: now {found.info.etag}")
+        self._check(key, if_none_match=if_none_match, if_match=None)
+        info = self.put_now(key, found.data, found.metadata)
+        await self.after("COPY", key)
+        return info
+
+    @override
+    async def delete(self, key: str, *, if_match: str | None = None) -> None:
+        await self._enter("DELETE", key)
+        found = self.objects.get(key)
+        if if_match is not None and found is not None and found.info.etag != if_match:
+            raise ObjectChangedError(f"DELETE {key}: now {found.info.etag}")
+        self.objects.pop(key, None)
+        await self.after("DELETE", key)
+
+    @override
+    async def delete_many(self, keys: Iterable[str]) -> Mapping[str, str]:
+        for batch in _batches(keys):
+            await self._enter("DELETE_MANY", batch[0])
+            for key in batch:
+                self.objects.pop(key, None)
+            await self.after("DELETE_MANY", batch[0])
+        return {}
+
+    @override
+    async def create_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> Upload:
+        await self._enter("CREATE_UPLOAD", key)
+        _check_key(key)
+        upload = MemoryUpload(self, key, f"upload-{next(self._numbers)}", dict(metadata or {}))
+        self.uploads[upload.upload_id] = upload
+        await self.after("CREATE_UPLOAD", key)
+        return upload
+
+    @override
+    async def close(self) -> None:
+        """Nothing to end."""
+
+    async def _enter(self, operation: str, key: str) -> None:
+        self.requests[operation] += 1
+        await self.gate(operation, key)
+
+    def _find(self, key: str) -> Stored:
+        found = self.objects.get(key)
+        if found is None:
+            raise NotFoundError(f"no object {key!r}")
+        return found
+
+    def _check(self, key: str, *, if_none_match: bool, if_match: str | None) -> None:
+        _check_key(key)
+        found = self.objects.get(key)
+        if if_none_match and found is not None:
+            raise PreconditionFailedError(f"PUT {key}: it exists")
+        if if_match is not None and (found is None or found.info.etag != if_match):
+            raise PreconditionFailedError(f"PUT {key}: it is not {if_match}")
+
+
+def _batches(keys: Iterable[str]) -> Iterable[tuple[str, ...]]:
+    rest = iter(keys)
+    while batch := tuple(itertools.islice(rest, 1000)):
+        yield batch
+
+
+def _check_key(key: str) -> None:
+    if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
+        raise StoreRefusedError(f"key of {len(key.encode())} bytes", "1 to 1024 bytes of UTF-8")
+
+
+class MemoryUpload(Upload):
+    def __init__(
+        self, store: MemoryStore, key: str, upload_id: str, metadata: dict[str, str]
+    ) -> None:
+        self._store, self._key, self._id, self._metadata = store, key, upload_id, metadata
+        self._parts: dict[int, tuple[Part, bytes]] = {}
+
+    @property
+    @override
+    def upload_id(self) -> str:
+        return self._id
+
+    @override
+    async def part(self, number: int, data: Buffer) -> Part:
+        await self._store._enter("UPLOAD_PART", self._key)  # noqa: SLF001 - one unit with its store
+        part = self._keep(number, bytes(data))
+        await self._store.after("UPLOAD_PART", self._key)
+        return part
+
+    @override
+    async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
+        await self._store._enter("UPLOAD_PART_COPY", self._key)  # noqa: SLF001
+        found = self._store.objects.get(source.key)
+        if found is None or found.info.etag != source.etag:
+            raise ObjectChangedError(f"UPLOAD_PART_COPY from {source.key}: another version or gone")
+        part = self._keep(number, found.data[start : start + length])
+        await self._store.after("UPLOAD_PART_COPY", self._key)
+        return part
+
+    def _keep(self, number: int, data: bytes) -> Part:
+        if self._id not in self._store.uploads:
+            raise NotFoundError(f"no upload {self._id}")
+        etag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+        part = Part(number=number, etag=etag, size=len(data))
+        self._parts[number] = (part, data)
+        return part
+
+    @override
+    async def complete(
+        self, parts: Sequence[Part], *, if_none_match: bool = False, if_match: str | None = None
+    ) -> ObjectInfo:
+        await self._store._enter("COMPLETE_UPLOAD", self._key)  # noqa: SLF001
+        if self._id not in self._store.uploads:
+            raise NotFoundError(f"no upload {self._id}")
+        numbers = [p.number for p in parts]
+        kept = [self._parts.get(n) for n in numbers]
+        if not parts or numbers != sorted(set(numbers)) or any(k is None for k in kept):
+            raise StoreRefusedError("InvalidPart or InvalidPartOrder")
+        if any(p.size < MIN_PART_BYTES for p in parts[:-1]):
+            raise StoreRefusedError("EntityTooSmall")
+        self._store._check(self._key, if_none_match=if_none_match, if_match=if_match)  # noqa: SLF001
+        data = b"".join(k[1] for k in kept if k is not None)
+        del self._store.uploads[self._id]
+        info = self._store.put_now(self._key, data, self._metadata)
+        await self._store.after("COMPLETE_UPLOAD", self._key)
+        return info
+
+    @override
+    async def abort(self) -> None:
+        await self._store._enter("ABORT_UPLOAD", self._key)  # noqa: SLF001
+        self._store.uploads.pop(self._id, None)
