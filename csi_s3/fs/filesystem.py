@@ -1,14 +1,12 @@
 """The file system in plain Python: every operation of the kernel, no kernel and no network.
 
 `fuse.bridge` translates requests to these methods; tests call them directly. The promises are
-docs/semantics.md; this module decides, `tree` finds, `reader` and `writer` move bytes.
+docs/semantics.md; this module decides about names, `files` about bytes; `tree` finds.
 """
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
@@ -18,27 +16,16 @@ from csi_s3.errors import (
     NotEmptyError,
     NotFoundError,
     NotPermittedError,
-    StaleError,
-    StoreTimeoutError,
-    UnsupportedError,
     VolumeError,
 )
-from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.directory import Special
-from csi_s3.fs.handles import DirHandle, FileHandle, Handles
-from csi_s3.fs.inodes import ROOT, Inode
-from csi_s3.fs.keys import child_key, decode_name, is_visible
-from csi_s3.fs.reader import Reader
+from csi_s3.fs.files import Files
+from csi_s3.fs.handles import DirHandle, Handles
+from csi_s3.fs.inodes import Inode
+from csi_s3.fs.keys import decode_name
 from csi_s3.fs.tree import Attributes, Clock, Kernel, Tree
-from csi_s3.fs.writer import FileWriter
 from csi_s3.link.report import Usage
 from csi_s3.s3.store import ObjectInfo, ObjectStore
-
-T = TypeVar("T")
-
-WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
-FIRST_BYTES = 128 << 10  # and the kernel's first read-ahead of larger ones
-STALLED_AFTER_S = 300.0  # flush, fsync and waiting writes fail after so long without progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +38,9 @@ class DirEntry:
 
 
 class FileSystem:
-    """One mount's file system over one store.
+    """One mount's file system over one store: its names here, open files in `files`.
 
-    Lifetime: `group` is the mount's root task group; `drain` before it ends uploads what is open.
+    Lifetime: `group` is the mount's root task group; `files.drain` uploads what is still open.
     Concurrency: methods may run in any number at once; state changes between awaits.
     Cancellation: uploads run in tasks of the group, so a handler that gives up stops none.
     """
@@ -68,15 +55,14 @@ class FileSystem:
         group: asyncio.TaskGroup,
         clock: Clock | None = None,
     ) -> None:
-        self._store, self._config, self._group = store, config, group
-        self._clock = clock or Clock()
-        self._tree = Tree(
-            store, config, prefix=prefix, kernel=kernel, clock=self._clock, group=group
-        )
+        self._store, self._config = store, config
+        clock = clock or Clock()
+        self._tree = Tree(store, config, prefix=prefix, kernel=kernel, clock=clock, group=group)
         self._inodes = self._tree.inodes
         self._handles = Handles()
-        self._budget = MemoryBudget(config.memory_bytes)
-        self._progress_at = self._clock.monotonic_s()
+        self.files = Files(
+            store, config, tree=self._tree, handles=self._handles, clock=clock, group=group
+        )
 
     def usage(self) -> Usage:
         writers = [i.writer for i in self._inodes if i.writer is not None]
@@ -123,7 +109,7 @@ class FileSystem:
         """
         inode = self._inodes.get(ino)
         if size is not None:
-            await self._truncate(inode, size)
+            await self.files.truncate(inode, size)
         if mtime_ns is not None and not inode.is_dir:
             inode.mtime_ns = mtime_ns
         return self._tree.attributes(inode)
@@ -186,7 +172,7 @@ class FileSystem:
             ExistsError: anything has the name.
 
         """
-        above, text, key = self._new_name(parent, name, is_dir=True)
+        above, text, key = self._tree.new_name(parent, name, is_dir=True)
         directory = self._tree.directory(above)
         if text in directory.local or await self._tree.find(above, text) is not Special.ABSENT:
             raise ExistsError(f"{key}: exists")
@@ -197,7 +183,7 @@ class FileSystem:
         inode = inode or self._inodes.add(above.ino, text, is_dir=True)
         inode.is_ours = True
         if not self._config.dir_markers:
-            self._keep(inode)
+            self._tree.keep(inode)
         directory.note(text, Special.DIRECTORY)
         self._inodes.remember(inode)
         return self._tree.attributes(inode)
@@ -247,7 +233,7 @@ class FileSystem:
         if inode.is_dir:
             raise IsDirectoryError(f"{text}: is a directory")
         key = self._inodes.key(inode)
-        if not self._config.allow_delete and not self._is_exempt(inode):
+        if not self._config.allow_delete and not self.files.is_exempt(inode):
             raise NotPermittedError(f"unlink of {key}", "needs the mount option allow-delete")
         writer = inode.writer
         if writer is not None:
@@ -258,319 +244,8 @@ class FileSystem:
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""
-        directory = self._tree.directory(above)
-        directory.local.pop(name, None)
-        directory.note(name, Special.ABSENT)
+        inode.is_kept = False
+        self._tree.drop_local(above, name)
+        self._tree.directory(above).note(name, Special.ABSENT)
         self._inodes.unlink(inode)
-        self._keep(above)
-
-    def _keep(self, inode: Inode) -> None:
-        """A directory exists from now on even if S3 has no key for it."""
-        if inode.ino == ROOT or not inode.is_linked:
-            return
-        inode.is_kept = True
-        above = self._inodes.get(inode.parent)
-        self._tree.directory(above).local[inode.name] = inode
-
-    def _new_name(self, parent: int, name: bytes, *, is_dir: bool) -> tuple[Inode, str, str]:
-        """Where a new name goes, and its key, once it is sure that S3 can hold and we show it."""
-        above, text = self._inodes.get(parent), decode_name(name)
-        if not above.is_linked:
-            raise NotFoundError("the directory was removed")
-        if not is_visible(text):
-            raise UnsupportedError(f"{text!r} cannot be a name")
-        return above, text, child_key(self._inodes.key(above), text, is_dir=is_dir)
-
-    # files
-
-    async def open(self, ino: int, flags: int) -> int:
-        """Open a file; asks S3 for its version, and the answer brings the first bytes along.
-
-        The kernel may keep the pages it has: pages of another version are gone when this returns.
-
-        Raises:
-            StaleError: another version is there and handles are open; look the name up again.
-            NotPermittedError: an existing object is to be changed, without allow-overwrite.
-            UnsupportedError: a change that is not a rewrite from the start.
-
-        """
-        inode = self._inodes.get(ino)
-        if inode.is_dir:
-            raise IsDirectoryError(f"{inode.name}: is a directory")
-        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-            return await self._open_to_write(inode, flags)
-        if inode.writer is not None:
-            return self._handles.add(FileHandle(inode))
-        reader = None if self._tree.is_fresh(inode) else await self._ask_to_open(inode)
-        inode.maybe_cached = True
-        return self._handles.add(FileHandle(inode, reader=reader))
-
-    async def _ask_to_open(self, inode: Inode) -> Reader | None:
-        """Ask for version and first bytes; only for the version of what may be cached."""
-        key, known = self._inodes.key(inode), inode.info
-        if not inode.is_linked:
-            raise StaleError(f"{key}: replaced or removed")
-        if known is None or known.size == 0 or inode.maybe_cached:
-            info, first = await self._store.head(key), b""
-        else:
-            wanted = known.size if known.size <= WHOLE_FILE_BYTES else FIRST_BYTES
-            chunk = await self._store.read_range(key, 0, wanted)
-            info, first = chunk.info, chunk.data
-        above = self._inodes.get(inode.parent)
-        self._tree.directory(above).learn(inode.name, info)
-        if not await self._tree.renew(inode, info):
-            if inode.writer is not None:
-                return None  # opened for writing meanwhile: its bytes are the file
-            raise StaleError(f"{key}: another version is in S3 while this one is open")
-        return self._reader(info, first)
-
-    def _reader(self, info: ObjectInfo, first: bytes = b"") -> Reader:
-        return Reader(
-            self._store,
-            info,
-            first=first,
-            part_bytes=self._config.read_part_bytes,
-            budget=self._budget,
-            group=self._group,
-        )
-
-    async def _open_to_write(self, inode: Inode, flags: int) -> int:
-        key = self._inodes.key(inode)
-        if not self._config.allow_overwrite and not self._is_exempt(inode):
-            raise NotPermittedError(
-                f"{key}: exists, and opening it for writing would change it",
-                "needs the mount option allow-overwrite",
-            )
-        writer = inode.writer
-        if writer is None:
-            if not flags & os.O_TRUNC:
-                await self._tree.refresh(inode)
-                if inode.info is not None and inode.info.size > 0:
-                    raise UnsupportedError(
-                        f"{key}: append and writing in the middle",
-                        "only new files and files opened with O_TRUNC can be written, for now",
-                    )
-            async with self._tree.versions.hold(inode.ino):
-                if inode.writer is None:
-                    self._start_writer(inode).is_dirty = bool(flags & os.O_TRUNC)
-        elif flags & os.O_TRUNC:
-            await writer.reset()
-        return self._handles.add(FileHandle(inode, is_writable=True))
-
-    def _is_exempt(self, inode: Inode) -> bool:
-        """A file created through this mount while the handle that created it is open."""
-        return any(h.is_creator for h in self._handles.of(inode))
-
-    def _start_writer(self, inode: Inode, *, exclusive: bool = False) -> FileWriter:
-        inode.writer = FileWriter(
-            self._store,
-            lambda: self._inodes.key(inode),
-            part_bytes=self._config.write_part_bytes,
-            budget=self._budget,
-            group=self._group,
-            progress=self._made_progress,
-            exclusive=exclusive,
-        )
-        inode.mtime_ns = self._clock.realtime_ns()
-        above = self._inodes.get(inode.parent)
-        if inode.is_linked:
-            self._tree.directory(above).local[inode.name] = inode
-            self._tree.directory(above).note(inode.name, Special.LOCAL)
-        return inode.writer
-
-    async def create(self, parent: int, name: bytes, flags: int) -> tuple[int, Attributes]:
-        """Make a file that is in S3 at its first fsync, close after a write, or last release.
-
-        Raises:
-            ExistsError: O_EXCL, and the name is there.
-
-        """
-        above, text, _key = self._new_name(parent, name, is_dir=False)
-        local = self._tree.directory(above).local.get(text)
-        if local is not None:
-            if flags & os.O_EXCL:
-                raise ExistsError(f"{text}: exists")
-            fh = await self.open(local.ino, flags)
-            self._inodes.remember(local)
-            return fh, self._tree.attributes(local)
-        inode = self._inodes.add(above.ino, text, is_dir=False)
-        self._start_writer(inode, exclusive=bool(flags & os.O_EXCL))
-        inode.maybe_cached = True
-        self._inodes.remember(inode)
-        fh = self._handles.add(FileHandle(inode, is_writable=True, is_creator=True))
-        return fh, self._tree.attributes(inode)
-
-    async def read(self, fh: int, offset: int, length: int) -> bytes:
-        """Bytes of the version that was opened, or those written so far to a file being written.
-
-        Raises:
-            StaleError, ObjectChangedError: that version is gone.
-
-        """
-        handle = self._handles.file(fh)
-        inode = handle.inode
-        if inode.writer is not None:
-            return await inode.writer.read(offset, length)
-        if inode.info is None:
-            return b""
-        reader = handle.reader
-        if reader is None or reader.info.etag != inode.info.etag:
-            if reader is not None:
-                reader.close()  # the inode was written through this mount: pages are its new bytes
-            reader = handle.reader = self._reader(inode.info)
-        return await reader.read(offset, length)
-
-    async def write(self, fh: int, offset: int, data: bytes) -> int:
-        handle = self._handles.file(fh)
-        writer = handle.inode.writer
-        if writer is None:
-            raise StaleError(f"{handle.inode.name}: not being written any more")
-        if not writer.try_write(offset, data):
-            await self._until_stalled(writer.write(offset, data), f"write to {handle.inode.name}")
-        handle.inode.mtime_ns = self._clock.realtime_ns()
-        return len(data)
-
-    async def flush(self, fh: int) -> None:
-        """close() of any descriptor: waits for the upload of what was written, if anything was."""
-        inode = self._handles.file(fh).inode
-        if inode.writer is not None and inode.writer.was_written:
-            await self._stored(inode)
-
-    async def fsync(self, fh: int) -> None:
-        await self._stored(self._handles.file(fh).inode)
-
-    async def release(self, fh: int) -> None:
-        """The last descriptor of a handle is closed; nobody waits, errors reach only logs."""
-        handle = self._handles.file(fh)
-        inode = handle.inode
-        try:
-            if handle.reader is not None:
-                handle.reader.close()
-            if handle.is_writable and not self._other_writers(handle):
-                await self._end_writing(inode)
-        finally:
-            self._handles.remove(fh)
-            self._inodes.drop_unused(inode)
-
-    def _other_writers(self, handle: FileHandle) -> bool:
-        return any(h is not handle and h.is_writable for h in self._handles.of(handle.inode))
-
-    async def _end_writing(self, inode: Inode) -> None:
-        writer = inode.writer
-        if writer is None:
-            return
-        try:
-            await self._stored(inode)
-        finally:
-            if inode.writer is writer:
-                inode.writer = None
-                writer.close()
-                self._settle(inode, writer)
-
-    def _settle(self, inode: Inode, writer: FileWriter) -> None:
-        """Nobody writes any more: the name stands for what the store holds, or for nothing."""
-        if not inode.is_linked:
-            return
-        directory = self._tree.directory(self._inodes.get(inode.parent))
-        directory.local.pop(inode.name, None)
-        if inode.info is None:
-            directory.note(inode.name, Special.ABSENT)
-            self._inodes.unlink(inode)
-            return
-        directory.note(inode.name, inode.info)
-        if (
-            writer.is_dirty
-        ):  # not stored: the kernel's pages are of no version, the next look drops them
-            inode.info = replace(inode.info, etag="")
-
-    async def _stored(self, inode: Inode) -> None:
-        writer = inode.writer
-        if writer is None or not writer.is_dirty:
-            return
-        info = await self._until_stalled(writer.store(), f"upload of {inode.name}")
-        if info is None or inode.writer is not writer:
-            return
-        inode.info = info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
-        if inode.is_linked:
-            self._tree.directory(self._inodes.get(inode.parent)).note(inode.name, info)
-
-    async def _truncate(self, inode: Inode, size: int) -> None:
-        if inode.is_dir:
-            raise IsDirectoryError(f"{inode.name}: is a directory")
-        writer = inode.writer
-        if writer is None:
-            await self._tree.refresh(inode)
-        now = writer.size if writer is not None else inode.info.size if inode.info else 0
-        if size == now:
-            return
-        key = self._inodes.key(inode)
-        if not self._config.allow_overwrite and not self._is_exempt(inode):
-            raise NotPermittedError(
-                f"{key}: truncating it would change it", "needs the mount option allow-overwrite"
-            )
-        if size != 0:
-            raise UnsupportedError(
-                f"{key}: truncate to {size} of {now} bytes", "only to 0, for now"
-            )
-        if writer is not None:
-            await writer.reset()
-            return
-        self._start_writer(inode)
-        await self._end_writing(inode)
-
-    # lifetime
-
-    async def drain(self) -> list[VolumeError]:
-        """Upload every open file (at SIGTERM and unmount). Returns what could not be uploaded."""
-
-        async def one(inode: Inode) -> VolumeError | None:
-            try:
-                await self._stored(inode)
-            except VolumeError as exc:
-                return exc
-            return None
-
-        async with asyncio.TaskGroup() as all_files:
-            tasks = [all_files.create_task(one(i)) for i in self._inodes if i.writer is not None]
-        return [e for e in (t.result() for t in tasks) if e is not None]
-
-    def close(self) -> None:
-        """End what readers have under way; plain code."""
-        for handle in self._handles.all():
-            if isinstance(handle, DirHandle):
-                handle.listing.close()
-            elif handle.reader is not None:
-                handle.reader.close()
-
-    def _made_progress(self) -> None:
-        self._progress_at = self._clock.monotonic_s()
-
-    async def _until_stalled(self, work: Coroutine[None, None, T], what: str) -> T:
-        """Wait for work that goes on in a task of the group even if we give up.
-
-        Raises:
-            StoreTimeoutError: no part of any file reached the store for STALLED_AFTER_S.
-
-        """
-        task = self._group.create_task(_outcome(work))
-        self._made_progress()
-        while not task.done():
-            left_s = self._progress_at + STALLED_AFTER_S - self._clock.monotonic_s()
-            if left_s <= 0:
-                raise StoreTimeoutError(
-                    f"{what}: no progress in {STALLED_AFTER_S:.0f} s",
-                    "check the connection to the store; the upload goes on",
-                )
-            await asyncio.wait({task}, timeout=left_s)
-        outcome = task.result()
-        if isinstance(outcome, VolumeError):
-            raise outcome
-        return outcome
-
-
-async def _outcome(work: Coroutine[None, None, T]) -> T | VolumeError:
-    """Return the failure instead of raising it into the mount's group."""
-    try:
-        return await work
-    except VolumeError as exc:
-        return exc
+        self._tree.keep(above)

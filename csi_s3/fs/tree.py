@@ -13,10 +13,16 @@ from typing import Protocol
 
 from csi_s3.aio import KeyLocks
 from csi_s3.config.volume import TreeConfig
-from csi_s3.errors import AccessDeniedError, NotDirectoryError, NotFoundError, VolumeError
+from csi_s3.errors import (
+    AccessDeniedError,
+    InvalidNameError,
+    NotDirectoryError,
+    NotFoundError,
+    VolumeError,
+)
 from csi_s3.fs.directory import Directory, Found, Listing, Special
 from csi_s3.fs.inodes import ROOT, Inode, Inodes
-from csi_s3.fs.keys import child_key, is_visible
+from csi_s3.fs.keys import child_key, decode_name, is_visible
 from csi_s3.obs import metrics
 from csi_s3.s3.store import ObjectInfo, ObjectStore
 
@@ -167,7 +173,7 @@ class Tree:
 
         """
         present = self.inodes.child(parent.ino, name)
-        if present is not None and (present.writer is not None or present.is_kept):
+        if present is not None and self.directory(parent).local.get(name) is present:
             return present
         if found is Special.ABSENT or found is Special.LOCAL:
             if present is not None:
@@ -209,6 +215,36 @@ class Tree:
                 inode.maybe_cached = False
                 await self._kernel.invalidate_inode(inode.ino)
         return True
+
+    # names that S3 may not show (yet)
+
+    def new_name(self, parent: int, name: bytes, *, is_dir: bool) -> tuple[Inode, str, str]:
+        """Where a new name goes, and its key, once it is sure that S3 can hold and we show it."""
+        above, text = self.inodes.get(parent), decode_name(name)
+        if not above.is_linked:
+            raise NotFoundError("the directory was removed")
+        if not is_visible(text):
+            raise InvalidNameError(f"{text!r} cannot be shown again", "use another name")
+        return above, text, child_key(self.inodes.key(above), text, is_dir=is_dir)
+
+    def add_local(self, parent: Inode, inode: Inode) -> None:
+        """The name exists whatever S3 says, and so do the directories above it."""
+        self.directory(parent).local[inode.name] = inode
+        if parent.ino != ROOT and parent.is_linked:
+            self.add_local(self.inodes.get(parent.parent), parent)
+
+    def drop_local(self, parent: Inode, name: str) -> None:
+        """Only S3 says from now on whether the name exists."""
+        local = self.directory(parent).local
+        local.pop(name, None)
+        if parent.ino != ROOT and parent.is_linked and not parent.is_kept and not local:
+            self.drop_local(self.inodes.get(parent.parent), parent.name)
+
+    def keep(self, inode: Inode) -> None:
+        """A directory exists from now on even if S3 has no key for it."""
+        if inode.ino != ROOT and inode.is_linked:
+            inode.is_kept = True
+            self.add_local(self.inodes.get(inode.parent), inode)
 
     # listings
 
@@ -289,6 +325,3 @@ class Tree:
         if inode.info is None:
             return 0, self._mounted_ns
         return inode.info.size, int(inode.info.last_modified) * 1_000_000_000
-
-    def is_root(self, inode: Inode) -> bool:
-        return inode.ino == ROOT

@@ -109,14 +109,14 @@ class Bridge(pyfuse3.Operations):
     @override
     @answered(ANSWER_WITHIN_S)
     async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
-        return pyfuse3.FileInfo(fh=await self._fs.open(inode, flags), keep_cache=True)
+        return pyfuse3.FileInfo(fh=await self._fs.files.open(inode, flags), keep_cache=True)
 
     @override
     @answered(ANSWER_WITHIN_S)
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Context
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
-        fh, attributes = await self._fs.create(parent_inode, name, flags)
+        fh, attributes = await self._fs.files.create(parent_inode, name, flags)
         return pyfuse3.FileInfo(fh=fh, keep_cache=True), entry(attributes)
 
     @override
@@ -126,34 +126,34 @@ class Bridge(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         if not stat.S_ISREG(mode):
             raise NotPermittedError(f"mknod of {name!r}", "S3 holds files and directories only")
-        fh, attributes = await self._fs.create(parent_inode, name, os.O_EXCL)
-        await self._fs.release(fh)
+        fh, attributes = await self._fs.files.create(parent_inode, name, os.O_EXCL)
+        await self._fs.files.release(fh)
         return entry(attributes)
 
     @override
     @answered(ANSWER_WITHIN_S)
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self._fs.read(fh, off, size)
+        return await self._fs.files.read(fh, off, size)
 
     @override
     @answered(None)
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._fs.write(fh, off, buf)
+        return await self._fs.files.write(fh, off, buf)
 
     @override
     @answered(None)
     async def flush(self, fh: int) -> None:
-        await self._fs.flush(fh)
+        await self._fs.files.flush(fh)
 
     @override
     @answered(None)
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._fs.fsync(fh)
+        await self._fs.files.fsync(fh)
 
     @override
     @answered(None)
     async def release(self, fh: int) -> None:
-        await self._fs.release(fh)
+        await self._fs.files.release(fh)
 
     @override
     @answered(ANSWER_WITHIN_S)

@@ -107,7 +107,7 @@ class Worker:
                 await self._drain(fs)
             listening.cancel()
             stopping.cancel()
-            fs.close()
+            fs.files.close()
 
     async def report(self, state: State, error: VolumeError | None = None) -> None:
         """Tell whoever watches; nobody may be there any more."""
@@ -151,7 +151,7 @@ class Worker:
         failures: list[VolumeError] = []
 
         async def drain() -> None:
-            failures.extend(await fs.drain())
+            failures.extend(await fs.files.drain())
 
         within_s = self._spec.volume.tree.drain_timeout_s
         try:
