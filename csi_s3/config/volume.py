@@ -4,7 +4,8 @@ These values cross the link from node to mounter (`link.spec`), so they hold pla
 secret, no open thing. How an option is spelled, checked and documented is `config.options`.
 """
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 
 MIB = 1 << 20
 
@@ -67,3 +68,10 @@ class VolumeConfig:
     read_only: bool = False
     allow_other: bool = True  # command line only: CSI volumes are always reachable by everybody
     allow_root: bool = False
+
+
+def canonical(config: VolumeConfig) -> str:
+    """One text for equal configs, to be hashed into a mount's identity; read_only is left out."""
+    data = asdict(config)
+    del data["read_only"]
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))

@@ -63,7 +63,7 @@ class FileWriter:
     def try_write(self, offset: int, data: bytes) -> bool:
         """Accept bytes if that needs no waiting; else False, and `write` is to be called."""
         fits = len(self._tail) + len(data) <= min(self._reserved, self._part_bytes)
-        if self._failure or offset != self.size or self._lock.locked() or not fits:
+        if not data or self._failure or offset != self.size or self._lock.locked() or not fits:
             return False
         self._tail += data
         self.size += len(data)
@@ -89,7 +89,8 @@ class FileWriter:
             view = memoryview(data)
             while view:
                 view = view[await self._accept(view) :]
-            self.is_dirty = self.was_written = True
+            if data:
+                self.is_dirty = self.was_written = True
 
     async def _accept(self, data: memoryview) -> int:
         """Take what fits into the part that is being filled, once there is room."""

@@ -8,7 +8,7 @@ from typing import Any
 import pyfuse3
 from typing_extensions import override
 
-from csi_s3.errors import NotPermittedError, UnsupportedError
+from csi_s3.errors import NotFoundError, NotPermittedError, UnsupportedError
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fs.tree import Attributes
 from csi_s3.fuse.boundary import answered
@@ -29,14 +29,19 @@ class Bridge(pyfuse3.Operations):
     enable_writeback_cache = False
     supports_dot_lookup = False
 
-    def __init__(self, fs: FileSystem) -> None:
+    def __init__(self, fs: FileSystem, *, negative_ttl_s: float = 0.0) -> None:
         super().__init__()
-        self._fs = fs
+        self._fs, self._negative_ttl_s = fs, negative_ttl_s
 
     @override
     @answered(ANSWER_WITHIN_S)
     async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> pyfuse3.EntryAttributes:
-        return entry(await self._fs.lookup(parent_inode, name))
+        try:
+            return entry(await self._fs.lookup(parent_inode, name))
+        except NotFoundError:
+            if self._negative_ttl_s <= 0:
+                raise
+            return nothing(self._negative_ttl_s)
 
     @override
     async def forget(self, inode_list: Any) -> None:
@@ -212,4 +217,12 @@ def entry(a: Attributes) -> pyfuse3.EntryAttributes:
     e.st_blksize = BLOCK_BYTES
     e.st_blocks = -(-a.size // 512)
     e.entry_timeout = e.attr_timeout = min(a.ttl_s, FOREVER_S)
+    return e
+
+
+def nothing(ttl_s: float) -> pyfuse3.EntryAttributes:
+    """Tell the kernel that a name is not there, and that it may believe so for some time."""
+    e = pyfuse3.EntryAttributes()
+    e.st_ino = 0
+    e.entry_timeout = min(ttl_s, FOREVER_S)
     return e

@@ -97,7 +97,8 @@ class Worker:
                 store, volume.tree, prefix=volume.bucket.prefix, kernel=session, group=group
             )
             self._usage = fs.usage
-            serving = group.create_task(session.serve(Bridge(fs)))
+            bridge = Bridge(fs, negative_ttl_s=volume.tree.negative_metadata_ttl_s)
+            serving = group.create_task(session.serve(bridge))
             listening = group.create_task(self._listen())
             stopping = group.create_task(self._stop(fs, session))
             await self._until_answered(session, serving)

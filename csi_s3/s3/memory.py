@@ -50,10 +50,17 @@ class MemoryStore(ObjectStore):
 
     requests: how many calls of each kind were made, by their S3 names.
     gate: awaited before a call takes effect; it may raise one of `errors`.
+    min_part_bytes: S3's, or less in tests that want many parts of few bytes.
     after: awaited between a call's effect and its answer; a failure there is a lost answer.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = lambda: 1_000_000.0) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = lambda: 1_000_000.0,
+        min_part_bytes: int = MIN_PART_BYTES,
+    ) -> None:
+        self.min_part_bytes = min_part_bytes
         self.objects: dict[str, Stored] = {}
         self.uploads: dict[str, MemoryUpload] = {}
         self.requests: Counter[str] = Counter()
@@ -283,7 +290,7 @@ class MemoryUpload(Upload):
         kept = [self._parts.get(n) for n in numbers]
         if not parts or numbers != sorted(set(numbers)) or any(k is None for k in kept):
             raise StoreRefusedError("InvalidPart or InvalidPartOrder")
-        if any(p.size < MIN_PART_BYTES for p in parts[:-1]):
+        if any(p.size < self._store.min_part_bytes for p in parts[:-1]):
             raise StoreRefusedError("EntityTooSmall")
         self._store._check(self._key, if_none_match=if_none_match, if_match=if_match)  # noqa: SLF001
         data = b"".join(k[1] for k in kept if k is not None)

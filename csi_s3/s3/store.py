@@ -167,7 +167,9 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def copy(self, source: ObjectInfo, key: str, *, if_none_match: bool = False) -> ObjectInfo:
+    async def copy(
+        self, source: ObjectInfo, key: str, *, if_none_match: bool = False
+    ) -> ObjectInfo:
         """Copy that version (at most MAX_PUT_BYTES) to key, with its metadata and headers.
 
         Raises:

@@ -1,0 +1,47 @@
+# Two commands on a fresh Debian or Ubuntu machine: make demo, make test. All set-up is theirs.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+STAMP := .venv/.setup
+
+.PHONY: help setup demo test lint bench build clean
+
+help:
+	@echo "make demo     the main job end to end, on an S3 server of its own (root)"
+	@echo "make test     lint and tests"
+	@echo "make lint     ruff, mypy, import-linter"
+	@echo "make bench    speed, side by side with the peers that are installed (root)"
+	@echo "make build    dist/*.whl"
+	@echo "make clean    removes what make has made"
+
+setup: $(STAMP)
+
+# In .venv, so that without it everything is set up anew.
+$(STAMP): uv.lock pyproject.toml hatch_build.py proto/csi.proto scripts/setup.sh
+	@scripts/setup.sh
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/csi-s3 demo
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(STAMP)
+	@$(BIN)/python -m bench.run
+
+build: $(STAMP)
+	@rm -rf dist
+	@UV_PYTHON_DOWNLOADS=never build/uv/bin/uv build --quiet --python $(BIN)/python
+	@ls dist
+
+clean:
+	rm -rf .venv build dist csi_s3/csi_pb2.py csi_s3/csi_pb2.pyi csi_s3/csi_pb2_grpc.py
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find csi_s3 tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,196 @@
+"""What is measured, and how much of it: the one table of cases.
+
+A case is one run of bench/load on a fresh mount. Cases that count operations end after
+`budget_s` even if work is left, and their rate is that of what was done; the others are cut off
+at `limit_s`, and a system that does not get there is shown as `> limit`. Without the budget a
+full run would be an hour of waiting for systems that create five files a second.
+"""
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+# not in the root, which is listed to see whether the mount is ready
+BIG = "data/big%d.bin"
+PART = "data/part%d.bin"
+SMALL = "small/file-%05d.bin"
+SMALL_BYTES = 100 << 10
+CREATED_BYTES = 4096
+READY_ENTRY = "small"  # a mount is ready once its root lists this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much work: the full run's are those that docs/performance.md speaks of."""
+
+    big_bytes: int
+    names: tuple[int, ...]
+    stats: int
+    files: int
+    budget_s: float
+    limit_s: float
+
+    @property
+    def part_bytes(self) -> int:
+        return self.big_bytes // 4
+
+    def fill(self) -> list[str]:
+        """The data, as arguments of `load fill`."""
+        return [
+            f"{BIG}:1:{self.big_bytes}",
+            f"{PART}:4:{self.part_bytes}",
+            f"{SMALL}:{self.files}:{SMALL_BYTES}",
+            *(f"{names_pattern(count)}:{count}:1" for count in self.names),
+        ]
+
+
+FULL = Sizes(
+    big_bytes=1024 * MIB, names=(10_000, 100_000), stats=2000, files=1000, budget_s=4, limit_s=20
+)
+QUICK = Sizes(big_bytes=64 * MIB, names=(1000,), stats=500, files=200, budget_s=0.7, limit_s=5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row. `load` is bench/load's arguments, with {dir} (the mount) and {out} (to write in)."""
+
+    name: str  # for --only
+    title: str
+    unit: str  # ms, s, MiB/s, or operations/s such as "reads/s"
+    load: tuple[str, ...] = ()  # empty: the time to the readable directory itself
+    budget_s: float | None = None
+    limit_s: float
+    done_bytes: int | None = None  # what the load must have moved, unless it was cut
+    written: int | None = None  # size of each object that must be in the bucket afterwards
+
+    def value(self, seconds: float, ops: int, moved_bytes: int) -> float:
+        """The row's figure in its unit."""
+        if self.unit == "ms":
+            return seconds * 1000
+        if self.unit == "s":
+            return seconds
+        return (moved_bytes / MIB if self.unit == "MiB/s" else ops) / max(seconds, 1e-9)
+
+
+def names_pattern(count: int) -> str:
+    return f"names-{count}/name-%06d.csv"
+
+
+def cases(sizes: Sizes) -> list[Case]:
+    return [*_starts(sizes), *_reads(sizes), *_names(sizes), *_writes(sizes)]
+
+
+def _starts(sizes: Sizes) -> list[Case]:
+    limit = sizes.limit_s
+    return [
+        Case(name="mount", title="mount command to readable directory", unit="ms", limit_s=limit),
+        Case(name="publish", title="CSI publish to readable directory", unit="ms", limit_s=limit),
+        Case(
+            name="first-byte",
+            title="first byte of a known file",
+            unit="ms",
+            load=("first", "{dir}/" + BIG % 0),
+            limit_s=limit,
+        ),
+    ]
+
+
+def _reads(sizes: Sizes) -> list[Case]:
+    limit, budget = sizes.limit_s, sizes.budget_s
+    whole, quarter = sizes.big_bytes // MIB, sizes.part_bytes // MIB
+    out = [
+        Case(
+            name="read-1",
+            title=f"sequential read of {whole} MiB",
+            unit="MiB/s",
+            load=("seq", "{dir}/" + BIG % 0),
+            limit_s=limit,
+            done_bytes=sizes.big_bytes,
+        ),
+        Case(
+            name="read-4",
+            title=f"sequential read by 4 readers, {quarter} MiB each",
+            unit="MiB/s",
+            load=("seq", *("{dir}/" + PART % i for i in range(4))),
+            limit_s=limit,
+            done_bytes=sizes.big_bytes,
+        ),
+    ]
+    out += [
+        Case(
+            name=f"random-{kib}k-{threads}",
+            title=f"random {kib} KiB reads, {_threads(threads)}",
+            unit="reads/s",
+            load=("random", "{dir}/" + BIG % 0, str(kib << 10), str(threads)),
+            budget_s=budget,
+            limit_s=limit,
+        )
+        for kib in (4, 256)
+        for threads in (1, 16)
+    ]
+    out += [
+        Case(
+            name=f"small-{threads}",
+            title=f"files of 100 KiB, {_threads(threads)}",
+            unit="files/s",
+            load=("read", "{dir}/" + SMALL, str(sizes.files), str(threads)),
+            budget_s=budget,
+            limit_s=limit,
+            done_bytes=sizes.files * SMALL_BYTES,
+        )
+        for threads in (1, 16)
+    ]
+    return out
+
+
+def _names(sizes: Sizes) -> list[Case]:
+    out = [
+        Case(
+            name="-".join(["ls", *options, str(count)]).replace("--", "-"),
+            title=" ".join(["ls", *options, f"of {count:,} names"]),
+            unit="s",
+            load=("ls", *options, "{dir}/names-" + str(count)),
+            limit_s=sizes.limit_s,
+        )
+        for count in sizes.names
+        for options in ([], ["-l"])
+    ]
+    out += [
+        Case(
+            name=f"stat-{threads}",
+            title=f"stat of {sizes.stats:,} known names, {_threads(threads)}",
+            unit="names/s",
+            load=("stat", "{dir}/" + names_pattern(sizes.names[0]), str(sizes.stats), str(threads)),
+            budget_s=sizes.budget_s,
+            limit_s=sizes.limit_s,
+        )
+        for threads in (1, 16)
+    ]
+    return out
+
+
+def _writes(sizes: Sizes) -> list[Case]:
+    write = Case(
+        name="write",
+        title=f"write of {sizes.big_bytes // MIB} MiB until durable",
+        unit="MiB/s",
+        load=("write", "{out}/written.bin", str(sizes.big_bytes)),
+        limit_s=sizes.limit_s,
+        done_bytes=sizes.big_bytes,
+        written=sizes.big_bytes,
+    )
+    return [write] + [
+        Case(
+            name=f"create-{threads}",
+            title=f"creates of 4 KiB until durable, {_threads(threads)}",
+            unit="files/s",
+            load=("create", "{out}/new-%05d", str(sizes.files), str(CREATED_BYTES), str(threads)),
+            budget_s=sizes.budget_s,
+            limit_s=sizes.limit_s,
+            written=CREATED_BYTES,
+        )
+        for threads in (1, 16)
+    ]
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"

@@ -1,0 +1,168 @@
+"""The programs a person or a manifest starts. Chooses one, builds its configuration, runs it.
+
+Programs never import one another, and each is imported only when it is chosen: what a container
+starts many times, and whose memory counts, must not load the others' libraries.
+"""
+
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from csi_s3.errors import BadOptionError, VolumeError
+
+USAGE = """\
+Usage: csi-s3 COMMAND ...
+
+S3 buckets as directories.
+
+  mount     show a bucket as a directory of this machine
+  demo      run the whole driver on this machine against an S3 server of its own
+  node      the CSI node plugin, started by a DaemonSet
+  mounter   serves the node plugin's mounts, started by a DaemonSet
+  csi       ask a node plugin by hand: probe, publish, unpublish
+
+csi-s3 COMMAND --help tells more. Called as mount-s3 or mount.csi-s3 it is csi-s3 mount.
+"""
+
+_MOUNT_NAMES = {"mount-s3", "mount.csi-s3", "mount.fuse.csi-s3"}
+
+
+def main() -> None:
+    """`csi-s3`: ends the process with the chosen program's exit code."""
+    if _program_name() in _MOUNT_NAMES:
+        mount_s3()
+    sys.exit(_guarded(_choose, sys.argv[1:]))
+
+
+def mount_s3() -> None:
+    """`mount-s3`, and `mount.csi-s3` as mount(8) calls it."""
+    sys.exit(_guarded(_mount, sys.argv[1:]))
+
+
+def _program_name() -> str:
+    return Path(sys.argv[0]).name
+
+
+def _guarded(program: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted."""
+    try:
+        return program(argv)
+    except VolumeError as exc:
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(exc))
+        sys.stderr.write(f"csi-s3: error: {line}\n")
+        return 2 if isinstance(exc, BadOptionError) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _choose(argv: Sequence[str]) -> int:
+    name = argv[0] if argv else ""
+    if name in {"-h", "--help", "help"}:
+        sys.stdout.write(USAGE)
+        return 0
+    if name in {"-V", "--version", "version"}:
+        import csi_s3
+
+        sys.stdout.write(f"csi-s3 {csi_s3.__version__}\n")
+        return 0
+    if name not in _PROGRAMS:
+        asked = f"unknown command {name!r}" if name else "no command given"
+        raise BadOptionError(asked, "one of mount, demo, node, mounter, csi; --help tells more")
+    return _PROGRAMS[name](argv[1:])
+
+
+def _mount(argv: Sequence[str]) -> int:
+    import os
+
+    from csi_s3.config.command import parse_command, question
+
+    if text := question(argv):
+        sys.stdout.write(f"{text.rstrip()}\n")
+        return 0
+    helper = _program_name().startswith("mount.")
+    command = parse_command(argv, uid=os.geteuid(), gid=os.getegid(), helper=helper)
+
+    from csi_s3.local.mount import run
+
+    return run(command)
+
+
+def _node(argv: Sequence[str]) -> int:
+    from csi_s3.config.node import NodeConfig
+    from csi_s3.obs import logs
+
+    config = NodeConfig.from_args(argv)
+    logs.configure("node")
+
+    from csi_s3.node.server import serve
+
+    return _run(serve(config))
+
+
+def _mounter(argv: Sequence[str]) -> int:
+    from csi_s3.config.node import MounterConfig
+    from csi_s3.obs import logs
+
+    config = MounterConfig.from_args(argv)
+    logs.configure("mounter")
+
+    from csi_s3.mounter.keeper import serve
+
+    return _run(serve(config))
+
+
+def _worker(argv: Sequence[str]) -> int:
+    """Not for people: what `mount` and the Python API exec."""
+    import argparse
+    import socket
+
+    from csi_s3.obs import logs
+
+    parser = argparse.ArgumentParser("csi-s3 worker", allow_abbrev=False)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--mounted")
+    parser.add_argument("--debug", action="store_true")
+    given = parser.parse_args(argv)
+    logs.configure("worker", debug=given.debug)
+
+    from csi_s3.mounter.worker import run_worker
+
+    code = run_worker(socket.socket(fileno=given.fd))
+    if given.mounted is not None:
+        from csi_s3.local.mounting import release
+
+        release(given.mounted)
+    return code
+
+
+def _csi(argv: Sequence[str]) -> int:
+    from csi_s3.node.client import run
+
+    return run(argv)
+
+
+def _demo(argv: Sequence[str]) -> int:
+    from csi_s3.local.demo import run
+
+    return run(argv)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> int:
+    import asyncio
+
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
+    return 0
+
+
+_PROGRAMS: dict[str, Callable[[Sequence[str]], int]] = {
+    "mount": _mount,
+    "demo": _demo,
+    "node": _node,
+    "mounter": _mounter,
+    "worker": _worker,
+    "csi": _csi,
+}

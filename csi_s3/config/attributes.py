@@ -1,0 +1,149 @@
+"""What a PersistentVolume says: volumeAttributes and mountOptions, as the AWS driver spells them.
+
+A drop-in for manifests written for it, except that nothing is ignored in silence there: a name
+that is not known is an error, and so are two values for one option.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from csi_s3.config import forms
+from csi_s3.config.forms import Value, choice
+from csi_s3.config.given import Given, config, read_value, split_item
+from csi_s3.config.options import OPTIONS, SPELLINGS, Option, Place, hint, refused
+from csi_s3.config.volume import VolumeConfig
+from csi_s3.errors import BadOptionError
+
+# Put there by kubelet and the external provisioner, never by the author of a volume.
+KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
+FS_GROUP_DIR_MODE, FS_GROUP_FILE_MODE = 0o770, 0o660
+
+_CACHE_WHY = "there is no disk cache yet; data is read from S3 and kept in the page cache"
+_POD_WHY = "volumes share the driver's mounter; give it resources in the chart"
+_PROXY_WHY = "proxies are set for the whole mounter, as HTTPS_PROXY and NO_PROXY in its environment"
+
+ATTRIBUTES: tuple[Option, ...] = (
+    Option("bucketName", "The bucket, or an access point's alias. Required.", forms.BUCKET,
+           sets=("bucket.bucket",)),
+    Option("authenticationSource", "Whose identity asks S3: the driver's.",
+           choice("driver", note="(a pod's or a secret's identity is not built yet)"),
+           default="driver"),
+    hint("stsRegion", "Region of STS for a pod's identity.", forms.ANY,
+         why="it matters to a pod's identity only"),
+    hint("cache", "Kind of the disk cache.", forms.ANY, why=_CACHE_WHY),
+    hint("cacheEmptyDirSizeLimit", "Size of the disk cache.", forms.ANY, why=_CACHE_WHY),
+    hint("cacheEmptyDirMedium", "Medium of the disk cache.", forms.ANY, why=_CACHE_WHY),
+    hint("cacheEphemeralStorageClassName", "Storage class of the disk cache.", forms.ANY,
+         why=_CACHE_WHY),
+    hint("cacheEphemeralStorageResourceRequest", "Size of the disk cache.", forms.ANY,
+         why=_CACHE_WHY),
+    refused("mountpointPodServiceAccountName", "Service account of the serving pod.", forms.ANY,
+            why="all volumes have the identity of the driver's own service account"),
+    hint("mountpointContainerResourcesRequestsCpu", "CPU request.", forms.ANY, why=_POD_WHY),
+    hint("mountpointContainerResourcesRequestsMemory", "Memory request.", forms.ANY, why=_POD_WHY),
+    hint("mountpointContainerResourcesLimitsCpu", "CPU limit.", forms.ANY, why=_POD_WHY),
+    hint("mountpointContainerResourcesLimitsMemory", "Memory limit.", forms.ANY, why=_POD_WHY),
+    refused("mountpointEnv.HTTPS_PROXY", "Proxy for requests to S3.", forms.ANY, why=_PROXY_WHY),
+    refused("mountpointEnv.NO_PROXY", "Hosts that need no proxy.", forms.ANY, why=_PROXY_WHY),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed:
+    """warnings: one sentence for each hint, in a fixed order, for the log and an Event."""
+
+    config: VolumeConfig
+    warnings: tuple[str, ...]
+
+
+def parse_volume(
+    volume_context: Mapping[str, str],
+    mount_flags: Sequence[str],
+    *,
+    volume_mount_group: str = "",
+    readonly: bool = False,
+) -> Parsed:
+    """Read NodePublishVolume's volume_context and its capability's mount_flags, in any order.
+
+    Raises:
+        BadOptionError: names attribute or option, value, expected form, and the nearest known
+            name of an unknown one.
+
+    """
+    attributes = _attributes(volume_context)
+    options = Given(Place.VOLUME, OPTIONS, elsewhere="docs/options.md lists the options there are")
+    for item in chain.from_iterable(_split_list(item, options) for item in mount_flags):
+        name, text = split_item(item)
+        _refuse_misplaced(name, item)
+        options.add(name, text)
+    defaults: dict[str, Value] = {
+        "allow_other": True,
+        "read_only": readonly,
+        "bucket.bucket": attributes.values["bucketName"],
+        **_group_defaults(volume_mount_group),
+    }
+    return Parsed(
+        config=config(options.values, OPTIONS, defaults),
+        warnings=(*attributes.warnings, *options.warnings),
+    )
+
+
+def _attributes(volume_context: Mapping[str, str]) -> Given:
+    given = Given(
+        Place.ATTRIBUTE, ATTRIBUTES, elsewhere="docs/options.md lists the attributes there are"
+    )
+    for name, text in volume_context.items():
+        if name.startswith(KUBERNETES_PREFIXES):
+            continue
+        if given.find(name) is None and name in SPELLINGS:
+            raise BadOptionError(
+                f"volume attribute {name} is not known",
+                f"{name} is a mount option: put it into the volume's mountOptions",
+            )
+        given.add(name, text)
+    if "bucketName" not in given.values:
+        raise BadOptionError(
+            "volume attribute bucketName is missing", f"expected {forms.BUCKET.expected}"
+        )
+    return given
+
+
+def _group_defaults(volume_mount_group: str) -> dict[str, Value]:
+    """Owner and modes that come with fsGroup (VOLUME_MOUNT_GROUP)."""
+    if not volume_mount_group:
+        return {}
+    return {
+        "tree.gid": read_value("volume_mount_group (fsGroup)", forms.ID, volume_mount_group),
+        "tree.dir_mode": FS_GROUP_DIR_MODE,
+        "tree.file_mode": FS_GROUP_FILE_MODE,
+    }
+
+
+def _split_list(item: str, options: Given) -> list[str]:
+    """Split at commas if every piece is then a known option with a value where it takes one.
+
+    Else the commas belong to the value, as in `prefix=a,b/`; where there is no value to hold
+    them, the list is split all the same, so that the error names its wrong piece.
+    """
+    pieces = [piece for piece in item.split(",") if piece.strip()]
+    if all(options.is_spelling(*split_item(piece)) for piece in pieces):
+        return pieces
+    return pieces if "," in split_item(item)[0] else [item]
+
+
+def _refuse_misplaced(name: str, item: str) -> None:
+    if re.match(r"\s*[^\s=]+\s+=", item):
+        raise BadOptionError(
+            f"mount option {name} is followed by a blank and '='",
+            f"write {name}=VALUE, without blanks around the '='",
+        )
+    if name in _ATTRIBUTE_NAMES and name not in SPELLINGS:
+        raise BadOptionError(
+            f"mount option {name} is not known",
+            f"{name} is a volume attribute: put it into the volume's volumeAttributes",
+        )
+
+
+_ATTRIBUTE_NAMES = frozenset(row.name for row in ATTRIBUTES)

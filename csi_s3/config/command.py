@@ -1,0 +1,236 @@
+"""The command line of mount-s3, and what mount(8) says to mount.csi-s3.
+
+A parser of our own over the table: argparse abbreviates, exits, and words its errors itself, and
+a volume and a command line must say the same thing about the same mistake.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from csi_s3.config import forms
+from csi_s3.config.describe import options_text
+from csi_s3.config.forms import Value
+from csi_s3.config.given import Given, command_fields, config, quoted, read_value, split_item
+from csi_s3.config.options import OPTIONS, Place
+from csi_s3.config.volume import VolumeConfig
+from csi_s3.errors import BadOptionError
+
+USAGE = "mount-s3 BUCKET|s3://BUCKET/PREFIX/ DIRECTORY [OPTIONS]"
+
+# What fstab lines and mount(8) say that is not for us: who mounts and when, and what always holds.
+FSTAB_WORDS = frozenset(
+    {"auto", "noauto", "user", "nouser", "users", "_netdev", "nofail", "rw", "nodev", "nosuid"}
+    | {"defaults", "noatime", "relatime"}  # beyond Mountpoint's list
+)
+# mount(8) calls: HELPER SOURCE DIRECTORY [-sfnv] [-N namespace] [-o options] [-t type]
+# (-t and -N come only with types and namespaces that are not ours.)
+_HELPER_FLAGS = frozenset({"-n", "-s", "-v"})
+_NOT_IN_A_LIST = frozenset({"foreground", "help", "version", "-o"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountCommand:
+    """What a command line asks for. directory is as written, log_directory absolute."""
+
+    config: VolumeConfig
+    directory: str
+    foreground: bool = False
+    debug: bool = False
+    log_directory: str | None = None
+    no_log: bool = False
+    auto_unmount: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+def question(argv: Sequence[str]) -> str | None:
+    """The text to print in place of mounting, if the command line asks for help or the version."""
+    for name, _ in _tokens(argv, _given()):
+        if name in {"help", "-h"}:
+            return help_text()
+        if name in {"version", "-V"}:
+            return f"csi-s3 {version('csi-s3')}"
+    return None
+
+
+def parse_command(argv: Sequence[str], *, uid: int, gid: int, helper: bool = False) -> MountCommand:
+    """Read the arguments after the program's name; options may stand anywhere.
+
+    uid, gid: the caller's, who owns everything unless the options say otherwise.
+    helper: called by mount(8), whose -f means a dry run.
+
+    Raises:
+        BadOptionError: as `attributes.parse_volume`, or a positional is missing or too much.
+
+    """
+    given, positionals = _given(), []
+    for name, text in _tokens(argv, given):
+        if name is None:
+            positionals.append(text or "")
+        elif helper and name == "-f":
+            raise BadOptionError("mount -f is refused", "a dry run cannot be done here")
+        elif name == "-o":
+            _add_list(text, given)
+        elif name not in _HELPER_FLAGS:
+            _add(name, text, given)
+    source, directory = _positionals(positionals)
+    bucket, prefix = _source(source, given)
+    defaults: dict[str, Value] = {
+        "allow_other": False,
+        "tree.uid": uid,
+        "tree.gid": gid,
+        "bucket.bucket": bucket,
+        "bucket.prefix": prefix,
+    }
+    return MountCommand(
+        config=config(given.values, OPTIONS, defaults),
+        directory=directory,
+        warnings=given.warnings,
+        **command_fields(given.values, OPTIONS),
+    )
+
+
+def parse_source(text: str) -> tuple[str, str]:
+    """Split BUCKET or s3://BUCKET/PREFIX into bucket and prefix ("" or ending with "/").
+
+    Raises:
+        BadOptionError: neither of the two.
+
+    """
+    bucket, prefix = text, ""
+    if text.startswith("s3://"):
+        bucket, _, prefix = text.removeprefix("s3://").partition("/")
+    elif re.match(r"[a-z0-9]+://", text):
+        raise BadOptionError(f"source {quoted(text)} is not valid", f"expected {USAGE.split()[1]}")
+    return (
+        str(read_value("source bucket", forms.BUCKET, bucket)),
+        str(read_value("source prefix", forms.PREFIX, prefix)),
+    )
+
+
+def help_text() -> str:
+    """What --help prints."""
+    return (
+        f"Usage: {USAGE}\n\nShow an S3 bucket, or the part of it below a prefix, as a directory. "
+        f"Runs in the background\nunless --foreground is given; umount DIRECTORY ends it. "
+        f"In fstab:\n    s3://BUCKET/ DIRECTORY csi-s3 _netdev,OPTION,OPTION=VALUE 0 0\n"
+        f"\n{options_text()}"
+    )
+
+
+def _given() -> Given:
+    return Given(Place.COMMAND, OPTIONS, elsewhere="--help lists the options there are")
+
+
+def _positionals(found: Sequence[str]) -> tuple[str, str]:
+    names = ("BUCKET", "DIRECTORY")
+    if len(found) < len(names):
+        raise BadOptionError(f"{names[len(found)]} is missing", f"usage: {USAGE}")
+    if len(found) > len(names):
+        raise BadOptionError(f"argument {quoted(found[2])} is one too many", f"usage: {USAGE}")
+    source, directory = found
+    if not directory:
+        raise BadOptionError("DIRECTORY is empty", f"usage: {USAGE}")
+    return source, directory
+
+
+def _source(text: str, given: Given) -> tuple[str, str]:
+    bucket, prefix = parse_source(text)
+    option = given.values.get("prefix", prefix)
+    if prefix and option != prefix:
+        raise BadOptionError(
+            f"{quoted(text)} and --prefix={option!r} name two prefixes", "keep one"
+        )
+    return bucket, prefix
+
+
+def _tokens(argv: Sequence[str], given: Given) -> Iterator[tuple[str | None, str | None]]:
+    """Yield (spelling, value or None) for each option and (None, text) for each positional.
+
+    Long: --name, --name=value, --name value. Short: -f, -fd, -l value, -lvalue. A value that
+    begins with a dash needs the "=".
+    """
+    rest = deque(argv)
+    while rest:
+        arg = rest.popleft()
+        if arg == "--":
+            yield from ((None, text) for text in rest)
+            return
+        if arg.startswith("--"):
+            name, separator, text = arg.removeprefix("--").partition("=")
+            value = text if separator else _next_value(name, rest, given)
+            yield name, value
+        elif arg.startswith("-") and arg != "-":
+            yield from _short(arg, rest, given)
+        else:
+            yield None, arg
+
+
+def _short(arg: str, rest: deque[str], given: Given) -> Iterator[tuple[str, str | None]]:
+    for at, letter in enumerate(arg[1:], start=1):
+        name, glued = f"-{letter}", arg[at + 1 :]
+        if name not in _HELPER_FLAGS and given.find(name) is None:
+            yield arg, None
+            return
+        if glued and _takes_value(name, given):
+            yield name, glued.removeprefix("=")
+            return
+        yield name, _next_value(name, rest, given)
+
+
+def _takes_value(name: str, given: Given) -> bool:
+    option = given.find(name)
+    return option is not None and option.form is not None
+
+
+def _next_value(name: str, rest: deque[str], given: Given) -> str | None:
+    if not _takes_value(name, given) or not rest or rest[0].startswith("-"):
+        return None
+    return rest.popleft()
+
+
+def _add(name: str, text: str | None, given: Given) -> None:
+    option = given.find(name)
+    if text and option is not None and option.form is forms.PATH:
+        text = _absolute(text, option.name)
+    given.add(name, text)
+
+
+def _absolute(text: str, name: str) -> str:
+    """Complete a path here and now: the mount's process has another working directory."""
+    try:
+        return str(Path(text).absolute())
+    except FileNotFoundError as exc:
+        raise BadOptionError(
+            f"option --{name}={quoted(text)} is not valid",
+            "expected an absolute path: the working directory is gone",
+        ) from exc
+
+
+def _add_list(text: str | None, given: Given) -> None:
+    """Take what follows -o: a comma list, in which backslash protects comma, backslash, quote."""
+    words = [split_item(item) for item in _split_escaped(text or "") if item.strip()]
+    if not words:
+        raise BadOptionError("option -o has no value", "expected a comma list of options")
+    names = {name for name, _ in words}
+    if "rw" in names and not names.isdisjoint({"ro", "read-only", "-r"}):
+        raise BadOptionError("options ro and rw contradict each other", "keep one")
+    for name, value in words:
+        option = given.find(name)
+        if option is not None and option.name in _NOT_IN_A_LIST:
+            raise BadOptionError(f"option {name} is refused inside -o", "it is for a command line")
+        if name not in FSTAB_WORDS and not name.lower().startswith("x-"):
+            _add(name, value, given)
+
+
+def _split_escaped(text: str) -> list[str]:
+    if re.search(r'(?<!\\)(\\\\)*"', text):
+        raise BadOptionError(
+            f"option -o {quoted(text)} is not valid",
+            "a quote in it is written with a backslash before",
+        )
+    pieces = re.findall(r"(?:\\.|[^,])+", text, re.DOTALL)
+    return [re.sub(r'\\([,\\"])', r"\1", piece) for piece in pieces]

@@ -1,0 +1,157 @@
+"""The table in words: docs/options.md and the options of --help.
+
+`python -m csi_s3.config.describe` writes docs/options.md; a test compares it with the table.
+"""
+
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from csi_s3.config.attributes import ATTRIBUTES
+from csi_s3.config.options import GROUPS, Option, Support
+from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
+
+_INTRO = """\
+# Options
+
+Made from `csi_s3/config/options.py` and `attributes.py` by `python -m csi_s3.config.describe`;
+a test compares. The names are those of Mountpoint for Amazon S3 and of its CSI driver.
+
+Each option **works**; or is a **hint**: accepted, with one warning that says what happens in its
+place; or is **refused**, because ignoring it would change identity, safety or meaning; or is
+**dropped** without a word. Names that are not known are refused with the nearest known one.
+
+## Where they are written
+
+On a volume, each item of `mountOptions` is one option: `key value`, `key=value`, `--key value`,
+`--key=value`, or `key` alone for one that takes no value. The first blank or `=` ends the name;
+all that follows is the value, with its blanks, `=` and commas: `prefix a=b/c d/`. An item is a
+list (`uid=1,gid=2`) only if every piece between its commas is a known option, with a value
+exactly where it takes one. An option given twice must have the same value.
+
+On the command line, `mount-s3 BUCKET DIRECTORY --key value --key=value -o key,key=value`. Within
+`-o` and in fstab a backslash protects a comma, a backslash or a quote; the words of mount(8) and
+systemd (`_netdev`, `nofail`, `noauto`, `user`, `rw`, `x-…` and the like) are skipped.
+"""
+_ATTRIBUTES_INTRO = """\
+## volumeAttributes
+
+What Kubernetes adds itself (`csi.storage.k8s.io/…`, `storage.kubernetes.io/…`) is no attribute.
+
+"""
+_HEAD = (
+    "| Option | Value | Default | On volumes | Command line | What it does |\n"
+    "|---|---|---|---|---|---|\n"
+)
+_ATTRIBUTES_HEAD = "| Attribute | Value | Class | What it does |\n|---|---|---|---|\n"
+_HELP_COLUMN, _HELP_WIDTH = 30, 96
+
+
+def options_markdown() -> str:
+    """The whole of docs/options.md."""
+    parts = [_INTRO]
+    for group, rows in GROUPS.items():
+        lines = "".join(_row(_option_cells(row)) for row in rows)
+        parts.append(f"## {group}\n\n{_HEAD}{lines}")
+    lines = "".join(_row(_attribute_cells(row)) for row in ATTRIBUTES)
+    parts.append(f"{_ATTRIBUTES_INTRO}{_ATTRIBUTES_HEAD}{lines}")
+    return "\n".join(parts)
+
+
+def options_text() -> str:
+    """The options for --help, by group: first those that do something, then the hints' names."""
+    parts: list[str] = []
+    for group, rows in GROUPS.items():
+        listed = [row for row in rows if row.on_command is Support.WORKS]
+        parts.append(f"{group}:\n" + "".join(_help_lines(row) for row in listed))
+    for support, words in (
+        (Support.HINT, "Accepted with a warning, without effect"),
+        (Support.REFUSED, "Refused"),
+    ):
+        names = [row.name for rows in GROUPS.values() for row in rows if row.on_command is support]
+        text = f"{words}: --{', --'.join(names)}."
+        parts.append(textwrap.fill(text, _HELP_WIDTH, break_on_hyphens=False) + "\n")
+    return "\n".join(parts)
+
+
+def default_text(option: Option) -> str:
+    """The default, taken from the field the option sets; the table's words come after it."""
+    if Support.WORKS not in {option.on_volume, option.on_command}:
+        return ""
+    if option.form is None:
+        written = "off"
+    else:
+        value = _DEFAULTS.get(option.sets[0]) if option.sets else None
+        written = "" if value in {None, ""} else option.form.write(value)
+    return "; ".join(filter(None, (written, option.default)))
+
+
+def _defaults(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{head}{field.name}": field.default
+        for head, cls in parts.items()
+        for field in fields(cls)
+        if field.default is not MISSING
+    }
+
+
+_DEFAULTS = _defaults({"bucket.": BucketConfig, "tree.": TreeConfig, "": VolumeConfig})
+
+
+def _option_cells(option: Option) -> tuple[str, ...]:
+    names = ", ".join(f"`{name}`" for name in (option.name, *option.aliases))
+    return (
+        names,
+        "" if option.form is None else option.form.expected,
+        default_text(option),
+        option.on_volume.value,
+        option.on_command.value,
+        _sentence(option),
+    )
+
+
+def _attribute_cells(option: Option) -> tuple[str, ...]:
+    expected = "" if option.form is None else option.form.expected
+    return (f"`{option.name}`", expected, option.on_volume.value, _sentence(option))
+
+
+def _sentence(option: Option) -> str:
+    why = f"{option.why[0].upper()}{option.why[1:]}." if option.why else ""
+    return " ".join(filter(None, (option.help, f"*{why}*" if why else "")))
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _help_lines(option: Option) -> str:
+    short = next((a for a in option.aliases if a.startswith("-")), "")
+    long = f"--{option.name}" if not option.name.startswith("-") else option.name
+    value = "" if option.form is None else f" {option.form.metavar}"
+    head = f"  {short + ',' if short else '   '} {long}{value}"
+    default = "" if option.form is None else default_text(option)
+    text = f"{option.help} [{default}]" if default else option.help
+    indent = " " * _HELP_COLUMN
+    body = textwrap.fill(
+        text,
+        _HELP_WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
+    if len(head) < _HELP_COLUMN:
+        return f"{head}{body[len(head) :]}\n"
+    return f"{head}\n{body}\n"
+
+
+def main() -> None:
+    path = Path(__file__).parents[2] / "docs" / "options.md"
+    path.write_text(options_markdown(), encoding="utf-8")
+    sys.stdout.write(f"wrote {path}\n")
+
+
+if __name__ == "__main__":
+    main()

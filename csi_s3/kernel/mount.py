@@ -1,0 +1,152 @@
+"""FUSE mounts by mount(2), binds of them, and their end.
+
+Nothing here looks at a mount through its path: a mount that nobody serves yet hangs its caller.
+A read-only bind is made whole before it is attached (clone, set read-only, attach), because a
+remount afterwards is not propagated to the host and the pods (tried on a real cluster).
+"""
+
+import os
+import select
+import struct
+from errno import EACCES, EINVAL, ENODEV, ENOENT, ENXIO, EPERM
+from pathlib import Path
+
+from csi_s3.errors import FuseUnavailableError, MountError
+from csi_s3.kernel import syscalls
+
+FS_TYPE = "fuse.csi-s3"
+
+_INIT = 26  # FUSE_INIT (include/uapi/linux/fuse.h)
+_HEADER = struct.Struct("<IIQ")  # length, opcode, unique
+_REQUEST_BYTES = (1 << 20) + (64 << 10)  # the kernel refuses to fill less than max_write + header
+_PRIVILEGED = "mount(2) needs CAP_SYS_ADMIN: run as root, in a container privileged"
+
+
+def open_fuse() -> int:
+    """A fresh descriptor of /dev/fuse, the caller's to close.
+
+    Raises:
+        FuseUnavailableError: this machine or container has none for us.
+
+    """
+    try:
+        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as exc:
+        hint = {
+            ENOENT: "load the kernel module (modprobe fuse); in a container, pass the device in",
+            ENODEV: "load the kernel module (modprobe fuse)",
+            ENXIO: "load the kernel module (modprobe fuse)",
+            EACCES: "run as root, or allow this user to read and write it",
+            EPERM: "the container's device rules forbid it: run it privileged",
+        }.get(exc.errno or 0, "")
+        raise FuseUnavailableError(f"cannot open /dev/fuse: {exc.strerror}", hint) from exc
+
+
+def mount_fuse(
+    fd: int,
+    target: Path,
+    *,
+    source_name: str,
+    read_only: bool = False,
+    allow_other: bool = True,
+    extra: str = "",
+) -> None:
+    """Mount the connection fd on target, owned by us; modes decide who may do what.
+
+    No max_read is given: libfuse refuses a mismatch with its own.
+    extra: more of the kernel's comma-separated options (mount.fuse(8)).
+
+    Raises:
+        MountError: the kernel refused.
+
+    """
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOATIME
+    flags |= syscalls.MS_RDONLY if read_only else 0
+    data = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()}"
+    data += ",default_permissions" + (",allow_other" if allow_other else "")
+    data += f",{extra}" if extra else ""
+    try:
+        syscalls.mount(source_name, str(target), FS_TYPE, flags, data)
+    except OSError as exc:
+        hint = {
+            EPERM: _PRIVILEGED,
+            ENODEV: "this kernel has no FUSE: modprobe fuse",
+            EINVAL: f"the kernel knows no such mount: {data}" if extra else "",
+        }.get(exc.errno or 0, "")
+        raise MountError(f"cannot mount on {target}: {exc.strerror}", hint) from exc
+
+
+def read_init(fd: int, within_s: float) -> bytes:
+    """The kernel's first request on a fresh mount, whole: for the worker (INIT relay).
+
+    Raises:
+        MountError: it did not come in time, or is something else.
+
+    """
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if not poll.poll(within_s * 1000):
+        raise MountError(f"the kernel did not ask for INIT within {within_s:.0f} s")
+    try:
+        request = os.read(fd, _REQUEST_BYTES)
+    except OSError as exc:
+        raise MountError(f"the mount ended before INIT: {exc.strerror}") from exc
+    if len(request) < _HEADER.size or _HEADER.unpack_from(request)[1] != _INIT:
+        raise MountError("the kernel's first request is not INIT")
+    return request
+
+
+def is_over(fd: int) -> bool:
+    """Has the connection ended: its last mount anywhere is gone, or it was aborted?
+
+    Never waits, and is true in every duplicate of the descriptor.
+    """
+    poll = select.poll()
+    poll.register(fd, 0)  # POLLERR is always reported
+    return any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def bind(source: Path, target: int, *, read_only: bool) -> None:
+    """Attach one more copy of the mount at source onto target, an open directory (O_PATH).
+
+    Acts on descriptors, so that nobody can turn the target into something else meanwhile.
+
+    Raises:
+        MountError: the kernel refused.
+
+    """
+    try:
+        tree = syscalls.clone_mount(str(source))
+        try:
+            if read_only:
+                syscalls.set_read_only(tree)
+            syscalls.attach_mount(tree, target)
+        finally:
+            os.close(tree)
+    except OSError as exc:
+        hint = _PRIVILEGED if exc.errno == EPERM else ""
+        raise MountError(f"cannot bind {source} to its target: {exc.strerror}", hint) from exc
+
+
+def umount(target: Path | str, *, lazy: bool = True, force: bool = False) -> bool:
+    """Unmount the topmost mount on target; its last component is not followed as a symlink.
+
+    lazy: detach at once, whoever uses it. force: abort the FUSE connection first, so that
+    everybody who waits in it is freed; that ends all other copies of the mount too.
+    Returns False where nothing is mounted.
+
+    Raises:
+        MountError: the kernel refused.
+
+    """
+    flags = syscalls.UMOUNT_NOFOLLOW
+    flags |= syscalls.MNT_DETACH if lazy else 0
+    flags |= syscalls.MNT_FORCE if force else 0
+    try:
+        syscalls.umount(str(target), flags)
+    except OSError as exc:
+        if exc.errno in {EINVAL, ENOENT}:  # no mount point; no such path
+            return False
+        hint = _PRIVILEGED if exc.errno == EPERM else ""
+        raise MountError(f"cannot unmount {target}: {exc.strerror}", hint) from exc
+    return True

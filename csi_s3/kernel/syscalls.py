@@ -1,0 +1,108 @@
+"""System calls that Python has no function for, through ctypes; each failure is an OSError.
+
+Numbers from 424 up are the same on every architecture, so one table serves amd64 and arm64.
+Rejected: calling the programs `mount` and `umount`, which canonicalise paths by stat (a mount
+whose daemon is silent hangs them), follow symlinks, and cannot act on descriptors.
+"""
+
+import ctypes
+import os
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOATIME = 0x1, 0x2, 0x4, 0x400
+MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 0x1, 0x2, 0x8
+
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 428, 429, 437, 442
+_AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
+_OPEN_TREE_CLONE = 0x1
+_MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
+_MOUNT_ATTR_RDONLY = 0x1
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x2, 0x4, 0x8
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
+_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+def mount(source: str, target: str, fs_type: str, flags: int, data: str) -> None:
+    """As in section 2 of the manual."""
+    parts = (os.fsencode(source), os.fsencode(target), os.fsencode(fs_type))
+    _checked(_libc.mount(*parts, flags, os.fsencode(data)), "mount", target)
+
+
+def umount(target: str, flags: int) -> None:
+    """As in section 2 of the manual."""
+    _checked(_libc.umount2(os.fsencode(target), flags), "umount", target)
+
+
+def open_beneath(directory: int, path: str, flags: int) -> int:
+    """openat2(2): a descriptor of path below directory, by way of no symlink and no `..` out.
+
+    Raises:
+        OSError: ELOOP: a component is a symlink; EXDEV: it leads out; as open(2) otherwise.
+
+    """
+    how = _OpenHow(
+        flags=flags | os.O_CLOEXEC,
+        resolve=_RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS,
+    )
+    size = ctypes.c_size_t(ctypes.sizeof(how))
+    return _syscall(
+        "openat2", path, _SYS_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), size
+    )
+
+
+def clone_mount(path: str) -> int:
+    """open_tree(2): a copy of the mount that path is in, attached nowhere yet."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    return _syscall("open_tree", path, _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+
+
+def set_read_only(tree: int) -> None:
+    """mount_setattr(2) on one mount; its other copies stay as they are."""
+    attr = _MountAttr(attr_set=_MOUNT_ATTR_RDONLY)
+    size = ctypes.c_size_t(ctypes.sizeof(attr))
+    _syscall(
+        "mount_setattr",
+        "",
+        _SYS_MOUNT_SETATTR,
+        tree,
+        b"",
+        _AT_EMPTY_PATH,
+        ctypes.byref(attr),
+        size,
+    )
+
+
+def attach_mount(tree: int, directory: int) -> None:
+    """move_mount(2): what `clone_mount` gave, onto an open directory (O_PATH is enough)."""
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    _syscall("move_mount", "", _SYS_MOVE_MOUNT, tree, b"", directory, b"", flags)
+
+
+def _syscall(name: str, path: str, *args: object) -> int:
+    return _checked(_libc.syscall(*args), name, path)
+
+
+def _checked(result: int, name: str, path: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}", path)
+    return result

@@ -1,0 +1,140 @@
+"""The Python API: a bucket as a directory for the time of a `with` block.
+
+    with csi_s3.Mount("s3://bucket/prefix/", "/data/here", read_only=True) as path:
+        ...
+
+Synchronous on purpose: it is used in notebooks, threads and programs that have, or have not, an
+event loop of their own.
+"""
+
+import atexit
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import override
+
+from csi_s3.config.command import parse_command
+from csi_s3.errors import BadOptionError, MountError, VolumeError
+from csi_s3.local.mount import worker_log
+from csi_s3.local.session import Session
+
+OptionValue = str | int | float | bool | os.PathLike[str] | None
+
+
+class Mount:
+    """A bucket, or the part of it below a prefix, mounted on an existing, free directory.
+
+    Options are those of `csi-s3 mount`, with underscores: `allow_delete=True`,
+    `endpoint_url="https://…"`, `metadata_ttl=60`. False and None leave an option out.
+    `anonymous` is short for `no_sign_request`: public buckets need no credentials. Credentials
+    come from the environment, the shared files, or the machine's role, as for any AWS SDK.
+
+    Lifetime: from `mount` (or entering) to `unmount` (or leaving, or the end of the interpreter).
+    A process of its own serves it; the caller is never forked. Usable again after `unmount`.
+    Concurrency: any thread may call any method. After a fork the child's copy does nothing.
+
+    Raises:
+        BadOptionError: an option is unknown or its value is not of the form expected.
+
+    """
+
+    def __init__(
+        self,
+        source: str,
+        directory: str | os.PathLike[str],
+        *,
+        read_only: bool = False,
+        anonymous: bool = False,
+        endpoint_url: str | None = None,
+        **options: OptionValue,
+    ) -> None:
+        given: dict[str, OptionValue] = {
+            "read_only": read_only,
+            "no_sign_request": anonymous or options.pop("no_sign_request", None),
+            "endpoint_url": endpoint_url,
+            **options,
+        }
+        if given.get("foreground"):
+            raise BadOptionError(
+                "option foreground means nothing here", "the mount lasts until unmount()"
+            )
+        self.source, self.directory = source, Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() would touch it
+        argv = [word for name, value in given.items() for word in _words(name, value)]
+        self._command = parse_command(
+            [*argv, "--", source, str(self.directory)], uid=os.geteuid(), gid=os.getegid()
+        )
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+        self._pid = os.getpid()
+
+    @property
+    def is_mounted(self) -> bool:
+        """By this object; that its process lives on is not asked."""
+        return self._session is not None
+
+    def mount(self) -> Path:
+        """Mount, and return the directory when the bucket has answered.
+
+        Raises:
+            VolumeError: one of `csi_s3.errors`, says what failed and what to do; nothing is left
+                mounted.
+
+        """
+        with self._lock:
+            if self._session is not None:
+                raise MountError(f"{self.directory} is mounted already by this object")
+            with worker_log(self._command) as log:
+                self._session = Session.start(self._command, log=log)
+            atexit.register(self._at_exit)
+        return self.directory
+
+    def unmount(self) -> None:
+        """Upload open files and unmount. Does nothing when not mounted.
+
+        Raises:
+            VolumeError: a file could not be uploaded, or the serving process had died; it is
+                unmounted anyway.
+
+        """
+        with self._lock:
+            session, self._session = self._session, None
+            if session is None or os.getpid() != self._pid:
+                return
+            atexit.unregister(self._at_exit)
+            session.stop()
+
+    def __enter__(self) -> Path:
+        return self.mount()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.unmount()
+        except VolumeError as exc:
+            if error is None:
+                raise
+            error.add_note(f"and unmounting {self.directory} failed: {exc}")
+
+    @override
+    def __repr__(self) -> str:
+        state = "mounted" if self.is_mounted else "not mounted"
+        return f"<Mount {self.source} at {self.directory}, {state}>"
+
+    def _at_exit(self) -> None:
+        self.unmount()
+
+
+def _words(name: str, value: OptionValue) -> list[str]:
+    """One keyword argument as the command line has it."""
+    option = "--" + name.replace("_", "-")
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [option]
+    return [f"{option}={os.fspath(value) if isinstance(value, os.PathLike) else value}"]

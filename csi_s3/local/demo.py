@@ -1,0 +1,255 @@
+"""`csi-s3 demo`: the driver's main job on one machine, in the way Kubernetes has it done.
+
+Node plugin and mounter run as they do in their pods; the publish comes over CSI gRPC as kubelet
+sends it; a process with a pod's rights reads and writes. All inside a mount namespace of its own,
+so that no mount can outlive it. Each step is printed with its time.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from csi_s3.errors import MountError, UnsupportedError, VolumeError
+from csi_s3.local.driver import Driver
+
+UID = 12574  # Domino's
+ROWS = 20_000
+DEADLINE_S = 120.0
+BUCKET = "csi-s3-demo"
+POD = "pods/4f1c0e5a-demo/volumes/kubernetes.io~csi/s3-pv/mount"
+
+T = TypeVar("T")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the demo; 0 when every step worked and nothing is left.
+
+    Raises:
+        VolumeError: what did not work.
+
+    """
+    parser = argparse.ArgumentParser(
+        "csi-s3 demo",
+        description="Publish a bucket over CSI, use it with pandas, show the bytes in the bucket. "
+        "Without --bucket an S3 server of its own (moto) is started. Needs root.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--bucket", help="a real bucket; credentials come from the environment")
+    parser.add_argument("--endpoint-url", metavar="URL", help="its S3-compatible server")
+    parser.add_argument("--region", default="us-east-1")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args(argv)
+    _check_machine(real_bucket=given.bucket is not None)
+    if not given.inside:
+        words = [sys.executable, "-m", "csi_s3", "demo", "--inside", *argv]
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *words])  # noqa: S606, S607
+    with ExitStack() as closing:
+        store = _real(given) if given.bucket is not None else _own(closing)
+        _demo(store, closing)
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """A bucket and a botocore client for it, which is not the product's way to S3."""
+
+    client: Any
+    bucket: str
+    prefix: str
+    options: tuple[str, ...]
+    variables: tuple[str, ...] = ()  # NAME=VALUE for the mounter
+
+    def put(self, name: str, body: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=body)
+
+    def get(self, name: str) -> tuple[bytes, str]:
+        answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name)
+        return answer["Body"].read(), answer["ETag"]
+
+    def names(self) -> list[str]:
+        answer = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix)
+        return sorted(o["Key"].removeprefix(self.prefix) for o in answer.get("Contents", []))
+
+    def clean(self) -> None:
+        """Only what the demo made is below its prefix."""
+        for name in self.names():
+            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
+
+
+def _demo(store: _Store, closing: ExitStack) -> None:
+    began = time.monotonic()
+    directory = Path(tempfile.mkdtemp(prefix="csi-s3-demo-"))
+    directory.chmod(0o755)  # the pod's user passes through
+    driver = Driver(directory)
+    closing.callback(driver.close)
+    closing.callback(store.clean)
+    target = driver.kubelet_dir / POD
+    target.parent.mkdir(parents=True)
+
+    place = f"s3://{store.bucket}/{store.prefix}"
+    _step(f"put sales.csv and sales.parquet into {place}", lambda: _put_data(store))
+    _step("start csi-s3 node and csi-s3 mounter", lambda: driver.start(store.variables))
+    told = _step("ask the plugin over CSI: Probe", driver.probe)
+    _tell(f"{told['name']} {told['vendor_version']} on node {told['node_id']}")
+    options = ["allow-delete", f"uid={UID}", f"gid={UID}", *store.options]
+    _step(
+        f"NodePublishVolume, mountOptions {options}",
+        lambda: driver.publish("s3-pv", target, bucket=store.bucket, options=options),
+    )
+    _tell(f"{driver.mounted_at(target)}")
+    seen = _step(f"read and write with pandas as uid {UID}", lambda: _work(target))
+    _tell(f"found {', '.join(seen['names'])}; {seen['rows']:,} rows in each")
+    _tell("wrote by_region.parquet; wrote, read and removed scratch.txt")
+    _tell(_step("read by_region.parquet with an S3 client", lambda: _shown(store, seen)))
+    _step("NodeUnpublishVolume", lambda: driver.unpublish("s3-pv", target))
+    _step("stop node and mounter, delete the objects", lambda: _stop(driver, store))
+    left = driver.left_behind(target)
+    closing.close()
+    left += [str(directory)] if directory.exists() else []
+    if left:
+        raise MountError(f"the demo left behind: {', '.join(left)}")
+    _say(f"nothing is left: no mount, no process, no directory. {_since(began)} in all")
+
+
+def _stop(driver: Driver, store: _Store) -> None:
+    driver.stop()
+    store.clean()
+
+
+def _put_data(store: _Store) -> None:
+    import pandas as pd  # noqa: PLC0415 - of the extra [demo]
+
+    regions = ["north", "east", "south", "west"]
+    frame = pd.DataFrame(
+        {
+            "id": range(ROWS),
+            "region": [regions[i % 4] for i in range(ROWS)],
+            "amount": [i * 7919 % 1000 for i in range(ROWS)],
+        }
+    )
+    memory = io.BytesIO()
+    frame.to_parquet(memory)
+    store.put("sales.csv", frame.to_csv(index=False).encode())
+    store.put("sales.parquet", memory.getvalue())
+
+
+def _work(target: Path) -> dict[str, Any]:
+    done = subprocess.run(  # noqa: S603 - a list, no shell
+        [sys.executable, "-m", "csi_s3.local.workload", str(target), str(UID)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        cwd="/",
+        check=False,
+    )
+    if done.returncode != 0:
+        raise MountError(f"the work in {target} failed: {done.stderr.strip()}")
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
+def _shown(store: _Store, seen: dict[str, Any]) -> str:
+    import pandas as pd  # noqa: PLC0415 - of the extra [demo]
+
+    body, etag = store.get("by_region.parquet")
+    records = pd.read_parquet(io.BytesIO(body)).to_dict("records")
+    if records != seen["by_region"] or "scratch.txt" in store.names():
+        raise MountError(f"the bucket does not hold what was written: {store.names()}, {records}")
+    key = store.prefix + "by_region.parquet"
+    return f"{key}: {len(body):,} bytes, ETag {etag}, {records}"
+
+
+def _own(closing: ExitStack) -> _Store:
+    """An S3 server of our own, in a thread, that ends with us."""
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - of the extra [demo]
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+
+    def start() -> str:
+        server.start()
+        host, port = server.get_host_and_port()
+        return f"http://{host}:{port}"
+
+    url = _step("start an S3 server (moto)", start)
+    closing.callback(server.stop)
+    client = _client(
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id="demo",
+        aws_secret_access_key="demo-secret",  # noqa: S106 - moto's
+    )
+    client.create_bucket(Bucket=BUCKET)
+    return _Store(
+        client,
+        BUCKET,
+        "demo/",
+        ("region us-east-1", "prefix=demo/", f"endpoint-url {url}", "force-path-style"),
+        ("AWS_ACCESS_KEY_ID=demo", "AWS_SECRET_ACCESS_KEY=demo-secret"),
+    )
+
+
+def _real(given: argparse.Namespace) -> _Store:
+    prefix = f"csi-s3-demo-{uuid4().hex}/"
+    options = [f"region {given.region}", f"prefix={prefix}"]
+    if given.endpoint_url is not None:
+        options += [f"endpoint-url {given.endpoint_url}", "force-path-style"]
+    client = _client(endpoint_url=given.endpoint_url, region_name=given.region)
+    return _Store(client, given.bucket, prefix, tuple(options))
+
+
+def _client(**settings: object) -> Any:  # noqa: ANN401 - botocore has no types
+    from botocore.config import Config  # noqa: PLC0415 - slow to import, not needed for --help
+    from botocore.session import get_session  # noqa: PLC0415
+
+    style = {"addressing_style": "path"} if settings["endpoint_url"] else None
+    return get_session().create_client("s3", config=Config(s3=style), **settings)
+
+
+def _check_machine(*, real_bucket: bool) -> None:
+    wanted = ["pandas", "pyarrow", *([] if real_bucket else ["moto"])]
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        raise UnsupportedError(
+            f"the demo needs {', '.join(missing)}", hint="pip install 'csi-s3[demo]'"
+        )
+    if os.geteuid() != 0:
+        raise MountError(
+            "the demo needs root: the node plugin calls mount(2)",
+            hint="sudo csi-s3 demo; without root, csi-s3 mount works through fusermount3",
+        )
+
+
+def _step(text: str, work: Callable[[], T]) -> T:
+    began = time.monotonic()
+    try:
+        result = work()
+    except VolumeError:
+        _say(f"{_since(began)}  FAILED: {text}")
+        raise
+    _say(f"{_since(began)}  {text}")
+    return result
+
+
+def _tell(text: str) -> None:
+    _say(f"          {text}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _since(began: float) -> str:
+    return f"{time.monotonic() - began:6.2f} s"

@@ -1,0 +1,159 @@
+"""The driver's processes for the demo: node plugin and mounter, started by exec, asked over CSI.
+
+Programs never import one another, so CSI is spoken by `csi-s3 csi` in a process of its own.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from csi_s3.errors import MountError, VolumeError
+from csi_s3.kernel import mount
+from csi_s3.kernel.mountinfo import MountEntry, mount_at, read_mountinfo
+
+READY_WITHIN_S = 30.0
+DEADLINE_S = 60.0
+LOG_LINES = 8
+
+
+class Driver:
+    """One node plugin and one mounter below a directory of their own.
+
+    Lifetime: from `start` to `stop`; `close` afterwards or after a failure, whatever there is.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.kubelet_dir = directory / "kubelet"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, variables: Sequence[str]) -> None:
+        """Start both. variables: NAME=VALUE for the mounter, who alone has an S3 identity."""
+        for name in ("kubelet", "state", "link"):
+            (self._directory / name).mkdir()
+        socket = str(self._directory / "link" / "mounter.sock")
+        flags = [
+            *("--endpoint", self._endpoint, "--node-id", "demo-node"),
+            *("--state-dir", str(self._directory / "state")),
+            *("--kubelet-dir", str(self.kubelet_dir), "--mounter", socket),
+        ]
+        self._spawn("node", flags, ())
+        self._spawn("mounter", ["--socket", socket], variables)
+
+    def probe(self) -> dict[str, Any]:
+        return self._csi("probe", "--wait", str(READY_WITHIN_S))
+
+    def publish(self, volume_id: str, target: Path, *, bucket: str, options: Sequence[str]) -> None:
+        """As kubelet does for a PersistentVolume of the driver, of a CSIDriver with pod info."""
+        attributes = {
+            "bucketName": bucket,
+            "csi.storage.k8s.io/ephemeral": "false",
+            "csi.storage.k8s.io/pod.name": "notebook",
+            "csi.storage.k8s.io/pod.namespace": "domino-compute",
+            "csi.storage.k8s.io/pod.uid": "4f1c0e5a-demo",
+            "csi.storage.k8s.io/serviceAccount.name": "default",
+        }
+        arguments = [f"--attribute={key}={value}" for key, value in attributes.items()]
+        arguments += [f"--mount-option={option}" for option in options]
+        self._csi("publish", "--volume-id", volume_id, "--target", str(target), *arguments)
+
+    def unpublish(self, volume_id: str, target: Path) -> None:
+        self._csi("unpublish", "--volume-id", volume_id, "--target", str(target))
+
+    def mounted_at(self, target: Path) -> str:
+        """For people, from mountinfo."""
+        entry = mount_at(str(target.resolve()))
+        if entry is None:
+            raise MountError(f"published, but nothing is mounted on {target}")
+        return f"{entry.source} of type {entry.fs_type} on {target}"
+
+    def stop(self) -> None:
+        """As kubelet ends pods: SIGTERM.
+
+        Raises:
+            MountError: one had to be killed, or ended with an error.
+
+        """
+        for name, process in reversed(self._processes.items()):
+            process.terminate()
+            try:
+                code = process.wait(DEADLINE_S)
+            except subprocess.TimeoutExpired as exc:
+                raise MountError(f"csi-s3 {name} does not end after SIGTERM") from exc
+            if code != 0:
+                raise MountError(f"csi-s3 {name} ended with {code}", self._last_lines(name))
+
+    def left_behind(self, target: Path) -> list[str]:
+        """What should not be there after unpublish and stop."""
+        left = [f"mount {entry.mount_point}" for entry in self._mounts()]
+        left += [f"process {pid}" for pid in self._pids()]
+        return left + ([f"directory {target}"] if not left and target.exists() else [])
+
+    def close(self) -> None:
+        """Nothing of ours runs, is mounted or stands there after this, whatever happened before."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGKILL)
+        for process in self._processes.values():
+            process.wait(DEADLINE_S)
+        for entry in reversed(self._mounts()):
+            mount.umount(entry.mount_point, force=entry.is_fuse)
+        if not self._mounts():  # else it would be the bucket that is emptied
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    @property
+    def _endpoint(self) -> str:
+        return f"unix://{self._directory}/csi.sock"
+
+    def _spawn(self, name: str, flags: Sequence[str], variables: Sequence[str]) -> None:
+        with (self._directory / f"{name}.log").open("wb") as log:
+            self._processes[name] = subprocess.Popen(  # noqa: S603 - a list, no shell
+                ["/usr/bin/env", *variables, sys.executable, "-m", "csi_s3", name, *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+            )
+
+    def _csi(self, action: str, *arguments: str) -> dict[str, Any]:
+        words = ["csi", action, "--endpoint", self._endpoint, *arguments]
+        done = subprocess.run(  # noqa: S603 - a list, no shell
+            [sys.executable, "-m", "csi_s3", *words],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            cwd="/",
+            check=False,
+        )
+        if done.returncode != 0:
+            logs = "\n".join(self._last_lines(name) for name in self._processes)
+            sys.stderr.write(f"{logs}\n")
+            raise VolumeError(done.stderr.strip().removeprefix("csi-s3: error: "))
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def _last_lines(self, name: str) -> str:
+        lines = (self._directory / f"{name}.log").read_text(errors="replace").splitlines()
+        return "\n".join([f"--- {name} said:", *lines[-LOG_LINES:]])
+
+    def _mounts(self) -> list[MountEntry]:
+        root = f"{self._directory.resolve()}/"
+        return [e for e in read_mountinfo() if e.mount_point.startswith(root)]
+
+    def _pids(self) -> list[int]:
+        """Processes of ours, workers too: our directory stands in their command line."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                try:
+                    words = (entry / "cmdline").read_bytes()
+                except OSError:  # it has ended
+                    continue
+                if os.fsencode(self._directory) in words:
+                    found.append(int(entry.name))
+        return found

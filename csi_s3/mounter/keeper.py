@@ -1,0 +1,243 @@
+"""The mounter's first process: connected to node, it keeps each mount's descriptor and worker.
+
+It does as little as possible, because the container lives and dies with it: it never touches a
+mount, opens no path in one, speaks no S3, and never forks: workers come from the zygote, which is
+exec'd before anything else. Until take-over is built a dead worker is not replaced: its mount is
+reported FAILED and forgotten, node aborts it, and the next publish makes it anew.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from csi_s3.config.node import MounterConfig
+from csi_s3.errors import (
+    BadRequestError,
+    InternalError,
+    MounterUnavailableError,
+    VolumeError,
+    VolumeNotFoundError,
+)
+from csi_s3.link import channel as link
+from csi_s3.link.report import Report, State
+from csi_s3.link.spec import VERSION
+from csi_s3.mounter.nursery import Nursery
+from csi_s3.mounter.outbox import Outbox
+from csi_s3.mounter.served import Served
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_S, LAST_RETRY_S = 0.02, 1.0
+FLUSH_WITHIN_S = 2.0
+DIE_WITHIN_S = 5.0  # a process that was sent SIGKILL
+
+
+async def serve(config: MounterConfig) -> None:
+    """Serve node until SIGTERM (or SIGINT), then until every worker has uploaded its open files.
+
+    Raises:
+        MounterUnavailableError: the zygote died; the program must end, to be started anew.
+
+    """
+    keeper = Keeper(config.socket, Nursery())
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await keeper.run(stop)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+class Keeper:
+    """The mounts of this mounter and its connection to node.
+
+    Lifetime: `run`, once; it ends the nursery. Concurrency: one task owns the connection, one each
+    mount (`Served.run`); what they share is changed in plain code between awaits. Reports go to
+    node through the connection's outbox, so a node that does not read delays nobody.
+    """
+
+    def __init__(self, socket: Path, nursery: Nursery) -> None:
+        self._socket = socket
+        self._nursery = nursery
+        self._mounts: dict[str, Served] = {}
+        self._outbox: Outbox | None = None
+        self._owners = asyncio.TaskGroup()
+        self._running: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    @override
+    def __repr__(self) -> str:
+        where = "connected" if self._outbox else "not connected"
+        return f"<Keeper {where} mounts={list(self._mounts.values())}>"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until stop is set and every worker has ended, or until the zygote dies.
+
+        Raises:
+            MounterUnavailableError: it died. Its workers died with it and are reported so.
+
+        """
+        try:
+            async with self._owners:
+                zygote = self._owners.create_task(self._nursery.run())
+                connection = self._owners.create_task(self._stay_connected())
+                stopped = self._owners.create_task(stop.wait())
+                await asyncio.wait({zygote, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                died = zygote.done()
+                await (self._mourn() if died else self._drain())
+                for task in (zygote, connection, stopped):
+                    task.cancel()
+        finally:
+            how = self._nursery.close()
+        if died:
+            raise MounterUnavailableError(
+                f"the process that starts workers died: {how}",
+                "the mounter ends with it and must be started again; its volumes are mounted anew "
+                "at their next publish",
+            )
+
+    async def _drain(self) -> None:
+        self._draining = True
+        log.info("ending; mounts served: %s", len(self._mounts))
+        for served in self._mounts.values():
+            served.stop()
+        while self._running:
+            await asyncio.wait(self._running)
+        await self._flush()
+
+    async def _mourn(self) -> None:
+        """Report the mounts whose workers the zygote takes with it; give up on undead ones."""
+        self._draining = True
+        log.error("the zygote died; mounts lost: %s", len(self._mounts))
+        if self._running:
+            _, undead = await asyncio.wait(self._running, timeout=DIE_WITHIN_S)
+            for task in undead:
+                task.cancel()
+        await self._flush()
+
+    async def _flush(self) -> None:
+        if self._outbox is not None:
+            await self._outbox.flush(within_s=FLUSH_WITHIN_S)
+
+    # --- the connection to node -------------------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        said, retry_s = "", FIRST_RETRY_S
+        clock = asyncio.get_running_loop().time
+        while True:
+            since = clock()
+            try:
+                channel = link.connect(self._socket)
+            except OSError as exc:
+                level = logging.WARNING if isinstance(exc, PermissionError) else logging.INFO
+                reason = f"cannot reach node at {self._socket}: {exc.strerror}"
+            else:
+                level, reason = logging.INFO, await self._converse(channel)
+            if clock() - since > LAST_RETRY_S:  # it lasted: whatever ended it is news
+                said, retry_s = "", FIRST_RETRY_S
+            if reason != said:
+                log.log(level, "%s; trying again; mounts served: %s", reason, len(self._mounts))
+                said = reason
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, LAST_RETRY_S)
+
+    async def _converse(self, channel: link.Channel) -> str:
+        """Talk with node until the connection ends. Returns why it did."""
+        try:
+            with Outbox(channel) as outbox:
+                outbox.put("hello", {"version": VERSION, "pid": os.getpid()})
+                for served in self._mounts.values():
+                    body, fd = served.have()
+                    outbox.put("have", body, fd)
+                outbox.put("ready", {})
+                self._outbox = outbox  # from here on reports are newer than what `have` said
+                async with asyncio.TaskGroup() as tasks:
+                    sending = tasks.create_task(outbox.run())
+                    reason = await self._listen(channel)
+                    sending.cancel()
+                return reason
+        finally:
+            self._outbox = None
+            channel.close()
+
+    async def _listen(self, channel: link.Channel) -> str:
+        try:
+            while (message := await channel.receive()) is not None:
+                try:
+                    await self._obey(message)
+                finally:
+                    message.close_fds()
+        except ConnectionError as exc:
+            return f"the connection to node broke: {exc}"
+        return "node ended the connection"
+
+    async def _obey(self, message: link.Message) -> None:
+        if message.type == "serve":
+            self._serve(message)
+            return
+        mount_id = str(message.body.get("mount_id"))
+        served = self._mounts.get(mount_id)
+        if message.type == "stop":
+            if served is None:
+                self._tell(Report(mount_id=mount_id, state=State.ENDED))
+            else:
+                served.stop()
+        elif message.type == "usage":
+            if served is None:
+                self._refuse(mount_id, VolumeNotFoundError(f"mount {mount_id} is not served here"))
+            else:
+                await served.ask_usage()
+        else:
+            log.info("node said %r, which this version does not know", message.type)
+
+    def _tell(self, report: Report) -> None:
+        if self._outbox is not None:  # else `have` tells it, or its absence
+            self._outbox.put("report", {"report": report.to_json()})
+
+    def _refuse(self, mount_id: str, error: VolumeError) -> None:
+        self._tell(Report(mount_id=mount_id, state=State.FAILED, error=error))
+
+    # --- mounts -----------------------------------------------------------------------------------
+
+    def _serve(self, message: link.Message) -> None:
+        spec: Mapping[str, Any] = message.body.get("spec") or {}
+        mount_id = str(spec.get("mount_id"))
+        if self._draining:
+            self._refuse(mount_id, MounterUnavailableError("the mounter is ending"))
+            return
+        predecessor = self._mounts.get(mount_id)
+        fd = message.take_fd()
+        try:
+            served = Served(
+                spec, message.body["init"], fd, tell=self._tell, predecessor=predecessor
+            )
+        except (KeyError, TypeError, ValueError) as exc:
+            os.close(fd)
+            what = f"node described mount {mount_id} in a way this mounter cannot read: {exc!r}"
+            self._refuse(mount_id, BadRequestError(what, "node and mounter differ in version"))
+            return
+        if predecessor is not None:
+            predecessor.supersede()
+        self._mounts[mount_id] = served
+        owner = self._owners.create_task(self._own(served))
+        self._running.add(owner)
+        owner.add_done_callback(self._running.discard)
+
+    async def _own(self, served: Served) -> None:
+        try:
+            await served.run(self._nursery)
+        except Exception:  # a bug in one mount's task must not end the others
+            log.exception("bug while serving %r", served)
+            served.fail(InternalError(f"volume {served.volume_handle!r}: internal error"))
+        finally:
+            if self._mounts.get(served.mount_id) is served:
+                del self._mounts[served.mount_id]

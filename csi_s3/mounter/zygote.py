@@ -1,0 +1,170 @@
+"""The process that has imported everything and forks workers from itself.
+
+It is exec'd by the keeper before anything else runs there, and stays a plain loop with one thread:
+a fork copies only the calling thread, so any other one could leave a lock held for ever in the
+child. It never holds a volume's descriptor: a worker gets its own from the keeper, over a socket
+of which the zygote closes its copy right after the fork.
+
+Rejected: exec per worker (imports cost 0.4 s of CPU and 60 MB each), multiprocessing's forkserver
+(threads and a resource tracker of its own, and its children cannot be told from its helpers), fork
+from the keeper (it runs an event loop and holds every volume's descriptors).
+
+Messages (`link.channel`; the keeper's end is `mounter.nursery`):
+    keeper -> zygote   spawn   {number, name} + [worker's socket]
+                       kill    {number}            SIGKILL, if it still runs
+    zygote -> keeper   spawned {number, pid}
+                       refused {number, reason}    no process could be made
+                       exited  {number, status}    exit code, or minus the signal
+The end of the keeper's socket ends the zygote, and its end kills its workers (PR_SET_PDEATHSIG): a
+worker does not end with its own channel, and one that nobody watches would serve its mount for
+ever. So files that a worker has not uploaded are lost with a zygote or keeper that is killed; one
+that is asked to end has no workers left.
+"""
+
+import contextlib
+import ctypes
+import gc
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from csi_s3.obs import logs
+
+log = logging.getLogger(__name__)
+
+Worker: TypeAlias = Callable[[socket.socket], int]
+
+FAILED = 70  # exit code of a worker that raised (sysexits.h: EX_SOFTWARE)
+_STDERR = 2
+_PR_SET_PDEATHSIG = 1
+_MESSAGE_BYTES = 64 << 10
+
+
+def serve_forks(control: socket.socket, worker: Worker) -> None:
+    """Fork a process that runs `worker` for each `spawn`, until the keeper's end is closed.
+
+    worker: gets its socket, returns its exit code; runs with default signal handling.
+
+    Raises:
+        RuntimeError: this process runs more than one thread.
+
+    """
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    if threads != 1:
+        raise RuntimeError(f"{threads} threads run in the zygote; a fork would lose their locks")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the keeper decides when all is over
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    gc.collect()
+    gc.freeze()  # a collection in a child would write to every shared page
+    children = _Children(control, worker)
+    while True:
+        ready, _, _ = select.select([control.fileno(), woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+            children.reap()
+        if control.fileno() in ready and not children.obey():
+            return
+
+
+class _Children:
+    """The workers that run, by pid, each with the keeper's number for it."""
+
+    def __init__(self, control: socket.socket, worker: Worker) -> None:
+        self._control = control
+        self._worker = worker
+        self._numbers: dict[int, int] = {}
+
+    def obey(self) -> bool:
+        """Do what the next message asks. False: there is none, the keeper has gone."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1)
+        except ConnectionError:
+            return False
+        if not data:
+            return False
+        message = json.loads(data)
+        if message["type"] == "spawn":
+            with socket.socket(fileno=fds[0]) as sock:
+                self._spawn(message["number"], message["name"], sock)
+        elif message["type"] == "kill":
+            for pid, number in self._numbers.items():  # not reaped yet, so the pid is still its
+                if number == message["number"]:
+                    os.kill(pid, signal.SIGKILL)
+        return True
+
+    def reap(self) -> None:
+        while self._numbers:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            number = self._numbers.pop(pid)
+            self._tell("exited", number=number, status=os.waitstatus_to_exitcode(status))
+
+    def _spawn(self, number: int, name: str, sock: socket.socket) -> None:
+        zygote = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as exc:
+            self._tell("refused", number=number, reason=exc.strerror)
+            return
+        if pid == 0:
+            _run_child(self._worker, sock, zygote=zygote, name=name)
+        self._numbers[pid] = number
+        self._tell("spawned", number=number, pid=pid)
+
+    def _tell(self, type_: str, **body: object) -> None:
+        with contextlib.suppress(ConnectionError):  # the keeper has gone: the next read says so
+            self._control.send(json.dumps({"type": type_, **body}).encode())
+
+
+def _run_child(worker: Worker, sock: socket.socket, *, zygote: int, name: str) -> NoReturn:
+    """Be the worker: from the fork to the process's end, whatever happens in between."""
+    status = FAILED
+    try:
+        _become_worker(sock, zygote=zygote, name=name)
+        status = worker(sock)
+    except BaseException:
+        log.exception("worker %s failed", name)
+    finally:
+        logging.shutdown()
+        os._exit(status)
+
+
+def _become_worker(sock: socket.socket, *, zygote: int, name: str) -> None:
+    """Leave the zygote behind: its descriptors, its signal handling, its name."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != zygote:
+        os._exit(FAILED)  # it died before it could be tied to us
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for entry in Path("/proc/self/fd").iterdir():
+        if (fd := int(entry.name)) > _STDERR and fd != sock.fileno():
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(fd)
+    Path("/proc/self/comm").write_text(f"csi-s3 {name}"[:15])
+    logs.configure("worker")
+    logs.bind({"mount": name})
+
+
+def main() -> None:
+    """`python -m csi_s3.mounter.zygote FD`: serve the keeper behind that descriptor."""
+    logs.configure("zygote")
+    from csi_s3.mounter.worker import run_worker  # noqa: PLC0415 - the keeper imports this module too, and stays small
+
+    serve_forks(socket.socket(fileno=int(sys.argv[1])), run_worker)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""`csi-s3 csi`: speaks to a node plugin as kubelet does, for the demo and for nights.
+
+    csi-s3 csi probe --endpoint unix:///csi/csi.sock
+    csi-s3 csi publish --endpoint … --volume-id pv --target DIR --attribute bucketName=b
+
+Lives here because gRPC does; other programs reach it by exec only.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import grpc
+from google.protobuf.json_format import MessageToDict
+
+from csi_s3 import csi_pb2 as csi
+from csi_s3 import csi_pb2_grpc
+from csi_s3.errors import BadOptionError, MounterUnavailableError, VolumeError
+
+DEADLINE_S = 120.0  # kubelet's
+AGAIN_S = 0.1
+
+
+class NodeClient:
+    """One connection to a CSI endpoint (unix:///PATH); used as a context manager.
+
+    Raises, each call:
+        VolumeError: the answer's status and words.
+
+    """
+
+    def __init__(self, endpoint: str, *, deadline_s: float = DEADLINE_S) -> None:
+        self._channel = grpc.insecure_channel(endpoint)
+        self._identity = csi_pb2_grpc.IdentityStub(self._channel)  # type: ignore[no-untyped-call]
+        self._node = csi_pb2_grpc.NodeStub(self._channel)  # type: ignore[no-untyped-call]
+        self._endpoint, self._deadline_s = endpoint, deadline_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def probe(self) -> dict[str, Any]:
+        """Name, version and capabilities of a plugin that is ready.
+
+        Raises:
+            MounterUnavailableError: it answers that it is not ready.
+
+        """
+        if not self._call(self._identity.Probe, csi.ProbeRequest()).ready.value:
+            raise MounterUnavailableError(
+                f"the plugin at {self._endpoint} is not ready", "its log says what it waits for"
+            )
+        return {
+            **self._told(self._identity.GetPluginInfo, csi.GetPluginInfoRequest()),
+            **self._told(self._node.NodeGetInfo, csi.NodeGetInfoRequest()),
+            **self._told(self._node.NodeGetCapabilities, csi.NodeGetCapabilitiesRequest()),
+        }
+
+    def publish(
+        self,
+        volume_id: str,
+        target: str,
+        *,
+        attributes: Mapping[str, str],
+        mount_options: Sequence[str] = (),
+        read_only: bool = False,
+        access_mode: str = "MULTI_NODE_MULTI_WRITER",
+    ) -> None:
+        """NodePublishVolume; returns when the target is mounted."""
+        capability = csi.VolumeCapability(
+            mount=csi.VolumeCapability.MountVolume(mount_flags=mount_options),
+            access_mode=csi.VolumeCapability.AccessMode(mode=access_mode),
+        )
+        request = csi.NodePublishVolumeRequest(
+            volume_id=volume_id,
+            target_path=target,
+            volume_capability=capability,
+            volume_context=attributes,
+            readonly=read_only,
+        )
+        self._call(self._node.NodePublishVolume, request)
+
+    def unpublish(self, volume_id: str, target: str) -> None:
+        request = csi.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=target)
+        self._call(self._node.NodeUnpublishVolume, request)
+
+    def _told(self, method: Any, request: Any) -> dict[str, Any]:  # noqa: ANN401 - generated code
+        answer = self._call(method, request)
+        told: dict[str, Any] = MessageToDict(answer, preserving_proto_field_name=True)
+        return told
+
+    def _call(self, method: Any, request: Any) -> Any:  # noqa: ANN401 - generated code
+        try:
+            return method(request, timeout=self._deadline_s)
+        except grpc.RpcError as exc:
+            name = type(request).__name__.removesuffix("Request")
+            raise VolumeError(
+                f"{name} at {self._endpoint}: {exc.code().name}: {exc.details()}"
+            ) from exc
+
+
+def run(argv: Sequence[str]) -> int:
+    """`csi-s3 csi ARGV`: the answer as JSON on stdout."""
+    given = _parser().parse_args(argv)
+    with NodeClient(given.endpoint, deadline_s=given.timeout) as client:
+        if given.action == "probe":
+            answer = _probe(client, given.wait)
+        elif given.action == "publish":
+            client.publish(
+                given.volume_id,
+                given.target,
+                attributes=dict(map(_pair, given.attribute)),
+                mount_options=given.mount_option,
+                read_only=given.read_only,
+                access_mode=given.access_mode,
+            )
+            answer = {"published": given.target}
+        else:
+            client.unpublish(given.volume_id, given.target)
+            answer = {"unpublished": given.target}
+    sys.stdout.write(f"{json.dumps(answer)}\n")
+    return 0
+
+
+def _probe(client: NodeClient, wait_s: float) -> dict[str, Any]:
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            return client.probe()
+        except VolumeError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(AGAIN_S)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise BadOptionError(f"--attribute {text!r} has no value", "expected KEY=VALUE")
+    return key, value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "csi-s3 csi", description="Ask a CSI node plugin, as kubelet would.", allow_abbrev=False
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    probe = actions.add_parser("probe", help="is it ready, and what is it?")
+    publish = actions.add_parser("publish", help="NodePublishVolume")
+    unpublish = actions.add_parser("unpublish", help="NodeUnpublishVolume")
+    for action in (probe, publish, unpublish):
+        action.add_argument("--endpoint", required=True, metavar="unix:///PATH")
+        action.add_argument("--timeout", type=float, default=DEADLINE_S, metavar="SECONDS")
+    for action in (publish, unpublish):
+        action.add_argument("--volume-id", required=True, metavar="ID")
+        action.add_argument("--target", required=True, metavar="DIR")
+    probe.add_argument("--wait", type=float, default=0.0, metavar="SECONDS")
+    publish.add_argument("--attribute", action="append", default=[], metavar="KEY=VALUE")
+    publish.add_argument("--mount-option", action="append", default=[], metavar="OPTION")
+    publish.add_argument("--read-only", action="store_true")
+    modes = csi.VolumeCapability.AccessMode.Mode.keys()
+    publish.add_argument("--access-mode", choices=modes, default="MULTI_NODE_MULTI_WRITER")
+    return parser

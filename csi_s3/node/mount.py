@@ -1,0 +1,307 @@
+"""One mount: a worker's FUSE mount of one volume, and the targets that have a bind of it.
+
+Everything that changes a mount is a job of its owner task. Reports of its worker come from the
+mounter's connection as plain calls; they wake what waits for them, or become jobs.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from typing_extensions import override
+
+from csi_s3.errors import (
+    ExistsError,
+    MountError,
+    MounterUnavailableError,
+    VolumeError,
+    WorkerDiedError,
+)
+from csi_s3.kernel import tuning
+from csi_s3.kernel.mount import FS_TYPE
+from csi_s3.link.report import Report, State, Usage
+from csi_s3.link.spec import MountSpec
+from csi_s3.node.mounters import Mounters
+from csi_s3.node.owner import Owner
+from csi_s3.node.sources import Source, Sources, off_loop
+from csi_s3.node.targets import Target
+
+START_S = 90.0  # until it serves; kubelet gives up after 120
+USAGE_S = 5.0
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Mount:
+    """From the first publish until its worker has ended and no target is left.
+
+    Lifetime: `run` is the owner task; it returns when nothing is left to own.
+    States: no source (new, or broken: `broken` says why) -> serving -> leaving (no target is left
+    and the source is unmounted, but a container may still have it; no new targets) -> no source.
+    Concurrency: `_source`, `targets` and `leaving` change in jobs only.
+    """
+
+    def __init__(self, spec: MountSpec, sources: Sources, mounters: Mounters) -> None:
+        self.spec = spec
+        self.targets: dict[Target, bool] = {}  # as published; the value: read-only
+        self.broken: VolumeError | None = None
+        self.leaving = False
+        self._sources, self._mounters = sources, mounters
+        self._source: Source | None = None
+        self._owner = Owner()
+        self._publishing = 0  # jobs that wait or run
+        self._verdict: asyncio.Future[None] | None = None  # the worker's first words
+        self._usage_waiters: list[asyncio.Future[Usage]] = []
+        self._fields = {"volume": spec.volume_handle, "mount": spec.mount_id}
+
+    @override
+    def __repr__(self) -> str:
+        state = "leaving" if self.leaving else "serving" if self._source else "down"
+        return f"<Mount {self.spec.mount_id} {state}, {len(self.targets)} targets>"
+
+    @property
+    def is_up(self) -> bool:
+        """It can be given another target without a new worker."""
+        return self._source is not None and not self.leaving
+
+    async def run(self) -> None:
+        await self._owner.run(self._is_finished)
+
+    def _is_finished(self) -> bool:
+        return self._source is None and not self.targets and not self._publishing
+
+    # --- what the table asks for ------------------------------------------------------------------
+
+    def adopt(self, source: Source, targets: dict[Target, bool], *, leaving: bool) -> None:
+        """Own a mount that a mounter has served since before we started. Before `run`."""
+        self._source, self.leaving = source, leaving
+        self.targets.update(targets)
+        self._owner.later(self._settle)
+
+    def publish(self, target: Target, *, read_only: bool) -> asyncio.Future[bool]:
+        """Have it mounted on target; the future's result: False where it was already.
+
+        Raises (the future):
+            ExistsError: it is published there with the other read_only.
+            VolumeError: what mounter, worker or kernel said; nothing of this attempt is left.
+
+        """
+        self._publishing += 1
+        return self._owner.enqueue(partial(self._publish, target, read_only=read_only))
+
+    def unpublish(self, target: Target) -> asyncio.Future[None]:
+        """Have target unmounted and its directory removed.
+
+        Raises (the future):
+            NotEmptyError: there are files in it, which is left as it is.
+
+        """
+        return self._owner.enqueue(partial(self._unpublish, target))
+
+    def disown(self, target: Target) -> None:
+        """Another mount takes over the target; this one is down."""
+        self._owner.later(partial(self._disown, target))
+
+    async def usage(self) -> Usage:
+        """Ask the worker.
+
+        Raises:
+            VolumeError: the mount is down, or nobody answers; the words say which.
+
+        """
+        if self._source is None:
+            raise self.broken or WorkerDiedError("the volume is not mounted")
+        asked: asyncio.Future[Usage] = asyncio.get_running_loop().create_future()
+        self._usage_waiters.append(asked)
+        try:
+            async with asyncio.timeout(USAGE_S):
+                await self._mounters.send("usage", {"mount_id": self.spec.mount_id})
+                return await asked
+        except TimeoutError as exc:
+            raise WorkerDiedError(
+                f"the process that serves the volume does not answer for {USAGE_S:.0f} s",
+                "the mounter's log says more",
+            ) from exc
+        finally:
+            self._usage_waiters.remove(asked)
+
+    # --- what the mounter's connection tells; plain code ------------------------------------------
+
+    def reported(self, report: Report) -> None:
+        if report.state is State.SERVING:
+            for waiter in self._usage_waiters:
+                if not waiter.done():
+                    waiter.set_result(report.usage)
+            if self._verdict is not None and not self._verdict.done():
+                self._verdict.set_result(None)
+        else:
+            self._fell(report.error or self._death("ended"), harmless=report.error is None)
+
+    def lost(self) -> None:
+        """The mounter is gone, and with it the worker."""
+        self._fell(self._death("is gone with its mounter"), harmless=True)
+
+    def _fell(self, error: VolumeError, *, harmless: bool) -> None:
+        """The worker is no more. harmless: unless somebody still had the mount."""
+        for waiter in self._usage_waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+        if self._verdict is not None:
+            if not self._verdict.done():
+                self._verdict.set_exception(error)
+        elif self._source is not None:
+            self._owner.later(partial(self._ended, self._source, error, harmless=harmless))
+
+    def _death(self, how: str) -> WorkerDiedError:
+        return WorkerDiedError(
+            f"the process that serves volume {self.spec.volume_handle} {how}",
+            "its mount was removed; kubelet mounts it anew, running pods must be restarted",
+        )
+
+    # --- jobs -------------------------------------------------------------------------------------
+
+    async def _publish(self, target: Target, *, read_only: bool) -> bool:
+        try:
+            source = self._source or await self._start()
+            path = self._sources.path(source.mount_id)
+            attach = partial(_attach, source, path, target, read_only=read_only)
+            fresh = await self._call(attach, "binding")
+        except VolumeError:
+            self._publishing -= 1
+            await self._settle()
+            raise
+        self._publishing -= 1
+        self.targets[target] = read_only
+        return fresh
+
+    async def _start(self) -> Source:
+        """Mount, and have a worker serve it."""
+        self._mounters.require()
+        bucket = self.spec.volume.bucket
+        name = f"s3://{bucket.bucket}/{bucket.prefix}"
+        make = partial(self._sources.make, self.spec.mount_id, name)
+        self._source = source = await self._call(make, "mounting")
+        self._verdict = asyncio.get_running_loop().create_future()
+        try:
+            body = {"spec": self.spec.to_json(), "init": source.init.hex()}
+            try:
+                async with asyncio.timeout(START_S):
+                    await self._mounters.send("serve", body, [source.fd])
+                    await self._verdict
+            except TimeoutError as exc:
+                with contextlib.suppress(MounterUnavailableError):
+                    await self._mounters.send("stop", {"mount_id": self.spec.mount_id})
+                raise MounterUnavailableError(
+                    f"volume {self.spec.volume_handle} was not served within {START_S:.0f} s",
+                    "the mounter's log says what it waits for",
+                ) from exc
+        except VolumeError as exc:
+            self.broken = exc
+            await self._take_down()
+            raise
+        finally:
+            self._verdict = None
+        self.broken = None
+        await self._call(partial(tuning.set_read_ahead, source.device), "tuning")
+        log.info("volume is mounted", extra=self._fields)
+        return source
+
+    async def _unpublish(self, target: Target) -> None:
+        await self._call(target.detach, "unmounting")
+        self.targets.pop(target, None)
+        try:
+            await self._call(target.remove, "removing the target")
+        finally:
+            await self._settle()
+
+    async def _disown(self, target: Target) -> None:
+        self.targets.pop(target, None)
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Without a target the source goes; the worker ends when the last container has let go."""
+        if self.targets or self._publishing or self.leaving or self._source is None:
+            return
+        self.leaving = True
+        await self._call(partial(self._sources.detach, self.spec.mount_id), "unmounting")
+
+    async def _ended(self, source: Source, error: VolumeError, *, harmless: bool) -> None:
+        if self._source is not source:
+            return  # taken down meanwhile
+        fields = {**self._fields, "code": error.code}
+        if not (self.leaving and source.is_over):
+            self.broken = error
+            log.error("%s", error, extra=fields)
+        elif harmless:
+            log.info("volume is unmounted everywhere", extra=self._fields)
+        else:
+            log.log(error.level, "%s", error, extra=fields)
+        await self._take_down()
+
+    async def _take_down(self) -> None:
+        """Free who waits in the mount, and remove all that the node has of it.
+
+        The targets stay known: kubelet publishes them again, or unpublishes them. One that cannot
+        be unmounted does not keep the rest.
+        """
+        source, self._source, self.leaving = self._source, None, False
+        if source is None:
+            return
+        steps: list[tuple[Callable[[], object], str]] = [
+            (partial(self._sources.end, source), "ending the connection"),
+            *((target.detach, "unmounting a target") for target in self.targets),
+            (partial(self._sources.detach, source.mount_id), "unmounting"),
+            (partial(_close, source), "closing"),
+            (partial(self._sources.remove, source.mount_id), "removing directories"),
+        ]
+        for step, doing in steps:
+            try:
+                await self._call(step, doing)
+            except VolumeError as exc:
+                log.error("%s", exc, extra={**self._fields, "code": exc.code})  # noqa: TRY400
+
+    async def _call(self, step: Callable[[], T], doing: str) -> T:
+        return await off_loop(step, f"{doing} (volume {self.spec.volume_handle})")
+
+
+def _attach(source: Source, path: Path, target: Target, *, read_only: bool) -> bool:
+    """Bind the mount to target unless it is there, and look whether it is. False: it was there."""
+    entry = target.mounted()
+    if entry is not None and entry.device == source.device:
+        if entry.read_only != read_only:
+            is_, wanted = (
+                ("read-only", "read-write") if entry.read_only else ("read-write", "read-only")
+            )
+            raise ExistsError(
+                f"{target.path} is published {is_} already, and {wanted} was asked for",
+                "unpublish it first",
+            )
+        return False
+    if entry is not None and entry.fs_type != FS_TYPE:
+        raise MountError(
+            f"{target.path} holds another mount: {entry.source} of type {entry.fs_type}",
+            f"delete the pod that uses it, or find out who mounted it and umount {target.path}",
+        )
+    target.detach()  # a dead mount of ours, if any
+    made = target.create()
+    try:
+        target.bind(path, read_only=read_only)
+        entry = target.mounted()
+        if entry is None or entry.device != source.device or entry.read_only != read_only:
+            raise MountError(f"{target.path} was mounted, and is not what was mounted")
+    except VolumeError:
+        target.detach()
+        if made:
+            target.remove()
+        raise
+    return True
+
+
+def _close(source: Source) -> None:
+    os.close(source.fd)

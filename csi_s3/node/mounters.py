@@ -1,0 +1,194 @@
+"""The mounter's connection: node listens, one mounter at a time is served.
+
+After a forced deletion an old and a new mounter live side by side for seconds: the new one waits
+in the socket's backlog until the old one is gone, so each mount has one master. As long as live
+mounts are not taken over, the end of a connection is the end of its mounts.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from csi_s3.errors import MounterUnavailableError
+from csi_s3.link.channel import Channel, Message, listen
+from csi_s3.link.report import Report
+from csi_s3.link.spec import MountSpec
+
+HELLO_S = 10.0  # from connect to `ready`
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Have:
+    """A mount that a mounter served before we (re)started; fd is the receiver's."""
+
+    spec: MountSpec
+    init: bytes
+    fd: int
+
+
+class Listener(Protocol):
+    """Who is told what mounters say."""
+
+    async def adopt(self, haves: Sequence[Have]) -> None:
+        """A mounter came with these mounts; it is asked for nothing until this returns."""
+        ...
+
+    def reported(self, report: Report) -> None: ...
+
+    def lost(self) -> None:
+        """The mounter is gone."""
+        ...
+
+
+class Mounters:
+    """Lifetime: `run` is the owner task; the socket is there from construction to its end.
+
+    Cancellation of `run` (our own end) is not the mounter's: its mounts stay.
+    """
+
+    def __init__(self, path: Path, *, uid: int) -> None:
+        self._uid = uid
+        self._socket = listen(path, mode=0o660, gid=uid or None)
+        self._channel: Channel | None = None
+        self._connected = asyncio.Event()
+
+    @property
+    def is_connected(self) -> bool:
+        return self._channel is not None
+
+    def require(self) -> None:
+        """Go on only with a mounter.
+
+        Raises:
+            MounterUnavailableError: none is connected.
+
+        """
+        if self._channel is None:
+            raise _unavailable()
+
+    async def wait(self, within_s: float) -> None:
+        """Wait for a mounter; it is connected and its mounts are known.
+
+        Raises:
+            MounterUnavailableError: none came in time.
+
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                await self._connected.wait()
+        except TimeoutError as exc:
+            raise _unavailable() from exc
+
+    async def send(self, type_: str, body: dict[str, Any], fds: Sequence[int] = ()) -> None:
+        """Send to the mounter that is connected.
+
+        Raises:
+            MounterUnavailableError: there is none, or it went away.
+
+        """
+        if self._channel is None:
+            raise _unavailable()
+        try:
+            await self._channel.send(type_, body, fds)
+        except ConnectionError as exc:
+            raise _unavailable() from exc
+
+    async def run(self, listener: Listener) -> None:
+        """Serve one mounter after the other."""
+        loop = asyncio.get_running_loop()
+        with self._socket:
+            while True:
+                peer, _ = await loop.sock_accept(self._socket)
+                with contextlib.closing(Channel(peer)) as channel:
+                    if self._is_trusted(channel):
+                        await self._serve(channel, listener)
+
+    def _is_trusted(self, channel: Channel) -> bool:
+        uid = channel.peer_uid()
+        if uid in {0, self._uid}:
+            return True
+        log.warning(
+            "user %d connected to the mounter's socket and was turned away: expected %d "
+            "(--mounter-uid)",
+            uid,
+            self._uid,
+        )
+        return False
+
+    async def _serve(self, channel: Channel, listener: Listener) -> None:
+        haves: list[Have] = []
+        try:
+            async with asyncio.timeout(HELLO_S):
+                await _greet(channel, haves)
+        except (ConnectionError, TimeoutError) as exc:
+            for have in haves:
+                os.close(have.fd)
+            log.warning(
+                "a mounter connected and broke the protocol: %s", str(exc) or "it was silent"
+            )
+            return
+        await listener.adopt(haves)
+        log.info("mounter is connected", extra={"mounts": len(haves)})
+        self._channel = channel
+        self._connected.set()
+        try:
+            while (message := await channel.receive()) is not None:
+                listener.reported(_report(message))
+            log.warning("the mounter's connection ended; its mounts end with it")
+        except ConnectionError as exc:
+            log.warning("the mounter broke the protocol and was cut off: %s", exc)
+        finally:
+            self._channel = None
+            self._connected.clear()
+        listener.lost()
+
+
+async def _greet(channel: Channel, haves: list[Have]) -> None:
+    expected = {"hello"}
+    while True:
+        message = await channel.receive()
+        if message is None:
+            raise ConnectionError("it went away before it was ready")
+        try:
+            if message.type not in expected:
+                raise ConnectionError(f"{message.type!r} in place of {sorted(expected)}")
+            if message.type == "ready":
+                return
+            if message.type == "have":
+                haves.append(_have(message))
+            expected = {"have", "ready"}
+        finally:
+            message.close_fds()
+
+
+def _have(message: Message) -> Have:
+    try:
+        spec = MountSpec.from_json(message.body["spec"])
+        init = bytes.fromhex(message.body["init"])
+    except (KeyError, TypeError, ValueError) as exc:
+        raise ConnectionError(f"a 'have' message that is none: {exc!r}") from exc
+    return Have(spec=spec, init=init, fd=message.take_fd())
+
+
+def _report(message: Message) -> Report:
+    message.close_fds()
+    try:
+        if message.type != "report":
+            raise ConnectionError(f"{message.type!r} in place of 'report'")
+        return Report.from_json(message.body["report"])
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise ConnectionError(f"a 'report' message that is none: {exc!r}") from exc
+
+
+def _unavailable() -> MounterUnavailableError:
+    return MounterUnavailableError(
+        "no mounter is connected to the node plugin",
+        "is the mounter's pod running on this node? its log says more; kubelet asks again",
+    )

@@ -1,0 +1,130 @@
+"""The Node service: checks what kubelet asks for, in CSI's order, and hands it to the table."""
+
+import logging
+
+from typing_extensions import override
+
+from csi_s3 import csi_pb2 as csi
+from csi_s3 import csi_pb2_grpc
+from csi_s3.config.attributes import Parsed, parse_volume
+from csi_s3.errors import BadRequestError
+from csi_s3.node.interceptors import Context
+from csi_s3.node.volumes import Volumes
+
+# What statfs promises (docs/semantics.md), clamped to CSI's int64: 8 EiB, and as many files.
+UNLIMITED = (1 << 63) - 1
+
+_MODE = csi.VolumeCapability.AccessMode
+_READ_ONLY_MODES = {_MODE.SINGLE_NODE_READER_ONLY, _MODE.MULTI_NODE_READER_ONLY}
+_RPC = csi.NodeServiceCapability.RPC
+_CAPABILITIES = (_RPC.GET_VOLUME_STATS, _RPC.VOLUME_CONDITION, _RPC.VOLUME_MOUNT_GROUP)
+
+log = logging.getLogger(__name__)
+
+
+class Node(csi_pb2_grpc.NodeServicer):
+    def __init__(self, node_id: str, volumes: Volumes) -> None:
+        self._node_id, self._volumes = node_id, volumes
+
+    @override
+    async def NodeGetInfo(
+        self, request: csi.NodeGetInfoRequest, context: Context
+    ) -> csi.NodeGetInfoResponse:
+        return csi.NodeGetInfoResponse(node_id=self._node_id)
+
+    @override
+    async def NodeGetCapabilities(
+        self, request: csi.NodeGetCapabilitiesRequest, context: Context
+    ) -> csi.NodeGetCapabilitiesResponse:
+        return csi.NodeGetCapabilitiesResponse(
+            capabilities=[
+                csi.NodeServiceCapability(rpc=csi.NodeServiceCapability.RPC(type=kind))
+                for kind in _CAPABILITIES
+            ]
+        )
+
+    @override
+    async def NodePublishVolume(
+        self, request: csi.NodePublishVolumeRequest, context: Context
+    ) -> csi.NodePublishVolumeResponse:
+        _require(request, "volume_id", "target_path")
+        parsed = _parsed(request)
+        fresh = await self._volumes.publish(request.volume_id, request.target_path, parsed.config)
+        if fresh:  # kubelet repeats the request every minute or so
+            fields = {"volume": request.volume_id, "target": request.target_path}
+            for warning in parsed.warnings:
+                log.warning("%s", warning, extra=fields)
+            log.info("volume is published", extra=fields)
+        return csi.NodePublishVolumeResponse()
+
+    @override
+    async def NodeUnpublishVolume(
+        self, request: csi.NodeUnpublishVolumeRequest, context: Context
+    ) -> csi.NodeUnpublishVolumeResponse:
+        _require(request, "volume_id", "target_path")
+        await self._volumes.unpublish(request.target_path)
+        fields = {"volume": request.volume_id, "target": request.target_path}
+        log.info("volume is unpublished", extra=fields)
+        return csi.NodeUnpublishVolumeResponse()
+
+    @override
+    async def NodeGetVolumeStats(
+        self, request: csi.NodeGetVolumeStatsRequest, context: Context
+    ) -> csi.NodeGetVolumeStatsResponse:
+        """From the worker's own count; a stat of the mount could hang. A bucket has no end."""
+        _require(request, "volume_id", "volume_path")
+        usage, wrong = await self._volumes.usage(request.volume_id, request.volume_path)
+        return csi.NodeGetVolumeStatsResponse(
+            usage=[
+                csi.VolumeUsage(
+                    unit=csi.VolumeUsage.BYTES, total=UNLIMITED, available=UNLIMITED, used=0
+                ),
+                csi.VolumeUsage(
+                    unit=csi.VolumeUsage.INODES,
+                    total=UNLIMITED,
+                    available=UNLIMITED - usage.inodes,
+                    used=usage.inodes,
+                ),
+            ],
+            volume_condition=csi.VolumeCondition(
+                abnormal=wrong is not None,
+                message="the volume is served" if wrong is None else str(wrong),
+            ),
+        )
+
+
+def _require(
+    request: csi.NodePublishVolumeRequest
+    | csi.NodeUnpublishVolumeRequest
+    | csi.NodeGetVolumeStatsRequest,
+    *fields: str,
+) -> None:
+    for field in fields:
+        if not getattr(request, field):
+            name = type(request).__name__.removesuffix("Request")
+            raise BadRequestError(
+                f"{name} without {field}", f"expected a {field} that is not empty"
+            )
+
+
+def _parsed(request: csi.NodePublishVolumeRequest) -> Parsed:
+    """Check the capability, then attributes and options."""
+    capability = request.volume_capability
+    if not request.HasField("volume_capability"):
+        raise BadRequestError("NodePublishVolume without volume_capability")
+    if capability.HasField("block"):
+        raise BadRequestError(
+            f"volume {request.volume_id!r} is asked for as a block device: a bucket has files only",
+            "set volumeMode: Filesystem in the PersistentVolume and its claim",
+        )
+    if not capability.HasField("mount"):
+        raise BadRequestError("volume_capability names no access type", "expected mount")
+    mode = capability.access_mode.mode
+    if mode == _MODE.UNKNOWN:
+        raise BadRequestError("volume_capability names no access mode", "any known one will do")
+    return parse_volume(
+        dict(request.volume_context),
+        list(capability.mount.mount_flags),
+        volume_mount_group=capability.mount.volume_mount_group,
+        readonly=request.readonly or mode in _READ_ONLY_MODES,
+    )

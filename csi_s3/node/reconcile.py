@@ -1,0 +1,102 @@
+"""After a start of ours: what the kernel has mounted, against what the mounter says it serves.
+
+A restart of node leaves pods' mounts alone, so the table is rebuilt from the mounter's `have`
+messages and mountinfo. What nobody serves is aborted and removed: whoever touched it would hang.
+Everything here blocks: call it in a thread.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import partial
+
+from csi_s3.errors import VolumeError
+from csi_s3.kernel import mount
+from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
+from csi_s3.link.spec import MountSpec
+from csi_s3.node.mounters import Have
+from csi_s3.node.sources import Source, Sources
+from csi_s3.node.targets import Target, Targets
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A mount that lives. leaving: its source is unmounted already; containers still have it."""
+
+    spec: MountSpec
+    source: Source
+    targets: dict[Target, bool]
+    leaving: bool
+
+
+def survey(
+    haves: Sequence[Have], known: AbstractSet[str], sources: Sources, targets: Targets
+) -> list[Found]:
+    """Match them, and clean up. known: ids of the mounts that have an owner, left alone.
+
+    Takes the haves' descriptors: each is a Found's, or closed.
+    """
+    entries = read_mountinfo()
+    at = {entry.mount_point: entry for entry in entries if entry.fs_type == mount.FS_TYPE}
+    found = []
+    for have in haves:
+        mount_id = have.spec.mount_id
+        if mount_id in known or mount.is_over(have.fd):
+            os.close(have.fd)
+            continue
+        entry = at.get(str(sources.path(mount_id)))
+        device = "" if entry is None else entry.device
+        found.append(
+            Found(
+                spec=have.spec,
+                source=Source(mount_id=mount_id, fd=have.fd, device=device, init=have.init),
+                targets={} if entry is None else targets.all_on(device, entries),
+                leaving=entry is None,
+            )
+        )
+    kept = known | {f.spec.mount_id for f in found}
+    for mount_id in sources.left_behind():
+        if mount_id not in kept:
+            entry = at.get(str(sources.path(mount_id)))
+            _clean(mount_id, entry, entries, sources, targets)
+    return found
+
+
+def _clean(
+    mount_id: str,
+    entry: MountEntry | None,
+    entries: list[MountEntry],
+    sources: Sources,
+    targets: Targets,
+) -> None:
+    if entry is not None:
+        log.warning(
+            "a mount of %s was left that nobody serves; it is removed. Pods that use it must be "
+            "restarted",
+            entry.source,
+            extra={"mount": mount_id},
+        )
+    for step in _steps(mount_id, entry, entries, sources, targets):
+        try:
+            step()
+        except VolumeError as exc:
+            log.error("%s", exc, extra={"mount": mount_id, "code": exc.code})  # noqa: TRY400
+
+
+def _steps(
+    mount_id: str,
+    entry: MountEntry | None,
+    entries: list[MountEntry],
+    sources: Sources,
+    targets: Targets,
+) -> Iterator[Callable[[], object]]:
+    if entry is not None:
+        yield partial(sources.end_orphan, entry)
+        for target in targets.all_on(entry.device, entries):
+            yield target.detach
+    yield partial(sources.detach, mount_id)
+    yield partial(sources.remove, mount_id)

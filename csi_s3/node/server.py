@@ -1,0 +1,103 @@
+"""`csi-s3 node`: the privileged half of a node. Knows no S3 and no secret of it."""
+
+import asyncio
+import logging
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+
+from csi_s3 import csi_pb2_grpc
+from csi_s3.config.node import NodeConfig
+from csi_s3.errors import BadOptionError
+from csi_s3.node.identity import Identity
+from csi_s3.node.interceptors import Answering
+from csi_s3.node.mounters import Mounters
+from csi_s3.node.node import Node
+from csi_s3.node.sources import Sources
+from csi_s3.node.targets import Targets
+from csi_s3.node.volumes import Volumes
+
+GRACE_S = 10.0  # for calls under way at SIGTERM
+
+log = logging.getLogger(__name__)
+
+
+async def serve(config: NodeConfig) -> None:
+    """Answer kubelet until SIGTERM or SIGINT. Mounts stay: they are the mounter's to serve.
+
+    Raises:
+        BadOptionError: a path of the config cannot be used.
+
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    targets = Targets(config.kubelet_dir)
+    sources = Sources(config.state_dir, owner=config.mounter_uid)
+    try:
+        sources.prepare()
+        mounters = Mounters(config.mounter, uid=config.mounter_uid)
+    except OSError as exc:
+        raise BadOptionError(
+            f"{exc.filename or config.mounter}: {exc.strerror}",
+            "--state-dir must be writable, and the directory of --mounter must exist",
+        ) from exc
+    volumes = Volumes(sources, targets, mounters)
+    server = grpc.aio.server(interceptors=[Answering()])
+    csi_pb2_grpc.add_IdentityServicer_to_server(  # type: ignore[no-untyped-call]
+        Identity(config.driver_name, mounters), server
+    )
+    csi_pb2_grpc.add_NodeServicer_to_server(  # type: ignore[no-untyped-call]
+        Node(config.node_id, volumes), server
+    )
+    async with asyncio.TaskGroup() as group:
+        owners = [group.create_task(volumes.run()), group.create_task(mounters.run(volumes))]
+        async with _listening(server, config.endpoint):
+            log.info("node plugin is up", extra={"endpoint": str(config.endpoint)})
+            await stop.wait()
+        for owner in owners:
+            owner.cancel()
+
+
+@asynccontextmanager
+async def _listening(server: grpc.aio.Server, endpoint: Path) -> AsyncIterator[None]:
+    """Serve on the socket, for root only; a stale one is replaced.
+
+    Through /proc/self/fd: the path may be longer than sun_path's 107 bytes.
+    """
+    try:
+        directory = os.open(endpoint.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise BadOptionError(
+            f"--endpoint {endpoint}: {exc.strerror}", "its directory must exist"
+        ) from exc
+    try:
+        _remove_stale(endpoint.name, directory)
+        old = os.umask(0o177)
+        try:
+            server.add_insecure_port(f"unix:/proc/self/fd/{directory}/{endpoint.name}")
+        finally:
+            os.umask(old)
+        await server.start()
+        try:
+            yield
+        finally:
+            await server.stop(GRACE_S)
+    finally:
+        os.close(directory)
+
+
+def _remove_stale(name: str, directory: int) -> None:
+    try:
+        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise BadOptionError(f"--endpoint: {name!r} exists and is no socket", "give another path")
+    os.unlink(name, dir_fd=directory)

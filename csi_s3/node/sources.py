@@ -1,0 +1,150 @@
+"""Sources: where mounts are made, in a directory of our own, before pods get binds of them.
+
+    <state dir>/volumes/<mount id>/fs      the FUSE mount; nobody looks into it
+    <state dir>/volumes/<mount id>/state   the worker's, owned by the mounter's user
+    <state dir>/fusectl                    only where the machine shows no fusectl
+
+Directories are removed one by one and only empty, so that no bug can reach into a bucket or
+delete bytes that a worker could not upload. Everything here blocks: `off_loop` is for that.
+"""
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from errno import ENOTEMPTY
+from pathlib import Path
+from typing import TypeVar
+
+from csi_s3.aio import blocking
+from csi_s3.errors import MountError
+from csi_s3.kernel import mount
+from csi_s3.kernel.fusectl import FuseControl
+from csi_s3.kernel.mountinfo import MountEntry, mount_at
+
+KERNEL_S = 20.0  # for calls that take milliseconds
+INIT_S = 5.0
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One FUSE connection of ours, from mount(2) until it is over.
+
+    fd: our duplicate of its /dev/fuse descriptor.
+    device: "major:minor"; "" where the source was unmounted before we (re)started.
+    init: the kernel's INIT request.
+    """
+
+    mount_id: str
+    fd: int
+    device: str
+    init: bytes
+
+    @property
+    def is_over(self) -> bool:
+        return mount.is_over(self.fd)
+
+
+class Sources:
+    def __init__(self, state_dir: Path, *, owner: int) -> None:
+        self.volumes = state_dir.resolve() / "volumes"
+        self._owner = owner
+        self._control = FuseControl(self.volumes.parent / "fusectl")
+
+    def prepare(self) -> None:
+        """Make the directory of all mounts, open to the mounter for passing through only."""
+        self.volumes.mkdir(parents=True, exist_ok=True)
+        self.volumes.chmod(0o711)
+
+    def path(self, mount_id: str) -> Path:
+        return self.volumes / mount_id / "fs"
+
+    def state(self, mount_id: str) -> Path:
+        return self.volumes / mount_id / "state"
+
+    def make(self, mount_id: str, source_name: str) -> Source:
+        """Mount, and take the kernel's INIT request. Whoever looks into it now waits for a worker.
+
+        Raises:
+            MountError: the kernel refused; nothing is left.
+
+        """
+        path, state = self.path(mount_id), self.state(mount_id)
+        path.parent.mkdir(exist_ok=True)
+        path.parent.chmod(0o711)
+        self.detach(mount_id)  # never on top of a leftover
+        path.mkdir(mode=0o700, exist_ok=True)
+        state.mkdir(mode=0o700, exist_ok=True)
+        os.chown(state, self._owner, self._owner)
+        fd = mount.open_fuse()
+        try:
+            mount.mount_fuse(fd, path, source_name=source_name)
+            device = _device(path)
+            init = mount.read_init(fd, INIT_S)
+        except MountError:
+            os.close(fd)  # its last descriptor: ends the connection
+            self.detach(mount_id)
+            self.remove(mount_id)
+            raise
+        return Source(mount_id=mount_id, fd=fd, device=device, init=init)
+
+    def end(self, source: Source) -> None:
+        """Free everybody who waits in the mount; it answers nobody any more."""
+        if source.device:
+            self._control.abort(int(source.device.partition(":")[2]), fd=source.fd)
+
+    def end_orphan(self, entry: MountEntry) -> None:
+        """As `end`, for a mount found in mountinfo, of which no descriptor is known."""
+        self._control.abort(entry.minor)
+
+    def detach(self, mount_id: str) -> None:
+        """Unmount the source. Pods and containers that still have binds keep them."""
+        while mount.umount(self.path(mount_id)):
+            pass
+
+    def remove(self, mount_id: str) -> None:
+        """Remove the mount's directories, as far as they are empty."""
+        state = self.state(mount_id)
+        for directory in (self.path(mount_id), state, state.parent):
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    directory.rmdir()
+                except OSError as exc:
+                    if exc.errno != ENOTEMPTY:
+                        raise MountError(f"cannot remove {directory}: {exc.strerror}") from exc
+                    if directory == state:
+                        log.warning(
+                            "%s is kept: a worker left files in it, perhaps data that could not "
+                            "be uploaded; the volume's next mount takes them up",
+                            state,
+                            extra={"mount": mount_id},
+                        )
+
+    def left_behind(self) -> list[str]:
+        """Ids of all mounts that have a directory."""
+        return [p.name for p in self.volumes.iterdir() if re.fullmatch("[0-9a-f]{32}", p.name)]
+
+
+def _device(path: Path) -> str:
+    entry = mount_at(str(path))
+    if entry is None or entry.fs_type != mount.FS_TYPE:
+        raise MountError(f"{path} was mounted and is not there", "see dmesg and mountinfo")
+    return entry.device
+
+
+async def off_loop(call: Callable[[], T], doing: str) -> T:
+    """Run in a thread; a kernel that does not answer must not stop the whole plugin.
+
+    Raises:
+        MountError: no answer in time. The call may still take effect.
+
+    """
+    try:
+        return await blocking(call, within_s=KERNEL_S)
+    except TimeoutError as exc:
+        raise MountError(f"{doing} took over {KERNEL_S:.0f} s", "is the node overloaded?") from exc

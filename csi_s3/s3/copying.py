@@ -1,0 +1,102 @@
+"""Copies inside the store, with what S3 makes of two conditions and of tags."""
+
+import logging
+
+from csi_s3.errors import AccessDeniedError, NotFoundError, PreconditionFailedError
+from csi_s3.s3 import answers, reading
+from csi_s3.s3.faults import Fault
+from csi_s3.s3.headers import Headers
+from csi_s3.s3.http import Http
+from csi_s3.s3.listing import timestamp
+from csi_s3.s3.objects import conditions
+from csi_s3.s3.signing import Request
+from csi_s3.s3.store import ObjectInfo
+
+log = logging.getLogger(__name__)
+
+COPY_QUIET_S = 300.0  # S3 sends white space meanwhile, other stores nothing
+
+
+class Copier:
+    """keeps_tags: until the policy was seen to refuse them; then one WARNING, and copies go on."""
+
+    def __init__(self, http: Http, headers: Headers) -> None:
+        self._http, self._headers = http, headers
+        self._keeps_tags = True
+
+    async def copy(self, source: ObjectInfo, key: str, *, if_none_match: bool) -> ObjectInfo:
+        """As `store.ObjectStore.copy`.
+
+        A policy without tagging rights refuses to copy an object that has tags, and says no more
+        than AccessDenied; so that refusal is tried once without them.
+        """
+        if if_none_match and not self._http.endpoint.is_aws:
+            await self._refuse_existing(key)
+        if not self._keeps_tags:
+            return await self._copy(source, key, if_none_match=if_none_match, with_tags=False)
+        try:
+            return await self._copy(source, key, if_none_match=if_none_match, with_tags=True)
+        except AccessDeniedError as refused:
+            try:
+                info = await self._copy(source, key, if_none_match=if_none_match, with_tags=False)
+            except AccessDeniedError:
+                raise refused from None
+            if self._keeps_tags:
+                self._keeps_tags = False
+                log.warning(
+                    "copies leave the objects' tags behind: the policy lacks s3:GetObjectTagging"
+                    " and s3:PutObjectTagging: %s",
+                    refused.what,
+                )
+            return info
+
+    async def _copy(
+        self, source: ObjectInfo, key: str, *, if_none_match: bool, with_tags: bool
+    ) -> ObjectInfo:
+        request = Request(
+            kind="COPY",
+            method="PUT",
+            key=key,
+            headers={
+                **self._headers.every,
+                **self._headers.copied(source),
+                **conditions(if_none_match=if_none_match),
+                **({} if with_tags else {"x-amz-tagging-directive": "REPLACE"}),
+            },
+            quiet_s=COPY_QUIET_S,
+            heavy_bytes=source.size,
+            may_fail_late=True,
+        )
+        answer = await self._http.send(request)
+        if answer.fault is not None:
+            error = self._http.error(request, answer.fault)
+            if isinstance(error, PreconditionFailedError) and (
+                not if_none_match or await self._is_changed(source, answer.fault)
+            ):
+                raise reading.changed(source.key, source.etag) from error
+            raise error
+        self._headers.check_encryption(f"COPY {key!r}", answer.headers)
+        said = answers.fields(answers.parse(answer.body))
+        return ObjectInfo(
+            key=key,
+            size=source.size,
+            etag=answers.quoted_etag(said.get("ETag", "")),
+            last_modified=timestamp(said.get("LastModified", "")),
+        )
+
+    async def _refuse_existing(self, key: str) -> None:
+        """MinIO, versitygw and moto ignore a copy's If-None-Match: ask first, though it may race."""
+        try:
+            await reading.head(self._http, self._headers, key)
+        except NotFoundError:
+            return
+        raise PreconditionFailedError(f"COPY to {key!r}: it exists")
+
+    async def _is_changed(self, source: ObjectInfo, fault: Fault) -> bool:
+        """Which of a copy's two conditions failed: the source's (True) or the target's."""
+        if "copy-source" in fault.condition.lower():
+            return True
+        try:
+            return (await reading.head(self._http, self._headers, source.key)).etag != source.etag
+        except NotFoundError:
+            return True

@@ -1,0 +1,236 @@
+"""From what S3 and its libraries say to the classes of `errors`: here and nowhere else.
+
+The message tells operation, bucket, key, S3's code and text, HTTP status and request id; the hint
+what to check. Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
+
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import aiohttp
+from typing_extensions import override
+
+from csi_s3.errors import (
+    AccessDeniedError,
+    ArchivedError,
+    CredentialsError,
+    IntegrityError,
+    InvalidNameError,
+    KeyTooLongError,
+    NoSuchBucketError,
+    NotFoundError,
+    NotImplementedByStoreError,
+    PreconditionFailedError,
+    StoreRefusedError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    VolumeError,
+)
+from csi_s3.s3 import answers
+
+_RETRYABLE_STATUS = frozenset({429, 500, 502, 503, 504})
+_RETRYABLE_CODES = frozenset(
+    {
+        "InternalError",
+        "OperationAborted",
+        "PriorRequestNotComplete",
+        "TransientError",
+        "ServiceUnavailable",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "SlowDown",
+        "SlowDownRead",
+        "SlowDownWrite",
+        "BandwidthLimitExceeded",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "Throttling",
+        "ThrottledException",
+        "ThrottlingException",
+        "TooManyRequests",
+    }
+)
+_EXPIRED = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"}
+)
+_ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"})
+_BY_CODE: dict[str, type[VolumeError]] = {
+    "NoSuchBucket": NoSuchBucketError,
+    "InvalidBucketName": NoSuchBucketError,
+    "NoSuchKey": NotFoundError,
+    "NoSuchUpload": NotFoundError,
+    "PreconditionFailed": PreconditionFailedError,
+    "ConditionalRequestConflict": PreconditionFailedError,
+    "InvalidObjectState": ArchivedError,
+    "NotImplemented": NotImplementedByStoreError,
+    "BadDigest": IntegrityError,
+    "InvalidDigest": IntegrityError,
+    "XAmzContentSHA256Mismatch": IntegrityError,
+    "XAmzContentChecksumMismatch": IntegrityError,
+    "KeyTooLongError": KeyTooLongError,
+    "XMinioInvalidObjectName": InvalidNameError,
+    "XMinioInvalidResourceName": InvalidNameError,
+    "InvalidAccessKeyId": CredentialsError,
+    "SignatureDoesNotMatch": CredentialsError,
+    "RequestTimeTooSkewed": CredentialsError,
+    **dict.fromkeys(_EXPIRED, CredentialsError),
+}
+_BY_STATUS: dict[int, type[VolumeError]] = {
+    401: CredentialsError,
+    403: AccessDeniedError,
+    404: NotFoundError,
+    412: PreconditionFailedError,
+    501: NotImplementedByStoreError,
+}
+_ACTIONS = {
+    "LIST": "s3:ListBucket on the bucket",
+    "PUT": "s3:PutObject on the key",
+    "CREATE-UPLOAD": "s3:PutObject on the key",
+    "PART": "s3:PutObject on the key",
+    "COMPLETE": "s3:PutObject on the key",
+    "COPY": "s3:GetObject on the source and s3:PutObject on the key",
+    "PART-COPY": "s3:GetObject on the source and s3:PutObject on the key",
+    "DELETE": "s3:DeleteObject on the key",
+    "DELETE-MANY": "s3:DeleteObject on the keys",
+    "ABORT": "s3:AbortMultipartUpload on the key",
+}
+_OLD_ENDPOINT = re.compile(r"(?:^|\.)s3[.-]([a-z0-9-]+)\.amazonaws\.com")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What was asked, for the message."""
+
+    kind: str
+    bucket: str
+    key: str
+    endpoint: str
+    region: str
+    signed_by: str  # where the credentials came from
+
+    @override
+    def __str__(self) -> str:
+        key = repr(self.key)[1:-1]  # control characters escaped
+        return f"{self.kind} s3://{self.bucket}/{key}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A refusal as S3 tells it. region: the bucket's, where the answer names it.
+
+    condition: which header of a conditional request was not met, where the answer names it.
+    """
+
+    status: int
+    code: str
+    message: str
+    request_id: str
+    region: str
+    condition: str
+
+    @property
+    def is_retryable(self) -> bool:
+        return self.status in _RETRYABLE_STATUS or self.code in _RETRYABLE_CODES
+
+    @property
+    def is_expired(self) -> bool:
+        return self.code in _EXPIRED
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """The bucket lives in another region (HEAD says so without a body)."""
+        moved = self.status in {301, 307, 308} or self.code in _ELSEWHERE
+        return bool(self.region) and (moved or (self.status == 400 and not self.message))  # noqa: PLR2004
+
+    @property
+    def refuses_checksum(self) -> bool:
+        """A store that does not know x-amz-checksum-… (Backblaze B2 names the header)."""
+        return self.status in {400, 501} and "x-amz-checksum" in self.message.lower()
+
+
+def read(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
+    """Take S3's answer apart; a body that is not S3's (a proxy's page) tells nothing."""
+    said = answers.fields(answers.parse(body)) if body else {}
+    found = _OLD_ENDPOINT.search(said.get("Endpoint", ""))
+    region = headers.get("x-amz-bucket-region") or said.get("Region") or (found and found[1])
+    return Fault(
+        status=status,
+        code=said.get("Code", ""),
+        message=said.get("Message", ""),
+        request_id=headers.get("x-amz-request-id") or said.get("RequestId", ""),
+        region=region or "",
+        condition=said.get("Condition", ""),
+    )
+
+
+def to_error(fault: Fault, asked: Asked) -> VolumeError:
+    """The class that the file system and the CSI answers understand, with message and hint."""
+    if fault.is_retryable:
+        cls: type[VolumeError] = StoreUnavailableError
+    else:
+        cls = _BY_CODE.get(fault.code) or _BY_STATUS.get(fault.status, StoreRefusedError)
+    said = ": ".join(filter(None, [fault.code, fault.message])) or "no explanation"
+    request = f", request id {fault.request_id}" if fault.request_id else ""
+    return cls(f"{asked}: {said} (HTTP {fault.status}{request})", _hint(cls, fault, asked))
+
+
+def from_connection(exc: Exception, asked: Asked) -> VolumeError:
+    """No usable answer: time passed, the connection failed, or the answer was cut."""
+    if isinstance(exc, TimeoutError) or isinstance(exc.__cause__, TimeoutError):
+        return StoreTimeoutError(
+            f"{asked}: no progress at {asked.endpoint}",
+            "check that this node reaches the endpoint (network policy, proxy, route)",
+        )
+    if is_untrusted(exc):
+        return StoreUnavailableError(
+            f"{asked}: TLS to {asked.endpoint} failed: {exc}",
+            "check `endpoint-url`; for a private certificate authority set `ca-bundle`",
+        )
+    return StoreUnavailableError(
+        f"{asked}: {asked.endpoint}: {type(exc).__name__}: {exc}",
+        "check `endpoint-url` and `region`, name resolution, and that this node reaches the"
+        " endpoint; a store without bucket host names needs `force-path-style`",
+    )
+
+
+def is_untrusted(exc: Exception) -> bool:
+    """A TLS failure, which no retry mends."""
+    return isinstance(exc, aiohttp.ClientSSLError | ssl.SSLError)
+
+
+def _hint(cls: type[VolumeError], fault: Fault, asked: Asked) -> str:
+    if fault.region or fault.status in {301, 307, 308}:
+        return f"set `region` to the bucket's region (now {asked.region}), or check `endpoint-url`"
+    if cls is AccessDeniedError:
+        action = _ACTIONS.get(asked.kind, "s3:GetObject on the key")
+        return (
+            f"the policy of this identity (credentials: {asked.signed_by}) must allow {action};"
+            " check also bucket policy, bucket name, KMS key and the role's annotation"
+        )
+    if cls is NoSuchBucketError:
+        return f"check the bucket's name and `endpoint-url` (asked at {asked.endpoint})"
+    if cls is CredentialsError:
+        return _credentials_hint(fault, asked)
+    return _HINTS.get(cls, "")
+
+
+_HINTS: dict[type[VolumeError], str] = {
+    StoreUnavailableError: "the store is overloaded or failing; this was tried several times",
+    ArchivedError: "restore the object from its archive tier first",
+    StoreRefusedError: "check the options that go with requests (sse, storage-class,"
+    " upload-checksums, expected-bucket-owner), and `endpoint-url`",
+}
+
+
+def _credentials_hint(fault: Fault, asked: Asked) -> str:
+    if fault.code == "RequestTimeTooSkewed":
+        return "this node's clock is wrong: check its time synchronisation"
+    if fault.is_expired:
+        return f"the session token (credentials: {asked.signed_by}) has ended: give new ones"
+    return (
+        f"check access key and secret key (credentials: {asked.signed_by}) and that they belong"
+        f" to the endpoint {asked.endpoint}"
+    )

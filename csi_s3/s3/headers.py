@@ -1,0 +1,89 @@
+"""What a volume's options add to its requests, and the check that the store did as it was told."""
+
+import mimetypes
+from collections.abc import Mapping
+
+from csi_s3.config.volume import BucketConfig
+from csi_s3.errors import IntegrityError
+from csi_s3.s3.signing import quoted_key
+from csi_s3.s3.store import ObjectInfo
+
+DEFAULT_TYPE = "binary/octet-stream"
+SSE = "x-amz-server-side-encryption"
+SSE_KEY = "x-amz-server-side-encryption-aws-kms-key-id"
+
+
+class Headers:
+    """Built once for a volume; `every` goes with all of its requests."""
+
+    def __init__(self, config: BucketConfig) -> None:
+        self._bucket, self._owner = config.bucket, config.expected_bucket_owner
+        self._infer_type, self._storage_class = config.infer_content_type, config.storage_class
+        self._sse = config.sse or ("aws:kms" if config.sse_kms_key_id else None)
+        self._sse_key = config.sse_kms_key_id
+        self.every: dict[str, str] = _given(
+            {
+                "x-amz-request-payer": "requester" if config.requester_pays else None,
+                "x-amz-expected-bucket-owner": config.expected_bucket_owner,
+            }
+        )
+
+    def new_object(self, key: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
+        """For a PUT or the creation of an upload."""
+        guessed = mimetypes.guess_type(key)[0] if self._infer_type else None
+        return {
+            **self._stored_as(self._storage_class),
+            "Content-Type": guessed or DEFAULT_TYPE,
+            **{f"x-amz-meta-{k}": v for k, v in (metadata or {}).items()},
+        }
+
+    def copied(self, source: ObjectInfo) -> dict[str, str]:
+        """For a copy of the object: metadata stays; so does the class, if no option names one."""
+        kept = source.storage_class if source.storage_class != "STANDARD" else None
+        return {**self.copy_source(source), **self._stored_as(self._storage_class or kept)}
+
+    def copy_source(self, source: ObjectInfo) -> dict[str, str]:
+        if self._bucket.startswith("arn:"):
+            path = f"{self._bucket}/object/{quoted_key(source.key)}"
+        else:
+            path = f"/{self._bucket}/{quoted_key(source.key)}"
+        return _given(
+            {
+                "x-amz-copy-source": path,
+                "x-amz-copy-source-if-match": source.etag,
+                "x-amz-source-expected-bucket-owner": self._owner,
+            }
+        )
+
+    def check_encryption(self, what: str, answer: Mapping[str, str]) -> None:
+        """Compare the answer to a write with the options `sse` and `sse-kms-key-id`.
+
+        Raises:
+            IntegrityError: the store encrypted otherwise, or not at all.
+
+        """
+        if self._sse is None:
+            return
+        said, said_key = answer.get(SSE), answer.get(SSE_KEY, "")
+        if said != self._sse:
+            raise IntegrityError(
+                f"{what}: asked for encryption {self._sse!r}, the store answered {said!r}",
+                "the object is stored, but not as asked; check `sse` and the bucket's encryption",
+            )
+        key = self._sse_key
+        if key is None or "alias/" in key:
+            return  # an alias is answered with the key's own name
+        if said_key != key and not said_key.endswith(f"key/{key}"):
+            raise IntegrityError(
+                f"{what}: asked for KMS key {key!r}, the store answered {said_key!r}",
+                "the object is stored, but not as asked; check `sse-kms-key-id`",
+            )
+
+    def _stored_as(self, storage_class: str | None) -> dict[str, str]:
+        return _given(
+            {"x-amz-storage-class": storage_class, SSE: self._sse, SSE_KEY: self._sse_key}
+        )
+
+
+def _given(headers: Mapping[str, str | None]) -> dict[str, str]:
+    return {k: v for k, v in headers.items() if v}

@@ -1,0 +1,56 @@
+"""What headers say about one object, and what is held against them."""
+
+import calendar
+from collections.abc import Mapping
+from email.utils import parsedate_tz
+
+from csi_s3.errors import IntegrityError
+from csi_s3.s3 import answers
+from csi_s3.s3.checksums import Algorithm
+from csi_s3.s3.listing import ARCHIVES
+from csi_s3.s3.store import ObjectInfo
+
+
+def describe(key: str, headers: Mapping[str, str], *, size: int | None = None) -> ObjectInfo:
+    """From the answer to a HEAD, or to a GET (whose Content-Length is not the object's size)."""
+    storage_class = headers.get("x-amz-storage-class", "")
+    shelved = storage_class in ARCHIVES or "x-amz-archive-status" in headers
+    restored = 'ongoing-request="false"' in headers.get("x-amz-restore", "")
+    return ObjectInfo(
+        key=key,
+        size=int(headers.get("Content-Length", "0")) if size is None else size,
+        etag=answers.quoted_etag(headers.get("ETag", "")),
+        last_modified=_http_date(headers.get("Last-Modified", "")),
+        storage_class=storage_class,
+        archived=shelved and not restored,
+    )
+
+
+def conditions(*, if_none_match: bool = False, if_match: str | None = None) -> dict[str, str]:
+    """The headers of a conditional write."""
+    return {
+        **({"If-None-Match": "*"} if if_none_match else {}),
+        **({"If-Match": if_match} if if_match else {}),
+    }
+
+
+def hold_to_checksum(
+    what: str, sums: Algorithm | None, ours: str, answer: Mapping[str, str]
+) -> None:
+    """Compare the checksum that the store computed, where it tells one.
+
+    Raises:
+        IntegrityError: it is not ours.
+
+    """
+    said = answer.get(sums.header) if sums else None
+    if said and said != ours:
+        raise IntegrityError(
+            f"{what}: the store's checksum is {said}, ours {ours}",
+            "the bytes changed on their way; check memory and network of this node",
+        )
+
+
+def _http_date(text: str) -> float:
+    parsed = parsedate_tz(text) if text else None
+    return float(calendar.timegm(parsed[:9])) if parsed else 0.0  # HTTP dates are GMT

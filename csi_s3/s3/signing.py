@@ -1,0 +1,90 @@
+"""One request to a bucket: its exact URL, and botocore's SigV4 signature over it.
+
+URLs are quoted here, once, and neither signer nor aiohttp may touch them again, so that any key
+(`//`, `./`, `%`, `+`, control characters, a leading `/`) goes out as it was signed.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlencode
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from typing_extensions import override
+from yarl import URL
+
+from csi_s3.s3.credentials import Keys
+from csi_s3.s3.endpoint import Endpoint
+from csi_s3.s3.store import Buffer
+
+UNSIGNED = "UNSIGNED-PAYLOAD"
+_NO_BODY = hashlib.sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One S3 operation, sent as often as it takes.
+
+    kind: HEAD, GET, LIST, PUT, ...: for messages, counts and policy hints.
+    key: empty for the bucket itself.
+    quiet_s: the longest silence of the store while it works on this.
+    answer_bytes, heavy_bytes: what the answer may carry, what the store must move on its side (a
+        copy): for the deadline.
+    may_fail_late: a 200 whose body is an error is an error (copy, complete).
+    """
+
+    kind: str
+    method: str
+    key: str = ""
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Buffer = b""
+    quiet_s: float = 30.0
+    answer_bytes: int = 0
+    heavy_bytes: int = 0
+    may_fail_late: bool = False
+
+
+def quoted_key(key: str) -> str:
+    return quote(key, safe="/~")
+
+
+def url_of(request: Request, endpoint: Endpoint) -> str:
+    url = f"{endpoint.url}/{quoted_key(request.key)}" if request.key else endpoint.root
+    if not request.query:
+        return url
+    return f"{url}?{urlencode(request.query, quote_via=quote, safe='')}"
+
+
+def exact(url: str) -> URL:
+    """For aiohttp: a URL that nobody normalises."""
+    return URL(url, encoded=True)
+
+
+def payload_hash(request: Request, endpoint: Endpoint) -> str:
+    """What x-amz-content-sha256 says: TLS protects the body, plain HTTP leaves that to us.
+
+    SHA-256 of 8 MiB takes 5 ms here.
+    """
+    if endpoint.url.startswith("https:"):
+        return UNSIGNED
+    return hashlib.sha256(request.body).hexdigest() if len(request.body) else _NO_BODY
+
+
+def signed_headers(
+    request: Request, endpoint: Endpoint, url: str, *, keys: Keys | None, payload: str
+) -> dict[str, str]:
+    """The request's headers with date and signature; as they are for anonymous requests."""
+    if keys is None:
+        return dict(request.headers)
+    asked = AWSRequest(method=request.method, url=url, headers=dict(request.headers))
+    asked.context["payload"] = payload
+    _Signer(keys, endpoint.service, endpoint.region).add_auth(asked)
+    return dict(asked.headers.items())
+
+
+class _Signer(S3SigV4Auth):  # type: ignore[misc] # botocore is untyped
+    @override
+    def payload(self, request: AWSRequest) -> str:
+        return str(request.context["payload"])

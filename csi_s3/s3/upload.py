@@ -1,0 +1,200 @@
+"""One multipart upload of the real store.
+
+Its checksum algorithm is named at creation, so that S3 holds every part to it. MinIO is the
+exception: in an upload that names one it demands it of UploadPartCopy too, whose handler computes
+none (PutObjectPart in cmd/erasure-multipart.go: 400 "checksum missing"). There the algorithm is
+not named; each part still carries its checksum, and MinIO still verifies it.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from typing_extensions import override
+
+from csi_s3.errors import (
+    IntegrityError,
+    NotFoundError,
+    ObjectChangedError,
+    PreconditionFailedError,
+    VolumeError,
+)
+from csi_s3.s3 import answers
+from csi_s3.s3.checksums import Algorithm
+from csi_s3.s3.headers import Headers
+from csi_s3.s3.http import Answer, Http
+from csi_s3.s3.objects import conditions, describe, hold_to_checksum
+from csi_s3.s3.signing import Request
+from csi_s3.s3.store import Buffer, ObjectInfo, Part, Upload
+
+log = logging.getLogger(__name__)
+
+COMPLETE_QUIET_S = 300.0  # S3 sends white space meanwhile, other stores nothing
+_NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+
+
+class MultipartUpload(Upload):
+    """Stateless but for its id: parts may be in flight in any number and order.
+
+    sums: computed for every part. is_named: S3 knows the algorithm and wants it at `complete`.
+    """
+
+    def __init__(
+        self,
+        http: Http,
+        headers: Headers,
+        *,
+        key: str,
+        upload_id: str,
+        sums: Algorithm | None,
+        is_named: bool,
+    ) -> None:
+        self._http, self._headers = http, headers
+        self._key, self._id = key, upload_id
+        self._sums, self._is_named = sums, is_named
+
+    @property
+    @override
+    def upload_id(self) -> str:
+        return self._id
+
+    @override
+    async def part(self, number: int, data: Buffer) -> Part:
+        checksum = self._sums.of(data) if self._sums else ""
+        request = Request(
+            kind="PART",
+            method="PUT",
+            key=self._key,
+            query={"partNumber": str(number), "uploadId": self._id},
+            headers={
+                **self._headers.every,
+                "Content-Type": "application/octet-stream",
+                **({self._sums.header: checksum} if self._sums else {}),
+            },
+            body=data,
+        )
+        answer = await self._http.done(request)
+        hold_to_checksum(f"part {number} of {self._key!r}", self._sums, checksum, answer.headers)
+        etag = answers.quoted_etag(answer.headers.get("ETag", ""))
+        return Part(number=number, etag=etag, size=len(data), checksum=checksum)
+
+    @override
+    async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
+        request = Request(
+            kind="PART-COPY",
+            method="PUT",
+            key=self._key,
+            query={"partNumber": str(number), "uploadId": self._id},
+            headers={
+                **self._headers.every,
+                **self._headers.copy_source(source),
+                "x-amz-copy-source-range": f"bytes={start}-{start + length - 1}",
+            },
+            quiet_s=COMPLETE_QUIET_S,
+            heavy_bytes=length,
+            may_fail_late=True,
+        )
+        answer = await self._http.send(request)
+        if answer.fault is not None:
+            error = self._http.error(request, answer.fault)
+            gone = isinstance(error, NotFoundError) and answer.fault.code != "NoSuchUpload"
+            if gone or isinstance(error, PreconditionFailedError):
+                raise ObjectChangedError(f"{source.key!r} is no longer {source.etag}: {error.what}")
+            raise error
+        said = answers.fields(answers.parse(answer.body))
+        checksum = said.get(self._sums.element, "") if self._sums else ""
+        etag = answers.quoted_etag(said.get("ETag", ""))
+        return Part(number=number, etag=etag, size=length, checksum=checksum)
+
+    @override
+    async def complete(
+        self, parts: Sequence[Part], *, if_none_match: bool = False, if_match: str | None = None
+    ) -> ObjectInfo:
+        size = sum(part.size for part in parts)
+        whole = self._sums.of_parts(parts) if self._sums and self._is_named else ""
+        headers = conditions(if_none_match=if_none_match, if_match=if_match)
+        request = self._complete_request(parts, headers, size=size, whole=whole)
+        answer = await self._http.send(request)
+        if answer.fault is not None:
+            return await self._settled(
+                request, answer, parts=len(parts), size=size, if_match=if_match
+            )
+        said = answers.fields(answers.parse(answer.body))
+        checksum = said.get(self._sums.element, "") if self._sums else ""
+        if whole and checksum and checksum.partition("-")[0] != whole.partition("-")[0]:
+            raise IntegrityError(
+                f"upload of {self._key!r}: the store's checksum is {checksum}, ours {whole}",
+                "do not use this object; write it again",
+            )
+        self._headers.check_encryption(f"upload of {self._key!r}", answer.headers)
+        etag = answers.quoted_etag(said.get("ETag", ""))
+        return ObjectInfo(key=self._key, size=size, etag=etag, last_modified=0.0)
+
+    @override
+    async def abort(self) -> None:
+        request = Request(
+            kind="ABORT",
+            method="DELETE",
+            key=self._key,
+            query={"uploadId": self._id},
+            headers=self._headers.every,
+        )
+        try:
+            await self._http.done(request)
+        except NotFoundError:
+            return
+        except VolumeError as exc:
+            log.warning(
+                "upload %s of %r could not be aborted: its parts are kept, and billed, until a"
+                " lifecycle rule (AbortIncompleteMultipartUpload) removes them: %s",
+                self._id,
+                self._key,
+                exc,
+                extra={"code": exc.code},
+            )
+
+    def _complete_request(
+        self, parts: Sequence[Part], headers: dict[str, str], *, size: int, whole: str
+    ) -> Request:
+        headers = {**self._headers.every, **headers, "Content-Type": "application/xml"}
+        if self._http.endpoint.is_aws:
+            headers["x-amz-mp-object-size"] = str(size)
+        if self._sums and self._sums.full_object and whole:
+            headers[self._sums.header] = whole
+            headers["x-amz-checksum-type"] = "FULL_OBJECT"
+        element = self._sums.element if self._sums and self._is_named else ""
+        body = "".join(_part_xml(part, element) for part in parts)
+        return Request(
+            kind="COMPLETE",
+            method="POST",
+            key=self._key,
+            query={"uploadId": self._id},
+            headers=headers,
+            body=f'<CompleteMultipartUpload xmlns="{_NAMESPACE}">{body}'
+            "</CompleteMultipartUpload>".encode(),
+            quiet_s=COMPLETE_QUIET_S,
+            heavy_bytes=size,
+            may_fail_late=True,
+        )
+
+    async def _settled(
+        self, request: Request, answer: Answer, *, parts: int, size: int, if_match: str | None
+    ) -> ObjectInfo:
+        """A refusal, unless an earlier attempt whose answer was lost had done it."""
+        assert answer.fault is not None  # noqa: S101 - for the type checker
+        error = self._http.error(request, answer.fault)
+        if answer.maybe_done and isinstance(error, NotFoundError | PreconditionFailedError):
+            head = Request(kind="HEAD", method="HEAD", key=self._key, headers=self._headers.every)
+            found = await self._http.send(head)
+            if found.fault is None:
+                info = describe(self._key, found.headers)
+                if info.size == size and info.etag.endswith(f'-{parts}"'):
+                    return info
+        if if_match and isinstance(error, NotFoundError) and answer.fault.code != "NoSuchUpload":
+            raise PreconditionFailedError(error.what, "the object is gone")
+        raise error
+
+
+def _part_xml(part: Part, element: str) -> str:
+    checksum = f"<{element}>{part.checksum}</{element}>" if element and part.checksum else ""
+    etag = answers.escape(part.etag)
+    return f"<Part><PartNumber>{part.number}</PartNumber><ETag>{etag}</ETag>{checksum}</Part>"

@@ -1,0 +1,9 @@
+"""What every test runs under; the guards are a plugin so that they can be tested themselves."""
+
+from hypothesis import settings
+
+pytest_plugins = ["tests.guards"]
+
+settings.register_profile("default", max_examples=200, stateful_step_count=25)
+settings.register_profile("long", max_examples=20_000, stateful_step_count=50)
+settings.load_profile("default")

@@ -1,0 +1,46 @@
+"""Where a store differs from what `s3.store` promises, and why that is the store's doing.
+
+A test that meets a quirk asserts the other behaviour, so a quirk that is gone fails the suite.
+"""
+
+QUIRKS: dict[str, dict[str, str]] = {
+    "memory": {},
+    "moto": {
+        "a copy ignores the source's If-Match": "CopyObject and UploadPartCopy never look at it",
+        "complete ignores If-Match": "only If-None-Match is implemented",
+        "a part for an aborted upload breaks the server": "KeyError in the handler, HTTP 500",
+        "signatures are not checked": "any key pair is let in",
+        "regions are not checked": "any region in the signature is let in",
+        "other hosts' buckets": "a bucket that does not exist is told from one that does",
+    },
+    "minio": {
+        "an object hides keys below it": "its listing takes the object's directory for the object",
+        "delete ignores If-Match": "DeleteObject never looks at it",
+    },
+    "versitygw": {
+        "an object bars keys below it": "a POSIX file cannot have files below it (409)",
+    },
+}
+
+REFUSED = "refused"
+LISTED_OTHERWISE = "put and read under its name, but listed under another"
+NOT_COPIED = "everything but a copy"
+
+_POSIX_PATHS = ["/lead", "x//y", "./d", "sub/./d", "sub/../d"]
+
+# moto: werkzeug's routes match no line end. MinIO: refuses components that are empty, "." or "..".
+# versitygw: cleans paths; lists control characters as U+FFFD; a copied marker "contains data"; takes
+# a quoted ?versionId= in a key for a version.
+ODD_KEYS: dict[str, dict[str, str]] = {
+    "memory": {},
+    "moto": {"n\nl": REFUSED},
+    "minio": {
+        "/lead": LISTED_OTHERWISE,
+        **dict.fromkeys(["//", "x//y", "./d", "sub/./d", "sub/../d", ".."], REFUSED),
+    },
+    "versitygw": {
+        **dict.fromkeys(["//", ".."], REFUSED),
+        **dict.fromkeys([*_POSIX_PATHS, "ctl\x01x", "esc\x1b[0m"], LISTED_OTHERWISE),
+        **dict.fromkeys(["dir/", "a?versionId=null"], NOT_COPIED),
+    },
+}

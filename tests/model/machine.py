@@ -1,0 +1,138 @@
+"""The file system over the in-memory store, driven like the kernel drives it."""
+
+import asyncio
+import os
+
+from csi_s3.config.volume import TreeConfig
+from csi_s3.errors import NotDirectoryError, NotFoundError, UnsupportedError
+from csi_s3.fs.filesystem import FileSystem
+from csi_s3.fs.tree import Clock
+from csi_s3.s3.memory import MemoryStore
+
+UNREADABLE = b"in an upload that is not complete: staging will keep it readable"
+
+
+class FakeKernel:
+    """Remembers which inodes' pages it was told to drop."""
+
+    def __init__(self) -> None:
+        self.dropped: list[int] = []
+
+    async def invalidate_inode(self, ino: int) -> None:
+        await asyncio.sleep(0)
+        self.dropped.append(ino)
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def clock(self) -> Clock:
+        return Clock(
+            monotonic_s=lambda: self.now_s, realtime_ns=lambda: int(self.now_s * 1_000_000_000)
+        )
+
+
+class Driver:
+    """One mount and an event loop of its own; `run` makes one call of the kernel."""
+
+    def __init__(self, config: TreeConfig, *, part_bytes: int = 4, prefix: str = "") -> None:
+        self.held: list[int] = []
+        self.time, self.kernel = FakeClock(), FakeKernel()
+        self.store = MemoryStore(clock=lambda: self.time.now_s, min_part_bytes=1)
+        self.loop = asyncio.new_event_loop()
+        self._end = asyncio.Event()
+        self.fs: FileSystem
+        ready = self.loop.create_future()
+
+        async def live() -> None:
+            async with asyncio.TaskGroup() as group:
+                self.fs = FileSystem(
+                    self.store,
+                    config,
+                    prefix=prefix,
+                    kernel=self.kernel,
+                    group=group,
+                    clock=self.time.clock(),
+                )
+                ready.set_result(None)
+                await self._end.wait()
+                self.fs.files.close()
+
+        self._life = self.loop.create_task(live())
+        self.loop.run_until_complete(ready)
+
+    def run(self, call):
+        return self.loop.run_until_complete(call)
+
+    def close(self) -> None:
+        self._end.set()
+        self.loop.run_until_complete(self._life)
+        self.loop.close()
+
+    def ino(self, path: str) -> int:
+        """Walk a path as the kernel does; the reference is given back at once."""
+
+        async def walk() -> int:
+            ino = 1
+            for name in filter(None, path.split("/")):
+                found = await self.fs.lookup(ino, name.encode())
+                self.held.append(found.ino)
+                ino = found.ino
+            return ino
+
+        return self.run(walk())
+
+    def forget_all(self) -> None:
+        for ino in self.held:
+            self.fs.forget(ino, 1)
+        self.held = []
+
+    def read_all(self, path: str) -> bytes:
+        async def read(ino: int) -> bytes:
+            fh = await self.fs.files.open(ino, os.O_RDONLY)
+            try:
+                size = (await self.fs.getattr(ino)).size
+                try:
+                    data = await self.fs.files.read(fh, 0, 1000)
+                except UnsupportedError:
+                    return UNREADABLE
+            finally:
+                await self.fs.files.release(fh)
+            assert len(data) == size
+            return data
+
+        return self.run(read(self.ino(path)))
+
+    def tree(self) -> dict[str, bytes | None]:
+        """Everything, by listing and reading; what a listing says must be what a look-up says."""
+        shown: dict[str, bytes | None] = {}
+
+        async def names(ino: int) -> list[tuple[str, bool]]:
+            fh = await self.fs.opendir(ino)
+            found = [(e.name.decode(), e.attributes.is_dir) async for e in self.fs.readdir(fh, 0)]
+            self.fs.releasedir(fh)
+            return found
+
+        def walk(path: str) -> None:
+            found = self.run(names(self.ino(path)))
+            assert len({n for n, _ in found}) == len(found), f"repeated name in {path!r}"
+            self.time.now_s += 2  # listings are too old now to answer look-ups
+            for name, is_dir in found:
+                below = f"{path}/{name}" if path else name
+                if is_dir:
+                    shown[below] = None
+                    walk(below)
+                else:
+                    shown[below] = self.read_all(below)
+
+        walk("")
+        self.forget_all()
+        return shown
+
+    def exists(self, path: str) -> bool:
+        try:
+            self.ino(path)
+        except (NotFoundError, NotDirectoryError):
+            return False
+        return True

@@ -1,0 +1,139 @@
+"""`csi-s3 mount` as an ordinary user, through fusermount3."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from csi_s3.kernel.mountinfo import mount_at
+from tests.mount.command import (
+    AS_USER,
+    UID,
+    WITHIN_S,
+    directory,
+    env,
+    foreground,
+    is_mounted,
+    mount,
+    names,
+    put,
+    s3,
+    wait_gone,
+    wait_unmounted,
+    worker,
+    workers,
+)
+
+__all__ = ["directory", "env", "s3"]
+
+
+def as_user(*words: object) -> str:
+    done = subprocess.run(
+        [*AS_USER, *map(str, words)], check=False, capture_output=True, text=True, timeout=WITHIN_S
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def allow_other_by_fuse_conf(directory):
+    conf = directory.parent / "fuse.conf"
+    conf.write_text("user_allow_other\n")
+    subprocess.run(["mount", "--bind", conf, "/etc/fuse.conf"], check=True, timeout=WITHIN_S)
+    yield
+    subprocess.run(["umount", "/etc/fuse.conf"], check=True, timeout=WITHIN_S)
+
+
+def test_an_ordinary_user_mounts_reads_writes_and_unmounts(env, directory, s3):
+    done = mount("data", directory, env=env, before=AS_USER)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"bucket data is mounted at {directory}\n"
+    entry = mount_at(str(directory))
+    assert (entry.fs_type, entry.source) == ("fuse.csi-s3", "s3://data/")
+    assert {"nosuid", "nodev"} <= entry.options
+    assert as_user("stat", "-c", "%u:%g", directory / "hello.txt") == f"{UID}:{UID}\n"
+    as_user("sh", "-c", f"echo mine > {directory}/mine.txt")
+    assert s3.request("GET", "/data/mine.txt") == (200, b"mine\n")
+    with pytest.raises(PermissionError):
+        names(directory)  # nobody else, not even root
+    pid = worker(directory)
+    as_user("fusermount3", "-u", directory)
+    wait_gone(pid)
+    assert not is_mounted(directory)
+
+
+def test_a_failure_leaves_no_mount(env, directory):
+    done = mount("no-such-bucket", directory, env=env, before=AS_USER)
+    assert done.returncode == 1
+    assert "no-such-bucket" in done.stderr
+    assert not is_mounted(directory)
+    assert workers(directory) == []
+
+
+def test_a_directory_of_somebody_else_is_refused_with_the_reason(env, directory):
+    os.chown(directory, 0, 0)
+    done = mount("data", directory, env=env, before=AS_USER)
+    assert done.returncode == 1
+    assert f"cannot mount on {directory}" in done.stderr
+    assert "his own" in done.stderr
+    assert not is_mounted(directory)
+
+
+def test_allow_other_needs_the_line_in_fuse_conf(env, directory):
+    done = mount("data", directory, "--allow-other", env=env, before=AS_USER)
+    assert done.returncode == 2
+    assert "user_allow_other" in done.stderr
+    assert "/etc/fuse.conf" in done.stderr
+    assert not is_mounted(directory)
+
+
+def test_allow_other_lets_others_in(env, directory, allow_other_by_fuse_conf):
+    done = mount("data", directory, "--allow-other", env=env, before=AS_USER)
+    assert done.returncode == 0, done.stderr
+    assert names(directory)[0] == "deep"
+
+
+def test_a_read_only_mount_is_read_only(env, directory):
+    assert mount("data", directory, "--read-only", env=env, before=AS_USER).returncode == 0
+    assert "ro" in mount_at(str(directory)).options
+
+
+def test_a_prefix_with_comma_and_backslash_is_shown_as_it_is(env, directory, s3):
+    put(s3, "a%2Cro%5C/x", b"x")
+    done = mount("s3://data/a,ro\\/", directory, env=env, before=AS_USER)
+    assert done.returncode == 0, done.stderr
+    entry = mount_at(str(directory))
+    assert entry.source == "s3://data/a,ro\\/"
+    assert "rw" in entry.options
+    assert as_user("ls", directory) == "x\n"
+
+
+def test_sigterm_to_the_foreground_process_unmounts(env, directory):
+    with foreground("data", directory, env=env, before=AS_USER) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WITHIN_S) == 0, process.stderr.read()
+    assert not is_mounted(directory)
+
+
+def test_sigterm_to_the_worker_unmounts(env, directory):
+    assert mount("data", directory, env=env, before=AS_USER).returncode == 0
+    pid = worker(directory)
+    os.kill(pid, signal.SIGTERM)
+    wait_gone(pid)
+    assert not is_mounted(directory)
+
+
+def test_auto_unmount_unmounts_when_the_worker_is_killed(env, directory):
+    assert mount("data", directory, "--auto-unmount", env=env, before=AS_USER).returncode == 0
+    os.kill(worker(directory), signal.SIGKILL)
+    wait_unmounted(directory)
+
+
+def test_without_fusermount3_the_error_says_what_to_install(env, directory):
+    missing = 'mount --bind /dev/null "$(command -v fusermount3)" && exec "$@"'
+    before = ["unshare", "--mount", "sh", "-c", missing, "sh", *AS_USER]
+    done = mount("data", directory, env=env, before=before)
+    assert done.returncode == 1
+    assert "fusermount3 is not installed" in done.stderr
+    assert "package fuse3" in done.stderr

@@ -1,0 +1,75 @@
+"""A program: the real zygote, with workers that do what their volume's handle says.
+
+    zygote_double.py [crowded|threaded] FD
+
+Every worker writes its pid to the descriptor it serves, so that a test sees that it has it.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from csi_s3.errors import AccessDeniedError
+from csi_s3.link.channel import Channel
+from csi_s3.link.report import Report, State, Usage
+from csi_s3.link.spec import MountSpec
+from csi_s3.mounter.zygote import serve_forks
+
+
+def worker(sock: socket.socket) -> int:
+    return asyncio.run(_work(Channel(sock)))
+
+
+async def _work(channel: Channel) -> int:
+    message = await channel.receive()
+    spec = MountSpec.from_json(message.body["spec"])
+    os.write(message.take_fd(), f"{os.getpid()}\n".encode())
+    match spec.volume_handle:
+        case "refused":
+            error = AccessDeniedError("bucket b: 403", "look at the policy")
+            await _report(channel, spec, State.FAILED, error)
+            return 1
+        case "exits":
+            return 3
+        case "leaves":
+            return 0
+        case "raises":
+            raise RuntimeError("on purpose")
+        case "never-serves":
+            await asyncio.Event().wait()
+        case "babbles":
+            await channel.send("greeting", {})
+    return await _serve(channel, spec)
+
+
+async def _serve(channel: Channel, spec: MountSpec) -> int:
+    await _report(channel, spec, State.SERVING)
+    while message := await channel.receive():
+        if message.type == "usage":
+            await _report(channel, spec, State.SERVING)
+        elif message.type == "stop" and spec.volume_handle != "deaf":
+            break
+    await _report(channel, spec, State.ENDED)
+    return 0
+
+
+async def _report(channel: Channel, spec: MountSpec, state: State, error=None) -> None:
+    """The usage that it tells: its number of descriptors, and its pid."""
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    usage = Usage(open_files=open_files, inodes=os.getpid())
+    said = Report(mount_id=spec.mount_id, state=state, error=error, usage=usage)
+    await channel.send("report", {"report": said.to_json()})
+
+
+if __name__ == "__main__":
+    if "crowded" in sys.argv:  # no process can be made any more
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        os.setuid(65534)
+    if "threaded" in sys.argv:
+        threading.Thread(target=signal.pause, daemon=True).start()
+    serve_forks(socket.socket(fileno=int(sys.argv[-1])), worker)

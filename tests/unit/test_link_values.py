@@ -1,0 +1,92 @@
+"""What crosses the link arrives as it was, also between versions."""
+
+import json
+import math
+
+import pytest
+
+from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
+from csi_s3.errors import InternalError, VolumeError, by_code
+from csi_s3.link.report import Report, State, Usage
+from csi_s3.link.spec import VERSION, MountSpec
+
+SPEC = MountSpec(
+    mount_id="0123456789abcdef" * 2,
+    volume_handle="s3-csi-driver-volume",
+    state_dir="/state",
+    volume=VolumeConfig(
+        bucket=BucketConfig(bucket="b", prefix="données/", region="eu-west-1"),
+        tree=TreeConfig(uid=12574, allow_delete=True, metadata_ttl_s=math.inf),
+        read_only=True,
+    ),
+)
+
+
+def over_the_link(data):
+    return json.loads(json.dumps(data))
+
+
+def test_a_spec_arrives_as_it_was_with_its_version():
+    data = over_the_link(SPEC.to_json())
+    assert data["version"] == VERSION
+    assert MountSpec.from_json(data) == SPEC
+
+
+def test_fields_of_a_newer_peer_are_dropped_and_missing_ones_have_their_default():
+    data = over_the_link(SPEC.to_json())
+    data["new"] = data["volume"]["new"] = data["volume"]["tree"]["new"] = 1
+    data["volume"]["bucket"]["new"] = {"deep": True}
+    del data["state_dir"], data["volume"]["allow_root"], data["volume"]["tree"]["dir_markers"]
+    found = MountSpec.from_json(data)
+    assert found.state_dir == ""
+    assert found.volume == SPEC.volume
+
+
+@pytest.mark.parametrize("missing", ["mount_id", "volume_handle", "volume"])
+def test_a_spec_without_what_it_must_have_is_refused(missing):
+    data = over_the_link(SPEC.to_json())
+    del data[missing]
+    with pytest.raises(KeyError, match=missing):
+        MountSpec.from_json(data)
+
+
+@pytest.mark.parametrize("cls", by_code().values(), ids=lambda c: c.__name__)
+def test_every_error_arrives_as_its_own_class(cls):
+    report = Report(
+        mount_id="m",
+        state=State.FAILED,
+        error=cls("bucket b: no", "do this"),
+        usage=Usage(open_files=1, inodes=2, dirty_bytes=3),
+    )
+    found = Report.from_json(over_the_link(report.to_json()))
+    assert type(found.error) is cls
+    assert (found.error.what, found.error.hint) == ("bucket b: no", "do this")
+    assert (found.mount_id, found.state, found.usage) == ("m", State.FAILED, report.usage)
+
+
+def test_a_report_without_error_or_usage_is_a_report():
+    found = Report.from_json({"mount_id": "m", "state": "serving"})
+    assert found == Report(mount_id="m", state=State.SERVING)
+
+
+def test_an_error_of_a_newer_peer_keeps_its_words():
+    found = Report.from_json(
+        {
+            "mount_id": "m",
+            "state": "failed",
+            "error": {"code": "new-in-9", "what": "w", "hint": "h", "more": 1},
+            "usage": {"open_files": 1, "new": 2},
+        }
+    )
+    assert isinstance(found.error, InternalError)
+    assert str(found.error) == "w (h)"
+    assert found.usage == Usage(open_files=1)
+
+
+def test_codes_are_unique_in_the_tree():
+    codes, todo = [], [VolumeError]
+    while todo:
+        cls = todo.pop()
+        todo += cls.__subclasses__()
+        codes += [cls.code] if "code" in vars(cls) else []
+    assert len(codes) == len(set(codes))
