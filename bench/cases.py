@@ -44,7 +44,7 @@ class Sizes:
 
 
 FULL = Sizes(
-    big_bytes=1024 * MIB, names=(10_000, 100_000), stats=2000, files=1000, budget_s=4, limit_s=20
+    big_bytes=1024 * MIB, names=(10_000, 100_000), stats=2000, files=1000, budget_s=3, limit_s=20
 )
 QUICK = Sizes(big_bytes=64 * MIB, names=(1000,), stats=500, files=200, budget_s=0.7, limit_s=5)
 

@@ -92,7 +92,7 @@ class Server:
             method=method,
             url=self.endpoint + path_and_query,
             data=body,
-            headers=dict(headers or {}),
+            headers={"Content-Type": "application/octet-stream", **(headers or {})},
         )
         S3SigV4Auth(Credentials(self.access_key, self.secret_key), "s3", REGION).add_auth(request)
         plain = urllib.request.Request(
@@ -158,6 +158,7 @@ def _command(
         return command, {
             "MINIO_ROOT_USER": access,
             "MINIO_ROOT_PASSWORD": secret,
+            "MINIO_SITE_REGION": REGION,  # else it takes signatures of any region
             "MINIO_BROWSER": "off",
             "MINIO_UPDATE": "off",
         }

@@ -87,6 +87,11 @@ class Directory:
         if not self.listings:
             self._snapshot, self._snapshot_until = listing, valid_until
 
+    def drop_snapshot(self, listing: "Listing") -> None:
+        """The listing answers no look-ups any more, if it still did."""
+        if self._snapshot is listing:
+            self._snapshot = None
+
     def from_snapshot(self, name: str, now: float) -> Found | None:
         """What the newest valid listing says of a name it has; None: ask S3."""
         if self.listings:

@@ -158,6 +158,7 @@ class FileSystem:
     def remember(self, ino: int) -> None:
         """The kernel took a listed entry, and holds its inode once more."""
         self._inodes.remember(self._inodes.get(ino))
+        self._tree.evict()
 
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)

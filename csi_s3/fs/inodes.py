@@ -8,6 +8,7 @@ that are below it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from csi_s3.errors import StaleError
@@ -141,6 +142,15 @@ class Inodes:
     def remember(self, inode: Inode) -> None:
         """The kernel was given the inode once more."""
         inode.lookups += 1
+
+    def idle_files(self, n: int) -> list[Inode]:
+        """The oldest n files that only the kernel's name cache holds, for eviction."""
+        idle = (
+            i
+            for i in self._by_number.values()
+            if i.lookups and i.is_linked and not (i.is_dir or i.handles or i.writer is not None)
+        )
+        return list(islice(idle, n))
 
     def forget(self, ino: int, n: int) -> None:
         """The kernel gives back n of its references."""

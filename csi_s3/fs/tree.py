@@ -7,6 +7,7 @@ import asyncio
 import logging
 import stat
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,12 +29,19 @@ from csi_s3.s3.store import ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)
 
+INODE_BYTES = 900  # measured: 852 for a file with a key of 25 characters
+INODES_SHARE = 4  # of the memory budget; buffers have a budget of their own
+
 
 class Kernel(Protocol):
     """What the file system may ask of the kernel; `fuse.session` is the real one."""
 
     async def invalidate_inode(self, ino: int) -> None:
         """Drop the pages and attributes it holds of the inode; returns when they are gone."""
+        ...
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        """Ask it to drop a name that nobody uses, and so its inode; it may take its time."""
         ...
 
 
@@ -84,6 +92,10 @@ class Tree:
         self._store, self._config, self._kernel, self._clock = store, config, kernel, clock
         self._group = group
         self._mounted_ns = clock.realtime_ns()
+        self._inodes_limit = config.memory_bytes // INODES_SHARE // INODE_BYTES
+        self._evict_above = self._inodes_limit
+        self._snapshots: deque[tuple[float, Directory, Listing, int]] = deque()
+        self._snapshot_names = 0
 
     # names
 
@@ -135,6 +147,8 @@ class Tree:
             if is_dir is True:
                 head.cancel()
                 return Special.DIRECTORY
+        if isinstance(is_dir, VolumeError) and not isinstance(is_dir, AccessDeniedError):
+            raise is_dir  # a file may be hidden by a directory: HEAD alone decides nothing
         outcome = head.result()
         if isinstance(outcome, AccessDeniedError) and is_dir is False:
             return await self._from_list(
@@ -246,6 +260,19 @@ class Tree:
             inode.is_kept = True
             self.add_local(self.inodes.get(inode.parent), inode)
 
+    def evict(self) -> None:
+        """Keep the inode table to its share of memory: a `find` pins every name it has seen.
+
+        Those that the kernel cannot drop, because they are in use, are asked for again only after
+        as many new ones have come.
+        """
+        if len(self.inodes) <= self._evict_above:
+            return
+        batch = max(1, self._inodes_limit // 4)
+        for inode in self.inodes.idle_files(batch):
+            self._kernel.forget_name(inode.parent, inode.name.encode())
+        self._evict_above = max(self._inodes_limit, len(self.inodes) - batch) + batch
+
     # listings
 
     def list_directory(self, inode: Inode) -> Listing:
@@ -256,9 +283,24 @@ class Tree:
 
     def close_listing(self, inode: Inode, listing: Listing) -> None:
         valid_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
-        self.directory(inode).closed(listing, valid_until=valid_until)
+        directory = self.directory(inode)
+        directory.closed(listing, valid_until=valid_until)
         listing.close()
         self._tell_hidden(inode, listing)
+        self._snapshots.append((valid_until, directory, listing, len(listing.names)))
+        self._snapshot_names += len(listing.names)
+        self._drop_old_snapshots()
+
+    def _drop_old_snapshots(self) -> None:
+        """Give back listings that are out of date, and the oldest beyond the inodes' share."""
+        now = self._clock.monotonic_s()
+        while self._snapshots:
+            valid_until, directory, listing, names = self._snapshots[0]
+            if now < valid_until and self._snapshot_names <= self._inodes_limit:
+                return
+            self._snapshots.popleft()
+            self._snapshot_names -= names
+            directory.drop_snapshot(listing)
 
     def _tell_hidden(self, inode: Inode, listing: Listing) -> None:
         directory = self.directory(inode)

@@ -108,6 +108,10 @@ class Session:
 
         await blocking(drop, within_s=INVALIDATE_WITHIN_S)
 
+    def forget_name(self, parent: int, name: bytes) -> None:
+        """Ask the kernel to drop a name; a thread of pyfuse3's does it."""
+        pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)
+
     def _relay(self, kernel_side: socket.socket) -> Callable[[int], Coroutine[Any, Any, None]]:
         """A wait_readable whose first two calls hand INIT in and its reply out."""
 

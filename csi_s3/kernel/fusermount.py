@@ -1,16 +1,15 @@
 """Mount and unmount for people who are not root, through the setuid program fusermount3.
 
 It opens /dev/fuse, calls mount(2) and hands the descriptor over a socket whose number stands in
-_FUSE_COMMFD (libfuse's util/fusermount.c). Root calls mount(2) itself, except where it asks for
-auto_unmount, which only fusermount3 has: it stays alive and unmounts when its socket closes.
+_FUSE_COMMFD (libfuse's util/fusermount.c). Rejected: its option auto_unmount, which does nothing
+for an ordinary user's mount without allow_other (3.14, Linux 6.18: it looks for ENOTCONN as root
+and gets EACCES); `local.mounting` has one of its own.
 """
 
 import os
 import shutil
 import socket
 import subprocess
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from csi_s3.errors import BadOptionError, MountError
@@ -20,27 +19,8 @@ DEADLINE_S = 20.0
 CONF = Path("/etc/fuse.conf")
 
 
-@dataclass(slots=True)
-class UserMount:
-    """A fresh mount: its /dev/fuse descriptor, INIT not read yet.
-
-    watcher: with auto_unmount, fusermount3 itself and the socket whose last duplicate keeps the
-    mount. The caller closes the descriptors and reaps the process.
-    """
-
-    fd: int
-    watcher: tuple[subprocess.Popen[bytes], socket.socket] | None = None
-
-
-def mount_as_user(
-    target: Path,
-    *,
-    source_name: str,
-    read_only: bool,
-    allow_other: bool,
-    auto_unmount: bool = False,
-) -> UserMount:
-    """Mount on target.
+def mount_as_user(target: Path, *, source_name: str, read_only: bool, allow_other: bool) -> int:
+    """Mount on target; the /dev/fuse descriptor, INIT not read yet, is the caller's to close.
 
     Raises:
         BadOptionError: allow_other, which /etc/fuse.conf does not grant to ordinary users.
@@ -48,35 +28,36 @@ def mount_as_user(
 
     """
     program = find_program()
-    if allow_other and os.geteuid() != 0 and not _user_allow_other():
+    if allow_other and not _user_allow_other():
         raise BadOptionError(
             "allow-other: an ordinary user may not let others into a FUSE mount on this machine",
             hint=f"ask root to add the line 'user_allow_other' to {CONF}, or drop the option",
         )
     options = [f"fsname={_escaped(source_name)}", "subtype=csi-s3", "default_permissions"]
     options += ["nosuid", "nodev"]
-    wanted = {"allow_other": allow_other, "ro": read_only, "auto_unmount": auto_unmount}
-    options += [name for name, given in wanted.items() if given]
-    arguments = [program, "-o", ",".join(options), "--", str(target)]
+    options += ["allow_other"] if allow_other else []
+    options += ["ro"] if read_only else []
     ours, theirs = socket.socketpair()
-    with tempfile.TemporaryFile() as stderr:
+    with ours:
         with theirs:
             process = subprocess.Popen(  # noqa: S603 - a list, no shell
-                arguments,
+                [program, "-o", ",".join(options), "--", str(target)],
                 env={"_FUSE_COMMFD": str(theirs.fileno())},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=stderr,
+                stderr=subprocess.PIPE,
             )
+        with process:
+            try:
+                _, stderr = process.communicate(timeout=DEADLINE_S)
+            except BaseException:
+                process.kill()
+                raise
         fd = _receive(ours)
-        if fd is None or not auto_unmount:
-            ours.close()  # ends fusermount3, whatever it waits for
-            process.wait(DEADLINE_S)
-        if fd is None:
-            stderr.seek(0)
-            raise _refusal(target, _words(stderr.read()))
-    return UserMount(fd, (process, ours) if auto_unmount else None)
+    if fd is None:
+        raise _refusal(target, _words(stderr))
+    return fd
 
 
 def unmount_as_user(target: Path) -> None:
@@ -114,7 +95,8 @@ def find_program() -> str:
 
 
 def _receive(sock: socket.socket) -> int | None:
-    sock.settimeout(DEADLINE_S)
+    """What fusermount3 has sent; it has ended."""
+    sock.setblocking(False)
     try:
         _, fds, _, _ = socket.recv_fds(sock, 1, 1)
     except OSError:
@@ -125,8 +107,12 @@ def _receive(sock: socket.socket) -> int | None:
 
 
 def _refusal(target: Path, words: str) -> MountError:
-    if "/dev/fuse" in words:
+    if "/dev/fuse: Permission denied" in words:
+        hint = "everybody may open it where udev made it: chmod 666 /dev/fuse, as root"
+    elif "/dev/fuse" in words:
         hint = "load the kernel module (modprobe fuse); in a container, pass the device in"
+    elif "username" in words:
+        hint = "fusermount3 asks /etc/passwd for the caller's name: add a line for this uid"
     elif "access" in words or "not owned" in words:
         hint = "an ordinary user mounts on a directory that is his own and writable to him"
     else:

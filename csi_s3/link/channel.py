@@ -175,8 +175,8 @@ def listen(path: Path, *, mode: int = 0o660, gid: int | None = None) -> socket.s
 
     Bound through /proc/self/fd, so the directory must exist; it is never made here.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         path.unlink(missing_ok=True)
         old = os.umask(0o777 & ~mode)
@@ -203,8 +203,8 @@ def connect(path: Path) -> Channel:
         OSError: nobody listens there (ENOENT, ECONNREFUSED), or it may not be reached (EACCES).
 
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         sock.connect(f"/proc/self/fd/{directory}/{path.name}")
     except BaseException:

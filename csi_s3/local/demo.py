@@ -8,6 +8,7 @@ so that no mount can outlive it. Each step is printed with its time.
 import argparse
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -175,6 +176,7 @@ def _own(closing: ExitStack) -> _Store:
     """An S3 server of our own, in a thread, that ends with us."""
     from moto.server import ThreadedMotoServer  # noqa: PLC0415 - of the extra [demo]
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line per request
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
 
     def start() -> str:

@@ -36,7 +36,7 @@ class Driver:
     def start(self, variables: Sequence[str]) -> None:
         """Start both. variables: NAME=VALUE for the mounter, who alone has an S3 identity."""
         for name in ("kubelet", "state", "link"):
-            (self._directory / name).mkdir()
+            (self._directory / name).mkdir(exist_ok=True)
         socket = str(self._directory / "link" / "mounter.sock")
         flags = [
             *("--endpoint", self._endpoint, "--node-id", "demo-node"),
@@ -90,8 +90,11 @@ class Driver:
                 raise MountError(f"csi-s3 {name} ended with {code}", self._last_lines(name))
 
     def left_behind(self, target: Path) -> list[str]:
-        """What should not be there after unpublish and stop."""
-        left = [f"mount {entry.mount_point}" for entry in self._mounts()]
+        """What should not be there after unpublish and stop.
+
+        A fusectl that node has mounted in its state directory may be: the next node takes it.
+        """
+        left = [f"mount {entry.mount_point}" for entry in self._mounts() if entry.is_fuse]
         left += [f"process {pid}" for pid in self._pids()]
         return left + ([f"directory {target}"] if not left and target.exists() else [])
 

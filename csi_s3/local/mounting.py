@@ -5,40 +5,88 @@ may have unmounted ours and mounted something else.
 """
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from csi_s3.config.command import MountCommand
 from csi_s3.errors import BadOptionError, MountError
 from csi_s3.kernel import fusermount, mount
 from csi_s3.kernel.mountinfo import mount_at
 
-Watcher = tuple[subprocess.Popen[bytes], socket.socket]
-
 WATCHER_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class OpenMount:
-    """A mount that nobody serves yet. device: "major:minor", as mountinfo shows it."""
+    """A mount that nobody serves yet. fd: its /dev/fuse. device: "major:minor"."""
 
+    directory: Path
     fd: int
     device: str
-    watcher: Watcher | None = None
+    watcher: "Watcher | None" = None
 
     @property
     def kept(self) -> list[int]:
-        """Descriptors that the worker holds as long as it lives, besides `fd`."""
-        return [] if self.watcher is None else [self.watcher[1].fileno()]
+        """The descriptors that the worker inherits and keeps to its end."""
+        return [self.fd] if self.watcher is None else [self.fd, self.watcher.fd]
+
+    def to_argument(self) -> str:
+        """For the worker's command line, and there for `release`."""
+        watcher = -1 if self.watcher is None else self.watcher.fd
+        return f"{self.fd},{watcher},{self.device},{self.directory}"
+
+    @classmethod
+    def from_argument(cls, text: str) -> Self:
+        fd, watcher, device, directory = text.split(",", 3)
+        kept = None if watcher == "-1" else Watcher(int(watcher))
+        return cls(Path(directory), int(fd), device, kept)
+
+
+class Watcher:
+    """A shell that unmounts when the worker is gone without a word (auto-unmount).
+
+    It waits at a pipe whose other end only the worker has, and takes a few hundred KiB.
+    """
+
+    def __init__(self, fd: int, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.fd = fd
+        self._process = process
+
+    @classmethod
+    def start(cls, directory: Path) -> Self:
+        if os.geteuid() == 0:
+            unmount_words = ["umount", "-l", str(directory)]
+        else:
+            unmount_words = [fusermount.find_program(), "-u", "-z", "-q", "--", str(directory)]
+        theirs, ours = os.pipe()
+        try:
+            process = subprocess.Popen(  # noqa: S603 - fixed words, the directory as an argument
+                ["/bin/sh", "-c", 'read word || exec "$@"', "sh", *unmount_words],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        return cls(ours, process)
+
+    def dismiss(self) -> None:
+        """The worker ends in order: there is nothing to unmount."""
+        os.write(self.fd, b"\n")
 
     def wait(self) -> None:
-        """After the worker's end: until auto_unmount has done its part."""
-        if self.watcher is not None:
-            self.watcher[0].wait(WATCHER_WITHIN_S)
+        """After the worker's end: until the shell has done its part."""
+        if self._process is not None:
+            self._process.wait(WATCHER_WITHIN_S)
 
 
 @contextmanager
@@ -52,49 +100,48 @@ def opened(command: MountCommand, directory: Path, name: str) -> Iterator[OpenMo
 
     """
     with ExitStack() as closing:
-        fd, watcher = _mount(command, directory, name)
+        fd = _mount(command, directory, name)
         closing.callback(os.close, fd)
-        if watcher is not None:
-            closing.callback(watcher[1].close)
         entry = mount_at(str(directory))
         if entry is None or not entry.is_fuse:
             raise MountError(f"{directory} was mounted and is gone", "did somebody unmount it?")
         try:
-            yield OpenMount(fd, entry.device, watcher)
+            watcher = Watcher.start(directory) if command.auto_unmount else None
+            if watcher is not None:
+                closing.callback(os.close, watcher.fd)
+            yield OpenMount(directory, fd, entry.device, watcher)
         except BaseException:
             unmount(directory, entry.device)
             raise
 
 
-def _mount(command: MountCommand, directory: Path, name: str) -> tuple[int, Watcher | None]:
+def _mount(command: MountCommand, directory: Path, name: str) -> int:
     volume = command.config
-    if os.geteuid() == 0 and not command.auto_unmount:
-        fd = mount.open_fuse()
-        try:
-            mount.mount_fuse(
-                fd,
-                directory,
-                source_name=name,
-                read_only=volume.read_only,
-                allow_other=volume.allow_other,
+    if os.geteuid() != 0:
+        if volume.allow_root and not volume.allow_other:
+            raise BadOptionError(
+                "option --allow-root is not built yet for ordinary users",
+                hint="--allow-other lets root in, and others as --dir-mode and --file-mode say",
             )
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd, None
-    if volume.allow_root and not volume.allow_other and os.geteuid() != 0:
-        raise BadOptionError(
-            "option --allow-root is not built yet for ordinary users",
-            hint="--allow-other lets root in, and everybody else as --dir-mode and --file-mode say",
+        return fusermount.mount_as_user(
+            directory,
+            source_name=name,
+            read_only=volume.read_only,
+            allow_other=volume.allow_other,
         )
-    user = fusermount.mount_as_user(
-        directory,
-        source_name=name,
-        read_only=volume.read_only,
-        allow_other=volume.allow_other,
-        auto_unmount=command.auto_unmount,
-    )
-    return user.fd, user.watcher
+    fd = mount.open_fuse()
+    try:
+        mount.mount_fuse(
+            fd,
+            directory,
+            source_name=name,
+            read_only=volume.read_only,
+            allow_other=volume.allow_other,
+        )
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def unmount(directory: Path, device: str) -> None:
@@ -117,14 +164,16 @@ def unmount(directory: Path, device: str) -> None:
 
 
 def release(mounted: str) -> None:
-    """In a worker that has ended its work: unmount what it served, `mounted` of the command line.
+    """In a worker that has ended its work: unmount what it served, as its command line says.
 
     Nothing to do where the connection has ended: then the unmount was why the worker ended, and
     directory and device may be somebody else's by now.
     """
-    fd, device, directory = mounted.split(",", 2)
-    if not mount.is_over(int(fd)):
-        unmount(Path(directory), device)
+    fuse = OpenMount.from_argument(mounted)
+    if not mount.is_over(fuse.fd):
+        unmount(fuse.directory, fuse.device)
+    if fuse.watcher is not None:
+        fuse.watcher.dismiss()
 
 
 def _is_there(directory: Path, device: str) -> bool:

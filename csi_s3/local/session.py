@@ -44,12 +44,11 @@ class Session:
     def __init__(
         self,
         spec: MountSpec,
-        directory: Path,
         channel: Channel,
         process: subprocess.Popen[bytes],
         fuse: OpenMount,
     ) -> None:
-        self.directory = directory
+        self.directory = fuse.directory
         self._spec, self._channel, self._process, self._fuse = spec, channel, process, fuse
 
     @classmethod
@@ -75,9 +74,9 @@ class Session:
             channel, theirs = Channel.pair()
             undo.callback(channel.close)
             with theirs:
-                process = _exec_worker(fuse, directory, theirs.fileno(), log, debug=command.debug)
+                process = _exec_worker(fuse, theirs.fileno(), log, debug=command.debug)
             undo.callback(_kill, process)
-            session = cls(spec, directory, channel, process, fuse)
+            session = cls(spec, channel, process, fuse)
             _run(lambda: session._serve(init, fuse.fd))
             undo.pop_all()
         if os.geteuid() == 0:
@@ -149,7 +148,8 @@ class Session:
         """
         try:
             code = _end(self._process)
-            self._fuse.wait()
+            if self._fuse.watcher is not None:
+                self._fuse.watcher.wait()
         finally:
             self._channel.close()
             unmount(self.directory, self._fuse.device)
@@ -174,12 +174,10 @@ class Session:
         return None
 
 
-def _exec_worker(
-    fuse: OpenMount, directory: Path, sock: int, log: int, *, debug: bool
-) -> subprocess.Popen[bytes]:
+def _exec_worker(fuse: OpenMount, sock: int, log: int, *, debug: bool) -> subprocess.Popen[bytes]:
     """In a session of its own: a Ctrl-C in the caller's terminal is the caller's to handle."""
     arguments = ["worker", "--fd", str(sock)]
-    arguments += ["--mounted", f"{fuse.fd},{fuse.device},{directory}"]
+    arguments += ["--mounted", fuse.to_argument()]
     arguments += ["--debug"] if debug else []
     return subprocess.Popen(  # noqa: S603 - a list, no shell
         [sys.executable, "-m", "csi_s3", *arguments],
@@ -187,7 +185,7 @@ def _exec_worker(
         stdout=subprocess.DEVNULL,
         stderr=log,
         cwd="/",  # the caller's directory may be unmounted while the worker lives
-        pass_fds=[sock, fuse.fd, *fuse.kept],
+        pass_fds=[sock, *fuse.kept],
         start_new_session=True,
     )
 

@@ -54,8 +54,8 @@ def _answering(method: Callable[..., Any], op: str) -> Callable[..., Any]:
         except VolumeError as exc:
             log.log(exc.level, "%s", exc, extra={**fields, "code": exc.code})
             code, details = _code(exc.status), f"{exc} [{exc.code}]"
-        except grpc.aio.AbortError:
-            raise
+        except NotImplementedError:  # what the generated base class raises
+            code, details = grpc.StatusCode.UNIMPLEMENTED, f"{op} is not offered by this driver"
         except Exception:
             error_id = secrets.token_hex(4).upper()
             log.exception("internal error, id %s", error_id, extra={**fields, "code": "internal"})

@@ -85,7 +85,7 @@ class Copier:
         )
 
     async def _refuse_existing(self, key: str) -> None:
-        """MinIO, versitygw and moto ignore a copy's If-None-Match: ask first, though it may race."""
+        """MinIO, versitygw, moto ignore a copy's If-None-Match: ask first, though it may race."""
         try:
             await reading.head(self._http, self._headers, key)
         except NotFoundError:

@@ -74,6 +74,7 @@ _BY_CODE: dict[str, type[VolumeError]] = {
     "XMinioInvalidObjectName": InvalidNameError,
     "XMinioInvalidResourceName": InvalidNameError,
     "InvalidAccessKeyId": CredentialsError,
+    "XAdminUserNotFound": CredentialsError,
     "SignatureDoesNotMatch": CredentialsError,
     "RequestTimeTooSkewed": CredentialsError,
     **dict.fromkeys(_EXPIRED, CredentialsError),
@@ -140,10 +141,15 @@ class Fault:
         return self.code in _EXPIRED
 
     @property
+    def is_moved(self) -> bool:
+        """Said in so many words: not here, or not signed for this region."""
+        return self.status in {301, 307, 308} or self.code in _ELSEWHERE
+
+    @property
     def is_elsewhere(self) -> bool:
-        """The bucket lives in another region (HEAD says so without a body)."""
-        moved = self.status in {301, 307, 308} or self.code in _ELSEWHERE
-        return bool(self.region) and (moved or (self.status == 400 and not self.message))  # noqa: PLR2004
+        """Moved to a region that is told; a HEAD tells it without a body."""
+        head = self.status == 400 and not self.message  # noqa: PLR2004
+        return bool(self.region) and (self.is_moved or head)
 
     @property
     def refuses_checksum(self) -> bool:
@@ -202,13 +208,14 @@ def is_untrusted(exc: Exception) -> bool:
 
 
 def _hint(cls: type[VolumeError], fault: Fault, asked: Asked) -> str:
-    if fault.region or fault.status in {301, 307, 308}:
+    if fault.is_moved:
         return f"set `region` to the bucket's region (now {asked.region}), or check `endpoint-url`"
     if cls is AccessDeniedError:
         action = _ACTIONS.get(asked.kind, "s3:GetObject on the key")
         return (
             f"the policy of this identity (credentials: {asked.signed_by}) must allow {action};"
-            " check also bucket policy, bucket name, KMS key and the role's annotation"
+            " check also bucket policy, bucket name, `expected-bucket-owner`, KMS key and the"
+            " role's annotation"
         )
     if cls is NoSuchBucketError:
         return f"check the bucket's name and `endpoint-url` (asked at {asked.endpoint})"
@@ -217,11 +224,15 @@ def _hint(cls: type[VolumeError], fault: Fault, asked: Asked) -> str:
     return _HINTS.get(cls, "")
 
 
+_CHECK_OPTIONS = (
+    "check the options that go with requests (sse, storage-class, upload-checksums,"
+    " expected-bucket-owner), and `endpoint-url`"
+)
 _HINTS: dict[type[VolumeError], str] = {
     StoreUnavailableError: "the store is overloaded or failing; this was tried several times",
     ArchivedError: "restore the object from its archive tier first",
-    StoreRefusedError: "check the options that go with requests (sse, storage-class,"
-    " upload-checksums, expected-bucket-owner), and `endpoint-url`",
+    StoreRefusedError: _CHECK_OPTIONS,
+    NotImplementedByStoreError: _CHECK_OPTIONS,
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +12,10 @@ from csi_s3.s3.bucket import RequestRecord, open_bucket
 from csi_s3.s3.memory import MemoryStore
 from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
 from tests.contract.quirks import ODD_KEYS, QUIRKS
+from tests.contract.scripted import ScriptedS3, scripted_s3
 from tests.servers import KINDS, Server, running
+
+SECRET = "secretsecretsecretsecretsecretsecretsecr"
 
 
 @dataclass
@@ -53,7 +56,9 @@ class Subject:
 @pytest.fixture
 def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path) -> pytest.MonkeyPatch:
     """No credentials, files or metadata service but what a test gives."""
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -61,6 +66,19 @@ def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path) -> pytest.MonkeyP
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     return monkeypatch
+
+
+@pytest.fixture
+def aws_keys(aws_environment: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    aws_environment.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    aws_environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    return aws_environment
+
+
+@pytest.fixture
+async def s3(aws_keys: pytest.MonkeyPatch) -> AsyncIterator[ScriptedS3]:
+    async with scripted_s3() as running_s3:
+        yield running_s3
 
 
 @pytest.fixture(scope="session", params=("memory", *KINDS))
@@ -100,7 +118,8 @@ async def subject(
         yield found
 
 
-Opened = AbstractAsyncContextManager[Subject]
+async def at_once(_seconds: float) -> None:
+    """Retries need not wait for each other here."""
 
 
 @asynccontextmanager
@@ -116,7 +135,7 @@ async def bucket_on(
     def count(record: RequestRecord) -> None:
         requests[record.kind] += 1
 
-    async with open_bucket(config, observe=count) as bucket:
+    async with open_bucket(config, observe=count, pause=at_once) as bucket:
         yield Subject(server.kind, bucket, config, server, requests)
 
 

@@ -11,11 +11,14 @@ QUIRKS: dict[str, dict[str, str]] = {
         "a part for an aborted upload breaks the server": "KeyError in the handler, HTTP 500",
         "signatures are not checked": "any key pair is let in",
         "regions are not checked": "any region in the signature is let in",
-        "other hosts' buckets": "a bucket that does not exist is told from one that does",
+        "anonymous reads go by ACL": "a bucket policy makes its handler fail, HTTP 500",
+        "server-side encryption is answered": "the header is echoed",
     },
     "minio": {
         "an object hides keys below it": "its listing takes the object's directory for the object",
+        "pages of one name end early": "its cursor loses what follows a prefix when max-keys is 1",
         "delete ignores If-Match": "DeleteObject never looks at it",
+        "server-side encryption is refused": "no KMS is configured, HTTP 501",
     },
     "versitygw": {
         "an object bars keys below it": "a POSIX file cannot have files below it (409)",
@@ -29,8 +32,8 @@ NOT_COPIED = "everything but a copy"
 _POSIX_PATHS = ["/lead", "x//y", "./d", "sub/./d", "sub/../d"]
 
 # moto: werkzeug's routes match no line end. MinIO: refuses components that are empty, "." or "..".
-# versitygw: cleans paths; lists control characters as U+FFFD; a copied marker "contains data"; takes
-# a quoted ?versionId= in a key for a version.
+# versitygw: cleans paths; lists control characters as U+FFFD; a copied marker "contains data";
+# takes a quoted ?versionId= in a key for a version.
 ODD_KEYS: dict[str, dict[str, str]] = {
     "memory": {},
     "moto": {"n\nl": REFUSED},

@@ -67,7 +67,11 @@ async def test_an_empty_object_reads_as_nothing(store):
 
 
 async def test_head_and_read_of_no_object_say_so(store):
-    for call in (store.head("none"), store.read_range("none", 0, 1), store.read_range("none", 0, 0)):
+    for call in (
+        store.head("none"),
+        store.read_range("none", 0, 1),
+        store.read_range("none", 0, 0),
+    ):
         with pytest.raises(NotFoundError, match="none"):
             await call
 

@@ -5,13 +5,26 @@ import pytest
 from csi_s3.errors import StoreRefusedError, VolumeError
 from tests.contract.quirks import LISTED_OTHERWISE, NOT_COPIED, ODD_KEYS, REFUSED
 
-ODD = (
-    ["sp a+b%20", "+", "a b", "%", "100%", "%41", "a%2Fb", "%2F", "é", "e\u0301", "uni-世界", "😀"]
-    + ["tab\tx", "n\nl", "cr\rx", "ctl\x01x", "esc\x1b[0m", "del\x7f", "back\\s", "#hash?q=1"]
-    + ["a*b", "t~", "~", "[x]{y}", "x|y", "^c", '"q"', "<lt>", "a&b", "&amp;", "a:b", "a;b", "a'b"]
-    + [".hidden", "a..b", "...", "$(x)", "`t`", "=", "@,!", "dir/", "/lead", "//", "x//y", "./d"]
-    + ["sub/./d", "sub/../d", "..", "?uploads", "a?versionId=null", "k" * 200]
-)
+ODD = [
+    *[
+        "sp a+b%20",
+        "+",
+        "a b",
+        "%",
+        "100%",
+        "%41",
+        "a%2Fb",
+        "%2F",
+        "é",
+        "e\u0301",
+        "uni-世界",
+        "😀",
+    ],
+    *["tab\tx", "n\nl", "cr\rx", "ctl\x01x", "esc\x1b[0m", "del\x7f", "back\\s", "#hash?q=1"],
+    *["a*b", "t~", "~", "[x]{y}", "x|y", "^c", '"q"', "<lt>", "a&b", "&amp;", "a:b", "a;b", "a'b"],
+    *[".hidden", "a..b", "...", "$(x)", "`t`", "=", "@,!", "dir/", "/lead", "//", "x//y", "./d"],
+    *["sub/./d", "sub/../d", "..", "?uploads", "a?versionId=null", "k" * 200],
+]
 
 
 @pytest.mark.parametrize("key", ODD, ids=repr)

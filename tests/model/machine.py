@@ -17,10 +17,14 @@ class FakeKernel:
 
     def __init__(self) -> None:
         self.dropped: list[int] = []
+        self.forgotten: list[tuple[int, bytes]] = []
 
     async def invalidate_inode(self, ino: int) -> None:
         await asyncio.sleep(0)
         self.dropped.append(ino)
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        self.forgotten.append((parent, name))
 
 
 class FakeClock:

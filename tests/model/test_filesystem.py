@@ -4,6 +4,7 @@ A tiny alphabet on purpose: `a`, `a-`, `a/`, `a/a` collide, and that is the test
 """
 
 import os
+from dataclasses import dataclass
 
 import hypothesis.strategies as st
 import pytest
@@ -25,10 +26,10 @@ from csi_s3.errors import (
     NotEmptyError,
     NotFoundError,
     ObjectChangedError,
+    SpoolFullError,
     StaleError,
     StoreUnavailableError,
     UnsupportedError,
-    VolumeError,
 )
 from tests.model.machine import UNREADABLE, Driver
 from tests.model.reference import Reference
@@ -41,6 +42,17 @@ PART_BYTES = 4
 DATA = st.binary(max_size=20)
 REQUESTS = st.sampled_from(["HEAD", "LIST", "GET", "PUT", "DELETE", "UPLOAD_PART", "CREATE_UPLOAD",
                             "COMPLETE_UPLOAD"])  # fmt: skip
+
+
+@dataclass(eq=False)
+class Writer:
+    """A handle open for writing. is_lost: an upload request of it failed, or a call said so."""
+
+    fh: int
+    path: str
+    data: bytes = b""
+    is_lost: bool = False
+    is_linked: bool = True
 
 
 class MountModel(RuleBasedStateMachine):
@@ -57,6 +69,7 @@ class MountModel(RuleBasedStateMachine):
         self.mount = Driver(config)
         self.model = Reference()
         self.armed = False
+        self.open_writers: dict[str, Writer] = {}
         self.history: dict[str, set[bytes]] = {}
 
     def teardown(self) -> None:
@@ -79,9 +92,11 @@ class MountModel(RuleBasedStateMachine):
 
     @rule(kind=REQUESTS, lost_answer=st.booleans())
     def next_request_fails(self, kind, lost_answer):
-        async def fail(operation, _key):
+        async def fail(operation, key):
             if operation == kind and self.armed:
                 self.armed = False
+                if "UPLOAD" in kind and key in self.open_writers:
+                    self.open_writers[key].is_lost = True  # some later call says so
                 raise StoreUnavailableError(f"{kind}: injected")
 
         self.disarm()
@@ -164,7 +179,9 @@ class MountModel(RuleBasedStateMachine):
         if got == "removed":
             assert tree[path] is not None
             self.model.objects.pop(path, None)
-            self.model.writing.pop(path, None)
+            if path in self.model.writing:
+                del self.model.writing[path]
+                self.open_writers.pop(path).is_linked = False
             self.model.removed(path)
         elif isinstance(got, IsDirectoryError):
             assert tree[path] is None
@@ -214,53 +231,56 @@ class MountModel(RuleBasedStateMachine):
         if isinstance(got, Exception):
             return None
         self.model.writing[path] = b""
-        return [got, path, b"", False]
+        self.open_writers[path] = Writer(got, path)
+        return self.open_writers[path]
 
     @rule(writer=writers, data=DATA)
     def write_on(self, writer, data):
-        if writer is None or writer[3]:
+        if writer is None or writer.is_lost:
             return
-        fh, path, so_far, _ = writer
-        got = self.attempt(lambda: self.mount.run(self.mount.fs.files.write(fh, len(so_far), data)))
-        if got is None:
-            writer[3] = True  # a part was lost: final for this file
-        else:
-            writer[2] = so_far + data
-            if path in self.model.writing:
-                self.model.writing[path] = writer[2]
+        write = self.mount.fs.files.write(writer.fh, len(writer.data), data)
+        got = self.of_writer(writer, write, SpoolFullError)
+        if isinstance(got, SpoolFullError):
+            assert not writer.is_linked
+            writer.is_lost = True
+        elif got is not None:
+            writer.data += data
+            if writer.is_linked:
+                self.model.writing[writer.path] = writer.data
 
     @rule(writer=writers)
     def flush(self, writer):
-        if writer is None or writer[3]:
+        if writer is None or writer.is_lost:
             return
-        fh, path, so_far, _ = writer
-
-        def call():
-            self.mount.run(self.mount.fs.files.flush(fh))
-            return "flushed"
-
-        if self.attempt(call) is None:
-            writer[3] = True
-        elif path in self.model.writing and so_far:
-            self.model.objects[path] = so_far
+        got = self.of_writer(writer, self.mount.fs.files.flush(writer.fh))
+        if got is not None and writer.is_linked and writer.data:
+            self.model.objects[writer.path] = writer.data
 
     @rule(writer=consumes(writers))
     def finish_writing(self, writer):
         if writer is None:
             return
-        fh, path, so_far, is_lost = writer
-        is_linked = path in self.model.writing
+        self.of_writer(writer, self.mount.fs.files.release(writer.fh))
+        if not writer.is_linked:
+            return
+        del self.model.writing[writer.path], self.open_writers[writer.path]
+        if writer.is_lost:
+            self.model.objects = {k: v.data for k, v in self.mount.store.objects.items()}
+        else:
+            self.model.objects[writer.path] = writer.data
+
+    def of_writer(self, writer, call, *expected):
+        """Only a writer that lost a request may fail, and then it stays failed."""
         was_armed = self.armed
         try:
-            self.mount.run(self.mount.fs.files.release(fh))
-        except VolumeError:
-            assert is_lost or was_armed
-        else:
-            if is_linked:
-                stored = self.mount.store.objects.get(path)
-                assert (is_lost or was_armed) or (stored and stored.data == so_far)
-        self.model.writing.pop(path, None) if is_linked else None
-        self.model.objects = {k: v.data for k, v in self.mount.store.objects.items()}
+            return self.mount.run(call) or "done"
+        except StoreUnavailableError:
+            assert writer.is_lost or was_armed
+            writer.is_lost = True
+            self.model.objects = {k: v.data for k, v in self.mount.store.objects.items()}
+            return None
+        except expected as exc:
+            return exc
 
     @rule(target=readers, path=PATHS)
     def open_to_read(self, path):

@@ -1,6 +1,7 @@
 """The mount command as people start it, against moto: as root, or as an ordinary user."""
 
 import os
+import pwd
 import select
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from csi_s3.kernel.mountinfo import mount_at
 from tests.servers import Server, running
 
-UID = 12574
+UID = pwd.getpwnam("nobody").pw_uid  # fusermount3 wants a user with a name
 WITHIN_S = 60
 CSI_S3 = [sys.executable, "-m", "csi_s3"]
 # An ordinary user, who may search and read directories: Python may be installed below /root.
@@ -35,8 +36,8 @@ def s3() -> Iterator[Server]:
 
 
 def put(server: Server, key: str, body: bytes) -> None:
-    """key: quoted. moto drops the body of what urllib calls a form by default."""
-    headers = {"Content-Type": "application/octet-stream"}
+    """key: quoted. Public; moto drops the body of what urllib calls a form by default."""
+    headers = {"Content-Type": "application/octet-stream", "x-amz-acl": "public-read"}
     assert server.request("PUT", f"/data/{key}", body, headers)[0] == 200
 
 

@@ -2,7 +2,9 @@
 
 import os
 import signal
+import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +36,30 @@ def as_user(*words: object) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dev_fuse(tmp_path_factory):
+    """Open to everybody, as udev makes it; in a container only root may open it."""
+    if Path("/dev/fuse").stat().st_mode & 0o666 == 0o666:
+        yield
+        return
+    node = tmp_path_factory.mktemp("dev") / "fuse"
+    os.mknod(node, 0o666 | stat.S_IFCHR, Path("/dev/fuse").stat().st_rdev)
+    node.chmod(0o666)
+    subprocess.run(["mount", "--bind", node, "/dev/fuse"], check=True, timeout=WITHIN_S)
+    yield
+    subprocess.run(["umount", "/dev/fuse"], check=True, timeout=WITHIN_S)
+
+
+def test_a_dev_fuse_that_only_root_may_open_is_named(env, directory, tmp_path):
+    os.mknod(tmp_path / "fuse", 0o600 | stat.S_IFCHR, Path("/dev/fuse").stat().st_rdev)
+    closed = f'mount --bind {tmp_path / "fuse"} /dev/fuse && exec "$@"'
+    before = ["unshare", "--mount", "sh", "-c", closed, "sh", *AS_USER]
+    done = mount("data", directory, env=env, before=before)
+    assert done.returncode == 1
+    assert "/dev/fuse: Permission denied" in done.stderr
+    assert "chmod 666 /dev/fuse" in done.stderr
 
 
 @pytest.fixture
@@ -78,6 +104,14 @@ def test_a_directory_of_somebody_else_is_refused_with_the_reason(env, directory)
     assert f"cannot mount on {directory}" in done.stderr
     assert "his own" in done.stderr
     assert not is_mounted(directory)
+
+
+def test_a_user_without_a_name_is_told_why_fusermount3_refuses(env, directory):
+    os.chown(directory, 54321, 54321)
+    nameless = [word.replace(str(UID), "54321") for word in AS_USER]
+    done = mount("data", directory, env=env, before=nameless)
+    assert done.returncode == 1
+    assert "add a line for this uid" in done.stderr
 
 
 def test_allow_other_needs_the_line_in_fuse_conf(env, directory):

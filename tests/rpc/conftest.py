@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from csi_s3.kernel.mountinfo import MountEntry, parse_mountinfo
 from tests.rpc.fake_mounter import FakeMounter, until
 
 MS_SHARED = 1 << 20
+ROOT = Path(__file__).parents[2]
 RWX = csi.VolumeCapability.AccessMode.MULTI_NODE_MULTI_WRITER
 
 
@@ -58,7 +60,7 @@ class NodeUnderTest:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=Path(__file__).parents[2],
+                cwd=ROOT,
             )
         ups = sum(1 for line in self.lines() if line["message"] == "node plugin is up")
         await until(
@@ -157,6 +159,29 @@ class NodeUnderTest:
         return other
 
 
+@contextlib.contextmanager
+def real_mounter(node: NodeUnderTest, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """`csi-s3 mounter` with nothing of ours in its environment but env."""
+    with (node.base / "mounter.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "csi_s3", "mounter", "--socket", str(node.mounter_socket)],
+            env={"PATH": "/usr/bin:/bin", **env},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
+
+
 def run(*argv: str | Path, inside: int | None = None) -> subprocess.CompletedProcess[str]:
     """A program that may touch a mount; with inside, in that process's mount namespace."""
     prefix = [] if inside is None else ["nsenter", "-t", str(inside), "-m"]
@@ -189,10 +214,9 @@ def grpc_is_up(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture
-def base(tmp_path: Path) -> Iterator[Path]:
-    directory = tmp_path / "node"
-    directory.mkdir()
-    syscalls.mount("none", str(directory), "tmpfs", 0, "")
+def base() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="node-"))  # pytest's own lets only root pass
+    syscalls.mount("none", str(directory), "tmpfs", 0, "mode=755")
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.mount(b"none", str(directory).encode(), None, MS_SHARED, None) == 0
     try:
@@ -203,6 +227,7 @@ def base(tmp_path: Path) -> Iterator[Path]:
                 with contextlib.suppress(OSError):
                     syscalls.umount(entry.mount_point, syscalls.MNT_FORCE | syscalls.MNT_DETACH)
         syscalls.umount(str(directory), syscalls.MNT_DETACH)
+        directory.rmdir()
 
 
 @pytest.fixture

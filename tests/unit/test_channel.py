@@ -3,12 +3,14 @@
 import asyncio
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from csi_s3.link.channel import MAX_FDS, MAX_MESSAGE_BYTES, Channel, connect, listen
 
 WITHIN_S = 20
+NULL = Path("/dev/null")
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def same_file(a: int, b: int) -> bool:
 
 async def test_a_message_arrives_with_its_type_body_and_descriptor(pair):
     one, two = pair
-    with open("/dev/null", "rb") as file:
+    with NULL.open("rb") as file:
         await one.send("serve", {"init": "68", "spec": {"n": 1}}, [file.fileno()])
         message = await two.receive()
         fd = message.take_fd()
@@ -141,7 +143,7 @@ async def test_many_senders_wait_for_a_full_socket_and_all_get_through(pair):
 
 
 async def test_close_wakes_who_waits_and_leaves_its_number_to_the_next(pair):
-    one, two = pair
+    one, _ = pair
     await fill(one)
     async with asyncio.timeout(WITHIN_S):
         sending = asyncio.create_task(one.send("blocked", {}))
@@ -175,7 +177,7 @@ async def test_close_may_be_called_twice(pair):
 )
 async def test_what_is_not_our_message_is_refused_and_its_descriptors_are_closed(raw, data):
     channel, peer = raw
-    with open("/dev/null", "rb") as file:
+    with NULL.open("rb") as file:
         socket.send_fds(peer, [data], [file.fileno()])
     with pytest.raises(ConnectionError, match="not a message of ours"):
         await channel.receive()
@@ -183,7 +185,7 @@ async def test_what_is_not_our_message_is_refused_and_its_descriptors_are_closed
 
 async def test_an_empty_message_ends_the_connection_and_its_descriptors_are_closed(raw):
     channel, peer = raw
-    with open("/dev/null", "rb") as file:
+    with NULL.open("rb") as file:
         socket.send_fds(peer, [b""], [file.fileno()])
     assert await channel.receive() is None
 
@@ -197,7 +199,7 @@ async def test_a_message_that_was_cut_is_refused(raw):
 
 async def test_a_message_with_more_descriptors_than_allowed_is_refused_and_all_are_closed(raw):
     channel, peer = raw
-    with open("/dev/null", "rb") as file:
+    with NULL.open("rb") as file:
         socket.send_fds(peer, [b'{"type":"t"}'], [file.fileno()] * (MAX_FDS + 8))
     with pytest.raises(ConnectionError, match="cut"):
         await channel.receive()

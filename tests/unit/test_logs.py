@@ -32,6 +32,10 @@ def log():
     return logging.getLogger("csi_s3.s3.bucket")
 
 
+def fail(text: str) -> None:
+    raise OSError(text)
+
+
 def lines(stream: io.StringIO) -> list[dict]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
@@ -74,7 +78,7 @@ def test_a_traceback_is_a_field_of_its_line(log):
     stream = io.StringIO()
     logs.configure("worker", stream=stream)
     try:
-        raise OSError("first\nsecond")
+        fail("first\nsecond")
     except OSError:
         log.exception("it broke")
     (line,) = lines(stream)
@@ -88,7 +92,7 @@ def test_a_terminal_gets_text_for_people(log):
     stream = Terminal()
     logs.configure("mount", stream=stream)
     try:
-        raise OSError("no\x1b[2J")
+        fail("no\x1b[2J")
     except OSError:
         log.exception("it broke", extra={"volume": "v 1"})
     first, *rest = stream.getvalue().splitlines()

@@ -1,0 +1,113 @@
+"""Node with `csi-s3 mounter` and a real S3 server behind it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+
+import grpc
+import pytest
+
+from tests.rpc.conftest import real_mounter, refused, run
+from tests.rpc.fake_mounter import until
+from tests.servers import running
+
+AS_SCIENTIST = ["setpriv", "--reuid=12574", "--regid=12574", "--clear-groups"]
+OPTIONS = ["allow-delete", "region us-east-1", "uid=12574", "gid=12574"]
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with running("moto") as server:
+        server.create_bucket("data")
+        yield server
+
+
+@pytest.fixture
+async def served(node, s3):
+    environment = {**s3.env(), "AWS_ENDPOINT_URL": s3.endpoint}
+    with real_mounter(node, environment) as process:
+        await until(lambda: node.logged("INFO", "mounter is connected"))
+        yield process
+
+
+async def test_a_pod_writes_and_the_object_is_in_the_bucket(node, served, s3):
+    s3.request("PUT", "/data/in/hello.txt", b"hello")
+    target = node.target("a")
+    await node.publish(target, *OPTIONS, bucket="data")
+    assert run("cat", target / "in" / "hello.txt").stdout == "hello"
+    wrote = run(*AS_SCIENTIST, "sh", "-c", f"echo written > {target}/out.txt")
+    assert wrote.returncode == 0, wrote.stderr
+    assert s3.request("GET", "/data/out.txt") == (200, b"written\n")
+    ahead = f"/sys/class/bdi/{node.fuse_mounts()[str(target)].device}/read_ahead_kb"
+    assert run("cat", ahead).stdout == "1024\n"
+    assert not (await node.stats(target)).volume_condition.abnormal
+    await node.unpublish(target)
+    await node.wait_until_clean()
+    assert not node.logged("ERROR")
+    assert not node.logged("WARNING")
+
+
+async def test_a_bucket_that_is_not_there_is_the_answer(node, served):
+    target = node.target("a")
+    code, text = await refused(node.publish(target, bucket="no-such-bucket"))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert "no-such-bucket" in text
+    assert text.endswith("[no-such-bucket]")
+    assert not target.exists()
+    await node.wait_until_clean()
+
+
+async def test_a_killed_mounter_leaves_nobody_hanging_and_its_successor_serves(node, served, s3):
+    target = node.target("a")
+    await node.publish(target, *OPTIONS, bucket="data")
+    reader = subprocess.Popen(
+        ["sh", "-c", f"while ls -l {target} && sleep 0.01; do :; done"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    served.kill()
+    served.wait(20)
+    await until(lambda: not node.fuse_mounts() and not node.volume_directories())
+    await asyncio.to_thread(run, "ls", target)
+    with real_mounter(node, {**s3.env(), "AWS_ENDPOINT_URL": s3.endpoint}):
+        await until(lambda: len(node.logged("INFO", "mounter is connected")) == 2)
+        await node.publish(target, *OPTIONS, bucket="data")
+        assert run("ls", target).returncode == 0
+        await node.unpublish(target)
+        await node.wait_until_clean()
+    reader.kill()
+    reader.wait(20)
+
+
+async def test_a_killed_worker_ends_only_its_own_volume(node, served, s3):
+    s3.create_bucket("other")
+    a, b = node.target("a"), node.target("b")
+    await node.publish(a, bucket="data")
+    await node.publish(b, handle="pv-2", bucket="other")
+    mount_id = node.logged("INFO", "volume is mounted")[0]["mount"]
+    for pid in workers(served.pid):
+        if holds(pid, node.fuse_mounts()[str(a)].minor):
+            os.kill(pid, signal.SIGKILL)
+    await until(lambda: str(a) not in node.fuse_mounts())
+    (line,) = node.logged("ERROR")
+    assert (line["mount"], line["volume"]) == (mount_id, "pv")
+    assert run("ls", b).returncode == 0
+    await node.publish(a, bucket="data")
+    assert run("ls", a).returncode == 0
+
+
+def workers(mounter: int) -> list[int]:
+    """All processes below the mounter."""
+    found, todo = [], [mounter]
+    while todo:
+        out = run("pgrep", "-P", str(todo.pop())).stdout.split()
+        todo += map(int, out)
+        found += map(int, out)
+    return found
+
+
+def holds(pid: int, minor: int) -> bool:
+    """Does this worker serve that connection? The kernel shows it in fdinfo (6.16)."""
+    infos = run("sh", "-c", f"cat /proc/{pid}/fdinfo/*").stdout
+    return f"fuse_connection:\t{minor}\n" in infos
