@@ -8,7 +8,7 @@ import os
 import urllib.request
 from urllib.parse import urlsplit
 
-_environ = os.environ  # noqa: TID251 - config is its home
+_environ = os.environ
 
 
 def aws_region() -> str | None:

@@ -26,7 +26,7 @@ from csi_s3.fs.inodes import Inode
 from csi_s3.fs.reader import Reader
 from csi_s3.fs.tree import Attributes, Clock, Tree
 from csi_s3.fs.writer import FileWriter
-from csi_s3.s3.store import ObjectInfo, ObjectStore
+from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ class Files:
         fh = self._handles.add(FileHandle(inode, is_writable=True, is_creator=True))
         return fh, self._tree.attributes(inode)
 
-    async def read(self, fh: int, offset: int, length: int) -> bytes:
+    async def read(self, fh: int, offset: int, length: int) -> Buffer:
         """Bytes of the version that was opened, or those written so far to a file being written.
 
         Raises:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from csi_s3.errors import NotFoundError, StaleError, VolumeError
 from csi_s3.fs.budget import MemoryBudget
-from csi_s3.s3.store import ObjectInfo, ObjectStore
+from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
 
 SLACK_BYTES = 2 << 20  # kept behind the reader, and jumped over ahead of it
 JUMP_BYTES = 128 << 10  # without a stream: the kernel's smallest read-ahead
@@ -52,7 +52,7 @@ class Reader:
         self._stream_start = 0
         self._closed = False
 
-    async def read(self, offset: int, length: int) -> bytes:
+    async def read(self, offset: int, length: int) -> Buffer:
         """Bytes [offset, offset + length), cut at the end of the object.
 
         Raises:
@@ -129,20 +129,20 @@ class Reader:
         fetch.task.cancel()
         self._budget.release(fetch.end - fetch.start)
 
-    async def _collect(self, offset: int, end: int) -> bytes:
+    async def _collect(self, offset: int, end: int) -> Buffer:
         """Put the answer together from the first bytes, the window, and GETs for any gap."""
-        pieces = []
+        pieces: list[Buffer] = []
         at = offset
         while at < end:
             if at < len(self._first):
-                piece = self._first[at:end]
+                piece: Buffer = self._first[at:end]
             else:
                 piece = await self._piece(at, end)
             pieces.append(piece)
             at += len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def _piece(self, at: int, end: int) -> bytes:
+    async def _piece(self, at: int, end: int) -> Buffer:
         fetch = next((f for f in self._window if f.start <= at < f.end), None)
         if fetch is None:
             ahead = [f.start for f in self._window if at < f.start < end]
@@ -158,7 +158,7 @@ class Reader:
                 self._window.remove(fetch)
                 self._budget.release(fetch.end - fetch.start)
             raise outcome
-        return outcome[at - fetch.start : min(end, fetch.end) - fetch.start]
+        return memoryview(outcome)[at - fetch.start : min(end, fetch.end) - fetch.start]
 
     async def _outcome(self, start: int, end: int) -> bytes | VolumeError:
         """Return the failure instead of raising it: one bad guess must not end the group."""

@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from typing import Any
+from typing import Any, cast
 
 import pyfuse3
 from typing_extensions import override
@@ -138,7 +138,7 @@ class Bridge(pyfuse3.Operations):
     @override
     @answered(ANSWER_WITHIN_S)
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self._fs.files.read(fh, off, size)
+        return cast("bytes", await self._fs.files.read(fh, off, size))  # any buffer will do
 
     @override
     @answered(None)

@@ -33,11 +33,22 @@ def run(command: MountCommand) -> int:
     signal.signal(signal.SIGTERM, _terminated)
     with worker_log(command) as log:
         session = Session.start(command, log=log)
-    sys.stdout.write(f"bucket {command.config.bucket.bucket} is mounted at {command.directory}\n")
-    sys.stdout.flush()
-    if command.foreground:
-        session.finish(asyncio.run(_foreground(session)))
+    if not command.foreground:
+        _say_mounted(command)
+        return 0
+    try:
+        report = asyncio.run(_foreground(session, command))
+    except BaseException:  # e.g. a signal before the handlers were there
+        session.stop()
+        raise
+    session.finish(report)
     return 0
+
+
+def _say_mounted(command: MountCommand) -> None:
+    bucket = command.config.bucket.bucket
+    sys.stdout.write(f"bucket {bucket} is mounted at {command.directory}\n")
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -87,7 +98,7 @@ def _log_file(directory: Path) -> int:
     return fd
 
 
-async def _foreground(session: Session) -> Report | None:
+async def _foreground(session: Session, command: MountCommand) -> Report | None:
     """Until somebody unmounts, or a signal asks to stop; a second signal does not wait."""
     asked = asyncio.Event()
 
@@ -98,6 +109,7 @@ async def _foreground(session: Session) -> Report | None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    _say_mounted(command)
     async with asyncio.TaskGroup() as group:
         stopper = group.create_task(_stop_when(asked, session))
         report = await session.last_words()

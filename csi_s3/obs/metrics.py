@@ -38,6 +38,7 @@ class Counter:
         self.text = text
         self.stability = stability
         self.labels = labels
+        self._children: dict[tuple[str, ...], PrometheusCounter] = {}  # its own look-up is slow
         self._counter = PrometheusCounter(self.name, text, labels, registry=REGISTRY)
 
     @override
@@ -51,7 +52,12 @@ class Counter:
             ValueError: labels are not this metric's.
 
         """
-        (self._counter.labels(**labels) if labels else self._counter).inc(amount)
+        values = tuple(labels.values())
+        child = self._children.get(values) if tuple(labels) == self.labels else None
+        if child is None:
+            child = self._counter.labels(**labels) if labels else self._counter
+            self._children[tuple(labels[name] for name in self.labels)] = child
+        child.inc(amount)
 
     def value(self, **labels: str) -> float:
         """What was counted in this process for these labels; 0.0 where nothing was."""

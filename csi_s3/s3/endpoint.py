@@ -22,7 +22,7 @@ from csi_s3.errors import BadOptionError, UnsupportedError
 
 DEFAULT_REGION = "us-east-1"
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
-_AWS_HOST = re.compile(r"(^|\.)(amazonaws\.com(\.cn)?|api\.aws|amazonaws\.[a-z.]+)$")
+_AWS_HOST = re.compile(r"(^|\.)(amazonaws\.(com|com\.cn|eu)|api\.aws)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

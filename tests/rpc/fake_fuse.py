@@ -28,7 +28,7 @@ class FakeFuse:
         self._thread.start()
 
     def silence(self) -> None:
-        """Take no further request: whoever asks waits."""
+        """Answer no further request: whoever asks waits."""
         self._silent.set()
 
     def close(self) -> None:
@@ -42,12 +42,12 @@ class FakeFuse:
         request = init
         while True:
             self._answer(fd, request)
-            if self._silent.is_set():
-                return
             try:
                 request = os.read(fd, (1 << 20) + (1 << 16))
             except OSError:  # ENODEV: unmounted everywhere; ECONNABORTED; EBADF: closed by us
                 self.over.set()
+                return
+            if self._silent.is_set():
                 return
 
     def _answer(self, fd: int, request: bytes) -> None:

@@ -84,11 +84,10 @@ async def test_a_killed_worker_ends_only_its_own_volume(node, served, s3):
     s3.create_bucket("other")
     a, b = node.target("a"), node.target("b")
     await node.publish(a, bucket="data")
+    (worker,) = workers(served.pid)
     await node.publish(b, handle="pv-2", bucket="other")
     mount_id = node.logged("INFO", "volume is mounted")[0]["mount"]
-    for pid in workers(served.pid):
-        if holds(pid, node.fuse_mounts()[str(a)].minor):
-            os.kill(pid, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
     await until(lambda: str(a) not in node.fuse_mounts())
     (line,) = node.logged("ERROR")
     assert (line["mount"], line["volume"]) == (mount_id, "pv")
@@ -98,16 +97,10 @@ async def test_a_killed_worker_ends_only_its_own_volume(node, served, s3):
 
 
 def workers(mounter: int) -> list[int]:
-    """All processes below the mounter."""
-    found, todo = [], [mounter]
+    """The processes below the mounter's first one that hold a /dev/fuse descriptor."""
+    below, todo = [], [mounter]
     while todo:
-        out = run("pgrep", "-P", str(todo.pop())).stdout.split()
-        todo += map(int, out)
-        found += map(int, out)
-    return found
-
-
-def holds(pid: int, minor: int) -> bool:
-    """Does this worker serve that connection? The kernel shows it in fdinfo (6.16)."""
-    infos = run("sh", "-c", f"cat /proc/{pid}/fdinfo/*").stdout
-    return f"fuse_connection:\t{minor}\n" in infos
+        children = run("pgrep", "-P", str(todo.pop())).stdout.split()
+        todo += map(int, children)
+        below += map(int, children)
+    return [pid for pid in below if "/dev/fuse" in run("ls", "-l", f"/proc/{pid}/fd").stdout]

@@ -1,0 +1,103 @@
+"""S3's answers, and what they become."""
+
+import pytest
+
+from csi_s3.errors import (
+    AccessDeniedError,
+    ArchivedError,
+    CredentialsError,
+    IntegrityError,
+    InvalidNameError,
+    KeyTooLongError,
+    NoSuchBucketError,
+    NotFoundError,
+    NotImplementedByStoreError,
+    PreconditionFailedError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from csi_s3.s3 import faults
+from csi_s3.s3.checksums import algorithm
+from csi_s3.s3.store import Part
+
+ASKED = faults.Asked(
+    kind="GET",
+    bucket="bkt",
+    key="dir/a\nb",
+    endpoint="https://bkt.s3.us-east-1.amazonaws.com",
+    region="us-east-1",
+    signed_by="iam-role",
+)
+
+
+def fault(status, code="", message="", **headers):
+    body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    return faults.read(status, headers, body if code else b"")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (403, "AccessDenied", AccessDeniedError),
+        (403, "", AccessDeniedError),
+        (403, "SignatureDoesNotMatch", CredentialsError),
+        (403, "InvalidAccessKeyId", CredentialsError),
+        (403, "RequestTimeTooSkewed", CredentialsError),
+        (400, "ExpiredToken", CredentialsError),
+        (401, "", CredentialsError),
+        (403, "InvalidObjectState", ArchivedError),
+        (404, "NoSuchBucket", NoSuchBucketError),
+        (404, "NoSuchKey", NotFoundError),
+        (404, "", NotFoundError),
+        (404, "NoSuchUpload", NotFoundError),
+        (412, "", PreconditionFailedError),
+        (409, "ConditionalRequestConflict", PreconditionFailedError),
+        (409, "OperationAborted", StoreUnavailableError),
+        (501, "NotImplemented", NotImplementedByStoreError),
+        (400, "BadDigest", IntegrityError),
+        (400, "KeyTooLongError", KeyTooLongError),
+        (400, "XMinioInvalidObjectName", InvalidNameError),
+        (400, "MalformedXML", StoreRefusedError),
+        (405, "", StoreRefusedError),
+        (503, "SlowDown", StoreUnavailableError),
+        (400, "RequestTimeout", StoreUnavailableError),
+        (200, "InternalError", StoreUnavailableError),
+    ],
+)
+def test_each_refusal_has_its_class(status, code, expected):
+    assert type(faults.to_error(fault(status, code), ASKED)) is expected
+
+
+def test_a_message_tells_what_where_why_and_which_request():
+    refusal = fault(403, "AccessDenied", "Access Denied", **{"x-amz-request-id": "R1"})
+    error = faults.to_error(refusal, ASKED)
+    assert error.what == (
+        r"GET s3://bkt/dir/a\nb: AccessDenied: Access Denied (HTTP 403, request id R1)"
+    )
+    assert "must allow s3:GetObject on the key" in error.hint
+    assert "credentials: iam-role" in error.hint
+
+
+def test_a_page_of_a_proxy_is_not_taken_for_s3s_words():
+    error = faults.to_error(faults.read(403, {}, b"<html><b>Blocked"), ASKED)
+    assert error.what.endswith(": no explanation (HTTP 403)")
+
+
+@pytest.mark.parametrize("option", ["crc32c", "crc64nvme"])
+def test_checksums_of_parts_make_the_whole_unless_one_is_missing(option):
+    sums = algorithm(option)
+    parts = [
+        Part(number=n, etag="e", size=len(data), checksum=sums.of(data))
+        for n, data in enumerate([b"one", b"two", b""], start=1)
+    ]
+    whole = sums.of_parts(parts)
+    assert whole == (sums.of(b"onetwo") if sums.full_object else whole)
+    assert whole.endswith("-3") is not sums.full_object
+    assert sums.of_parts([*parts, Part(number=4, etag="e", size=1)]) == ""
+
+
+def test_known_checksums():
+    """The check values of the CRC catalogue, for the bytes 123456789."""
+    assert algorithm("crc32c").of(b"123456789") == "4waSgw=="
+    assert algorithm("crc64nvme").of(b"123456789") == "rosUhgp5mIg="
+    assert algorithm("off") is None

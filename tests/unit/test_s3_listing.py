@@ -1,0 +1,81 @@
+"""LIST pages as the stores write them."""
+
+import pytest
+
+from csi_s3.errors import IntegrityError
+from csi_s3.s3.listing import parse_page, timestamp
+
+AWS = """<?xml version="1.0" encoding="UTF-8"?>
+<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>
+<EncodingType>url</EncodingType><IsTruncated>{truncated}</IsTruncated>{token}{contents}
+<CommonPrefixes><Prefix>a+dir%2B%01/</Prefix></CommonPrefixes></ListBucketResult>"""
+ENTRY = (
+    "<Contents><Key>{key}</Key><LastModified>2026-01-02T03:04:05.999Z</LastModified>"
+    "<ETag>&quot;e&quot;</ETag><Size>5</Size><StorageClass>{kind}</StorageClass>{more}</Contents>"
+)
+
+
+def page(*entries: str, token: str = "", truncated: str = "false") -> bytes:
+    return AWS.format(contents="".join(entries), token=token, truncated=truncated).encode()
+
+
+def entry(key="k", kind="STANDARD", more=""):
+    return ENTRY.format(key=key, kind=kind, more=more)
+
+
+def test_keys_and_prefixes_are_url_decoded_with_plus_for_blank():
+    found = parse_page(page(entry("a+b%2Bc%25d%01%E4%B8%96")))
+    assert found.objects[0].key == "a b+c%d\x01世"
+    assert found.prefixes == ["a dir+\x01/"]
+
+
+def test_without_an_encoding_type_keys_are_taken_as_they_are():
+    body = page(entry("a+b%20")).replace(b"<EncodingType>url</EncodingType>", b"")
+    assert parse_page(body).objects[0].key == "a+b%20"
+
+
+def test_dates_are_whole_seconds_cut_not_rounded():
+    assert parse_page(page(entry())).objects[0].last_modified == 1767323045.0
+    assert timestamp("2026-01-02T03:04:05") == 1767323045.0
+    assert timestamp("") == 0.0
+
+
+def test_the_token_counts_only_on_a_truncated_page():
+    token = "<NextContinuationToken>t=</NextContinuationToken>"
+    assert parse_page(page(token=token, truncated="true")).next_token == "t="
+    assert parse_page(page(token=token)).next_token is None
+    with pytest.raises(IntegrityError, match="names no next one"):
+        parse_page(page(truncated="true"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "archived"),
+    [
+        ("STANDARD", "", False),
+        ("GLACIER", "", True),
+        ("DEEP_ARCHIVE", "", True),
+        ("GLACIER_IR", "", False),
+        (
+            "GLACIER",
+            "<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress></RestoreStatus>",
+            True,
+        ),
+        (
+            "GLACIER",
+            "<RestoreStatus><RestoreExpiryDate>2026-02-01T00:00:00Z</RestoreExpiryDate></RestoreStatus>",
+            False,
+        ),
+    ],
+)
+def test_an_object_is_archived_until_its_restored_copy_is_there(kind, more, archived):
+    assert parse_page(page(entry(kind=kind, more=more))).objects[0].archived is archived
+
+
+def test_an_etag_without_quotes_gets_them():
+    body = page(entry()).replace(b"&quot;e&quot;", b"e")
+    assert parse_page(body).objects[0].etag == '"e"'
+
+
+def test_entities_are_not_expanded():
+    bomb = b'<!DOCTYPE x [<!ENTITY a "AAAA">]>' + page(entry("&a;")).split(b"?>", 1)[1]
+    assert parse_page(bomb).objects[0].key != "AAAA"
