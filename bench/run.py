@@ -74,11 +74,13 @@ def chosen_cases(asked: argparse.Namespace) -> list[Case]:
     return chosen
 
 
-def enter_namespaces() -> None:
+def enter_namespaces(systems: list[System]) -> None:
     """Start again inside; everything there dies with this process."""
     if os.geteuid() != 0:
         raise SystemExit("the bench drops caches and mounts: run it as root")
-    binary("minio")  # built out here, where a build may take its time
+    binary("minio")  # what must be built is built out here
+    for system in systems:
+        system.program()
     words = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
     words += ["--mount-proc", sys.executable, "-m", "bench.run", *sys.argv[1:]]
     os.execvpe("unshare", words, {**os.environ, INSIDE: "1"})
@@ -110,7 +112,7 @@ def main() -> None:
     asked = arguments(sys.argv[1:])
     systems, wanted = chosen_systems(asked), chosen_cases(asked)
     if INSIDE not in os.environ:
-        enter_namespaces()
+        enter_namespaces(systems)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     sizes = QUICK if asked.quick else FULL
     repetitions = asked.repetitions or (1 if asked.quick else 3)

@@ -4,8 +4,10 @@ Every system runs in the foreground, so that its processes can be found, counted
 Nothing is taken from the caller's environment or configuration files.
 """
 
+import functools
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -62,6 +64,15 @@ def csi_s3_program() -> str | None:
     return shutil.which("csi-s3", path=str(Path(sys.executable).parent))
 
 
+@functools.cache
+def rclone_program() -> str | None:
+    """The pinned version, else the machine's (which may be years older)."""
+    try:
+        return str(binary("rclone"))
+    except (RuntimeError, subprocess.SubprocessError):
+        return shutil.which("rclone")
+
+
 CSI_S3 = System(
     name="csi-s3",
     program=csi_s3_program,
@@ -89,7 +100,7 @@ S3FS = System(
 # parts and parallelism like ours. No --vfs-read-chunk-streams: see docs/performance.md.
 RCLONE = System(
     name="rclone",
-    program=lambda: str(binary("rclone")),
+    program=rclone_program,
     arguments=(
         *("mount", "bench:{bucket}", "{dir}", "--config", "/dev/null"),
         *("--vfs-cache-mode", "off", "--use-server-modtime"),

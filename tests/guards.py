@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import uvloop
 
 from tests import watchdog
 
@@ -72,6 +73,7 @@ class Guards:
         return "mount namespace: " + ("its own" if self._own_namespace else "shared (not root)")
 
     def pytest_sessionstart(self) -> None:
+        uvloop.new_event_loop().close()  # with its first loop, libuv opens a pipe for good
         for name in ("csi_s3", "asyncio"):
             logging.getLogger(name).addHandler(self._log)
         if self._own_namespace:
@@ -130,8 +132,11 @@ class Guards:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item, nextitem):
         result = yield
-        faults = [*self._mounts_left(), *self._descriptors_left(), *self._log_lines(item)]
-        if faults and not item.stash.get(FAILED, False):  # a failed test may well leave things
+        faults = list(self._mounts_left())
+        if item.stash.get(FAILED, False):
+            return result  # a failed test may well leave things
+        faults += [*self._descriptors_left(), *self._log_lines(item)]
+        if faults:
             pytest.fail("\n".join(faults), pytrace=False)
         return result
 

@@ -16,6 +16,7 @@ from csi_s3.kernel import syscalls
 
 FS_TYPE = "fuse.csi-s3"
 
+_FUSE_DEVICE = os.makedev(10, 229)  # Documentation/admin-guide/devices.txt
 _INIT = 26  # FUSE_INIT (include/uapi/linux/fuse.h)
 _HEADER = struct.Struct("<IIQ")  # length, opcode, unique
 _REQUEST_BYTES = (1 << 20) + (64 << 10)  # the kernel refuses to fill less than max_write + header
@@ -30,7 +31,7 @@ def open_fuse() -> int:
 
     """
     try:
-        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as exc:
         hint = {
             ENOENT: "load the kernel module (modprobe fuse); in a container, pass the device in",
@@ -40,6 +41,12 @@ def open_fuse() -> int:
             EPERM: "the container's device rules forbid it: run it privileged",
         }.get(exc.errno or 0, "")
         raise FuseUnavailableError(f"cannot open /dev/fuse: {exc.strerror}", hint) from exc
+    if os.fstat(fd).st_rdev != _FUSE_DEVICE:
+        os.close(fd)
+        raise FuseUnavailableError(
+            "/dev/fuse is not the FUSE device", "mount the host's /dev, or mknod /dev/fuse c 10 229"
+        )
+    return fd
 
 
 def mount_fuse(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from csi_s3.errors import MountError, UnsupportedError, VolumeError
+from csi_s3.errors import MountError, StoreRefusedError, UnsupportedError, VolumeError
 from csi_s3.local.driver import Driver
 
 UID = 12574  # Domino's
@@ -95,12 +95,12 @@ def _demo(store: _Store, closing: ExitStack) -> None:
     directory.chmod(0o755)  # the pod's user passes through
     driver = Driver(directory)
     closing.callback(driver.close)
-    closing.callback(store.clean)
     target = driver.kubelet_dir / POD
     target.parent.mkdir(parents=True)
 
     place = f"s3://{store.bucket}/{store.prefix}"
-    _step(f"put sales.csv and sales.parquet into {place}", lambda: _put_data(store))
+    files = _step("make sales.csv and sales.parquet with pandas", _files)
+    _step(f"put them into {place}", lambda: _put(store, files, closing))
     _step("start csi-s3 node and csi-s3 mounter", lambda: driver.start(store.variables))
     told = _step("ask the plugin over CSI: Probe", driver.probe)
     _tell(f"{told['name']} {told['vendor_version']} on node {told['node_id']}")
@@ -110,9 +110,10 @@ def _demo(store: _Store, closing: ExitStack) -> None:
         lambda: driver.publish("s3-pv", target, bucket=store.bucket, options=options),
     )
     _tell(f"{driver.mounted_at(target)}")
-    seen = _step(f"read and write with pandas as uid {UID}", lambda: _work(target))
+    seen = _step(f"start Python as uid {UID}; pandas reads and writes", lambda: _work(target))
     _tell(f"found {', '.join(seen['names'])}; {seen['rows']:,} rows in each")
     _tell("wrote by_region.parquet; wrote, read and removed scratch.txt")
+    _tell(f"on the mount: {seen['seconds']:.2f} s")
     _tell(_step("read by_region.parquet with an S3 client", lambda: _shown(store, seen)))
     _step("NodeUnpublishVolume", lambda: driver.unpublish("s3-pv", target))
     _step("stop node and mounter, delete the objects", lambda: _stop(driver, store))
@@ -129,7 +130,7 @@ def _stop(driver: Driver, store: _Store) -> None:
     store.clean()
 
 
-def _put_data(store: _Store) -> None:
+def _files() -> dict[str, bytes]:
     import pandas as pd  # noqa: PLC0415 - of the extra [demo]
 
     regions = ["north", "east", "south", "west"]
@@ -142,8 +143,13 @@ def _put_data(store: _Store) -> None:
     )
     memory = io.BytesIO()
     frame.to_parquet(memory)
-    store.put("sales.csv", frame.to_csv(index=False).encode())
-    store.put("sales.parquet", memory.getvalue())
+    return {"sales.csv": frame.to_csv(index=False).encode(), "sales.parquet": memory.getvalue()}
+
+
+def _put(store: _Store, files: dict[str, bytes], closing: ExitStack) -> None:
+    for name, body in files.items():
+        store.put(name, body)
+        closing.callback(store.clean)
 
 
 def _work(target: Path) -> dict[str, Any]:
@@ -235,11 +241,16 @@ def _check_machine(*, real_bucket: bool) -> None:
 
 def _step(text: str, work: Callable[[], T]) -> T:
     began = time.monotonic()
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - see _client
+
     try:
         result = work()
     except VolumeError:
         _say(f"{_since(began)}  FAILED: {text}")
         raise
+    except (BotoCoreError, ClientError) as exc:
+        _say(f"{_since(began)}  FAILED: {text}")
+        raise StoreRefusedError(str(exc), "are bucket, endpoint and credentials right?") from exc
     _say(f"{_since(began)}  {text}")
     return result
 

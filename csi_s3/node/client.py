@@ -99,8 +99,10 @@ class NodeClient:
             return method(request, timeout=self._deadline_s)
         except grpc.RpcError as exc:
             name = type(request).__name__.removesuffix("Request")
+            absent = exc.code() is grpc.StatusCode.UNAVAILABLE
             raise VolumeError(
-                f"{name} at {self._endpoint}: {exc.code().name}: {exc.details()}"
+                f"{name} at {self._endpoint}: {exc.code().name}: {exc.details()}",
+                hint="does csi-s3 node run, and is it ready?" if absent else "",
             ) from exc
 
 

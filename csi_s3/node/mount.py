@@ -172,7 +172,7 @@ class Mount:
             path = self._sources.path(source.mount_id)
             attach = partial(_attach, source, path, target, read_only=read_only)
             fresh = await self._call(attach, "binding")
-        except VolumeError:
+        except Exception:
             self._publishing -= 1
             await self._settle()
             raise
@@ -187,30 +187,34 @@ class Mount:
         name = f"s3://{bucket.bucket}/{bucket.prefix}"
         make = partial(self._sources.make, self.spec.mount_id, name)
         self._source = source = await self._call(make, "mounting")
-        self._verdict = asyncio.get_running_loop().create_future()
         try:
-            body = {"spec": self.spec.to_json(), "init": source.init.hex()}
-            try:
-                async with asyncio.timeout(START_S):
-                    await self._mounters.send("serve", body, [source.fd])
-                    await self._verdict
-            except TimeoutError as exc:
-                with contextlib.suppress(MounterUnavailableError):
-                    await self._mounters.send("stop", {"mount_id": self.spec.mount_id})
-                raise MounterUnavailableError(
-                    f"volume {self.spec.volume_handle} was not served within {START_S:.0f} s",
-                    "the mounter's log says what it waits for",
-                ) from exc
-        except VolumeError as exc:
-            self.broken = exc
+            await self._be_served(source)
+        except Exception as exc:
+            self.broken = exc if isinstance(exc, VolumeError) else self._death("failed")
             await self._take_down()
             raise
-        finally:
-            self._verdict = None
         self.broken = None
         await self._call(partial(tuning.set_read_ahead, source.device), "tuning")
         log.info("volume is mounted", extra=self._fields)
         return source
+
+    async def _be_served(self, source: Source) -> None:
+        body = {"spec": self.spec.to_json(), "init": source.init.hex()}
+        self._verdict = verdict = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(START_S):
+                await self._mounters.send("serve", body, [source.fd])
+                await verdict
+        except TimeoutError as exc:
+            with contextlib.suppress(MounterUnavailableError):
+                await self._mounters.send("stop", {"mount_id": self.spec.mount_id})
+            raise MounterUnavailableError(
+                f"volume {self.spec.volume_handle} was not served within {START_S:.0f} s",
+                "the mounter's log says what it waits for",
+            ) from exc
+        finally:
+            self._verdict = None
+            verdict.cancel()
 
     async def _unpublish(self, target: Target) -> None:
         await self._call(target.detach, "unmounting")

@@ -5,8 +5,8 @@ import logging
 import os
 import signal
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -56,18 +56,22 @@ async def serve(config: NodeConfig) -> None:
     csi_pb2_grpc.add_NodeServicer_to_server(  # type: ignore[no-untyped-call]
         Node(config.node_id, volumes), server
     )
-    async with asyncio.TaskGroup() as group:
-        owners = [group.create_task(volumes.run()), group.create_task(mounters.run(volumes))]
-        async with _listening(server, config.endpoint):
+    with _bound(server, config.endpoint):
+        async with asyncio.TaskGroup() as group:
+            owners = [group.create_task(volumes.run()), group.create_task(mounters.run(volumes))]
+            await server.start()
             log.info("node plugin is up", extra={"endpoint": str(config.endpoint)})
-            await stop.wait()
-        for owner in owners:
-            owner.cancel()
+            try:
+                await stop.wait()
+            finally:
+                await server.stop(GRACE_S)
+            for owner in owners:
+                owner.cancel()
 
 
-@asynccontextmanager
-async def _listening(server: grpc.aio.Server, endpoint: Path) -> AsyncIterator[None]:
-    """Serve on the socket, for root only; a stale one is replaced.
+@contextmanager
+def _bound(server: grpc.aio.Server, endpoint: Path) -> Iterator[None]:
+    """Give the server its socket, for root only; a stale one is replaced.
 
     Through /proc/self/fd: the path may be longer than sun_path's 107 bytes.
     """
@@ -82,13 +86,13 @@ async def _listening(server: grpc.aio.Server, endpoint: Path) -> AsyncIterator[N
         old = os.umask(0o177)
         try:
             server.add_insecure_port(f"unix:/proc/self/fd/{directory}/{endpoint.name}")
+        except RuntimeError as exc:
+            raise BadOptionError(
+                f"--endpoint {endpoint}: cannot listen there", "expected a path of this machine"
+            ) from exc
         finally:
             os.umask(old)
-        await server.start()
-        try:
-            yield
-        finally:
-            await server.stop(GRACE_S)
+        yield
     finally:
         os.close(directory)
 

@@ -74,15 +74,10 @@ class Sources:
             MountError: the kernel refused; nothing is left.
 
         """
-        path, state = self.path(mount_id), self.state(mount_id)
-        path.parent.mkdir(exist_ok=True)
-        path.parent.chmod(0o711)
-        self.detach(mount_id)  # never on top of a leftover
-        path.mkdir(mode=0o700, exist_ok=True)
-        state.mkdir(mode=0o700, exist_ok=True)
-        os.chown(state, self._owner, self._owner)
+        path = self.path(mount_id)
         fd = mount.open_fuse()
         try:
+            self._make_directories(mount_id)
             mount.mount_fuse(fd, path, source_name=source_name)
             device = _device(path)
             init = mount.read_init(fd, INIT_S)
@@ -92,6 +87,21 @@ class Sources:
             self.remove(mount_id)
             raise
         return Source(mount_id=mount_id, fd=fd, device=device, init=init)
+
+    def _make_directories(self, mount_id: str) -> None:
+        path, state = self.path(mount_id), self.state(mount_id)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.parent.chmod(0o711)
+            self.detach(mount_id)  # never on top of a leftover
+            path.mkdir(mode=0o700, exist_ok=True)
+            state.mkdir(mode=0o700, exist_ok=True)
+            os.chown(state, self._owner, self._owner)
+        except OSError as exc:
+            raise MountError(
+                f"cannot make {exc.filename}: {exc.strerror}",
+                "is the node's --state-dir writable, and is there room on its disk?",
+            ) from exc
 
     def end(self, source: Source) -> None:
         """Free everybody who waits in the mount; it answers nobody any more."""
@@ -141,10 +151,13 @@ async def off_loop(call: Callable[[], T], doing: str) -> T:
     """Run in a thread; a kernel that does not answer must not stop the whole plugin.
 
     Raises:
-        MountError: no answer in time. The call may still take effect.
+        MountError: no answer in time (the call may still take effect), or a system call failed
+            that the call does not expect to fail.
 
     """
     try:
         return await blocking(call, within_s=KERNEL_S)
     except TimeoutError as exc:
         raise MountError(f"{doing} took over {KERNEL_S:.0f} s", "is the node overloaded?") from exc
+    except OSError as exc:
+        raise MountError(f"{doing} failed: {exc}") from exc

@@ -55,7 +55,8 @@ class Counter:
         values = tuple(labels.values())
         child = self._children.get(values) if tuple(labels) == self.labels else None
         if child is None:
-            child = self._counter.labels(**labels) if labels else self._counter
+            wanted = labels or self.labels
+            child = self._counter.labels(**labels) if wanted else self._counter
             self._children[tuple(labels[name] for name in self.labels)] = child
         child.inc(amount)
 

@@ -5,6 +5,7 @@ container, instance metadata); its clients are not used, one costs 29 MB private
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,11 @@ from typing_extensions import override
 
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import BadOptionError, CredentialsError
+
+SOURCE_WITHIN_S = 60.0  # the whole chain, STS and metadata services included
+
+for _name in ("botocore", "aiobotocore"):  # at DEBUG they log session tokens and STS's answers
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class Secret(str):
@@ -80,7 +86,8 @@ class Identity:
 
         """
         try:
-            found = await self._new_session().get_credentials()
+            async with asyncio.timeout(SOURCE_WITHIN_S):
+                found = await self._new_session().get_credentials()
         except _SOURCE_FAILED as exc:
             raise self._failed(exc) from exc
         if found is None:
@@ -99,7 +106,8 @@ class Identity:
 
         """
         try:
-            found = await self._credentials.get_frozen_credentials()
+            async with asyncio.timeout(SOURCE_WITHIN_S):
+                found = await self._credentials.get_frozen_credentials()
         except _SOURCE_FAILED as exc:
             raise self._failed(exc) from exc
         token = Secret(found.token) if found.token else None

@@ -7,7 +7,7 @@ URLs are quoted here, once, and neither signer nor aiohttp may touch them again,
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -78,7 +78,8 @@ def signed_headers(
     """The request's headers with date and signature; as they are for anonymous requests."""
     if keys is None:
         return dict(request.headers)
-    asked = AWSRequest(method=request.method, url=url, headers=dict(request.headers))
+    headers = {**request.headers, "Host": urlsplit(endpoint.url).netloc}  # else botocore parses url
+    asked = AWSRequest(method=request.method, url=url, headers=headers)
     asked.context["payload"] = payload
     _Signer(keys, endpoint.service, endpoint.region).add_auth(asked)
     return dict(asked.headers.items())

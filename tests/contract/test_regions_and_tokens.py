@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import ipaddress
+import logging
 import ssl
 
 import pytest
@@ -112,6 +113,16 @@ async def test_a_token_that_stays_ended_is_an_error_without_secrets(s3, aws_keys
     assert "session token (credentials: env)" in caught.value.hint
     assert "tokentokentoken" not in repr(caught.value)
     assert SECRET not in repr(caught.value)
+
+
+async def test_no_log_at_any_level_holds_a_secret(s3, aws_keys, caplog):
+    aws_keys.setenv("AWS_SESSION_TOKEN", "tokentokentoken")
+    caplog.set_level(logging.DEBUG)
+    s3.rule = lambda _: listing()
+    async with open_bucket(s3.config()) as bucket:
+        await bucket.list_page("")
+    assert "tokentokentoken" not in caplog.text
+    assert SECRET not in caplog.text
 
 
 async def test_a_wrong_clock_is_called_that(s3):

@@ -28,6 +28,7 @@ class Node:
     """The side that listens: accepts the keeper's connections and says what node says."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._sock = listen(path)
         self.channel: Channel | None = None
 
@@ -44,6 +45,13 @@ class Node:
     def hang_up(self) -> None:
         self.channel.close()
         self.channel = None
+
+    def go_away(self) -> None:
+        self._sock.close()
+        self.hang_up()
+
+    def come_back(self) -> None:
+        self._sock = listen(self._path)
 
     async def serve(self, handle: str = "obedient", mount_id: str = "a" * 32) -> int:
         """Ask for a mount; returns the read end of what stands for its fuse descriptor."""

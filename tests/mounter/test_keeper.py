@@ -188,9 +188,10 @@ async def test_a_mount_that_died_while_node_was_away_is_not_had_any_more(running
     fuse = await node.serve()
     pid = int(await line(fuse))
     await node.report()
-    node.hang_up()
+    node.go_away()
     os.kill(pid, signal.SIGKILL)
     assert await line(fuse) == ""  # the keeper has closed it: it has forgotten the mount
+    node.come_back()
     assert [m.type for m in await node.accept()] == ["hello", "ready"]
     os.close(fuse)
 

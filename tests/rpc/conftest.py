@@ -48,11 +48,12 @@ class NodeUnderTest:
         self._channel: grpc.aio.Channel | None = None
         self._others: list[subprocess.Popen[bytes]] = []
 
-    async def start(self, *flags: str, patience_s: float = 30) -> None:
+    async def start(self, *flags: str, patience_s: float = 30, within: Sequence[str] = ()) -> None:
+        """within: a program that starts it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "tests.rpc.run_node", str(patience_s)),
+                    *(*within, sys.executable, "-m", "tests.rpc.run_node", str(patience_s)),
                     *("--endpoint", f"unix://{self.socket}", "--node-id", "node-1"),
                     *("--state-dir", str(self.state), "--kubelet-dir", str(self.kubelet)),
                     *("--mounter", str(self.mounter_socket), *flags),
@@ -70,6 +71,9 @@ class NodeUnderTest:
             )
         )
         assert self.process.poll() is None, self.log.read_text()
+        self.connect()
+
+    def connect(self) -> None:
         self._channel = grpc.aio.insecure_channel(f"unix:{self.socket}")
         self.identity = csi_pb2_grpc.IdentityStub(self._channel)
         self.rpc = csi_pb2_grpc.NodeStub(self._channel)

@@ -107,6 +107,25 @@ async def test_a_mount_that_only_a_container_holds_is_not_over(node, mounter):
     assert not node.logged("ERROR")
 
 
+async def test_a_restarted_node_knows_a_mount_that_only_a_container_holds(node, mounter):
+    target, inside = node.target("a"), node.base / "inside"
+    await node.publish(target)
+    container = node.namespace("private")
+    inside.mkdir()
+    assert run("mount", "--bind", target, inside, inside=container.pid).returncode == 0
+    await node.unpublish(target)
+    await node.stop(signal.SIGKILL)
+    await node.start()
+    await mounter.reconnect()
+    await node.publish(target)
+    assert run("cat", inside / "hello", inside=container.pid).stdout == "hello\n"
+    container.kill()
+    await until(lambda: len(node.volume_directories()) == 1)
+    await node.unpublish(target)
+    await node.wait_until_clean()
+    assert not node.logged("ERROR")
+
+
 async def test_a_restarted_node_finds_its_mounts_again(node, mounter):
     a, b = node.target("a"), node.target("b")
     await node.publish(a)

@@ -7,7 +7,7 @@ import grpc
 from csi_s3 import csi_pb2 as csi
 from csi_s3.link.report import Usage
 from tests.rpc.conftest import refused, run
-from tests.rpc.fake_mounter import until
+from tests.rpc.fake_mounter import FakeMounter, until
 
 RPC = csi.NodeServiceCapability.RPC
 
@@ -37,8 +37,6 @@ async def test_stats_of_what_is_not_published_are_not_found(node, mounter):
 
 
 async def test_stats_of_a_silent_worker_say_so_and_do_not_hang(alone):
-    from tests.rpc.fake_mounter import FakeMounter
-
     async with FakeMounter(alone.mounter_socket) as mounter:
         target = alone.target("a")
         await alone.publish(target)
@@ -90,8 +88,6 @@ async def test_the_plugin_tells_its_name_and_version(idle):
 
 
 async def test_the_probe_is_ready_only_with_a_mounter(node):
-    from tests.rpc.fake_mounter import FakeMounter
-
     async def ready() -> bool:
         return (await node.identity.Probe(csi.ProbeRequest())).ready.value
 
@@ -101,6 +97,20 @@ async def test_the_probe_is_ready_only_with_a_mounter(node):
         assert await ready()
     await until(lambda: node.logged("WARNING", "connection ended"))
     assert not await ready()
+
+
+async def test_without_dev_fuse_the_probe_and_publish_say_so(idle):
+    hide = ["unshare", "-m", "sh", "-c", 'mount --bind /dev/null /dev/fuse; exec "$@"', "sh"]
+    await idle.start(within=hide)
+    async with FakeMounter(idle.mounter_socket):
+        await until(lambda: idle.logged("INFO", "mounter is connected"))
+        publishing = idle.publish(idle.target("a"))
+        for call in (idle.identity.Probe(csi.ProbeRequest()), publishing):
+            code, text = await refused(call)
+            assert code is grpc.StatusCode.FAILED_PRECONDITION
+            assert text.startswith("/dev/fuse is not the FUSE device (")
+        assert not idle.target("a").exists()
+        assert idle.volume_directories() == []
 
 
 async def test_fs_group_is_the_workers_gid(node, mounter):

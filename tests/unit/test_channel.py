@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from csi_s3.link.channel import MAX_FDS, MAX_MESSAGE_BYTES, Channel, connect, listen
 
@@ -163,6 +164,21 @@ async def test_close_wakes_who_waits_and_leaves_its_number_to_the_next(pair):
         assert [(await t).type for t in waiting.values()] == ["hello", "hello"]
     successor.close()
     peer.close()
+
+
+def test_close_wakes_who_waits_under_uvloop_too():
+    async def scenario() -> None:
+        one, sock = Channel.pair()
+        two = Channel(sock)
+        async with asyncio.timeout(WITHIN_S), asyncio.TaskGroup() as group:
+            receiving = group.create_task(one.receive())
+            await asyncio.sleep(0)
+            one.close()
+        assert receiving.result() is None
+        assert await two.receive() is None
+        two.close()
+
+    uvloop.run(scenario())
 
 
 async def test_close_may_be_called_twice(pair):

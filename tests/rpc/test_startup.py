@@ -1,0 +1,84 @@
+"""`csi-s3 node` that cannot start says why in one line and ends with 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.rpc.fake_mounter import FakeMounter
+
+ROOT = Path(__file__).parents[2]
+
+
+def started(base: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    flags = {
+        "--endpoint": f"unix://{base}/csi.sock",
+        "--node-id": "node-1",
+        "--state-dir": f"{base}/state",
+        "--kubelet-dir": str(base),
+        "--mounter": f"{base}/node.sock",
+        **{f"--{name.replace('_', '-')}": value for name, value in changes.items()},
+    }
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "csi_s3",
+            "node",
+            *(part for item in flags.items() for part in item),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        cwd=ROOT,
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"kubelet_dir": "/no/such"},
+            "--kubelet-dir '/no/such': No such file or directory (expect",
+        ),
+        ({"endpoint": "unix:///no/such/s"}, "--endpoint /no/such/s: No such file or directory"),
+        ({"mounter": "/no/such/s"}, "/no/such: No such file or directory (--state-dir must be"),
+        ({"state_dir": "/proc/no/such"}, "/proc/no: No such file or directory"),
+        ({"endpoint": "unix:///etc/passwd"}, "--endpoint: 'passwd' exists and is no socket"),
+        ({"endpoint": "/etc"}, "--endpoint '/etc' is not a socket's address (expected unix:///"),
+    ],
+)
+def test_a_path_that_cannot_be_used(tmp_path, changes, text):
+    done = started(tmp_path, **changes)
+    assert done.returncode == 2
+    assert done.stderr.startswith("csi-s3: error: ")
+    assert text in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+async def test_sockets_with_long_paths_and_a_kubelet_directory_behind_a_link(idle):
+    long = idle.base / ("d" * 120)
+    long.mkdir()
+    idle.socket, idle.mounter_socket = long / "csi.sock", long / "node.sock"
+    real = idle.kubelet
+    idle.kubelet = idle.base / "kubelet-link"
+    idle.kubelet.symlink_to(real)
+    short = idle.base / "s"
+    short.symlink_to(long)
+    try:
+        await idle.start()
+        assert (idle.socket.stat().st_mode & 0o777) == 0o600
+        idle.socket = short / "csi.sock"  # gRPC's client has the limit, not we
+        idle.connect()
+        async with FakeMounter(idle.mounter_socket):
+            target = idle.target("a")
+            await idle.publish(target)
+            assert str(real / target.relative_to(idle.kubelet)) in idle.fuse_mounts()
+            await idle.publish(target)
+            await idle.unpublish(target)
+            assert not target.exists()
+            await idle.wait_until_clean()
+    finally:
+        short.unlink()

@@ -1,0 +1,239 @@
+"""A mount over the in-memory store, spoken to by paths, as a shell does; the clock stands still.
+
+`mounts` makes them; at the end of its test each must have ended, and, where every handle was
+released, must have given back all memory and every observation of a directory.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from csi_s3.config.volume import TreeConfig
+from csi_s3.fs.tree import Attributes
+from csi_s3.s3.memory import MemoryStore
+from csi_s3.s3.store import ListPage
+from tests.model.machine import Driver
+
+WRITE_NEW = os.O_WRONLY | os.O_CREAT
+REWRITE = os.O_WRONLY | os.O_TRUNC
+WITHIN_S = 10.0
+FREE = TreeConfig(allow_delete=True, allow_overwrite=True)
+
+
+class Mount(Driver):
+    """One mount. `start` begins a request of the kernel, `settle` lets everything run that can."""
+
+    # names
+
+    def parent(self, path: str) -> tuple[int, bytes]:
+        above, _, name = path.rpartition("/")
+        return self.ino(above), name.encode()
+
+    def lookup(self, path: str) -> Attributes:
+        ino, name = self.parent(path)
+        found = self.run(self.fs.lookup(ino, name))
+        self.held.append(found.ino)
+        return found
+
+    def stat(self, path: str) -> Attributes:
+        return self.run(self.fs.getattr(self.ino(path)))
+
+    def ls(self, path: str = "") -> list[str]:
+        return self.run(self.names(self.ino(path)))
+
+    async def names(self, ino: int) -> list[str]:
+        fh = await self.fs.opendir(ino)
+        try:
+            return await self.entries(fh)
+        finally:
+            self.fs.releasedir(fh)
+
+    async def entries(self, fh: int, start: int = 0) -> list[str]:
+        """As the kernel reads them: it takes a reference to each."""
+        found = []
+        async for entry in self.fs.readdir(fh, start):
+            self.fs.remember(entry.attributes.ino)
+            self.held.append(entry.attributes.ino)
+            found.append(entry.name.decode())
+        return found
+
+    def mkdir(self, path: str) -> Attributes:
+        ino, name = self.parent(path)
+        made = self.run(self.fs.mkdir(ino, name))
+        self.held.append(made.ino)
+        return made
+
+    def rmdir(self, path: str) -> None:
+        """The kernel looks a name up before it removes it."""
+        self.lookup(path)
+        self.run(self.fs.rmdir(*self.parent(path)))
+
+    def unlink(self, path: str) -> None:
+        self.lookup(path)
+        self.run(self.fs.unlink(*self.parent(path)))
+
+    # files
+
+    def create(self, path: str, flags: int = WRITE_NEW) -> int:
+        ino, name = self.parent(path)
+        fh, made = self.run(self.fs.files.create(ino, name, flags))
+        self.held.append(made.ino)
+        return fh
+
+    def open(self, path: str, flags: int = os.O_RDONLY) -> int:
+        return self.run(self.fs.files.open(self.ino(path), flags))
+
+    def read(self, fh: int, offset: int = 0, length: int = 1 << 20) -> bytes:
+        return bytes(self.run(self.fs.files.read(fh, offset, length)))
+
+    def write(self, fh: int, data: bytes, offset: int = 0) -> None:
+        assert self.run(self.fs.files.write(fh, offset, data)) == len(data)
+
+    def flush(self, fh: int) -> None:
+        self.run(self.fs.files.flush(fh))
+
+    def fsync(self, fh: int) -> None:
+        self.run(self.fs.files.fsync(fh))
+
+    def release(self, fh: int) -> None:
+        self.run(self.fs.files.release(fh))
+
+    def close_file(self, fh: int) -> None:
+        """close(2): FLUSH, whose error the caller sees, and RELEASE, whatever that said."""
+        try:
+            self.flush(fh)
+        finally:
+            self.release(fh)
+
+    def write_file(self, path: str, data: bytes) -> None:
+        fh = self.create(path)
+        self.write(fh, data)
+        self.close_file(fh)
+
+    def rewrite(self, path: str, data: bytes) -> None:
+        fh = self.open(path, REWRITE)
+        self.write(fh, data)
+        self.close_file(fh)
+
+    def cat(self, path: str) -> bytes:
+        fh = self.open(path)
+        try:
+            return self.read(fh)
+        finally:
+            self.release(fh)
+
+    # what goes on
+
+    def start(self, call: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        return self.loop.create_task(call)
+
+    def settle(self) -> None:
+        async def turns() -> None:
+            for _ in range(60):
+                await asyncio.sleep(0)
+
+        self.run(turns())
+
+    def wait(self, task: "asyncio.Task[Any]") -> Any:
+        return self.run(asyncio.wait_for(task, WITHIN_S))
+
+    @property
+    def budget(self):
+        return self.fs.files._budget
+
+    def put(self, key: str, data: bytes = b"", **more: Any) -> None:
+        """Somebody else, and long enough before for no cache to be fresh."""
+        self.store.put_now(key, data, **more)
+        self.time.now_s += 2
+
+    def delete(self, key: str) -> None:
+        self.store.delete_now(key)
+        self.time.now_s += 2
+
+    def data(self, key: str) -> bytes | None:
+        stored = self.store.objects.get(key)
+        return None if stored is None else stored.data
+
+    @contextmanager
+    def requests(self, **expected: int) -> Iterator[None]:
+        """Exactly these requests are sent, LIST=1 for example, and no other."""
+        before = self.store.requests.copy()
+        yield
+        assert self.store.requests - before == Counter(expected)
+
+    def end(self) -> None:
+        self.settle()
+        if len(self.fs._handles) == 0:
+            assert self.budget.used_bytes == 0, "memory was not given back"
+            known = [i.directory for i in self.fs._inodes if i.directory is not None]
+            assert [d._observers for d in known] == [0] * len(known), "an observation goes on"
+        self._end.set()
+        self.run(asyncio.wait_for(self._life, WITHIN_S))
+        self.loop.close()
+
+
+class Held:
+    """Stops requests of one kind (before they take effect, or after) until `let_go`."""
+
+    def __init__(self, store: MemoryStore, kind: str, *, after: bool = False) -> None:
+        self.waiting, self._kind = 0, kind
+        self._open = asyncio.Event()
+        setattr(store, "after" if after else "gate", self._stop)
+
+    async def _stop(self, operation: str, _key: str) -> None:
+        if operation == self._kind:
+            self.waiting += 1
+            await self._open.wait()
+
+    def let_go(self) -> None:
+        self._open.set()
+
+
+def fail(
+    store: MemoryStore, kind: str, error: Exception, *, times: int = 1, after: bool = False
+) -> None:
+    """The next requests of that kind fail, or take effect and their answers are lost."""
+    left = times
+
+    async def one(operation: str, _key: str) -> None:
+        nonlocal left
+        if operation == kind and left > 0:
+            left -= 1
+            raise error
+
+    setattr(store, "after" if after else "gate", one)
+
+
+def paged(store: MemoryStore, size: int) -> None:
+    """Let every page of a listing have at most `size` entries."""
+    whole = store.list_page
+
+    async def list_page(prefix: str, *, max_keys: int = 1000, **rest: Any) -> ListPage:
+        return await whole(prefix, max_keys=min(max_keys, size), **rest)
+
+    store.list_page = list_page
+
+
+@pytest.fixture
+def mounts():
+    """Make a mount: `mounts(**TreeConfig fields)`, with both guards open if nothing is said."""
+    made = []
+
+    def make(config: TreeConfig | None = None, *, prefix: str = "", **options: Any) -> Mount:
+        given = {"allow_delete": True, "allow_overwrite": True, **options}
+        made.append(Mount(config or TreeConfig(**given), prefix=prefix))
+        return made[-1]
+
+    yield make
+    for mount in made:
+        mount.end()
+
+
+@pytest.fixture
+def mount(mounts) -> Mount:
+    return mounts()
