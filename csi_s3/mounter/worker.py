@@ -22,8 +22,9 @@ from csi_s3.fuse.session import Session
 from csi_s3.link.channel import Channel, Message
 from csi_s3.link.report import Report, State, Usage
 from csi_s3.link.spec import MountSpec
-from csi_s3.obs import logs
+from csi_s3.obs import logs, metrics
 from csi_s3.s3.bucket import open_bucket
+from csi_s3.s3.http import RequestRecord
 from csi_s3.s3.store import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # a terminal's, meant for the parent
-        async with open_bucket(volume.bucket) as store, asyncio.TaskGroup() as group:
+        bucket = open_bucket(volume.bucket, observe=count_request)
+        async with bucket as store, asyncio.TaskGroup() as group:
+            listening = group.create_task(self._listen())
             await first_answer(store, volume)
             fs = FileSystem(
                 store, volume.tree, prefix=volume.bucket.prefix, kernel=session, group=group
@@ -99,7 +102,6 @@ class Worker:
             self._usage = fs.usage
             bridge = Bridge(fs, negative_ttl_s=volume.tree.negative_metadata_ttl_s)
             serving = group.create_task(session.serve(bridge))
-            listening = group.create_task(self._listen())
             stopping = group.create_task(self._stop(fs, session))
             await self._until_answered(session, serving)
             await self.report(State.SERVING)
@@ -167,6 +169,10 @@ class Worker:
         for failure in failures:
             log.error("at the end: %s", failure, extra={"op": "drain", "code": failure.code})
         await self.report(State.ENDED, failures[0] if failures else None)
+
+
+def count_request(record: RequestRecord) -> None:
+    metrics.S3_REQUESTS.inc(kind=record.kind, status=str(record.status))
 
 
 async def first_answer(store: ObjectStore, volume: VolumeConfig) -> None:
