@@ -236,12 +236,13 @@ class FileSystem:
         key = self._inodes.key(inode)
         if not self._config.allow_delete and not self.files.is_exempt(inode):
             raise NotPermittedError(f"unlink of {key}", "needs the mount option allow-delete")
-        writer = inode.writer
-        if writer is not None:
-            await writer.discard()
-        if writer is None or writer.base is not None or inode.info is not None:
-            await self._store.delete(key)
-        self._removed(above, text, inode)
+
+        async def remove() -> None:
+            if inode.info is not None:  # else never stored: an object there is somebody else's
+                await self._store.delete(key)
+            self._removed(above, text, inode)
+
+        await (remove() if inode.writer is None else inode.writer.discard(remove))
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""

@@ -6,10 +6,11 @@ up to one part it stays in memory and is one PUT, above that parts leave while i
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from csi_s3.errors import (
     ExistsError,
+    NotFoundError,
     PreconditionFailedError,
     SpoolFullError,
     StaleError,
@@ -205,10 +206,14 @@ class FileWriter:
             if upload is not None:
                 await upload.abort()
 
-    async def discard(self) -> None:
-        """The name is gone: never store it. What is in memory stays readable and writable."""
-        self.is_discarded = True
+    async def discard(self, remove: Callable[[], Awaitable[None]]) -> None:
+        """Remove the name, then never store it: no store can be under way meanwhile.
+
+        What is in memory stays readable and writable. A failure of `remove` changes nothing.
+        """
         async with self._lock:
+            await remove()
+            self.is_discarded = True
             upload, self._upload = self._upload, None
             if upload is not None:
                 await upload.abort()
@@ -243,9 +248,12 @@ class FileWriter:
                 "close the file first",
             )
         tail = bytes(self._tail[: end - stop])
-        chunk = await self._store.read_range(
-            self.base.key, offset, stop - offset, etag=self.base.etag
-        )
+        try:
+            chunk = await self._store.read_range(
+                self.base.key, offset, stop - offset, etag=self.base.etag
+            )
+        except NotFoundError as exc:
+            raise StaleError(f"{self.base.key}: deleted while it was written") from exc
         if len(chunk.data) != stop - offset:
             raise StaleError(f"{self.base.key}: shorter than what was written")
         return chunk.data + tail

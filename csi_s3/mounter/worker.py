@@ -49,22 +49,21 @@ async def _run(channel: Channel) -> int:
     worker = Worker(channel, spec)
     try:
         await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
-    except BaseExceptionGroup as group:  # the boundary of this process
-        error = _cause(group)
+    except (Exception, BaseExceptionGroup) as exc:
+        error = _cause(exc)
         log.error(  # noqa: TRY400 - the traceback only for a bug
             "%s",
             error,
             extra={"code": error.code},
-            exc_info=group if isinstance(error, InternalError) else None,
+            exc_info=exc if isinstance(error, InternalError) else None,
         )
         await worker.report(State.FAILED, error)
         return 1
     return 0
 
 
-def _cause(group: BaseExceptionGroup) -> VolumeError:
-    """The first error of ours in a group; anything else is a bug."""
-    found: BaseException = group
+def _cause(found: BaseException) -> VolumeError:
+    """The first error of ours; anything else is a bug."""
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
     if isinstance(found, VolumeError):

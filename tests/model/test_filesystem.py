@@ -53,6 +53,7 @@ class Writer:
     data: bytes = b""
     is_lost: bool = False
     is_linked: bool = True
+    is_stored: bool = False
 
 
 class MountModel(RuleBasedStateMachine):
@@ -178,10 +179,12 @@ class MountModel(RuleBasedStateMachine):
         got = self.attempt(call, NotFoundError, NotDirectoryError, IsDirectoryError)
         if got == "removed":
             assert tree[path] is not None
-            self.model.objects.pop(path, None)
-            if path in self.model.writing:
+            writer = self.open_writers.pop(path, None)
+            if writer is not None:
                 del self.model.writing[path]
-                self.open_writers.pop(path).is_linked = False
+                writer.is_linked = False
+            if writer is None or writer.is_stored:
+                self.model.objects.pop(path, None)
             self.model.removed(path)
         elif isinstance(got, IsDirectoryError):
             assert tree[path] is None
@@ -231,7 +234,7 @@ class MountModel(RuleBasedStateMachine):
         if isinstance(got, Exception):
             return None
         self.model.writing[path] = b""
-        self.open_writers[path] = Writer(got, path)
+        self.open_writers[path] = Writer(got, path, is_stored=path in self.model.objects)
         return self.open_writers[path]
 
     @rule(writer=writers, data=DATA)
@@ -255,6 +258,7 @@ class MountModel(RuleBasedStateMachine):
         got = self.of_writer(writer, self.mount.fs.files.flush(writer.fh))
         if got is not None and writer.is_linked and writer.data:
             self.model.objects[writer.path] = writer.data
+            writer.is_stored = True
 
     @rule(writer=consumes(writers))
     def finish_writing(self, writer):
