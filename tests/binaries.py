@@ -64,7 +64,7 @@ def binary(name: str) -> Path:
 
 
 def build_main(directory: Path, name: str) -> Path:
-    """Build a Go program of our own (bench/delayproxy) into the cache; cheap when nothing changed."""
+    """Build a Go program of our own into the cache; cheap when nothing has changed."""
     path = cache_dir() / "bin" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(

@@ -5,9 +5,7 @@ The rules are docs/semantics.md (Reading, Writing); `reader` and `writer` move t
 
 import asyncio
 import os
-from collections.abc import Coroutine
 from dataclasses import replace
-from typing import TypeVar
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
@@ -15,7 +13,6 @@ from csi_s3.errors import (
     IsDirectoryError,
     NotPermittedError,
     StaleError,
-    StoreTimeoutError,
     UnsupportedError,
     VolumeError,
 )
@@ -23,16 +20,14 @@ from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.directory import Special
 from csi_s3.fs.handles import DirHandle, FileHandle, Handles
 from csi_s3.fs.inodes import Inode
+from csi_s3.fs.patience import Patience
 from csi_s3.fs.reader import Reader
 from csi_s3.fs.tree import Attributes, Clock, Tree
 from csi_s3.fs.writer import FileWriter
 from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
 
-T = TypeVar("T")
-
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
 FIRST_BYTES = 128 << 10  # and the kernel's first read-ahead of larger ones
-STALLED_AFTER_S = 300.0  # flush, fsync and waiting writes fail after so long without progress
 
 
 class Files:
@@ -52,7 +47,7 @@ class Files:
         self._clock, self._group = clock, group
         self._inodes = tree.inodes
         self._budget = MemoryBudget(config.memory_bytes)
-        self._progress_at = clock.monotonic_s()
+        self._patience = Patience(group, clock)
 
     async def open(self, ino: int, flags: int) -> int:
         """Open a file; asks S3 for its version, and the answer brings the first bytes along.
@@ -78,24 +73,36 @@ class Files:
 
     async def _ask_to_open(self, inode: Inode) -> Reader | None:
         """Ask for version and first bytes; only for the version of what may be cached."""
-        key, known = self._inodes.key(inode), inode.info
+        key = self._inodes.key(inode)
         if not inode.is_linked:
             raise StaleError(f"{key}: replaced or removed")
-        if known is None or known.size == 0 or inode.maybe_cached:
-            info, first = await self._store.head(key), b""
+        directory = self._tree.directory(self._inodes.get(inode.parent))
+        with directory.observe() as began:
+            info, first = await self._ask_version(key, inode)
+            changed = directory.changed_since(began, inode.name)
+        if changed is None:
+            directory.learn(inode.name, info)
+        elif isinstance(changed, ObjectInfo):
+            info, first = changed, b""  # written through this mount meanwhile
+        elif inode.writer is not None:
+            return None
         else:
-            wanted = known.size if known.size <= WHOLE_FILE_BYTES else FIRST_BYTES
-            chunk = await self._store.read_range(key, 0, wanted)
-            info, first = chunk.info, chunk.data
-        above = self._inodes.get(inode.parent)
-        self._tree.directory(above).learn(inode.name, info)
+            raise StaleError(f"{key}: removed meanwhile")
         if not await self._tree.renew(inode, info):
             if inode.writer is not None:
                 return None  # opened for writing meanwhile: its bytes are the file
             raise StaleError(f"{key}: another version is in S3 while this one is open")
         return self._reader(info, first)
 
-    def _reader(self, info: ObjectInfo, first: bytes = b"") -> Reader:
+    async def _ask_version(self, key: str, inode: Inode) -> tuple[ObjectInfo, Buffer]:
+        known = inode.info
+        if known is None or known.size == 0 or inode.maybe_cached:
+            return await self._store.head(key), b""
+        wanted = known.size if known.size <= WHOLE_FILE_BYTES else FIRST_BYTES
+        chunk = await self._store.read_range(key, 0, wanted)
+        return chunk.info, chunk.data
+
+    def _reader(self, info: ObjectInfo, first: Buffer = b"") -> Reader:
         return Reader(
             self._store,
             info,
@@ -106,27 +113,33 @@ class Files:
         )
 
     async def _open_to_write(self, inode: Inode, flags: int) -> int:
+        if inode.writer is None and not flags & os.O_TRUNC:
+            await self._tree.refresh(inode)
+        async with self._tree.versions.hold(inode.ino):
+            self._check_rewrite(inode, flags)
+            if inode.writer is None:
+                self._start_writer(inode).is_dirty = bool(flags & os.O_TRUNC)
+                inode.maybe_cached = True  # the kernel keeps the pages that it writes
+            elif flags & os.O_TRUNC:
+                await inode.writer.reset()
+            return self._handles.add(FileHandle(inode, is_writable=True))
+
+    def _check_rewrite(self, inode: Inode, flags: int) -> None:
         key = self._inodes.key(inode)
         if not self._config.allow_overwrite and not self.is_exempt(inode):
             raise NotPermittedError(
                 f"{key}: exists, and opening it for writing would change it",
                 "needs the mount option allow-overwrite",
             )
-        writer = inode.writer
-        if writer is None:
-            if not flags & os.O_TRUNC:
-                await self._tree.refresh(inode)
-                if inode.info is not None and inode.info.size > 0:
-                    raise UnsupportedError(
-                        f"{key}: append and writing in the middle",
-                        "only new files and files opened with O_TRUNC can be written, for now",
-                    )
-            async with self._tree.versions.hold(inode.ino):
-                if inode.writer is None:
-                    self._start_writer(inode).is_dirty = bool(flags & os.O_TRUNC)
-        elif flags & os.O_TRUNC:
-            await writer.reset()
-        return self._handles.add(FileHandle(inode, is_writable=True))
+        if inode.writer is not None:
+            return
+        if not inode.is_linked:
+            raise StaleError(f"{key}: replaced or removed")
+        if not flags & os.O_TRUNC and inode.info is not None and inode.info.size > 0:
+            raise UnsupportedError(
+                f"{key}: append and writing in the middle",
+                "only new files and files opened with O_TRUNC can be written, for now",
+            )
 
     def is_exempt(self, inode: Inode) -> bool:
         """A file created through this mount while the handle that created it is open."""
@@ -139,7 +152,7 @@ class Files:
             part_bytes=self._config.write_part_bytes,
             budget=self._budget,
             group=self._group,
-            progress=self._made_progress,
+            progress=self._patience.made_progress,
             exclusive=exclusive,
         )
         inode.mtime_ns = self._clock.realtime_ns()
@@ -183,7 +196,7 @@ class Files:
         if inode.writer is not None:
             return await inode.writer.read(offset, length)
         if inode.info is None:
-            return b""
+            raise StaleError(f"{inode.name}: it was never stored")
         reader = handle.reader
         if reader is None or reader.info.etag != inode.info.etag:
             if reader is not None:
@@ -197,7 +210,7 @@ class Files:
         if writer is None:
             raise StaleError(f"{handle.inode.name}: not being written any more")
         if not writer.try_write(offset, data):
-            await self._until_stalled(writer.write(offset, data), f"write to {handle.inode.name}")
+            await self._patience.wait(writer.write(offset, data), f"write to {handle.inode.name}")
         handle.inode.mtime_ns = self._clock.realtime_ns()
         return len(data)
 
@@ -217,26 +230,31 @@ class Files:
         try:
             if handle.reader is not None:
                 handle.reader.close()
-            if handle.is_writable and not self._other_writers(handle):
-                await self._end_writing(inode)
+            if inode.writer is not None and not self._is_needed(inode, besides=handle):
+                ending = self._end_writing(inode, handle)
+                await self._patience.wait(ending, f"upload of {inode.name}")
         finally:
             self._handles.remove(fh)
             self._inodes.drop_unused(inode)
 
-    def _other_writers(self, handle: FileHandle) -> bool:
-        return any(h is not handle and h.is_writable for h in self._handles.of(handle.inode))
+    def _is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:
+        """Whether another handle writes, or reads what only the writer of an unlinked file has."""
+        others = (h for h in self._handles.of(inode) if h is not besides)
+        return any(h.is_writable or not inode.is_linked for h in others)
 
-    async def _end_writing(self, inode: Inode) -> None:
-        writer = inode.writer
-        if writer is None:
-            return
-        try:
-            await self._stored(inode)
-        finally:
-            if inode.writer is writer:
+    async def _end_writing(self, inode: Inode, handle: FileHandle | None) -> None:
+        """Store what is not stored and forget the writer; to the end, even if nobody waits."""
+        async with self._tree.versions.hold(inode.ino):
+            writer = inode.writer
+            if writer is None or self._is_needed(inode, besides=handle):
+                return  # opened for writing meanwhile
+            try:
+                await self._store_now(inode, writer)
+            finally:
                 inode.writer = None
                 writer.close()
                 self._settle(inode, writer)
+                self._inodes.drop_unused(inode)
 
     def _settle(self, inode: Inode, writer: FileWriter) -> None:
         """Nobody writes any more: the name stands for what the store holds, or for nothing."""
@@ -259,8 +277,12 @@ class Files:
         writer = inode.writer
         if writer is None or not writer.is_dirty:
             return
-        info = await self._until_stalled(writer.store(), f"upload of {inode.name}")
-        if info is None or inode.writer is not writer:
+        await self._patience.wait(self._store_now(inode, writer), f"upload of {inode.name}")
+
+    async def _store_now(self, inode: Inode, writer: FileWriter) -> None:
+        """Store, and show it: in one task, lest a handler that gives up leave the name behind."""
+        info = await writer.store()
+        if info is None or inode.is_version(info):
             return
         inode.info = info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
         if inode.is_linked:
@@ -284,11 +306,15 @@ class Files:
             raise UnsupportedError(
                 f"{key}: truncate to {size} of {now} bytes", "only to 0, for now"
             )
-        if writer is not None:
-            await writer.reset()
-            return
-        self._start_writer(inode)
-        await self._end_writing(inode)
+        async with self._tree.versions.hold(inode.ino):
+            if inode.writer is not None:
+                await inode.writer.reset()
+            elif inode.is_linked:
+                self._start_writer(inode)
+            else:
+                raise StaleError(f"{key}: replaced or removed")
+        ending = self._end_writing(inode, None)
+        await self._patience.wait(ending, f"truncation of {key}")
 
     async def drain(self) -> list[VolumeError]:
         """Upload every open file (at SIGTERM and unmount). Returns what could not be uploaded."""
@@ -305,42 +331,13 @@ class Files:
         return [e for e in (t.result() for t in tasks) if e is not None]
 
     def close(self) -> None:
-        """End what readers have under way; plain code."""
+        """End what is under way, uploads too: nobody waits for it any more; plain code."""
         for handle in self._handles.all():
             if isinstance(handle, DirHandle):
                 handle.listing.close()
             elif handle.reader is not None:
                 handle.reader.close()
-
-    def _made_progress(self) -> None:
-        self._progress_at = self._clock.monotonic_s()
-
-    async def _until_stalled(self, work: Coroutine[None, None, T], what: str) -> T:
-        """Wait for work that goes on in a task of the group even if we give up.
-
-        Raises:
-            StoreTimeoutError: no part of any file reached the store for STALLED_AFTER_S.
-
-        """
-        task = self._group.create_task(_outcome(work))
-        self._made_progress()
-        while not task.done():
-            left_s = self._progress_at + STALLED_AFTER_S - self._clock.monotonic_s()
-            if left_s <= 0:
-                raise StoreTimeoutError(
-                    f"{what}: no progress in {STALLED_AFTER_S:.0f} s",
-                    "check the connection to the store; the upload goes on",
-                )
-            await asyncio.wait({task}, timeout=left_s)
-        outcome = task.result()
-        if isinstance(outcome, VolumeError):
-            raise outcome
-        return outcome
-
-
-async def _outcome(work: Coroutine[None, None, T]) -> T | VolumeError:
-    """Return the failure instead of raising it into the mount's group."""
-    try:
-        return await work
-    except VolumeError as exc:
-        return exc
+        self._patience.close()
+        for inode in self._inodes:
+            if inode.writer is not None:
+                inode.writer.cancel()

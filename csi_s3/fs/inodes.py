@@ -34,7 +34,8 @@ class Inode:
     writer: set while the file is being changed through this mount.
     directory: what is known of a directory's names beyond S3's answers; made at first need.
     is_kept: a directory that exists although S3 may have no key for it.
-    is_ours: made through this mount (a directory), so that rmdir needs no allow-delete.
+    is_ours: made through this mount (a directory), so that rmdir needs no allow-delete; such a
+        one is not forgotten.
     """
 
     ino: int
@@ -61,9 +62,17 @@ class Inode:
             or self.handles
             or self.children
             or self.is_kept
+            or self.is_ours
             or self.writer is not None
             or self.ino == ROOT
         )
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.handles) or self.writer is not None
+
+    def is_version(self, info: ObjectInfo) -> bool:
+        return self.info is not None and self.info.etag == info.etag
 
 
 class Inodes:
@@ -124,7 +133,7 @@ class Inodes:
         if not inode.is_linked or inode.ino == ROOT:
             return
         inode.is_linked = False
-        inode.is_kept = False
+        inode.is_kept = inode.is_ours = False
         if self._by_name.get((inode.parent, inode.name)) is inode:
             del self._by_name[inode.parent, inode.name]
         self.drop_unused(inode)

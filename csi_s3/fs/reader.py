@@ -22,7 +22,7 @@ MAX_WINDOW_BYTES = 64 << 20  # per handle: 8 parts of 8 MiB fill 312 MB/s at 25 
 class Fetch:
     start: int
     end: int
-    task: "asyncio.Task[bytes | VolumeError]"
+    task: "asyncio.Task[Buffer | VolumeError]"
 
 
 class Reader:
@@ -37,7 +37,7 @@ class Reader:
         store: ObjectStore,
         info: ObjectInfo,
         *,
-        first: bytes,
+        first: Buffer,
         part_bytes: int,
         budget: MemoryBudget,
         group: asyncio.TaskGroup,
@@ -160,14 +160,14 @@ class Reader:
             raise outcome
         return memoryview(outcome)[at - fetch.start : min(end, fetch.end) - fetch.start]
 
-    async def _outcome(self, start: int, end: int) -> bytes | VolumeError:
+    async def _outcome(self, start: int, end: int) -> Buffer | VolumeError:
         """Return the failure instead of raising it: one bad guess must not end the group."""
         try:
             return await self._fetch(start, end)
         except VolumeError as exc:
             return exc
 
-    async def _fetch(self, start: int, end: int) -> bytes:
+    async def _fetch(self, start: int, end: int) -> Buffer:
         try:
             chunk = await self._store.read_range(
                 self.info.key, start, end - start, etag=self.info.etag

@@ -17,13 +17,14 @@ from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     AccessDeniedError,
     InvalidNameError,
+    KeyTooLongError,
     NotDirectoryError,
     NotFoundError,
     VolumeError,
 )
 from csi_s3.fs.directory import Directory, Found, Listing, Special
 from csi_s3.fs.inodes import ROOT, Inode, Inodes
-from csi_s3.fs.keys import child_key, decode_name, is_visible
+from csi_s3.fs.keys import MAX_NAME_BYTES, child_key, decode_name, is_visible
 from csi_s3.obs import metrics
 from csi_s3.s3.store import ObjectInfo, ObjectStore
 
@@ -191,7 +192,7 @@ class Tree:
             return present
         if found is Special.ABSENT or found is Special.LOCAL:
             if present is not None:
-                self.inodes.unlink(present)
+                self._vanished(present)
             raise NotFoundError(f"no file or directory {name!r}")
         if found is Special.DIRECTORY:
             if present is not None and present.is_dir:
@@ -201,6 +202,16 @@ class Tree:
         if present is None or present.is_dir or not await self.renew(present, found):
             return self.inodes.add(parent.ino, name, is_dir=False, info=found)
         return present
+
+    def _vanished(self, inode: Inode) -> None:
+        """Somebody else removed it. A directory that the kernel holds (a working directory, a
+        subPath) stays usable, and is the same one when its name comes back.
+        """
+        if inode.is_dir:
+            inode.is_ours = False
+            self.inodes.drop_unused(inode)
+        else:
+            self.inodes.unlink(inode)
 
     def is_fresh(self, inode: Inode) -> bool:
         """Whether a `metadata-ttl` set by hand lets us answer without S3."""
@@ -216,18 +227,17 @@ class Tree:
         The kernel's pages of another version are gone when this returns.
         """
         inode.fresh_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
-        if inode.info is not None and inode.info.etag == info.etag:
+        if inode.is_version(info) and not self.versions.busy(inode.ino):
             inode.info = info
             return True
         async with self.versions.hold(inode.ino):
-            if inode.info is not None and inode.info.etag == info.etag:
+            if inode.is_version(info):
                 return True
-            if inode.handles or inode.writer is not None:
+            if inode.maybe_cached and not inode.is_open:
+                await self._kernel.invalidate_inode(inode.ino)  # cancelled: it is as it was
+            if inode.is_open:
                 return False
-            inode.info, inode.mtime_ns = info, None
-            if inode.maybe_cached:
-                inode.maybe_cached = False
-                await self._kernel.invalidate_inode(inode.ino)
+            inode.info, inode.mtime_ns, inode.maybe_cached = info, None, False
         return True
 
     # names that S3 may not show (yet)
@@ -237,6 +247,8 @@ class Tree:
         above, text = self.inodes.get(parent), decode_name(name)
         if not above.is_linked:
             raise NotFoundError("the directory was removed")
+        if len(name) > MAX_NAME_BYTES:
+            raise KeyTooLongError(f"a name of {len(name)} bytes", "255 at most: shorten it")
         if not is_visible(text):
             raise InvalidNameError(f"{text!r} cannot be shown again", "use another name")
         return above, text, child_key(self.inodes.key(above), text, is_dir=is_dir)

@@ -9,6 +9,7 @@ from functools import partial
 
 from csi_s3.errors import FileTooLargeError, VolumeError
 from csi_s3.fs.budget import MemoryBudget
+from csi_s3.fs.outcome import outcome
 from csi_s3.s3.store import (
     MAX_COPY_PART_BYTES,
     MAX_PARTS,
@@ -73,22 +74,23 @@ class PartUpload:
             self._begin(0, partial(self._copy, self._next(), source, start, length))
             start += length
 
-    async def complete(self) -> ObjectInfo:
+    async def complete(self, *, if_none_match: bool = False) -> ObjectInfo:
         """Wait for all parts and make the object visible.
 
         Raises:
+            PreconditionFailedError: if_none_match, and the key holds an object.
             VolumeError: the first failure; the upload is still to be aborted.
 
         """
         parts = []
         for task in self._sent:
-            outcome = await asyncio.shield(task)
-            if isinstance(outcome, VolumeError):
-                raise outcome
-            parts.append(outcome)
+            part = await asyncio.shield(task)
+            if isinstance(part, VolumeError):
+                raise part
+            parts.append(part)
         if self._upload is None:
             raise RuntimeError("an upload without parts cannot be completed")
-        return await self._upload.complete(parts)
+        return await self._upload.complete(parts, if_none_match=if_none_match)
 
     async def abort(self) -> None:
         """Drop all that was sent. An upload being created is waited for, lest it be left."""
@@ -99,6 +101,11 @@ class PartUpload:
             await asyncio.wait({task})
         if self._upload is not None:
             await self._upload.abort()
+
+    def cancel(self) -> None:
+        """Stop sending; plain code. What the store has of it stays there."""
+        for task in self._sent:
+            task.cancel()
 
     def _next(self) -> int:
         if self._failure is not None:
@@ -114,20 +121,19 @@ class PartUpload:
         return self._number
 
     def _begin(self, held_bytes: int, send: Callable[[], Awaitable[Part]]) -> None:
-        async def outcome() -> Part | VolumeError:
-            try:
-                part = await send()
-            except VolumeError as exc:
-                self._failure = self._failure or exc
-                return exc
-            self._progress()
-            return part
+        async def sent() -> Part | VolumeError:
+            result = await outcome(send())
+            if isinstance(result, VolumeError):
+                self._failure = self._failure or result
+            else:
+                self._progress()
+            return result
 
         def ended(_task: "asyncio.Task[Part | VolumeError]") -> None:
             self._slots.release()
             self._budget.release(held_bytes)
 
-        task = self._group.create_task(outcome())
+        task = self._group.create_task(sent())
         task.add_done_callback(ended)
         self._sent.append(task)
 

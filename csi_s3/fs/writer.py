@@ -168,7 +168,7 @@ class FileWriter:
     async def _put(self) -> ObjectInfo:
         exclusive = self._exclusive and self.base is None
         try:
-            return await self._store.put(self._key(), bytes(self._tail), if_none_match=exclusive)
+            return await self._store.put(self._key(), self._tail, if_none_match=exclusive)
         except PreconditionFailedError as exc:
             raise ExistsError(
                 f"{self._key()}: created exclusively here, but somebody else made it meanwhile"
@@ -256,4 +256,4 @@ class FileWriter:
             raise StaleError(f"{self.base.key}: deleted while it was written") from exc
         if len(chunk.data) != stop - offset:
             raise StaleError(f"{self.base.key}: shorter than what was written")
-        return chunk.data + tail
+        return bytes(chunk.data) + tail

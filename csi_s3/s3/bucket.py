@@ -131,7 +131,7 @@ class Bucket(ObjectStore):
             ),
             headers={**self._headers.every, **(extra if self._http.endpoint.is_aws else {})},
         )
-        return listing.parse_page((await self._http.done(request)).body)
+        return listing.parse_page((await self._http.done(request)).xml)
 
     @override
     async def read_range(
@@ -253,7 +253,7 @@ class Bucket(ObjectStore):
                 return await self.create_upload(key, metadata=metadata)
             raise self._http.error(request, answer.fault)
         self._headers.check_encryption(f"upload of {key!r}", answer.headers)
-        upload_id = answers.fields(answers.parse(answer.body)).get("UploadId", "")
+        upload_id = answers.fields(answers.parse(answer.xml)).get("UploadId", "")
         upload = MultipartUpload(
             self._http,
             self._headers,

@@ -76,7 +76,7 @@ class Copier:
                 raise reading.changed(source.key, source.etag) from error
             raise error
         self._headers.check_encryption(f"COPY {key!r}", answer.headers)
-        said = answers.fields(answers.parse(answer.body))
+        said = answers.fields(answers.parse(answer.xml))
         return ObjectInfo(
             key=key,
             size=source.size,

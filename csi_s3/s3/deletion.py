@@ -54,7 +54,7 @@ async def _delete_batch(http: Http, headers: Headers, keys: list[str]) -> dict[s
         body=body,
         may_fail_late=True,
     )
-    root = answers.parse((await http.done(request)).body)
+    root = answers.parse((await http.done(request)).xml)
     failed = {}
     for child in root if root is not None else ():
         if answers.name(child) == "Error":

@@ -60,9 +60,13 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | bytearray
     fault: Fault | None = None
     maybe_done: bool = False
+
+    @property
+    def xml(self) -> bytes:
+        return bytes(self.body)
 
 
 @dataclass(slots=True)
@@ -208,7 +212,7 @@ class Http:
                         ),
                     ) as response,
                 ):
-                    body = await response.read()
+                    body = await _read(response)
                     status, down = response.status, len(body)
             finally:
                 if self._observe is not None:
@@ -248,14 +252,31 @@ def _total_s(request: Request) -> float:
     return TOTAL_S + passing / SLOWEST_BODY + request.heavy_bytes / SLOWEST_STORE
 
 
-def _fault(request: Request, status: int, headers: Mapping[str, str], body: bytes) -> Fault | None:
+def _fault(
+    request: Request, status: int, headers: Mapping[str, str], body: bytes | bytearray
+) -> Fault | None:
     if status >= 300:  # noqa: PLR2004
-        return faults.read(status, headers, body)
+        return faults.read(status, headers, bytes(body))
     if request.may_fail_late:
-        root = answers.parse(body)
+        root = answers.parse(bytes(body))
         if root is not None and answers.name(root) == "Error":
-            return faults.read(status, headers, body)
+            return faults.read(status, headers, bytes(body))
     return None
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | bytearray:
+    """The whole body; a large one is copied once, into place, where aiohttp would join it twice."""
+    size = response.content_length or 0
+    if size < THREAD_FROM_BYTES or response.method == "HEAD":
+        return await response.read()
+    body, at = bytearray(size), 0
+    while at < size:
+        piece, _ = await response.content.readchunk()
+        if not piece:
+            break  # the length is compared with what was due by who asked
+        body[at : at + len(piece)] = piece
+        at += len(piece)
+    return body if at == size else body[:at]
 
 
 class _Body(aiohttp.Payload):

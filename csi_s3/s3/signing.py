@@ -63,11 +63,13 @@ def exact(url: str) -> URL:
 
 
 def payload_hash(request: Request, endpoint: Endpoint) -> str:
-    """What x-amz-content-sha256 says: TLS protects the body, plain HTTP leaves that to us.
+    """What x-amz-content-sha256 says: TLS protects the body, or the checksum in a signed header.
 
-    SHA-256 of 8 MiB takes 5 ms here.
+    Only plain HTTP with upload-checksums=off needs the hash: SHA-256 of 1 GiB costs 0.7 CPU
+    seconds, as much as sending it.
     """
-    if endpoint.url.startswith("https:"):
+    summed = any(name.startswith("x-amz-checksum-") for name in request.headers)
+    if endpoint.url.startswith("https:") or summed:
         return UNSIGNED
     return hashlib.sha256(request.body).hexdigest() if len(request.body) else _NO_BODY
 

@@ -54,7 +54,7 @@ class Chunk:
     """Bytes of one version. `info.size` is the whole object's size; data may end at its end."""
 
     info: ObjectInfo
-    data: bytes
+    data: Buffer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

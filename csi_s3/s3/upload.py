@@ -100,7 +100,7 @@ class MultipartUpload(Upload):
             if gone or isinstance(error, PreconditionFailedError):
                 raise ObjectChangedError(f"{source.key!r} is no longer {source.etag}: {error.what}")
             raise error
-        said = answers.fields(answers.parse(answer.body))
+        said = answers.fields(answers.parse(answer.xml))
         checksum = said.get(self._sums.element, "") if self._sums else ""
         etag = answers.quoted_etag(said.get("ETag", ""))
         return Part(number=number, etag=etag, size=length, checksum=checksum)
@@ -118,7 +118,7 @@ class MultipartUpload(Upload):
             return await self._settled(
                 request, answer, parts=len(parts), size=size, if_match=if_match
             )
-        said = answers.fields(answers.parse(answer.body))
+        said = answers.fields(answers.parse(answer.xml))
         checksum = said.get(self._sums.element, "") if self._sums else ""
         if whole and checksum and checksum.partition("-")[0] != whole.partition("-")[0]:
             raise IntegrityError(

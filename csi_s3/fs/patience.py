@@ -1,0 +1,60 @@
+"""Waits for uploads as long as any byte of the mount moves, and not for ever.
+
+No deadline fits an upload: it depends on the file's size. What can be told is that nothing at all
+reached the store for a long time.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from csi_s3.errors import StoreTimeoutError, VolumeError
+from csi_s3.fs.outcome import outcome
+from csi_s3.fs.tree import Clock
+
+T = TypeVar("T")
+
+STALLED_AFTER_S = 300.0
+
+
+class Patience:
+    """Lifetime: as its mount; `close` ends the work that nobody will wait for any more.
+
+    Concurrency: any number may wait. Cancellation: the work goes on, it is a task of the group.
+    """
+
+    def __init__(self, group: asyncio.TaskGroup, clock: Clock) -> None:
+        self._group, self._clock = group, clock
+        self._progress_at = clock.monotonic_s()
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    def made_progress(self) -> None:
+        self._progress_at = self._clock.monotonic_s()
+
+    async def wait(self, work: Coroutine[None, None, T], what: str) -> T:
+        """Wait for work, which goes on even if we give up.
+
+        Raises:
+            StoreTimeoutError: nothing of any file reached the store for STALLED_AFTER_S.
+
+        """
+        task = self._group.create_task(outcome(work))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        self.made_progress()
+        while not task.done():
+            left_s = self._progress_at + STALLED_AFTER_S - self._clock.monotonic_s()
+            if left_s <= 0:
+                raise StoreTimeoutError(
+                    f"{what}: no progress in {STALLED_AFTER_S:.0f} s",
+                    "check the connection to the store; the upload goes on",
+                )
+            await asyncio.wait({task}, timeout=left_s)
+        result = task.result()
+        if isinstance(result, VolumeError):
+            raise result
+        return result
+
+    def close(self) -> None:
+        for task in self._under_way:
+            task.cancel()
