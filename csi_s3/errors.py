@@ -82,11 +82,15 @@ class NotFoundError(VolumeError):
 
 
 class NoSuchBucketError(VolumeError):
+    """The store knows no bucket of this name."""
+
     errno, status, code = ENOENT, Status.NOT_FOUND, "no-such-bucket"
     level = logging.ERROR
 
 
 class AccessDeniedError(VolumeError):
+    """The store knows who asks and refuses (403)."""
+
     errno, status, code = EACCES, Status.PERMISSION_DENIED, "s3-access-denied"
     level = logging.WARNING
 
@@ -162,21 +166,29 @@ class StaleError(VolumeError):
 
 
 class ExistsError(VolumeError):
+    """The name, or the target of a publish, is taken."""
+
     errno, status, code = EEXIST, Status.ALREADY_EXISTS, "exists"
     level = logging.DEBUG
 
 
 class NotDirectoryError(VolumeError):
+    """A path goes through a file, or rmdir was asked of one."""
+
     errno, code = ENOTDIR, "not-a-directory"
     level = logging.DEBUG
 
 
 class IsDirectoryError(VolumeError):
+    """A directory where a file was expected."""
+
     errno, code = EISDIR, "is-a-directory"
     level = logging.DEBUG
 
 
 class NotEmptyError(VolumeError):
+    """The directory holds something."""
+
     errno, code = ENOTEMPTY, "not-empty"
     level = logging.DEBUG
 
@@ -200,18 +212,26 @@ class NotPermittedError(VolumeError):
 
 
 class ReadOnlyError(VolumeError):
+    """A change on a mount that is read-only."""
+
     errno, status, code = EROFS, Status.PERMISSION_DENIED, "read-only"
 
 
 class UnsupportedError(VolumeError):
+    """Not built yet, or impossible on S3."""
+
     errno, status, code = EOPNOTSUPP, Status.UNIMPLEMENTED, "unsupported"
 
 
 class FileTooLargeError(VolumeError):
+    """More bytes than S3, or 10,000 parts of the size in use, can hold."""
+
     errno, code = EFBIG, "file-too-large"
 
 
 class SpoolFullError(VolumeError):
+    """There is no room for bytes that the store does not have yet."""
+
     errno, status, code = ENOSPC, Status.RESOURCE_EXHAUSTED, "spool-full"
     level = logging.WARNING
 
@@ -238,6 +258,8 @@ class BusyError(VolumeError):
 
 
 class VolumeNotFoundError(VolumeError):
+    """No such volume is published or served here."""
+
     errno, status, code = ENOENT, Status.NOT_FOUND, "volume-not-found"
 
 

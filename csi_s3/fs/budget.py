@@ -8,6 +8,8 @@ is only a guess, so readers always progress and never wait for a writer.
 import asyncio
 from collections import deque
 
+GUESSES_SHARE = 0.75  # idle readers hold on to theirs, and must not stop every writer
+
 
 class MemoryBudget:
     """Concurrency: all plain code but `reserve`, which serves its waiters in order of arrival.
@@ -24,16 +26,20 @@ class MemoryBudget:
     def used_bytes(self) -> int:
         return self._used
 
+    def has_room(self, n: int) -> bool:
+        """Whether `reserve` would not have to wait."""
+        return not self._waiters and self._fits(n)
+
     def try_reserve(self, n: int) -> bool:
-        """Reserve if there is room and nobody waits; for guesses."""
-        if self._waiters or self._used + n > self.total_bytes:
+        """Reserve for a guess: a part of the memory is kept free of them, for writers."""
+        if self._waiters or self._used + n > self.total_bytes * GUESSES_SHARE:
             return False
         self._used += n
         return True
 
     async def reserve(self, n: int) -> None:
         """Wait for room. A single demand above the whole budget waits until all else is free."""
-        if not self._waiters and self._fits(n):
+        if self.has_room(n):
             self._used += n
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -41,11 +47,10 @@ class MemoryBudget:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.release(n)
+            if turn.cancelled():
+                self._wake()  # which drops us, if somebody's release has not done so already
             else:
-                self._waiters.remove((n, turn))
-                self._wake()
+                self.release(n)
             raise
 
     def take(self, n: int) -> None:

@@ -12,11 +12,13 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
+from functools import partial
 from typing import TypeAlias
 
 from csi_s3.errors import VolumeError
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.keys import is_visible
+from csi_s3.fs.outcome import outcome
 from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
 
 
@@ -140,17 +142,17 @@ class Listing:
             self._start()
         page = self._page
         assert page is not None  # noqa: S101 - for mypy
-        outcome = await asyncio.shield(page)
+        answer = await asyncio.shield(page)
         if self._page is not page:
             return  # another caller has merged it
         self._page = None
         try:
-            if isinstance(outcome, VolumeError):
-                raise outcome
-            self._merge(outcome)
+            if isinstance(answer, VolumeError):
+                raise answer
+            self._merge(answer)
         finally:
             self._directory.end()
-        self._token = outcome.next_token
+        self._token = answer.next_token
         if self._token is None:
             self._finish()
         else:
@@ -175,13 +177,8 @@ class Listing:
     def _start(self) -> None:
         """The observation lasts until the page is merged: changes meanwhile must be remembered."""
         self._began = self._directory.begin()
-        self._page = self._group.create_task(self._fetch(self._token))
-
-    async def _fetch(self, token: str | None) -> ListPage | VolumeError:
-        try:
-            return await self._store.list_page(self._prefix, token=token)
-        except VolumeError as exc:
-            return exc
+        asked = partial(self._store.list_page, self._prefix, token=self._token)
+        self._page = self._group.create_task(outcome(asked))
 
     def _merge(self, page: ListPage) -> None:
         """Objects and prefixes in key order: `x` sorts before `x-`, and that before `x/`.

@@ -6,6 +6,7 @@ The rules are docs/semantics.md (Reading, Writing); `reader` and `writer` move t
 import asyncio
 import os
 from dataclasses import replace
+from functools import partial
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
@@ -210,7 +211,8 @@ class Files:
         if writer is None:
             raise StaleError(f"{handle.inode.name}: not being written any more")
         if not writer.try_write(offset, data):
-            await self._patience.wait(writer.write(offset, data), f"write to {handle.inode.name}")
+            accepting = partial(writer.write, offset, data)
+            await self._patience.wait(accepting, f"write to {handle.inode.name}")
         handle.inode.mtime_ns = self._clock.realtime_ns()
         return len(data)
 
@@ -231,7 +233,7 @@ class Files:
             if handle.reader is not None:
                 handle.reader.close()
             if inode.writer is not None and not self._is_needed(inode, besides=handle):
-                ending = self._end_writing(inode, handle)
+                ending = partial(self._end_writing, inode, handle)
                 await self._patience.wait(ending, f"upload of {inode.name}")
         finally:
             self._handles.remove(fh)
@@ -265,19 +267,20 @@ class Files:
         self._tree.drop_local(above, inode.name)
         if inode.info is None:
             directory.note(inode.name, Special.ABSENT)
+            self._tree.forget_name(inode)
             self._inodes.unlink(inode)
             return
         directory.note(inode.name, inode.info)
-        if (
-            writer.is_dirty
-        ):  # not stored: the kernel's pages are of no version, the next look drops them
+        if writer.is_dirty:  # the kernel has pages of no version: the next look drops them
             inode.info = replace(inode.info, etag="")
+            self._tree.forget_name(inode)
 
     async def _stored(self, inode: Inode) -> None:
         writer = inode.writer
         if writer is None or not writer.is_dirty:
             return
-        await self._patience.wait(self._store_now(inode, writer), f"upload of {inode.name}")
+        storing = partial(self._store_now, inode, writer)
+        await self._patience.wait(storing, f"upload of {inode.name}")
 
     async def _store_now(self, inode: Inode, writer: FileWriter) -> None:
         """Store, and show it: in one task, lest a handler that gives up leave the name behind."""
@@ -313,7 +316,7 @@ class Files:
                 self._start_writer(inode)
             else:
                 raise StaleError(f"{key}: replaced or removed")
-        ending = self._end_writing(inode, None)
+        ending = partial(self._end_writing, inode, None)
         await self._patience.wait(ending, f"truncation of {key}")
 
     async def drain(self) -> list[VolumeError]:

@@ -142,12 +142,19 @@ class FileSystem:
             except NotFoundError:
                 continue
             handle.position = at
-            yield DirEntry(name=name.encode(), attributes=self._tree.attributes(inode), position=at)
-            self._inodes.drop_unused(inode)
+            attributes = self._tree.attributes(inode)
+            try:
+                yield DirEntry(name=name.encode(), attributes=attributes, position=at)
+            finally:
+                self._inodes.drop_unused(inode)
 
     async def _listed(self, parent: Inode, name: str, found: ObjectInfo | Special) -> Inode:
         local = self._tree.directory(parent).local.get(name)
-        return local if local is not None else await self._tree.adopt(parent, name, found)
+        if local is not None:
+            return local
+        if found is Special.LOCAL:  # no more: S3 has it since
+            found = await self._tree.find(parent, name)
+        return await self._tree.adopt(parent, name, found)
 
     def _rewind(self, handle: DirHandle) -> None:
         """rewinddir: what is read from now on is as of now."""

@@ -5,7 +5,7 @@ one that nobody has foreseen, must fail that file only.
 """
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from csi_s3.errors import InternalError, VolumeError
@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-async def outcome(work: Awaitable[T]) -> T | VolumeError:
+async def outcome(work: Callable[[], Awaitable[T]]) -> T | VolumeError:
     """The result of work, or its failure; a bug's traceback is in the log."""
     try:
-        return await work
+        return await work()
     except VolumeError as exc:
         return exc
-    except Exception as exc:  # noqa: BLE001 - a bug fails one file, not the mount
-        log.error("bug in a file's task", exc_info=exc, extra={"code": "internal"})
+    except Exception as exc:
+        log.exception("bug in a file's task", extra={"code": "internal"})
         return InternalError(f"bug: {type(exc).__name__}", "the log has its traceback")

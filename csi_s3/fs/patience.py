@@ -5,7 +5,7 @@ reached the store for a long time.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from csi_s3.errors import StoreTimeoutError, VolumeError
@@ -31,7 +31,7 @@ class Patience:
     def made_progress(self) -> None:
         self._progress_at = self._clock.monotonic_s()
 
-    async def wait(self, work: Coroutine[None, None, T], what: str) -> T:
+    async def wait(self, work: Callable[[], Awaitable[T]], what: str) -> T:
         """Wait for work, which goes on even if we give up.
 
         Raises:

@@ -7,9 +7,11 @@ The kernel's own read-ahead sends its requests slightly out of order, hence the 
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from csi_s3.errors import NotFoundError, StaleError, VolumeError
 from csi_s3.fs.budget import MemoryBudget
+from csi_s3.fs.outcome import outcome
 from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
 
 SLACK_BYTES = 2 << 20  # kept behind the reader, and jumped over ahead of it
@@ -44,10 +46,10 @@ class Reader:
     ) -> None:
         self.info = info
         self._store, self._budget, self._group = store, budget, group
-        self._first = first
+        self._first: Buffer = first if budget.try_reserve(len(first)) else b""
         self._max_part = part_bytes
         self._window: list[Fetch] = []
-        self._head = len(first)  # up to here bytes are here or on their way
+        self._head = len(self._first)  # up to here bytes are here or on their way
         self._expected = 0  # where a sequential reader reads next
         self._stream_start = 0
         self._closed = False
@@ -72,7 +74,7 @@ class Reader:
             self._drop()
             self._expected = self._head = end
             self._stream_start = offset
-            return await self._fetch(offset, end)
+            return await self._fetch_now(offset, end)
         if self._covers(offset, end) or self._expected > 0 or offset == 0:
             self._expected = max(self._expected, end)
             self._stream_from(end)
@@ -81,6 +83,7 @@ class Reader:
     def close(self) -> None:
         self._closed = True
         self._drop()
+        self._budget.release(len(self._first))
         self._first = b""
 
     def _is_next(self, offset: int) -> bool:
@@ -108,10 +111,9 @@ class Reader:
         while self._head < min(max(end, end + ahead - part), self.info.size):
             stop = min(self._head + part, self.info.size)
             if not self._budget.try_reserve(stop - self._head):
-                if self._head >= end:
-                    return
-                self._budget.take(stop - self._head)
-            task = self._group.create_task(self._outcome(self._head, stop))
+                self._head = max(self._head, end)  # asked for by itself, nothing ahead of it
+                return
+            task = self._group.create_task(outcome(partial(self._fetch, self._head, stop)))
             self._window.append(Fetch(self._head, stop, task))
             self._head = stop
 
@@ -146,26 +148,27 @@ class Reader:
         fetch = next((f for f in self._window if f.start <= at < f.end), None)
         if fetch is None:
             ahead = [f.start for f in self._window if at < f.start < end]
-            return await self._fetch(at, min([end, *ahead]))
+            return await self._fetch_now(at, min([end, *ahead]))
         try:
-            outcome = await asyncio.shield(fetch.task)
+            data = await asyncio.shield(fetch.task)
         except asyncio.CancelledError:
             if not fetch.task.cancelled():
                 raise  # we, not the part
-            return await self._fetch(at, end)  # discarded by a jump of another reader
-        if isinstance(outcome, VolumeError):
+            return await self._fetch_now(at, end)  # discarded by a jump of another reader
+        if isinstance(data, VolumeError):
             if fetch in self._window:
                 self._window.remove(fetch)
                 self._budget.release(fetch.end - fetch.start)
-            raise outcome
-        return memoryview(outcome)[at - fetch.start : min(end, fetch.end) - fetch.start]
+            raise data
+        return memoryview(data)[at - fetch.start : min(end, fetch.end) - fetch.start]
 
-    async def _outcome(self, start: int, end: int) -> Buffer | VolumeError:
-        """Return the failure instead of raising it: one bad guess must not end the group."""
+    async def _fetch_now(self, start: int, end: int) -> Buffer:
+        """What the kernel waits for: counted, but never refused."""
+        self._budget.take(end - start)
         try:
             return await self._fetch(start, end)
-        except VolumeError as exc:
-            return exc
+        finally:
+            self._budget.release(end - start)
 
     async def _fetch(self, start: int, end: int) -> Buffer:
         try:

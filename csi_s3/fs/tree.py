@@ -204,8 +204,10 @@ class Tree:
         return present
 
     def _vanished(self, inode: Inode) -> None:
-        """Somebody else removed it. A directory that the kernel holds (a working directory, a
-        subPath) stays usable, and is the same one when its name comes back.
+        """Somebody else removed it.
+
+        A directory that the kernel holds (a working directory, a subPath) stays usable, and is
+        the same one when its name comes back.
         """
         if inode.is_dir:
             inode.is_ours = False
@@ -272,6 +274,10 @@ class Tree:
             inode.is_kept = True
             self.add_local(self.inodes.get(inode.parent), inode)
 
+    def forget_name(self, inode: Inode) -> None:
+        """Have the kernel ask about the name again, before its time is up."""
+        self._kernel.forget_name(inode.parent, inode.name.encode())
+
     def evict(self) -> None:
         """Keep the inode table to its share of memory: a `find` pins every name it has seen.
 
@@ -282,7 +288,7 @@ class Tree:
             return
         batch = max(1, self._inodes_limit // 4)
         for inode in self.inodes.idle_files(batch):
-            self._kernel.forget_name(inode.parent, inode.name.encode())
+            self.forget_name(inode)
         self._evict_above = max(self._inodes_limit, len(self.inodes) - batch) + batch
 
     # listings

@@ -21,7 +21,7 @@ from csi_s3.s3.store import (
     Upload,
 )
 
-PARALLEL_PARTS = 8
+PARALLEL_PARTS = 16
 GROW_EVERY_PARTS = 1000  # the part size doubles, so that 10,000 parts of 8 MiB hold 4 TiB
 
 
@@ -122,7 +122,7 @@ class PartUpload:
 
     def _begin(self, held_bytes: int, send: Callable[[], Awaitable[Part]]) -> None:
         async def sent() -> Part | VolumeError:
-            result = await outcome(send())
+            result = await outcome(send)
             if isinstance(result, VolumeError):
                 self._failure = self._failure or result
             else:

@@ -6,11 +6,15 @@ up to one part it stays in memory and is one PUT, above that parts leave while i
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
+from csi_s3.aio import finish
 from csi_s3.errors import (
     ExistsError,
     NotFoundError,
+    NotImplementedByStoreError,
     PreconditionFailedError,
     SpoolFullError,
     StaleError,
@@ -19,8 +23,11 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.upload import PartUpload
-from csi_s3.s3.store import ObjectInfo, ObjectStore
+from csi_s3.s3.store import MIN_PART_BYTES, Buffer, ObjectInfo, ObjectStore
 
+log = logging.getLogger(__name__)
+
+ABORT_WITHIN_S = 100.0
 GRANULE_BYTES = 256 << 10  # memory is reserved in such pieces as a file grows
 
 
@@ -66,7 +73,7 @@ class FileWriter:
         fits = len(self._tail) + len(data) <= min(self._reserved, self._part_bytes)
         if not data or self._failure or offset != self.size or self._lock.locked() or not fits:
             return False
-        self._tail += data
+        self._append(data)
         self.size += len(data)
         self.is_dirty = self.was_written = True
         return True
@@ -102,12 +109,21 @@ class FileWriter:
         missing = len(self._tail) + n - self._reserved
         if missing > 0:
             missing = -(-missing // GRANULE_BYTES) * GRANULE_BYTES
+            if not self._budget.has_room(missing) and len(self._tail) >= MIN_PART_BYTES:
+                await self._send_tail()  # its memory comes back, whoever else waits
+                return 0
             await self._budget.reserve(missing)
             self._reserved += missing
             self._progress()
-        self._tail += data[:n]
+        self._append(data[:n])
         self.size += n
         return n
+
+    def _append(self, data: Buffer) -> None:
+        try:
+            self._tail += data
+        except BufferError:  # an ended request's view of it is not collected yet
+            self._tail = self._tail + data
 
     async def _send_tail(self) -> None:
         if self.is_discarded:
@@ -166,20 +182,28 @@ class FileWriter:
         return self._upload is None and self._tail_start == 0
 
     async def _put(self) -> ObjectInfo:
-        exclusive = self._exclusive and self.base is None
+        return await self._exclusively(partial(self._store.put, self._key(), self._tail))
+
+    async def _exclusively(self, request: Callable[..., Awaitable[ObjectInfo]]) -> ObjectInfo:
+        """Make the object; if it was created exclusively here, only where there is none."""
+        if not self._exclusive or self.base is not None:
+            return await request()
         try:
-            return await self._store.put(self._key(), self._tail, if_none_match=exclusive)
+            return await request(if_none_match=True)
         except PreconditionFailedError as exc:
             raise ExistsError(
                 f"{self._key()}: created exclusively here, but somebody else made it meanwhile"
             ) from exc
+        except NotImplementedByStoreError as exc:
+            log.info("%s: exclusive on this mount only: %s", self._key(), exc)
+            return await request()
 
     async def _complete(self) -> ObjectInfo:
         try:
             if self._tail:
                 await self._send_tail()
             upload = await self._uploading()
-            info = await upload.complete()
+            info = await self._exclusively(upload.complete)
         except VolumeError as exc:
             await self._fail(exc)
             raise
@@ -204,7 +228,7 @@ class FileWriter:
             self._failure = None
             self.is_dirty, self.was_written = True, False
             if upload is not None:
-                await upload.abort()
+                await finish(upload.abort, within_s=ABORT_WITHIN_S)
 
     async def discard(self, remove: Callable[[], Awaitable[None]]) -> None:
         """Remove the name, then never store it: no store can be under way meanwhile.
@@ -216,7 +240,12 @@ class FileWriter:
             self.is_discarded = True
             upload, self._upload = self._upload, None
             if upload is not None:
-                await upload.abort()
+                await finish(upload.abort, within_s=ABORT_WITHIN_S)
+
+    def cancel(self) -> None:
+        """Stop sending; plain code, at the end of the mount."""
+        if self._upload is not None:
+            self._upload.cancel()
 
     def close(self) -> None:
         """Give the memory back; nothing may be under way."""

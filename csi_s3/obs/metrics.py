@@ -70,8 +70,8 @@ class Counter:
 S3_REQUESTS = Counter(
     "s3_requests",
     unit="requests",
-    text="HTTP requests sent to the object store, retries included. kind: head, list, get, put, "
-    "copy, delete, ...; status: the HTTP status, or the name of the failure where none came.",
+    text="HTTP requests sent to the object store, retries included. kind: HEAD, LIST, GET, PUT, "
+    "PART, ...; status: the HTTP status, or 0 where no answer came.",
     stability=Stability.BETA,
     labels=("kind", "status"),
 )
@@ -86,15 +86,15 @@ FUSE_OPERATIONS = Counter(
 HIDDEN_NAMES = Counter(
     "hidden_names",
     unit="names",
-    text="Keys that a directory listing met and that no file can be named after (an empty "
-    "component, a dot, a NUL, over 255 bytes) or that a directory of the same name hides.",
+    text="Keys that a directory listing met and that no file can be named after: a component that "
+    "is empty, . or .., holds a NUL, or is over 255 bytes.",
     stability=Stability.BETA,
 )
 WORKER_DEATHS = Counter(
     "worker_deaths",
     unit="processes",
-    text="Worker processes that ended without being asked to. cause: the signal's name, or "
-    "exit-<code>.",
+    text="Worker processes that ended without a last word, killed or crashed. cause: the signal's "
+    "name, exit-CODE, or unknown.",
     stability=Stability.BETA,
     labels=("cause",),
 )

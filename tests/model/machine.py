@@ -4,12 +4,19 @@ import asyncio
 import os
 
 from csi_s3.config.volume import TreeConfig
-from csi_s3.errors import NotDirectoryError, NotFoundError, UnsupportedError
+from csi_s3.errors import (
+    NotDirectoryError,
+    NotFoundError,
+    ObjectChangedError,
+    StaleError,
+    UnsupportedError,
+)
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fs.tree import Clock
 from csi_s3.s3.memory import MemoryStore
 
 UNREADABLE = b"in an upload that is not complete: staging will keep it readable"
+REPLACED = b"its stored beginning was replaced by somebody else: ESTALE"
 
 
 class FakeKernel:
@@ -101,6 +108,8 @@ class Driver:
                     data = await self.fs.files.read(fh, 0, 1000)
                 except UnsupportedError:
                     return UNREADABLE
+                except (StaleError, ObjectChangedError):
+                    return REPLACED
             finally:
                 await self.fs.files.release(fh)
             assert len(data) == size

@@ -31,7 +31,7 @@ from csi_s3.errors import (
     StoreUnavailableError,
     UnsupportedError,
 )
-from tests.model.machine import UNREADABLE, Driver
+from tests.model.machine import REPLACED, UNREADABLE, Driver
 from tests.model.reference import Reference
 
 NAMES = st.sampled_from(["a", "a-", "b", "a.", "é"])
@@ -44,6 +44,13 @@ REQUESTS = st.sampled_from(["HEAD", "LIST", "GET", "PUT", "DELETE", "UPLOAD_PART
                             "COMPLETE_UPLOAD"])  # fmt: skip
 
 
+REPLACED_ERRORS = (StaleError, ObjectChangedError)
+
+
+class Gone:
+    data = None
+
+
 @dataclass(eq=False)
 class Writer:
     """A handle open for writing. is_lost: an upload request of it failed, or a call said so."""
@@ -54,6 +61,8 @@ class Writer:
     is_lost: bool = False
     is_linked: bool = True
     is_stored: bool = False
+    is_dirty: bool = True  # an empty file is stored at its last release
+    stored: bytes = b""
 
 
 class MountModel(RuleBasedStateMachine):
@@ -242,12 +251,15 @@ class MountModel(RuleBasedStateMachine):
         if writer is None or writer.is_lost:
             return
         write = self.mount.fs.files.write(writer.fh, len(writer.data), data)
-        got = self.of_writer(writer, write, SpoolFullError)
+        got = self.of_writer(writer, write, SpoolFullError, *REPLACED_ERRORS)
         if isinstance(got, SpoolFullError):
             assert not writer.is_linked
             writer.is_lost = True
+        elif isinstance(got, Exception):
+            self.replaced(writer)
         elif got is not None:
             writer.data += data
+            writer.is_dirty = writer.is_dirty or bool(data)
             if writer.is_linked:
                 self.model.writing[writer.path] = writer.data
 
@@ -255,23 +267,35 @@ class MountModel(RuleBasedStateMachine):
     def flush(self, writer):
         if writer is None or writer.is_lost:
             return
-        got = self.of_writer(writer, self.mount.fs.files.flush(writer.fh))
-        if got is not None and writer.is_linked and writer.data:
-            self.model.objects[writer.path] = writer.data
-            writer.is_stored = True
+        got = self.of_writer(writer, self.mount.fs.files.flush(writer.fh), *REPLACED_ERRORS)
+        if isinstance(got, Exception):
+            self.replaced(writer)
+        if got == "done" and writer.is_linked and writer.data and writer.is_dirty:
+            self.stored(writer)
 
     @rule(writer=consumes(writers))
     def finish_writing(self, writer):
         if writer is None:
             return
-        self.of_writer(writer, self.mount.fs.files.release(writer.fh))
+        got = self.of_writer(writer, self.mount.fs.files.release(writer.fh), *REPLACED_ERRORS)
+        if isinstance(got, Exception):
+            self.replaced(writer)
         if not writer.is_linked:
             return
         del self.model.writing[writer.path], self.open_writers[writer.path]
         if writer.is_lost:
             self.model.objects = {k: v.data for k, v in self.mount.store.objects.items()}
-        else:
-            self.model.objects[writer.path] = writer.data
+        elif writer.is_dirty:
+            self.stored(writer)
+
+    def stored(self, writer):
+        self.model.objects[writer.path] = writer.stored = writer.data
+        writer.is_stored, writer.is_dirty = True, False
+
+    def replaced(self, writer):
+        """Writing on found that the stored beginning is somebody else's now, or gone."""
+        assert self.mount.store.objects.get(writer.path, Gone).data != writer.stored
+        writer.is_lost = True
 
     def of_writer(self, writer, call, *expected):
         """Only a writer that lost a request may fail, and then it stays failed."""
@@ -326,6 +350,9 @@ class MountModel(RuleBasedStateMachine):
         shown, expected = self.mount.tree(), self.model.tree()
         for path in [p for p, data in shown.items() if data is UNREADABLE]:
             assert len(self.model.writing[path]) > PART_BYTES
+            shown[path] = self.model.writing[path]
+        for path in [p for p, data in shown.items() if data is REPLACED]:
+            assert self.model.objects.get(path) != self.open_writers[path].stored
             shown[path] = self.model.writing[path]
         assert shown == expected
         self.armed = was_armed

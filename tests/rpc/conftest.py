@@ -204,9 +204,9 @@ async def refused(call) -> tuple[grpc.StatusCode, str]:
 @pytest.fixture(scope="session", autouse=True)
 def grpc_is_up(tmp_path_factory) -> Iterator[None]:
     """gRPC's poller and its descriptors are the process's, made at the first call."""
-    grpc.aio.init_grpc_aio()
 
     async def call_nobody() -> None:
+        grpc.aio.init_grpc_aio()  # inside: without a loop it fails where an earlier test ended one
         nobody = tmp_path_factory.mktemp("nobody") / "s"
         async with grpc.aio.insecure_channel(f"unix:{nobody}") as channel:
             stub = csi_pb2_grpc.IdentityStub(channel)

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
+from pathlib import Path
 
 import grpc
 import pytest
@@ -46,6 +48,29 @@ async def test_a_pod_writes_and_the_object_is_in_the_bucket(node, served, s3):
     await node.wait_until_clean()
     assert not node.logged("ERROR")
     assert not node.logged("WARNING")
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+
+
+async def test_an_idle_worker_owns_at_most_40_mb(node, served):
+    target = node.target("a")
+    await node.publish(target, *OPTIONS, bucket="data")
+    assert run("ls", "-lR", target).returncode == 0
+    (zygote,) = children(served.pid)
+    (worker,) = children(zygote)
+    rollup = Path(f"/proc/{worker}/smaps_rollup").read_text()
+    owned_kb = sum(
+        int(n) for n in re.findall(r"^Private_(?:Clean|Dirty): +(\d+) kB", rollup, re.MULTILINE)
+    )
+    assert 0 < owned_kb <= 40_000
+    await node.unpublish(target)
+    await node.wait_until_clean()
 
 
 async def test_a_bucket_that_is_not_there_is_the_answer(node, served):

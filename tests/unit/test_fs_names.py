@@ -16,7 +16,20 @@ from tests.unit.fs_mount import mount, mounts, paged
 
 __all__ = ["mount", "mounts"]
 
-ODD = ["a\\b", " ", "a b ", "\x01\x1f", "\u00e9", "e\u0301", "\U0001f600", "a\nb", "%2F", "*?[", "ÿ", "x" * 255]
+ODD = [
+    "a\\b",
+    " ",
+    "a b ",
+    "\x01\x1f",
+    "\u00e9",
+    "e\u0301",
+    "\U0001f600",
+    "a\nb",
+    "%2F",
+    "*?[",
+    "ÿ",
+    "x" * 255,
+]
 
 
 def test_a_key_is_a_file_in_directories_that_need_no_object(mount):
