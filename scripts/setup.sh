@@ -31,6 +31,8 @@ missing_packages() {
   pkg-config --exists fuse3 2>/dev/null || echo libfuse3-dev
   command -v fusermount3 >/dev/null || echo fuse3
   { command -v unshare && command -v setpriv; } >/dev/null || echo util-linux
+  command -v pgrep >/dev/null || echo procps
+  command -v mount >/dev/null || echo mount
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
   # Tests build servers with Go; on x86_64 uv.lock brings it.
   [ "$(uname -m)" = x86_64 ] || command -v go >/dev/null || echo golang-go

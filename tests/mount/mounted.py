@@ -14,9 +14,11 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.mount.command import AS_USER, UID, WITHIN_S, free_directory, mount
+from tests.mount.command import WITHIN_S, free_directory, mount
 from tests.servers import Server, running
 
+UID = 12574
+AS_USER = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all")
 OPEN = ("--allow-delete", "--allow-overwrite", "--allow-other", f"--uid={UID}", f"--gid={UID}")
 
 

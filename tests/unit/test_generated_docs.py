@@ -1,0 +1,102 @@
+"""The pages in docs/ against what they are made from, or tell of."""
+
+import errno
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from csi_s3.errors import by_code
+from csi_s3.obs import describe, metrics
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+# Said by others: the kernel, fusermount3, umount, aiohttp.
+FOREIGN = {
+    *map(os.strerror, errno.errorcode),
+    "failed to open /dev/fuse: Permission denied",
+    "target is busy",
+    "Cannot connect to host",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("errors.md", describe.errors_markdown), ("metrics.md", describe.metrics_markdown)],
+)
+def test_a_generated_page_is_what_its_source_says(name, made):
+    assert (DOCS / name).read_text(encoding="utf-8") == made(), "run: python -m csi_s3.obs.describe"
+
+
+def test_every_error_code_and_every_metric_has_a_row_that_says_what_it_is():
+    rows = re.findall(r"^\| .*`([a-z0-9-]+)` \|.*\| (\S.*) \|$", describe.errors_markdown(), re.M)
+    assert {code for code, _ in rows} == set(by_code())
+    for metric in metrics.ALL:
+        assert f"| `{metric.name}` |" in describe.metrics_markdown()
+
+
+def test_the_headings_of_troubleshooting_are_messages_that_the_code_has():
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "csi_s3").rglob("*.py")]
+    said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # literals that go on in the next line
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    texts = re.findall(r"`([^`]+)`", "\n".join(re.findall(r"^### (.*)$", page, re.M)))
+    assert len(texts) > 50
+    assert [text for text in texts if text not in FOREIGN and text not in said] == []
+
+
+def test_error_codes_in_troubleshooting_exist():
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    codes = {
+        c for found in re.findall(r"\[([a-z0-9, -]+)\](?!\()", page) for c in found.split(", ")
+    }
+    assert codes - set(by_code()) == {"timeout"}
+
+
+def test_the_table_of_layers_is_the_contract_of_import_linter():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = [c for c in project["tool"]["importlinter"]["contracts"] if c["type"] == "layers"]
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("## Layers")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?`) \| ", table, re.M)
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == [
+        re.findall(r"csi_s3\.(\w+)", layer) for layer in contract["layers"]
+    ]
+
+
+def test_the_map_of_folders_names_every_module_and_no_other():
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    lines = page.partition("## Where things are")[2].partition("csi_s3/\n")[2]
+    lines = lines.partition("\nproto/")[0].splitlines()
+    named, package = set(), ""
+    for line in lines:
+        if start := re.match(r"  (\w+)/ ", line):
+            package = start[1]
+        outside = re.sub(r"\([^)]*\)", "", line)
+        named |= {f"{package}/{name}" for name in re.findall(r"\w+\.py", outside)}
+    there = {
+        str(path.parent.relative_to(ROOT / "csi_s3")).replace(".", "") + f"/{path.name}"
+        for path in (ROOT / "csi_s3").rglob("*.py")
+        if path.name != "__init__.py" and not path.name.startswith("csi_pb2")
+    }
+    assert named == there
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_decisions_are_numbered_without_gaps_and_have_their_four_parts():
+    pages = sorted((DOCS / "decisions").glob("*.md"))
+    assert [page.name[:5] for page in pages] == [f"{n:04}-" for n in range(1, len(pages) + 1)]
+    for page in pages:
+        assert re.findall(r"^## (.*)$", page.read_text(encoding="utf-8"), re.M) == [
+            "Context",
+            "Choice",
+            "Rejected",
+            "How we would know it was wrong",
+        ], page.name
