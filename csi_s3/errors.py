@@ -5,7 +5,7 @@ answer from the same facts. Raised on purpose; anything else that reaches a boun
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from errno import (
     EACCES,
@@ -21,7 +21,6 @@ from errno import (
     ENOTEMPTY,
     EOPNOTSUPP,
     EPERM,
-    EROFS,
     ESTALE,
     ETIMEDOUT,
 )
@@ -59,6 +58,7 @@ class VolumeError(Exception):
 
     what: str
     hint: str = ""
+    was_logged: bool = field(default=False, init=False, repr=False)
 
     @override
     def __str__(self) -> str:
@@ -209,12 +209,6 @@ class NotPermittedError(VolumeError):
     """A guard (allow-delete, allow-overwrite) is closed, or S3 can never do it."""
 
     errno, status, code = EPERM, Status.PERMISSION_DENIED, "not-permitted"
-
-
-class ReadOnlyError(VolumeError):
-    """A change on a mount that is read-only."""
-
-    errno, status, code = EROFS, Status.PERMISSION_DENIED, "read-only"
 
 
 class UnsupportedError(VolumeError):

@@ -84,3 +84,9 @@ def module_dir(package: str, version: str) -> Path:
         cwd=tempfile.gettempdir(),
     )
     return Path(json.loads(out.stdout)["Dir"])
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:]:
+        binary(wanted)
+    module_dir(*CSI_SPEC)

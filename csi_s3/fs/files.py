@@ -196,8 +196,8 @@ class Files:
         inode = handle.inode
         if inode.writer is not None:
             return await inode.writer.read(offset, length)
-        if inode.info is None:
-            raise StaleError(f"{inode.name}: it was never stored")
+        if inode.info is None or not inode.info.etag:
+            raise StaleError(f"{inode.name}: what was written could not be stored")
         reader = handle.reader
         if reader is None or reader.info.etag != inode.info.etag:
             if reader is not None:
@@ -272,7 +272,7 @@ class Files:
             return
         directory.note(inode.name, inode.info)
         if writer.is_dirty:  # the kernel has pages of no version: the next look drops them
-            inode.info = replace(inode.info, etag="")
+            inode.info, inode.fresh_until = replace(inode.info, etag=""), 0.0
             self._tree.forget_name(inode)
 
     async def _stored(self, inode: Inode) -> None:

@@ -21,7 +21,7 @@ from csi_s3.errors import (
 from csi_s3.fs.directory import Special
 from csi_s3.fs.files import Files
 from csi_s3.fs.handles import DirHandle, Handles
-from csi_s3.fs.inodes import Inode
+from csi_s3.fs.inodes import ROOT, Inode
 from csi_s3.fs.keys import decode_name
 from csi_s3.fs.tree import Attributes, Clock, Kernel, Tree
 from csi_s3.link.report import Usage
@@ -118,8 +118,14 @@ class FileSystem:
         inode = self._inodes.get(ino)
         return self._handles.add(DirHandle(inode, self._tree.list_directory(inode)))
 
+    def dots(self, fh: int) -> tuple[Attributes, Attributes]:
+        """What `.` and `..` of an open directory are."""
+        here = self._handles.directory(fh).inode
+        above = here if here.ino == ROOT else self._inodes.get(here.parent)
+        return self._tree.attributes(here), self._tree.attributes(above)
+
     async def readdir(self, fh: int, start: int) -> AsyncGenerator[DirEntry, None]:
-        """Entries from a position on (0: the beginning); `.` and `..` are the kernel's.
+        """Entries from a position on (0: the beginning), without `.` and `..`: see `dots`.
 
         The caller calls `remember` for each that it passed on.
         """

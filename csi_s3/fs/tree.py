@@ -145,8 +145,7 @@ class Tree:
         async with asyncio.TaskGroup() as both:
             head = both.create_task(self._head(key))
             is_dir = await self._has_keys(f"{key}/")
-            if is_dir is True:
-                head.cancel()
+            if is_dir is True:  # HEAD is waited for: cancelled, it would cost its connection
                 return Special.DIRECTORY
         if isinstance(is_dir, VolumeError) and not isinstance(is_dir, AccessDeniedError):
             raise is_dir  # a file may be hidden by a directory: HEAD alone decides nothing

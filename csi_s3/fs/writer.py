@@ -94,11 +94,11 @@ class FileWriter:
                     f"write at {offset} of a file of {self.size} bytes",
                     "files are written from start to end, for now",
                 )
+            if data:
+                self.is_dirty = self.was_written = True
             view = memoryview(data)
             while view:
                 view = view[await self._accept(view) :]
-            if data:
-                self.is_dirty = self.was_written = True
 
     async def _accept(self, data: memoryview) -> int:
         """Take what fits into the part that is being filled, once there is room."""

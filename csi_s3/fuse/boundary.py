@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from errno import EIO, ETIMEDOUT, errorcode
+from errno import EIO, EOPNOTSUPP, ETIMEDOUT, errorcode
 from functools import wraps
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
@@ -46,7 +46,7 @@ def answered(
                     result = await handler(*args, **kwargs)
             except Exception as exc:
                 number = _errno(op, exc, deadline_s)
-                metrics.FUSE_OPERATIONS.inc(op=op, result=errorcode.get(number, str(number)))
+                metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
                 raise FUSEError(number) from exc
             except asyncio.CancelledError as exc:
                 me = asyncio.current_task()
@@ -61,13 +61,18 @@ def answered(
     return wrap
 
 
+_NAMES = {**errorcode, EOPNOTSUPP: "EOPNOTSUPP"}  # Linux has two names for 95
+
+
 def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
     """The answer to the kernel; the one place where an error of an operation is logged."""
     fields: dict[str, Any] = {"op": op}
     if isinstance(exc, FUSEError):
         return int(exc.errno)
     if isinstance(exc, VolumeError):
-        log.log(exc.level, "%s: %s", op, exc, extra={**fields, "code": exc.code})
+        if not exc.was_logged:  # a lost upload fails flush and release with one and the same error
+            log.log(exc.level, "%s: %s", op, exc, extra={**fields, "code": exc.code})
+        exc.was_logged = True
         return exc.errno
     if isinstance(exc, TimeoutError):
         log.warning("%s: no answer in %s s", op, deadline_s, extra={**fields, "code": "timeout"})

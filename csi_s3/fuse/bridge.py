@@ -19,6 +19,7 @@ BLOCK_BYTES = 4096
 FREE_BYTES = 1 << 63  # 8 EiB: 9007199254740992 1K-blocks in df
 FREE_FILES = 1 << 40
 MAX_NAME_BYTES = 255
+DOTS = 2  # `.` and `..` come first in a directory
 
 Context = Any  # pyfuse3.RequestContext, which has no type stubs worth having
 
@@ -74,11 +75,17 @@ class Bridge(pyfuse3.Operations):
     @override
     @answered(ANSWER_WITHIN_S)
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
-        entries = self._fs.readdir(fh, start_id)
+        dots = zip((b".", b".."), self._fs.dots(fh), (1, 2), strict=True)
+        for name, attributes, position in dots:  # the kernel takes no reference to these
+            if position > start_id and not pyfuse3.readdir_reply(
+                token, name, entry(attributes), position
+            ):
+                return
+        entries = self._fs.readdir(fh, max(0, start_id - DOTS))
         try:
             async for found in entries:
-                attributes = entry(found.attributes)
-                if not pyfuse3.readdir_reply(token, found.name, attributes, found.position):
+                position = found.position + DOTS
+                if not pyfuse3.readdir_reply(token, found.name, entry(found.attributes), position):
                     return
                 self._fs.remember(found.attributes.ino)
         finally:
@@ -132,7 +139,11 @@ class Bridge(pyfuse3.Operations):
         if not stat.S_ISREG(mode):
             raise NotPermittedError(f"mknod of {name!r}", "S3 holds files and directories only")
         fh, attributes = await self._fs.files.create(parent_inode, name, os.O_EXCL)
-        await self._fs.files.release(fh)
+        try:
+            await self._fs.files.release(fh)
+        except BaseException:
+            self._fs.forget(attributes.ino, 1)  # the kernel was never given it
+            raise
         return entry(attributes)
 
     @override

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -76,6 +76,13 @@ def here(mounted: Mounted, request: pytest.FixtureRequest) -> Path:
     path = mounted.path / re.sub(r"\W+", "-", request.node.name)[:60].strip("-")
     path.mkdir()
     return path
+
+
+def errno_of(call: Callable[[], object]) -> int:
+    """What the kernel answers."""
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is the result
+        call()
+    return caught.value.errno
 
 
 def sh(

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.mount.command import names
 from tests.mount.mounted import env, here, minio, mounted, sh
 
 __all__ = ["env", "here", "minio", "mounted"]
@@ -17,7 +18,7 @@ def test_mkdir_p_rmdir_and_rm_r(here, mounted):
     sh("mkdir -p a/b/c && test -d a/b/c && rmdir a/b/c && test ! -e a/b/c && test -d a/b", here)
     sh("mkdir a/b/c && echo x > a/b/c/x && echo y > a/y && ! rmdir a/b 2>/dev/null", here)
     sh("rm -r a && test ! -e a && mkdir a && rmdir a", here)
-    assert os.listdir(here) == []
+    assert names(here) == []
     assert mounted.get(f"{here.name}/a/") is None
     assert mounted.get(f"{here.name}/") == b""
 
@@ -39,18 +40,18 @@ def test_rm_rf_of_a_tree_that_others_made(here, mounted):
 
 
 def test_a_directory_of_5000_names_is_listed_complete(here, mounted):
-    names = {f"{n:04}" for n in range(4990)}
+    plain = {f"{n:04}" for n in range(4990)}
     odd = {"dir/", "dir-1", "dir.x", "dir0", "a b", "\u00e9", "e\u0301", "100%", "q?x=&y", "t\\n"}
     with ThreadPoolExecutor(8) as pool:
         key = f"{here.name}/{{}}".format
-        list(pool.map(lambda n: mounted.put(key(n), n.encode()), [*(names | odd)]))
+        list(pool.map(lambda n: mounted.put(key(n), n.encode()), [*(plain | odd)]))
     odd = odd - {"dir/"} | {"dir"}
-    listed = os.listdir(here)
+    listed = names(here)
     assert len(listed) == len(set(listed)) == 5000
-    assert set(listed) == names | odd
+    assert set(listed) == plain | odd
     with os.scandir(here) as entries:
         sizes = {e.name: e.stat().st_size for e in entries if e.is_file()}
-    assert sizes == {n: len(n.encode()) for n in (names | odd) - {"dir"}}
+    assert sizes == {n: len(n.encode()) for n in (plain | odd) - {"dir"}}
     counted = sh("ls -l | tail -n +2 | wc -l; find . -type f | wc -l", here).stdout.split()
     assert counted == ["5000", "4999"]
 
@@ -66,7 +67,7 @@ def test_du_and_ls_lr_count_what_is_there(here, mounted):
 
 def test_a_working_directory_that_others_emptied_stays_usable(here, mounted):
     mounted.put(f"{here.name}/d/x", b"x")
-    os.listdir(here / "d")
+    names(here / "d")
     fd = os.open(here / "d", os.O_RDONLY | os.O_DIRECTORY)
     try:
         mounted.remove(f"{here.name}/d/x")
@@ -87,12 +88,12 @@ def wait_for_absence(path):
 
 
 def test_what_others_make_and_remove_is_seen_within_the_metadata_ttl(here, mounted):
-    assert os.listdir(here) == []
+    assert names(here) == []
     mounted.put(f"{here.name}/f", b"x")
-    assert os.listdir(here) == ["f"]
+    assert names(here) == ["f"]
     assert (here / "f").read_text() == "x"
     mounted.remove(f"{here.name}/f")
-    assert os.listdir(here) == []
+    assert names(here) == []
     with pytest.raises(FileNotFoundError):
         (here / "f").open("rb")
     with pytest.raises(FileNotFoundError):
@@ -102,11 +103,11 @@ def test_what_others_make_and_remove_is_seen_within_the_metadata_ttl(here, mount
 def test_what_is_made_here_is_listed_and_found_at_once(here):
     for n in range(50):
         (here / f"{n}").write_text("x")
-        assert f"{n}" in os.listdir(here)
+        assert f"{n}" in names(here)
         assert (here / f"{n}").stat().st_size == 1
         if n % 3 == 0:
             (here / f"{n}").unlink()
-            assert f"{n}" not in os.listdir(here)
+            assert f"{n}" not in names(here)
             assert not (here / f"{n}").exists()
 
 
@@ -129,7 +130,7 @@ def test_df_shows_8_eib_free(here, mounted):
 def test_odd_names_come_and_go(here, mounted):
     for name in ("a\nb", " lead", "trail ", "\x01", "*", "-rf", "\u00e9", "e\u0301", "x" * 255):
         (here / name).write_text("x")
-        assert os.listdir(here) == [name]
+        assert names(here) == [name]
         assert mounted.get(f"{here.name}/{name}") == b"x"
         (here / name).unlink()
     with pytest.raises(OSError, match="File name too long"):

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.mount.command import free_directory, mount
-from tests.mount.mounted import OPEN, UID, Mounted, env, here, minio, mounted, sh
+from tests.mount.mounted import OPEN, UID, Mounted, env, errno_of, here, minio, mounted, sh
 
 __all__ = ["env", "here", "minio", "mounted"]
 
@@ -97,3 +97,20 @@ def test_modes_can_be_given(minio, env):
 def test_set_user_id_bits_and_devices_are_never_shown(here):
     sh("cp /bin/true t && chmod 4755 t", here)
     assert (here / "t").stat().st_mode == 0o100644
+
+
+def test_a_read_only_mount_says_erofs_for_every_change(minio, env):
+    """Promise: A mount with `read-only` gives EROFS for every change."""
+    with free_directory() as path:
+        assert mount("data", path, "--read-only", env=env).returncode == 0
+        minio.request("PUT", "/data/ro", b"x", {"Content-Type": "text/plain"})
+        for call in (
+            (path / "new").touch,
+            (path / "new").mkdir,
+            (path / "ro").unlink,
+            lambda: (path / "ro").write_text("y"),
+            lambda: os.truncate(path / "ro", 0),
+            lambda: (path / "ro").rename(path / "new"),
+        ):
+            assert errno_of(call) == errno.EROFS
+        assert (path / "ro").read_text() == "x"

@@ -51,7 +51,7 @@ class Day:
                 self.step(lambda fh=fh, data=data: m.write(fh, data))
                 self.step(lambda fh=fh: m.close_file(fh))
         m.time.now_s += 2
-        self.step(lambda: m.ls())
+        self.step(m.ls)
         self.step(lambda: m.stat("old"))
         self.step(lambda: m.cat("old"))
         self.step(lambda: m.cat("large"))
@@ -112,7 +112,7 @@ def test_each_request_fails_once_and_then_the_mount_shows_what_the_bucket_holds(
 ):
     for n in itertools.count():
         fault = Nth(kind, n, ERRORS[n % len(ERRORS)])
-        mount, day = a_day(mounts, fault, lost_answer=lost_answer)
+        mount, _ = a_day(mounts, fault, lost_answer=lost_answer)
         if not fault.was_met:
             break
         mount.settle()
@@ -143,7 +143,7 @@ def test_a_store_that_refuses_everything_is_an_error_everywhere_and_loses_nothin
         lambda: mount.lookup("old"),
         lambda: mount.run(mount.fs.getattr(ino)),
         lambda: mount.run(mount.fs.files.open(ino, 0)),
-        lambda: mount.ls(),
+        mount.ls,
         lambda: mount.mkdir("d"),
         lambda: mount.run(mount.fs.unlink(1, b"old")),
         lambda: mount.run(mount.fs.setattr(ino, size=0)),

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from csi_s3.config.attributes import parse_volume
+from csi_s3.config.command import parse_command
 from csi_s3.errors import NotFoundError, NotPermittedError
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, mounts
 
@@ -143,3 +145,39 @@ def test_opening_with_o_creat_what_is_there_is_an_open_of_what_is_there(mounts):
     with pytest.raises(NotPermittedError):
         mount.open("f", WRITE_NEW)
     mount.release(fh)
+
+
+def csi_volume(*options, group=""):
+    context = {"bucketName": "bucket"}
+    return parse_volume(context, list(options), volume_mount_group=group).config
+
+
+def test_the_owner_of_a_csi_volume_that_says_nothing_is_root():
+    """Promise: CSI volume without uid, gid and fsGroup: uid 0, gid 0, directories 0755, files
+    0644."""
+    tree = csi_volume().tree
+    assert (tree.uid, tree.gid, tree.dir_mode, tree.file_mode) == (0, 0, 0o755, 0o644)
+
+
+def test_the_group_of_a_csi_volume_is_the_pods_fs_group():
+    """Promise: CSI volume with fsGroup: gid is the fsGroup, directories 0770, files 0660, where the
+    volume does not say otherwise."""
+    tree = csi_volume(group="2000").tree
+    assert (tree.uid, tree.gid, tree.dir_mode, tree.file_mode) == (0, 2000, 0o770, 0o660)
+    tree = csi_volume("gid=7", "dir-mode=0755", group="2000").tree
+    assert (tree.gid, tree.dir_mode, tree.file_mode) == (7, 0o755, 0o660)
+
+
+def test_a_csi_volume_can_be_reached_by_everybody():
+    """Promise: A CSI volume can be reached by everybody, whether or not `allow-other` is given."""
+    assert csi_volume().allow_other
+    assert csi_volume("allow-other").allow_other
+
+
+def test_a_mount_of_the_command_line_belongs_to_its_caller():
+    """Promise: Command line: uid and gid are the caller's, and nobody else reaches the mount
+    without `allow-other` or `allow-root`."""
+    config = parse_command(["bucket", "/mnt"], uid=12, gid=34).config
+    assert (config.tree.uid, config.tree.gid) == (12, 34)
+    assert not config.allow_other
+    assert not config.allow_root

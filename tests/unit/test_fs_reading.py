@@ -205,7 +205,7 @@ def test_own_writes_keep_the_inode_and_are_read_through_handles_that_were_open(m
 
 def test_reads_see_the_bytes_written_so_far_through_any_handle(mount):
     """Promise: A file being written on the same mount: reads see the bytes written so far, through
-    any handle (not yet: bytes that left in parts of an upload that is not complete)."""
+    any handle."""
     writer = mount.create("f", os.O_RDWR | os.O_CREAT)
     reader = mount.open("f")
     mount.write(writer, b"one")
@@ -245,8 +245,7 @@ def test_an_archived_object_has_mode_000_and_cannot_be_opened(mount):
 
 def test_a_handle_outlives_unlink_and_reads_what_is_in_memory(mount):
     """Promise: unlink of an open file: the handle goes on; bytes that are not in S3 yet stay
-    readable and writable, up to one part, and are never uploaded (not yet: what is only in S3 is
-    fetched before the delete; reads of it give ESTALE)."""
+    readable and writable, up to one part, and are never uploaded."""
     fh = mount.create("tmp", os.O_RDWR | os.O_CREAT)
     reader = mount.open("tmp")
     mount.write(fh, b"one")

@@ -32,7 +32,9 @@ def test_a_generated_page_is_what_its_source_says(name, made):
 
 
 def test_every_error_code_and_every_metric_has_a_row_that_says_what_it_is():
-    rows = re.findall(r"^\| .*`([a-z0-9-]+)` \|.*\| (\S.*) \|$", describe.errors_markdown(), re.M)
+    rows = re.findall(
+        r"^\| .*`([a-z0-9-]+)` \|.*\| (\S.*) \|$", describe.errors_markdown(), re.MULTILINE
+    )
     assert {code for code, _ in rows} == set(by_code())
     for metric in metrics.ALL:
         assert f"| `{metric.name}` |" in describe.metrics_markdown()
@@ -42,7 +44,7 @@ def test_the_headings_of_troubleshooting_are_messages_that_the_code_has():
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "csi_s3").rglob("*.py")]
     said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # literals that go on in the next line
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-    texts = re.findall(r"`([^`]+)`", "\n".join(re.findall(r"^### (.*)$", page, re.M)))
+    texts = re.findall(r"`([^`]+)`", "\n".join(re.findall(r"^### (.*)$", page, re.MULTILINE)))
     assert len(texts) > 50
     assert [text for text in texts if text not in FOREIGN and text not in said] == []
 
@@ -60,7 +62,7 @@ def test_the_table_of_layers_is_the_contract_of_import_linter():
     (contract,) = [c for c in project["tool"]["importlinter"]["contracts"] if c["type"] == "layers"]
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
     table = page.partition("## Layers")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (`.*?`) \| ", table, re.M)
+    rows = re.findall(r"^\| (`.*?`) \| ", table, re.MULTILINE)
     assert [re.findall(r"`(\w+)`", row) for row in rows] == [
         re.findall(r"csi_s3\.(\w+)", layer) for layer in contract["layers"]
     ]
@@ -94,7 +96,7 @@ def test_decisions_are_numbered_without_gaps_and_have_their_four_parts():
     pages = sorted((DOCS / "decisions").glob("*.md"))
     assert [page.name[:5] for page in pages] == [f"{n:04}-" for n in range(1, len(pages) + 1)]
     for page in pages:
-        assert re.findall(r"^## (.*)$", page.read_text(encoding="utf-8"), re.M) == [
+        assert re.findall(r"^## (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE) == [
             "Context",
             "Choice",
             "Rejected",

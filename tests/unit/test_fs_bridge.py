@@ -1,0 +1,122 @@
+"""The door between kernel and file system: every request is answered, whatever happens inside."""
+
+import asyncio
+import errno
+import stat
+
+import pyfuse3
+import pytest
+
+from csi_s3.errors import AccessDeniedError, NotFoundError, StoreUnavailableError, by_code
+from csi_s3.fuse.boundary import answered
+from csi_s3.fuse.bridge import Bridge
+from tests.unit.fs_mount import fail, mount, mounts
+
+__all__ = ["mount", "mounts"]
+
+
+def raising(exc, deadline_s=None):
+    @answered(deadline_s)
+    async def request():
+        raise exc
+
+    return request
+
+
+async def errno_of(call):
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await call
+    return caught.value.errno
+
+
+@pytest.mark.warnings_expected("request: what failed")
+@pytest.mark.parametrize("cls", by_code().values(), ids=lambda cls: cls.__name__)
+async def test_each_error_of_ours_is_answered_with_its_errno_and_logged_once(cls, caplog):
+    caplog.set_level("DEBUG", logger="csi_s3")
+    logger = "csi_s3.fuse.boundary"
+    assert await errno_of(raising(cls("what failed", "what to do"))()) == cls.errno
+    (line,) = [r for r in caplog.records if r.name == logger]
+    assert (line.levelno, line.code, line.op) == (cls.level, cls.code, "request")
+    assert line.getMessage() == "request: what failed (what to do)"
+
+
+@pytest.mark.warnings_expected("bug in request")
+async def test_an_unforeseen_error_is_answered_with_eio_and_its_traceback_is_logged(caplog):
+    assert await errno_of(raising(ZeroDivisionError("a bug"))()) == errno.EIO
+    (line,) = [r for r in caplog.records if r.name == "csi_s3.fuse.boundary"]
+    assert line.exc_info[0] is ZeroDivisionError
+
+
+@pytest.mark.warnings_expected("no answer in 0.01 s")
+async def test_a_request_that_takes_too_long_is_answered_with_etimedout():
+    @answered(0.01)
+    async def request():
+        await asyncio.Event().wait()
+
+    assert await errno_of(request()) == errno.ETIMEDOUT
+
+
+async def test_a_task_that_was_cancelled_under_a_request_is_an_answer_too():
+    @answered(None)
+    async def request():
+        task = asyncio.create_task(asyncio.Event().wait())
+        task.cancel()
+        await task
+
+    assert await errno_of(request()) == errno.EIO
+
+
+async def test_a_request_that_is_shut_down_itself_is_cancelled():
+    @answered(10)
+    async def request():
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(request())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.fixture
+def bridge(mount):
+    return Bridge(mount.fs)
+
+
+def test_a_look_up_that_finds_nothing_is_remembered_as_long_as_the_option_says(mount, bridge):
+    assert mount.run(errno_of(bridge.lookup(1, b"f", None))) == errno.ENOENT
+    entry = mount.run(Bridge(mount.fs, negative_ttl_s=7).lookup(1, b"f", None))
+    assert (entry.st_ino, entry.entry_timeout) == (0, 7)
+
+
+def test_mknod_makes_an_empty_object(mount, bridge):
+    made = mount.run(bridge.mknod(1, b"f", stat.S_IFREG | 0o644, 0, None))
+    assert mount.data("f") == b""
+    mount.fs.forget(made.st_ino, 1)
+    assert mount.fs.usage().inodes == 1
+
+
+@pytest.mark.warnings_expected("403")
+def test_mknod_that_fails_leaves_no_inode(mount, bridge):
+    fail(mount.store, "PUT", AccessDeniedError("403"))
+    request = bridge.mknod(1, b"f", stat.S_IFREG | 0o644, 0, None)
+    assert mount.run(errno_of(request)) == errno.EACCES
+    assert mount.fs.usage().inodes == 1
+    with pytest.raises(NotFoundError):
+        mount.lookup("f")
+
+
+@pytest.mark.warnings_expected("503")
+def test_an_error_while_a_directory_is_read_is_answered(mount, bridge):
+    mount.put("f")
+    fh = mount.run(bridge.opendir(1, None))
+    fail(mount.store, "LIST", StoreUnavailableError("503"))
+    assert mount.run(errno_of(bridge.readdir(fh, 0, None))) == errno.EIO
+    mount.run(bridge.releasedir(fh))
+
+
+def test_every_request_of_the_kernel_passes_through_the_door():
+    """forget has no answer, getxattr answers ENOSYS by itself."""
+    ours = {n: f for n, f in vars(Bridge).items() if asyncio.iscoroutinefunction(f)}
+    bare = {n for n, f in ours.items() if not hasattr(f, "__wrapped__")}
+    assert bare == {"forget", "getxattr"}

@@ -1,0 +1,302 @@
+"""Uploads that fail, and objects that others change meanwhile: what the caller is told."""
+
+import gc
+import os
+
+import pytest
+
+from csi_s3.errors import (
+    AccessDeniedError,
+    ExistsError,
+    FileTooLargeError,
+    InternalError,
+    NotFoundError,
+    NotImplementedByStoreError,
+    ObjectChangedError,
+    StaleError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from csi_s3.fs import patience, upload
+from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, fail, mount, mounts
+
+__all__ = ["mount", "mounts"]
+
+EXCLUSIVE = WRITE_NEW | os.O_EXCL
+DOWN = StoreUnavailableError("S3 is down")
+
+
+def test_close_returns_the_error_and_the_old_object_stays(mount):
+    """Promise: An upload that fails: close() gives the errno, and the object that was there
+    stays."""
+    mount.put("f", b"old")
+    fh = mount.open("f", REWRITE)
+    mount.write(fh, b"new")
+    fail(mount.store, "PUT", AccessDeniedError("PUT f: 403"), times=9)
+    with pytest.raises(AccessDeniedError) as caught:
+        mount.flush(fh)
+    assert caught.value.errno == 13
+    with pytest.raises(AccessDeniedError):
+        mount.release(fh)
+    assert mount.data("f") == b"old"
+    ino = mount.ino("f")
+    mount.time.now_s += 2
+    assert mount.cat("f") == b"old"
+    assert mount.kernel.dropped == [ino], "the kernel's pages of the lost bytes"
+
+
+def test_a_new_file_that_could_not_be_uploaded_is_gone(mount):
+    """Promise: A new file that could not be uploaded is gone when it is closed."""
+    fh = mount.create("f")
+    mount.write(fh, b"new")
+    fail(mount.store, "PUT", DOWN, times=9)
+    for call in (mount.flush, mount.fsync, mount.release):
+        with pytest.raises(StoreUnavailableError):
+            call(fh)
+    with pytest.raises(NotFoundError):
+        mount.lookup("f")
+    assert mount.ls() == []
+    assert len(mount.fs._inodes) <= 2
+
+
+def test_a_reader_of_a_file_that_could_not_be_uploaded_is_stale_not_empty(mount):
+    fh = mount.create("f")
+    mount.write(fh, b"new")
+    reader = mount.open("f")
+    fail(mount.store, "PUT", DOWN, times=9)
+    with pytest.raises(StoreUnavailableError):
+        mount.release(fh)
+    with pytest.raises(StaleError):
+        mount.read(reader)
+    mount.release(reader)
+
+
+def test_fsync_may_be_tried_again(mount):
+    fh = mount.create("f")
+    mount.write(fh, b"new")
+    fail(mount.store, "PUT", DOWN)
+    with pytest.raises(StoreUnavailableError):
+        mount.fsync(fh)
+    mount.fsync(fh)
+    assert mount.data("f") == b"new"
+    mount.close_file(fh)
+
+
+@pytest.mark.parametrize("kind", ["CREATE_UPLOAD", "UPLOAD_PART", "COMPLETE_UPLOAD"])
+@pytest.mark.parametrize("lost_answer", [False, True])
+def test_a_lost_part_fails_the_file_for_good_and_leaves_no_upload(mounts, kind, lost_answer):
+    """Promise: A multipart upload that fails is aborted."""
+    mount = mounts(write_part_bytes=4)
+    mount.put("f", b"old")
+    fh = mount.open("f", REWRITE)
+    fail(mount.store, kind, DOWN, after=lost_answer)
+    raised = []
+    for at in range(0, 40, 4):
+        try:
+            mount.write(fh, b"abcd", at)
+            mount.settle()
+        except StoreUnavailableError as exc:
+            raised.append(exc)
+            break
+    with pytest.raises(StoreUnavailableError):
+        mount.flush(fh)
+    with pytest.raises(StoreUnavailableError):
+        mount.release(fh)
+    if kind == "COMPLETE_UPLOAD" and lost_answer:
+        assert mount.data("f") == b"abcd" * 10
+    else:
+        assert mount.data("f") == b"old"
+    left = 1 if kind == "CREATE_UPLOAD" and lost_answer else 0  # nobody knows its id
+    assert len(mount.store.uploads) == left
+    assert mount.budget.used_bytes == 0
+
+
+@pytest.mark.warnings_expected("bug in a file's task")
+def test_an_error_that_nobody_foresaw_fails_the_file_not_the_mount(mount, mounts):
+    """Promise: An unforeseen error fails one file with EIO, never the mount."""
+    for make, kind in ((mount, "PUT"), (mounts(write_part_bytes=4), "UPLOAD_PART")):
+        fh = make.create("f")
+        fail(make.store, kind, ZeroDivisionError("a bug"), times=9)
+        make.write(fh, b"abcdefghi")
+        with pytest.raises(InternalError) as caught:
+            make.flush(fh)
+        assert caught.value.errno == 5
+        with pytest.raises(InternalError):
+            make.release(fh)
+        make.store.gate = Held(make.store, "none")._stop
+        make.write_file("g", b"fine")
+        assert make.cat("g") == b"fine"
+
+
+def test_no_progress_for_minutes_is_a_timeout_and_the_upload_goes_on(mount, monkeypatch):
+    """Promise: ETIMEDOUT: no progress in time."""
+    monkeypatch.setattr(patience, "STALLED_AFTER_S", 0.01)  # looked at so often; the clock stands
+    fh = mount.create("f")
+    mount.write(fh, b"data")
+    held = Held(mount.store, "PUT")
+    flushing = mount.start(mount.fs.files.flush(fh))
+    mount.settle()
+    mount.time.now_s += 1
+    with pytest.raises(StoreTimeoutError) as caught:
+        mount.wait(flushing)
+    assert caught.value.errno == 110
+    held.let_go()
+    mount.settle()
+    assert mount.data("f") == b"data"
+    mount.release(fh)
+
+
+def test_bytes_that_a_request_still_looks_at_do_not_stop_the_next_write(mount):
+    views = []
+    put = mount.store.put
+
+    async def keeping(key, data, **rest):
+        views.append(memoryview(data))
+        return await put(key, data, **rest)
+
+    mount.store.put = keeping
+    fh = mount.create("f")
+    for at in range(3):
+        mount.write(fh, b"x" * (300 << 10), at * (300 << 10))
+        mount.fsync(fh)
+    mount.close_file(fh)
+    assert mount.data("f") == b"x" * (900 << 10)
+    views.clear()
+    gc.collect()
+
+
+def test_a_file_larger_than_10000_parts_is_too_large(mounts, monkeypatch):
+    """Promise: Part sizes grow with the file; EFBIG at 10,000 parts; write never needs to know the
+    size."""
+    monkeypatch.setattr(upload, "MAX_PARTS", 3)
+    mount = mounts(write_part_bytes=4)
+    fh = mount.create("f")
+    mount.write(fh, b"0123456789ab")
+    with pytest.raises(FileTooLargeError) as caught:
+        mount.write(fh, b"cdefgh", 12)
+    assert caught.value.errno == 27
+    with pytest.raises(FileTooLargeError):
+        mount.flush(fh)
+    with pytest.raises(FileTooLargeError):
+        mount.release(fh)
+    assert mount.store.uploads == {}
+
+
+def test_parts_grow_with_the_file(mounts, monkeypatch):
+    monkeypatch.setattr(upload, "GROW_EVERY_PARTS", 2)
+    mount = mounts(write_part_bytes=4)
+    fh = mount.create("f")
+    sizes = []
+    enter = mount.store._enter
+
+    async def counting(operation, key):
+        await enter(operation, key)
+        if operation == "UPLOAD_PART":
+            sizes.append(mount.budget.used_bytes)
+
+    mount.store._enter = counting
+    mount.write(fh, b"x" * 60)
+    mount.close_file(fh)
+    assert mount.data("f") == b"x" * 60
+    assert len(sizes) < 15
+
+
+# somebody else
+
+
+def test_writing_on_in_a_large_file_that_somebody_replaced_is_stale(mounts):
+    """Promise: Writing on, after an fsync, in a file above one part that somebody else replaced
+    meanwhile: close() gives ESTALE."""
+    mount = mounts(write_part_bytes=4)
+    fh = mount.create("f")
+    mount.write(fh, b"0123456789")
+    mount.fsync(fh)
+    mount.put("f", b"theirs")
+    mount.write(fh, b"more", 10)
+    with pytest.raises(ObjectChangedError) as caught:
+        mount.flush(fh)
+    assert caught.value.errno == 116
+    with pytest.raises(ObjectChangedError):
+        mount.release(fh)
+    assert mount.data("f") == b"theirs"
+    assert mount.store.uploads == {}
+
+
+@pytest.mark.parametrize("data", [b"x", b"more than a part"])
+def test_exclusive_creation_fails_at_close_when_somebody_else_was_first(mounts, data):
+    """Promise: O_CREAT|O_EXCL: one winner among all that use this mount; against others, close()
+    gives EEXIST and their object stays."""
+    mount = mounts(write_part_bytes=4)
+    fh = mount.create("f", EXCLUSIVE)
+    with pytest.raises(ExistsError):
+        mount.create("f", EXCLUSIVE)
+    mount.write(fh, data)
+    mount.put("f", b"theirs")
+    with pytest.raises(ExistsError, match="somebody else"):
+        mount.flush(fh)
+    with pytest.raises(ExistsError):
+        mount.release(fh)
+    assert mount.data("f") == b"theirs"
+    assert mount.store.uploads == {}
+    assert mount.cat("f") == b"theirs"
+
+
+@pytest.mark.parametrize("data", [b"x", b"more than a part"])
+def test_where_the_store_has_no_conditions_exclusive_is_exclusive_on_this_mount(mounts, data):
+    mount = mounts(write_part_bytes=4)
+    for name in ("put", "create_upload"):
+        without_conditions(mount.store, name)
+    fh = mount.create("f", EXCLUSIVE)
+    mount.write(fh, data)
+    mount.close_file(fh)
+    assert mount.data("f") == data
+
+
+def without_conditions(store, name):
+    whole = getattr(store, name)
+
+    def refuse(request):
+        async def conditional(*args, if_none_match=False, **rest):
+            if if_none_match:
+                raise NotImplementedByStoreError("501")
+            return await request(*args, **rest)
+
+        return conditional
+
+    async def create_upload(*args, **rest):
+        made = await whole(*args, **rest)
+        made.complete = refuse(made.complete)
+        return made
+
+    setattr(store, name, refuse(whole) if name == "put" else create_upload)
+
+
+def test_a_write_that_fails_after_an_fsync_fails_close_too(mounts):
+    mount = mounts(write_part_bytes=4)
+    fh = mount.create("f")
+    mount.write(fh, b"0123")
+    mount.fsync(fh)
+    fail(mount.store, "UPLOAD_PART", DOWN)
+    with pytest.raises(StoreUnavailableError):
+        mount.write(fh, b"abcd" * 20, 4)
+    with pytest.raises(StoreUnavailableError):
+        mount.flush(fh)
+    with pytest.raises(StoreUnavailableError):
+        mount.release(fh)
+    assert mount.cat("f") == b"0123"
+
+
+def test_a_reader_of_a_rewrite_that_could_not_be_uploaded_is_stale(mounts):
+    """The kernel's pages are of no version, and no store is asked for one."""
+    mount = mounts(metadata_ttl_s=60, metadata_ttl_by_hand=True)
+    mount.put("f", b"old")
+    reader = mount.open("f")
+    fh = mount.open("f", REWRITE)
+    mount.write(fh, b"new")
+    fail(mount.store, "PUT", DOWN, times=9)
+    with pytest.raises(StoreUnavailableError):
+        mount.release(fh)
+    with mount.requests(), pytest.raises(StaleError):
+        mount.read(reader)
+    mount.release(reader)
+    assert mount.cat("f") == b"old"
