@@ -81,6 +81,7 @@ class Session:
         try:
             await pyfuse3.main(max_tasks=MAX_TASKS)
         finally:
+            self._is_ended = True  # `terminate` of a closed session would crash
             pyfuse3.asyncio.wait_readable = self._wait_readable
             kernel_side.close()
             pyfuse3.close(unmount=False)

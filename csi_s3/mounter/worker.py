@@ -105,7 +105,9 @@ class Worker:
             await self._until_answered(session, serving)
             await self.report(State.SERVING)
             await serving
-            if not self._stopping.is_set():
+            if self._stopping.is_set():
+                await stopping  # which drains; what it has under way ends with close()
+            else:
                 await self._drain(fs)
             listening.cancel()
             stopping.cancel()

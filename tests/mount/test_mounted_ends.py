@@ -1,5 +1,6 @@
 """How a mount ends: told to, killed, or with a silent store; and look-ups in parallel."""
 
+import ctypes
 import errno
 import os
 import signal
@@ -187,7 +188,7 @@ def test_a_mount_that_is_torn_off_while_its_worker_drains_is_drained_to_the_end(
         os.kill(pid, signal.SIGTERM)
         assert store.asked.wait(WITHIN_S)
         served = fuse_descriptors(pid)
-        subprocess.run(["umount", "-f", directory], check=False, timeout=WITHIN_S)
+        abort(directory)
         assert errno_of(lambda: os.write(fd, b"x")) in (errno.ENOTCONN, errno.ECONNABORTED)
         wait_until(lambda: fuse_descriptors(pid) < served)
         store.let_go.set()
@@ -195,6 +196,30 @@ def test_a_mount_that_is_torn_off_while_its_worker_drains_is_drained_to_the_end(
         wait_gone(pid)
         assert errno_of(lambda: os.close(fd)) in (errno.ENOTCONN, errno.ECONNABORTED)
         subprocess.run(["umount", "-l", directory], check=False, timeout=WITHIN_S)
+
+
+def test_a_worker_that_cannot_drain_ends_after_its_grace_period(env, directory):
+    """The store is silent, and somebody waits in close()."""
+    with serving(env) as (store, slow_env):
+        options = ("--no-sign-request", "--drain-timeout=1")
+        assert mount("data", directory, *options, env=slow_env).returncode == 0
+        with subprocess.Popen(
+            ["cp", "/bin/true", directory / "new"], stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert store.asked.wait(WITHIN_S)
+            pid = worker(directory)
+            os.kill(pid, signal.SIGTERM)
+            wait_gone(pid)
+            assert not store.let_go.is_set()
+            _, error = process.communicate(timeout=WITHIN_S)
+        assert process.returncode == 1
+        assert "closing" in error or "writing" in error, error
+    assert not is_mounted(directory)
+
+
+def abort(directory):
+    """umount -f; in a child, the descriptor of the file would be flushed before it execs."""
+    ctypes.CDLL(None).umount2(os.fsencode(directory), 1)  # MNT_FORCE
 
 
 def fuse_descriptors(pid):
