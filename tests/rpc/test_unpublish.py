@@ -86,8 +86,13 @@ async def test_a_busy_target_goes_at_once_and_its_user_keeps_the_mount(node, mou
     target = node.target("a")
     await node.publish(target)
     user = subprocess.Popen(
-        [sys.executable, "-c", "import sys; f = open('hello'); input(); print(f.read())"],
-        cwd=target,
+        # not cwd=: the child would enter the mount while it holds up the thread that serves it
+        [
+            sys.executable,
+            "-c",
+            "import os, sys; os.chdir(sys.argv[1]); f = open('hello'); input(); print(f.read())",
+            target,
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
