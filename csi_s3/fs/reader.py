@@ -152,7 +152,7 @@ class Reader:
         try:
             data = await asyncio.shield(fetch.task)
         except asyncio.CancelledError:
-            if not fetch.task.cancelled():
+            if self._closed or not fetch.task.cancelled():
                 raise  # we, not the part
             return await self._fetch_now(at, end)  # discarded by a jump of another reader
         if isinstance(data, VolumeError):

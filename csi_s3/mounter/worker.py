@@ -148,6 +148,7 @@ class Worker:
     async def _stop(self, fs: FileSystem, session: Session) -> None:
         await self._stopping.wait()
         await self._drain(fs)
+        fs.files.close()  # the session's end waits for its requests, and they for the store
         session.end()
 
     async def _drain(self, fs: FileSystem) -> None:
