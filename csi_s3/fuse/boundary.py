@@ -71,7 +71,9 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
         return int(exc.errno)
     if isinstance(exc, VolumeError):
         if not exc.was_logged:  # a lost upload fails flush and release with one and the same error
-            log.log(exc.level, "%s: %s", op, exc, extra={**fields, "code": exc.code})
+            # Of a failed release no caller hears, and it is bytes that were not stored.
+            level = max(exc.level, logging.ERROR) if op == "release" else exc.level
+            log.log(level, "%s: %s", op, exc, extra={**fields, "code": exc.code})
         exc.was_logged = True
         return exc.errno
     if isinstance(exc, TimeoutError):

@@ -40,6 +40,17 @@ async def test_each_error_of_ours_is_answered_with_its_errno_and_logged_once(cls
     assert line.getMessage() == "request: what failed (what to do)"
 
 
+@pytest.mark.warnings_expected("release: 403")
+async def test_a_failed_release_is_an_error_in_the_log_because_no_caller_hears_of_it(caplog):
+    @answered(None)
+    async def release():
+        raise AccessDeniedError("403")
+
+    assert await errno_of(release()) == errno.EACCES
+    (line,) = [r for r in caplog.records if r.name == "csi_s3.fuse.boundary"]
+    assert line.levelname == "ERROR"
+
+
 @pytest.mark.warnings_expected("bug in request")
 async def test_an_unforeseen_error_is_answered_with_eio_and_its_traceback_is_logged(caplog):
     assert await errno_of(raising(ZeroDivisionError("a bug"))()) == errno.EIO
