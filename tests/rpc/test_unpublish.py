@@ -1,5 +1,6 @@
 """NodeUnpublishVolume: whatever it finds, it ends in OK within seconds or says why not."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -90,26 +91,21 @@ async def test_a_busy_target_goes_at_once_and_its_user_keeps_the_mount(node, mou
         [
             sys.executable,
             "-c",
-            "import os, sys; os.chdir(sys.argv[1]); f = open('hello'); input(); print(f.read())",
+            "import os, sys; os.chdir(sys.argv[1]); f = open('hello')\n"
+            + "print('open', flush=True); input(); print(f.read())",
             target,
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    await until(lambda: any("hello" in str(p.readlink()) for p in fds(user.pid)))
+    assert await asyncio.to_thread(user.stdout.readline) == "open\n"
     await node.unpublish(target)
     assert not target.exists()
     assert not node.fuse_mounts()
     assert user.communicate("\n", timeout=10)[0] == "hello\n\n"
     await node.wait_until_clean()  # the worker ends when the last user is gone
     await until(lambda: not mounter.mounts)
-
-
-def fds(pid: int):
-    from pathlib import Path
-
-    return list(Path(f"/proc/{pid}/fd").iterdir())
 
 
 async def test_unpublish_needs_no_mounter(node, mounter):
