@@ -83,6 +83,16 @@ async def test_a_mount_of_another_kind_is_refused_and_left(alone):
     assert run("umount", target).returncode == 0
 
 
+USER = """\
+import os, sys
+os.chdir(sys.argv[1])
+file = open("hello")
+print("open", flush=True)
+input()
+print(file.read())
+"""
+
+
 async def test_a_busy_target_goes_at_once_and_its_user_keeps_the_mount(node, mounter):
     target = node.target("a")
     await node.publish(target)
@@ -91,8 +101,7 @@ async def test_a_busy_target_goes_at_once_and_its_user_keeps_the_mount(node, mou
         [
             sys.executable,
             "-c",
-            "import os, sys; os.chdir(sys.argv[1]); f = open('hello')\n"
-            + "print('open', flush=True); input(); print(f.read())",
+            USER,
             target,
         ],
         stdin=subprocess.PIPE,
