@@ -5,6 +5,7 @@ umount -f would do the same, but needs a mount to name: a mount that only a cont
 is out of its reach.
 """
 
+import threading
 from pathlib import Path
 
 from csi_s3.errors import MountError
@@ -22,6 +23,7 @@ class FuseControl:
 
     def __init__(self, private: Path) -> None:
         self._private = private
+        self._mounting = threading.Lock()  # several mounts are aborted at once, from threads
 
     def abort(self, minor: int, *, fd: int | None = None) -> bool:
         """Abort the connection. Returns False where it had ended already.
@@ -49,9 +51,10 @@ class FuseControl:
         return True
 
     def _connections(self) -> Path:
-        for entry in read_mountinfo():
-            if entry.fs_type == FS_TYPE and not entry.read_only:
-                return Path(entry.mount_point)
-        self._private.mkdir(parents=True, exist_ok=True)
-        syscalls.mount("none", str(self._private), FS_TYPE, 0, "")
-        return self._private
+        with self._mounting:
+            for entry in read_mountinfo():
+                if entry.fs_type == FS_TYPE and not entry.read_only:
+                    return Path(entry.mount_point)
+            self._private.mkdir(parents=True, exist_ok=True)
+            syscalls.mount("none", str(self._private), FS_TYPE, 0, "")
+            return self._private

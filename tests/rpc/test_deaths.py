@@ -70,7 +70,7 @@ async def test_who_waits_in_the_mount_of_a_lost_mounter_is_freed(node, mounter):
     waiting = [
         subprocess.Popen(["cat", a / "hello"], stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    await until(lambda: all("D" in state(p.pid) or "S" in state(p.pid) for p in waiting))
+    await until(lambda: all("wait_answer" in wchan(p.pid) for p in waiting))
     mounter._channel.close()  # its workers live on: only an abort frees who waits
     errors = await asyncio.gather(*(asyncio.to_thread(p.communicate, timeout=20) for p in waiting))
     assert all("not connected" in e or "abort" in e for _, e in errors), errors
@@ -82,8 +82,9 @@ async def test_who_waits_in_the_mount_of_a_lost_mounter_is_freed(node, mounter):
         assert run("cat", a / "hello").stdout == "hello\n"
 
 
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+def wchan(pid: int) -> str:
+    """The kernel function it sleeps in: request_wait_answer, if that is FUSE."""
+    return Path(f"/proc/{pid}/wchan").read_text()
 
 
 async def test_a_mount_that_only_a_container_holds_is_not_over(node, mounter):
