@@ -17,7 +17,7 @@ help:
 setup: $(STAMP)
 
 # In .venv, so that without it everything is set up anew.
-$(STAMP): uv.lock pyproject.toml hatch_build.py proto/csi.proto scripts/setup.sh
+$(STAMP): uv.lock pyproject.toml hatch_build.py $(wildcard proto/*.proto) scripts/setup.sh
 	@scripts/setup.sh
 	@touch $@
 
@@ -46,6 +46,6 @@ build: $(STAMP)
 	@ls dist
 
 clean:
-	rm -rf .venv build dist csi_s3/csi_pb2.py csi_s3/csi_pb2.pyi csi_s3/csi_pb2_grpc.py
+	rm -rf .venv build dist csi_s3/*_pb2.py csi_s3/*_pb2.pyi csi_s3/*_pb2_grpc.py
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find csi_s3 tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -58,9 +58,17 @@ class Session:
     `end` was called. Cancellation: end with `end`; a cancelled `serve` leaves callers unanswered.
     """
 
-    def __init__(self, fuse_fd: int, init_request: bytes) -> None:
-        """Take over fuse_fd; init_request is the kernel's INIT, as read from it."""
+    def __init__(
+        self, fuse_fd: int, init_request: bytes, *, only_owner_and_root: bool = False
+    ) -> None:
+        """Take over fuse_fd; init_request is the kernel's INIT, as read from it.
+
+        only_owner_and_root: libfuse answers everybody but root and this process's user EACCES.
+        """
         self._fuse_fd, self._init_request = fuse_fd, init_request
+        self._options = set(pyfuse3.default_options)
+        if only_owner_and_root:
+            self._options.add("allow_root")
         self._waits = 0
         self._is_ended = False
         self.is_answered = asyncio.Event()
@@ -77,7 +85,7 @@ class Session:
         self._wait_readable = pyfuse3.asyncio.wait_readable
         setattr(pyfuse3.asyncio, "wait_readable", self._relay(kernel_side))  # noqa: B010 - its hook
         fd = libfuse_side.detach()  # libfuse closes it with the session
-        pyfuse3.init(operations, f"/dev/fd/{fd}", set(pyfuse3.default_options))
+        pyfuse3.init(operations, f"/dev/fd/{fd}", self._options)
         try:
             await pyfuse3.main(max_tasks=MAX_TASKS)
         finally:

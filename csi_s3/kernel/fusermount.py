@@ -19,23 +19,30 @@ DEADLINE_S = 20.0
 CONF = Path("/etc/fuse.conf")
 
 
-def mount_as_user(target: Path, *, source_name: str, read_only: bool, allow_other: bool) -> int:
+def mount_as_user(
+    target: Path, *, source_name: str, read_only: bool, allow_other: bool, allow_root: bool = False
+) -> int:
     """Mount on target; the /dev/fuse descriptor, INIT not read yet, is the caller's to close.
 
+    allow_root: the kernel has no such option: it is asked to let everybody in, and who serves the
+        mount must turn away all but root and its owner (`fuse.session`).
+
     Raises:
-        BadOptionError: allow_other, which /etc/fuse.conf does not grant to ordinary users.
+        BadOptionError: allow_other or allow_root, which /etc/fuse.conf does not grant to ordinary
+            users.
         MountError: fusermount3 is missing or refuses; `what` carries its words.
 
     """
     program = find_program()
-    if allow_other and not _user_allow_other():
+    if (allow_other or allow_root) and not _user_allow_other():
+        name = "allow-other" if allow_other else "allow-root"
         raise BadOptionError(
-            "allow-other: an ordinary user may not let others into a FUSE mount on this machine",
+            f"{name}: an ordinary user may not let others into a FUSE mount on this machine",
             hint=f"ask root to add the line 'user_allow_other' to {CONF}, or drop the option",
         )
     options = [f"fsname={_escaped(source_name)}", "subtype=csi-s3", "default_permissions"]
     options += ["nosuid", "nodev"]
-    options += ["allow_other"] if allow_other else []
+    options += ["allow_other"] if allow_other or allow_root else []
     options += ["ro"] if read_only else []
     ours, theirs = socket.socketpair()
     with ours:

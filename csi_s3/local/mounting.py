@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from csi_s3.config.command import MountCommand
-from csi_s3.errors import BadOptionError, MountError
+from csi_s3.errors import MountError
 from csi_s3.kernel import fusermount, mount
 from csi_s3.kernel.mountinfo import mount_at
 
@@ -118,16 +118,12 @@ def opened(command: MountCommand, directory: Path, name: str) -> Iterator[OpenMo
 def _mount(command: MountCommand, directory: Path, name: str) -> int:
     volume = command.config
     if os.geteuid() != 0:
-        if volume.allow_root and not volume.allow_other:
-            raise BadOptionError(
-                "option --allow-root is not built yet for ordinary users",
-                hint="--allow-other lets root in, and others as --dir-mode and --file-mode say",
-            )
         return fusermount.mount_as_user(
             directory,
             source_name=name,
             read_only=volume.read_only,
             allow_other=volume.allow_other,
+            allow_root=volume.allow_root,
         )
     fd = mount.open_fuse()
     try:

@@ -87,7 +87,8 @@ class Worker:
 
         """
         volume = self._spec.volume
-        session = Session(fuse_fd, init_request)
+        owner_and_root = volume.allow_root and not volume.allow_other  # never on CSI volumes
+        session = Session(fuse_fd, init_request, only_owner_and_root=owner_and_root)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # a terminal's, meant for the parent

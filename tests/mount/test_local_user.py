@@ -128,6 +128,28 @@ def test_allow_other_lets_others_in(env, directory, allow_other_by_fuse_conf):
     assert names(directory)[0] == "deep"
 
 
+def test_allow_root_lets_root_in_and_nobody_else(env, directory, allow_other_by_fuse_conf):
+    done = mount("data", directory, "--allow-root", env=env, before=AS_USER)
+    assert done.returncode == 0, done.stderr
+    assert names(directory)[0] == "deep"
+    assert as_user("cat", directory / "hello.txt")
+    stranger = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    for words in (["ls", directory], ["cat", directory / "hello.txt"]):
+        turned_away = subprocess.run(
+            [*stranger, *words], capture_output=True, text=True, timeout=WITHIN_S, check=False
+        )
+        assert turned_away.returncode != 0
+        assert "Permission denied" in turned_away.stderr
+
+
+def test_allow_root_needs_the_line_in_fuse_conf(env, directory):
+    done = mount("data", directory, "--allow-root", env=env, before=AS_USER)
+    assert done.returncode == 2
+    assert "allow-root: " in done.stderr
+    assert "user_allow_other" in done.stderr
+    assert not is_mounted(directory)
+
+
 def test_a_read_only_mount_is_read_only(env, directory):
     assert mount("data", directory, "--read-only", env=env, before=AS_USER).returncode == 0
     assert "ro" in mount_at(str(directory)).options
