@@ -4,12 +4,13 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.setup
 
-.PHONY: help setup demo test programs lint bench build clean
+.PHONY: help setup demo test programs lint e2e deploy bench build clean
 
 help:
 	@echo "make demo     the main job end to end, on an S3 server of its own (root)"
 	@echo "make test     lint and tests"
 	@echo "make lint     ruff, mypy, import-linter"
+	@echo "make e2e      the driver on a real Kubernetes (root; builds one if none is given)"
 	@echo "make bench    speed, side by side with the peers that are installed (root)"
 	@echo "make build    dist/*.whl"
 	@echo "make clean    removes what make has made"
@@ -29,13 +30,23 @@ test: lint programs
 
 # Built once and kept, before any test's deadline runs: some three minutes the first time.
 programs: $(STAMP)
-	@$(BIN)/python -m tests.binaries minio versitygw csi-sanity
+	@$(BIN)/python -m tests.binaries minio versitygw csi-sanity helm
 
 lint: $(STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# The real thing: a Kubernetes on this machine (root), or any whose KUBECONFIG is given.
+e2e: programs
+	@if [ -n "$$KUBECONFIG" ]; then $(BIN)/python -m pytest e2e; else \
+	  set -e; e2e/cluster/down.sh --wipe; trap 'e2e/cluster/down.sh --wipe' EXIT; \
+	  cluster=$$(e2e/cluster/run.sh 2); eval "$$cluster"; $(BIN)/python -m pytest e2e; fi
+
+# deploy/ from the chart.
+deploy: $(STAMP)
+	@$(BIN)/python -m tests.chart.deploy
 
 bench: $(STAMP)
 	@$(BIN)/python -m bench.run

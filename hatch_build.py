@@ -1,4 +1,4 @@
-"""Build hook: compile proto/csi.proto into csi_s3/, for wheels and editable installs alike."""
+"""Build hook: compile proto/*.proto into csi_s3/, for wheels and editable installs alike."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
         from grpc_tools import protoc
 
         root = Path(self.root)
-        # The virtual path csi_s3/csi.proto makes the generated import "from csi_s3 import csi_pb2".
+        # The virtual path csi_s3/X.proto makes the generated import "from csi_s3 import X_pb2".
         code = protoc.main(
             [
                 "protoc",
@@ -21,7 +21,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
                 f"--python_out={root}",
                 f"--pyi_out={root}",
                 f"--grpc_python_out={root}",
-                "csi_s3/csi.proto",
+                *sorted(f"csi_s3/{path.name}" for path in (root / "proto").glob("*.proto")),
             ]
         )
         if code != 0:

@@ -16,6 +16,7 @@ from errno import (
     EISDIR,
     ENAMETOOLONG,
     ENOENT,
+    ENOMEM,
     ENOSPC,
     ENOTDIR,
     ENOTEMPTY,
@@ -205,10 +206,13 @@ class KeyTooLongError(VolumeError):
     errno, code = ENAMETOOLONG, "key-too-long"
 
 
+@dataclass(eq=False)
 class NotPermittedError(VolumeError):
     """A guard (allow-delete, allow-overwrite) is closed, or S3 can never do it."""
 
     errno, status, code = EPERM, Status.PERMISSION_DENIED, "not-permitted"
+
+    option: str = ""  # the mount option that would allow it
 
 
 class UnsupportedError(VolumeError):
@@ -277,11 +281,29 @@ class MounterUnavailableError(VolumeError):
     level = logging.WARNING
 
 
+class MemoryLimitError(VolumeError):
+    """The mounter's memory is divided among as many volumes as it can serve."""
+
+    errno, status, code, retryable = ENOMEM, Status.RESOURCE_EXHAUSTED, "memory-limit", True
+    level = logging.WARNING
+
+
 class WorkerDiedError(VolumeError):
     """The process that serves a mount ended; its mount was aborted."""
 
     status, code, retryable = Status.UNAVAILABLE, "worker-died", True
     level = logging.ERROR
+
+
+class RemountError(VolumeError):
+    """The mount of a running pod is gone, and making it anew failed; the message has the cause.
+
+    UNAVAILABLE whatever the cause: kubelet takes other codes as final and then removes what it
+    knows of a volume that is not mounted, and the pod could never end (decision 0012).
+    """
+
+    status, code, retryable = Status.UNAVAILABLE, "remount-failed", True
+    level = logging.WARNING
 
 
 def by_code() -> dict[str, type[VolumeError]]:

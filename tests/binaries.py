@@ -19,6 +19,7 @@ PROGRAMS = {
     "versitygw": ("github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),
     "csi-sanity": ("github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity", "v5.4.0"),
     "rclone": ("github.com/rclone/rclone", "v1.75.1"),
+    "helm": ("helm.sh/helm/v3/cmd/helm", "v3.19.0"),
 }
 CSI_SPEC = ("github.com/container-storage-interface/spec", "v1.11.0")
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from csi_s3.config import forms
+from csi_s3.config.defaults import FLAG, DefaultOptions, blame
 from csi_s3.config.forms import Value, choice
-from csi_s3.config.given import Given, config, read_value, split_item
+from csi_s3.config.given import Given, config, fields_of, read_value, split_commas, split_item
 from csi_s3.config.options import OPTIONS, SPELLINGS, Option, Place, hint, refused
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import BadOptionError
@@ -64,8 +65,11 @@ def parse_volume(
     *,
     volume_mount_group: str = "",
     readonly: bool = False,
+    default_options: DefaultOptions = DefaultOptions(),  # noqa: B008 - frozen
 ) -> Parsed:
     """Read NodePublishVolume's volume_context and its capability's mount_flags, in any order.
+
+    default_options: give way to fsGroup, as the program's own defaults do, and to mount_flags.
 
     Raises:
         BadOptionError: names attribute or option, value, expected form, and the nearest known
@@ -73,21 +77,45 @@ def parse_volume(
 
     """
     attributes = _attributes(volume_context)
-    options = Given(Place.VOLUME, OPTIONS, elsewhere="docs/options.md lists the options there are")
-    for item in chain.from_iterable(_split_list(item, options) for item in mount_flags):
-        name, text = split_item(item)
-        _refuse_misplaced(name, item)
-        options.add(name, text)
+    options = _options(mount_flags)
+    kept = default_options.beside(options.values)
     defaults: dict[str, Value] = {
         "allow_other": True,
         "read_only": readonly,
+        **fields_of(kept, OPTIONS),
         "bucket.bucket": attributes.values["bucketName"],
         **_group_defaults(volume_mount_group),
     }
-    return Parsed(
-        config=config(options.values, OPTIONS, defaults),
-        warnings=(*attributes.warnings, *options.warnings),
-    )
+    try:
+        parsed = config(options.values, OPTIONS, defaults)
+    except BadOptionError as exc:
+        hints = filter(None, (exc.hint, blame(exc.what, kept)))
+        raise BadOptionError(exc.what, "; ".join(hints)) from exc
+    return Parsed(config=parsed, warnings=(*attributes.warnings, *options.warnings))
+
+
+def parse_defaults(items: Sequence[str]) -> DefaultOptions:
+    """Read the mount options that every volume starts from, written as in a volume.
+
+    Raises:
+        BadOptionError: as for a volume's own, and names the flag.
+
+    """
+    try:
+        options = _options(items)
+        config(options.values, OPTIONS, {"bucket.bucket": "any"})
+    except BadOptionError as exc:
+        raise BadOptionError(f"{FLAG}: {exc.what}", exc.hint) from exc
+    return DefaultOptions(values=options.values, warnings=options.warnings)
+
+
+def _options(items: Sequence[str]) -> Given:
+    given = Given(Place.VOLUME, OPTIONS, elsewhere="docs/options.md lists the options there are")
+    for item in chain.from_iterable(_split_list(item, given) for item in items):
+        name, text = split_item(item)
+        _refuse_misplaced(name, item)
+        given.add(name, text)
+    return given
 
 
 def _attributes(volume_context: Mapping[str, str]) -> Given:
@@ -127,7 +155,7 @@ def _split_list(item: str, options: Given) -> list[str]:
     Else the commas belong to the value, as in `prefix=a,b/`; where there is no value to hold
     them, the list is split all the same, so that the error names its wrong piece.
     """
-    pieces = [piece for piece in item.split(",") if piece.strip()]
+    pieces = split_commas(item)
     if all(options.is_spelling(*split_item(piece)) for piece in pieces):
         return pieces
     return pieces if "," in split_item(item)[0] else [item]

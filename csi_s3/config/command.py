@@ -29,6 +29,7 @@ FSTAB_WORDS = frozenset(
 # mount(8) calls: HELPER SOURCE DIRECTORY [-sfnv] [-N namespace] [-o options] [-t type]
 # (-t and -N come only with types and namespaces that are not ours.)
 _HELPER_FLAGS = frozenset({"-n", "-s", "-v"})
+_QUOTED_LABEL = r'(?<![^,])(?:fs|root|def)?context="[^",][^"]*"(?=,|$)'
 _NOT_IN_A_LIST = frozenset({"foreground", "help", "version", "-o"})
 
 
@@ -227,10 +228,11 @@ def _add_list(text: str | None, given: Given) -> None:
 
 
 def _split_escaped(text: str) -> list[str]:
-    if re.search(r'(?<!\\)(\\\\)*"', text):
+    """Split at commas that no backslash protects; mount(8) hands labels over in quotes."""
+    if re.search(r'(?<!\\)(\\\\)*"', re.sub(_QUOTED_LABEL, "", text)):
         raise BadOptionError(
             f"option -o {quoted(text)} is not valid",
             "a quote in it is written with a backslash before",
         )
-    pieces = re.findall(r"(?:\\.|[^,])+", text, re.DOTALL)
+    pieces = re.findall(rf"{_QUOTED_LABEL}|(?:\\.|[^,])+", text, re.DOTALL)
     return [re.sub(r'\\([,\\"])', r"\1", piece) for piece in pieces]

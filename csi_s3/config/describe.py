@@ -1,8 +1,11 @@
-"""The table in words: docs/options.md and the options of --help.
+"""The table in words: docs/options.md, the options of --help, and the chart's mount options.
 
-`python -m csi_s3.config.describe` writes docs/options.md; a test compares it with the table.
+`python -m csi_s3.config.describe` writes docs/options.md and `mountOption` in the schema of the
+chart's values; tests compare both with the table.
 """
 
+import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from csi_s3.config.attributes import ATTRIBUTES
-from csi_s3.config.options import GROUPS, Option, Support
+from csi_s3.config.options import GROUPS, OPTIONS, Option, Support
 from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
 
 _INTRO = """\
@@ -31,6 +34,12 @@ On a volume, each item of `mountOptions` is one option: `key value`, `key=value`
 all that follows is the value, with its blanks, `=` and commas: `prefix a=b/c d/`. An item is a
 list (`uid=1,gid=2`) only if every piece between its commas is a known option, with a value
 exactly where it takes one. An option given twice must have the same value.
+
+An administrator may give options that every volume of a node starts from (the chart's
+`defaultMountOptions`, `csi-s3 node --default-mount-options`, one option a line). A volume's own
+option replaces the default of its name and every default that it contradicts; a default that
+takes no value cannot be taken back. What a pod's `fsGroup` sets wins over defaults. Running pods
+keep the options that they were started with.
 
 On the command line, `mount-s3 BUCKET DIRECTORY --key value --key=value -o key,key=value`. Within
 `-o` and in fstab a backslash protects a comma, a backslash or a quote; the words of mount(8) and
@@ -75,6 +84,28 @@ def options_text() -> str:
         text = f"{words}: --{', --'.join(names)}."
         parts.append(textwrap.fill(text, _HELP_WIDTH, break_on_hyphens=False) + "\n")
     return "\n".join(parts)
+
+
+def mount_option_schema() -> dict[str, str]:
+    """JSON schema of one item of mountOptions: its names, and whether they take a value.
+
+    The values' own forms are not in it: a wrong one is refused when the node plugin starts.
+    """
+    taken = [row for row in OPTIONS if row.on_volume is not Support.REFUSED]
+    flags, valued = (
+        "|".join(
+            re.escape(name).replace("\\-", "-")
+            for row in taken
+            if (row.form is None) is is_flag
+            for name in (row.name, *row.aliases)
+        )
+        for is_flag in (True, False)
+    )
+    return {
+        "type": "string",
+        "description": "One mount option, NAME or NAME=VALUE, as docs/options.md lists them",
+        "pattern": f"^\\s*(--)?({flags}|({valued})[\\s=]\\s*[^\\s=].*)\\s*$",
+    }
 
 
 def default_text(option: Option) -> str:
@@ -148,9 +179,14 @@ def _help_lines(option: Option) -> str:
 
 
 def main() -> None:
-    path = Path(__file__).parents[2] / "docs" / "options.md"
-    path.write_text(options_markdown(), encoding="utf-8")
-    sys.stdout.write(f"wrote {path}\n")
+    root = Path(__file__).parents[2]
+    page = root / "docs" / "options.md"
+    page.write_text(options_markdown(), encoding="utf-8")
+    chart = root / "charts" / "csi-s3" / "values.schema.json"
+    schema = json.loads(chart.read_text(encoding="utf-8"))
+    schema["definitions"]["mountOption"] = mount_option_schema()
+    chart.write_text(json.dumps(schema, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(f"wrote {page} and {chart}\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What the environment says about reaching S3, where botocore does not read it or reads it slowly.
+"""What the environment says about S3, where botocore does not read it or reads it slowly.
 
 botocore knows AWS_DEFAULT_REGION but not AWS_REGION, the name that EKS, Lambda and the other SDKs
 use. aiohttp's trust_env would read the proxy variables and ~/.netrc at every request.
 """
 
+import ipaddress
 import os
 import urllib.request
 from urllib.parse import urlsplit
@@ -11,20 +12,57 @@ from urllib.parse import urlsplit
 _environ = os.environ
 
 
+def aws(name: str) -> str | None:
+    """The variable AWS_<name>; None where it is not set, or empty."""
+    return _environ.get(f"AWS_{name}") or None
+
+
 def aws_region() -> str | None:
-    return _environ.get("AWS_REGION") or None
+    return aws("REGION")
 
 
-def aws_endpoint_url() -> str | None:
-    """The endpoint for S3: the service's own variable before the one for all services."""
-    return _environ.get("AWS_ENDPOINT_URL_S3") or _environ.get("AWS_ENDPOINT_URL") or None
+def aws_endpoint_url(service: str = "S3") -> str | None:
+    """The service's own endpoint before the one for all services."""
+    return aws(f"ENDPOINT_URL_{service}") or aws("ENDPOINT_URL")
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name for this URL, or None."""
+    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name for this URL, or None.
+
+    As curl and Go read them: NO_PROXY may hold networks (10.0.0.0/8), a proxy may be written
+    without http://, and this machine's own and link-local addresses (metadata services) need none.
+    """
     parts = urlsplit(url)
     proxies = urllib.request.getproxies_environment()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if proxy is None or urllib.request.proxy_bypass(parts.netloc, proxies):
+    if (
+        not proxy
+        or _is_near(parts.hostname or "", proxies.get("no", ""))
+        or urllib.request.proxy_bypass(parts.netloc, proxies)
+    ):
         return None
-    return proxy
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_near(host: str, no_proxy: str) -> bool:
+    if host == "localhost":
+        return True
+    address = _address(host)
+    if address is None:
+        return False
+    networks = [net for item in no_proxy.split(",") if (net := _network(item)) is not None]
+    return address.is_loopback or address.is_link_local or any(address in net for net in networks)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _network(item: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(item.strip(), strict=False)
+    except ValueError:
+        return None

@@ -122,7 +122,7 @@ def _read_url(text: str) -> str:
         raise FormError
     if url.username is not None or url.password is not None:
         raise FormError("credentials do not belong into a URL")
-    if url.query or url.fragment:
+    if "?" in text or "#" in text:
         raise FormError
     return text.rstrip("/")
 
@@ -170,6 +170,15 @@ _OTHER_BUCKETS = {
     ".mrap": "multi-region access points",
 }
 
+
+def _read_label(text: str) -> str:
+    """An SELinux label; kubelet and mount(8) write it in quotes, because levels have commas."""
+    bare = text[1:-1] if re.fullmatch('".*"', text) else text
+    if not re.fullmatch(r"([A-Za-z0-9_.-]+:){2}[A-Za-z0-9_.-]+(:[A-Za-z0-9_.,:-]+)?", bare):
+        raise FormError
+    return bare
+
+
 ANY = Form("VALUE", "a value", str)
 SWITCH = Form("on|off", "on or off", _read_switch, lambda value: "on" if value else "off")
 OCTAL = Form("MODE", "octal from 0 to 0777", _read_octal, lambda value: f"{value:04o}")
@@ -198,5 +207,6 @@ KMS_KEY = pattern(
     "a key's full ARN, arn:aws:kms:REGION:ACCOUNT:key/ID (other stores: their key's name)",
     r"[A-Za-z0-9:/_.-]{1,2048}",
 )
+LABEL = Form("LABEL", "an SELinux label, user:role:type or user:role:type:level", _read_label)
 PROFILE = pattern("NAME", "a profile's name, printable, without [ and ]", r"[ -Z\\^-~]{1,256}")
 AGENT = pattern("TEXT", "up to 256 printable ASCII characters", r"[ -~]{1,256}")

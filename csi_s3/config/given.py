@@ -120,6 +120,11 @@ def split_item(item: str) -> tuple[str, str | None]:
     return name.removeprefix("--"), value.strip()
 
 
+def split_commas(text: str) -> list[str]:
+    """Split at commas, but for those in a quoted value: context="user:role:type:s0:c1,c2"."""
+    return [piece for piece in re.findall(r'(?:="[^"]*"|[^,])+', text) if piece.strip()]
+
+
 def read_value(shown: str, form: Form, text: str) -> Value:
     """Read one value.
 
@@ -140,7 +145,7 @@ def read_value(shown: str, form: Form, text: str) -> Value:
 
 def quoted(text: str) -> str:
     """Quote a value for an error that ends in Events and logs: short, and no URL's password."""
-    text = re.sub(r"//[^/@]*@", "//***@", text)
+    text = re.sub(r"//[^/]*@", "//***@", text)
     return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…")
 
 
@@ -154,8 +159,7 @@ def config(
 
     """
     _refuse_clashes(values)
-    by_hand = {"tree.metadata_ttl_by_hand": "metadata-ttl" in values}
-    set_ = {**defaults, **by_hand, **_fields(values, rows)}
+    set_ = {**defaults, **fields_of(values, rows)}
     tree = TreeConfig(**_part(set_, "tree."))
     bucket = BucketConfig(**_part(set_, "bucket."))
     _check_encryption(bucket)
@@ -165,11 +169,15 @@ def config(
 
 def command_fields(values: Mapping[str, Value], rows: Iterable[Option]) -> dict[str, Any]:
     """The fields that are the command line's own ("command.X" in the table)."""
-    return _part(_fields(values, rows), "command.")
+    return _part(fields_of(values, rows), "command.")
 
 
-def _fields(values: Mapping[str, Value], rows: Iterable[Option]) -> dict[str, Value]:
-    return {path: values[row.name] for row in rows if row.name in values for path in row.sets}
+def fields_of(values: Mapping[str, Value], rows: Iterable[Option]) -> dict[str, Value]:
+    """Turn values of options (by name) into values of fields."""
+    set_ = {path: values[row.name] for row in rows if row.name in values for path in row.sets}
+    if "metadata-ttl" in values:
+        set_["tree.metadata_ttl_by_hand"] = True
+    return set_
 
 
 def _part(set_: Mapping[str, Value], head: str) -> dict[str, Any]:
@@ -213,10 +221,10 @@ def _check_encryption(bucket: BucketConfig) -> None:
 def _check_memory(tree: TreeConfig) -> None:
     """A part is held in memory while it is on its way, and one must not be all there is."""
     for name, part in (("read", tree.read_part_bytes), ("write", tree.write_part_bytes)):
-        if part * 2 > tree.memory_bytes:
+        if part * 2 > tree.budget_bytes:
             raise BadOptionError(
                 f"{name}-part-size={part} is more than half of "
-                f"memory-target={tree.memory_bytes // MIB} (MiB)",
+                f"memory-target={tree.budget_bytes // MIB} (MiB)",
                 f"set memory-target={-(-part * 2 // MIB)} or more, or leave the part size out: "
                 "parts grow with a long file",
             )

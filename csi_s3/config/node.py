@@ -13,6 +13,10 @@ from typing import NoReturn, Self
 
 from typing_extensions import override
 
+from csi_s3.config.attributes import parse_defaults
+from csi_s3.config.cluster import ApiServer, in_cluster
+from csi_s3.config.defaults import DefaultOptions
+from csi_s3.config.given import split_commas
 from csi_s3.errors import BadOptionError
 
 DRIVER_NAME = "s3.csi.aws.com"  # manifests written for the AWS driver work unchanged
@@ -20,6 +24,12 @@ DRIVER_NAME = "s3.csi.aws.com"  # manifests written for the AWS driver work unch
 _NAME = re.compile(r"[a-zA-Z]([a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
 _MAX_NODE_ID_BYTES = 256  # CSI: size limits
 _MAX_ID = (1 << 32) - 2
+_MAX_PORT = (1 << 16) - 1
+_MAX_VOLUMES = 16
+_HTTP = "where /metrics, /healthz and /readyz are served"
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[a-zA-Z0-9._-]+):([0-9]{1,5})")
+# Kubernetes: a taint's key is a name, with a DNS name and "/" before it as a rule.
+_TAINT = re.compile(r"([a-z0-9.-]{1,253}/)?[a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +42,13 @@ class NodeConfig:
     kubelet_dir: nothing outside it is ever published or unpublished.
     mounter: path of the socket on which the mounter is awaited; its directory exists.
     mounter_uid: who the mounter must be; the socket's group and the state directories' owner.
+    registration_dir: where kubelet looks for plug-ins; None: nobody is told of this one.
+    kubelet_endpoint: path of `endpoint` as kubelet sees it.
+    http_address: HOST:PORT of metrics and health; "" is off.
+    default_mount_options: what every volume starts from.
+    startup_taint: key of the taint to remove from this node when it can serve; "" is none.
+    events: whether pods get Events through the cluster's API.
+    api_server: that API, where taint or Events ask for it.
     """
 
     endpoint: Path
@@ -41,6 +58,13 @@ class NodeConfig:
     mounter: Path
     driver_name: str = DRIVER_NAME
     mounter_uid: int = 0
+    registration_dir: Path | None = None
+    kubelet_endpoint: Path
+    http_address: str = ""
+    default_mount_options: DefaultOptions = DefaultOptions()  # noqa: RUF009 - frozen
+    startup_taint: str = ""
+    events: bool = False
+    api_server: ApiServer | None = None
 
     @classmethod
     def from_args(cls, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Self:
@@ -58,30 +82,69 @@ class NodeConfig:
         parser.flag("--mounter", "PATH", "socket on which the mounter is awaited")
         parser.flag("--driver-name", "NAME", "name of the CSI driver", DRIVER_NAME)
         parser.flag("--mounter-uid", "UID", "user (and group) that the mounter runs as", "0")
+        parser.optional("--registration-dir", "DIR", "kubelet's plugins_registry, to register in")
+        parser.optional("--kubelet-endpoint", "PATH", "--endpoint's path as kubelet sees it")
+        parser.optional("--http-address", "HOST:PORT", _HTTP)
+        parser.optional("--default-mount-options", "LIST", "mount options every volume starts from")
+        parser.optional("--startup-taint", "KEY", "taint to take from this node when it is ready")
+        parser.flag("--events", "on|off", "post Events on pods whose volumes fail", "off")
         given = parser.read(argv)
+        endpoint = _endpoint(given["endpoint"])
+        taint, events = _taint(given["startup_taint"]), _switch("--events", given["events"])
         return cls(
-            endpoint=_endpoint(given["endpoint"]),
+            endpoint=endpoint,
             node_id=_node_id(given["node_id"]),
             state_dir=_absolute("--state-dir", given["state_dir"]),
             kubelet_dir=_absolute("--kubelet-dir", given["kubelet_dir"]),
             mounter=_absolute("--mounter", given["mounter"]),
             driver_name=_driver_name(given["driver_name"]),
             mounter_uid=_uid(given["mounter_uid"]),
+            registration_dir=_directory("--registration-dir", given["registration_dir"]),
+            kubelet_endpoint=_absolute(
+                "--kubelet-endpoint", given["kubelet_endpoint"] or str(endpoint)
+            ),
+            http_address=_address(given["http_address"]),
+            default_mount_options=parse_defaults(_items(given["default_mount_options"])),
+            startup_taint=taint,
+            events=events,
+            api_server=in_cluster(environ) if taint or events else None,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MounterConfig:
-    """`csi-s3 mounter`. socket: where node listens."""
+    """`csi-s3 mounter`.
+
+    socket: where node listens.
+    http_address: HOST:PORT of metrics and health; "" is off.
+    memory_limit: bytes that all volumes, and this program, share; None: nobody limits them.
+    max_volumes: how many volumes share the limit.
+    credentials_dir: files key_id, access_key and session_token, read again when they change.
+    """
 
     socket: Path
+    http_address: str = ""
+    memory_limit: int | None = None
+    max_volumes: int = _MAX_VOLUMES
+    credentials_dir: Path | None = None
 
     @classmethod
     def from_args(cls, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Self:
         """As `NodeConfig.from_args`."""
         parser = _Flags("mounter", "serves mounts: one process per mount, no privileges", environ)
         parser.flag("--socket", "PATH", "socket on which the node plugin awaits us")
-        return cls(socket=_absolute("--socket", parser.read(argv)["socket"]))
+        parser.optional("--http-address", "HOST:PORT", _HTTP)
+        parser.optional("--memory-limit", "BYTES", "memory limit of this pod")
+        parser.flag("--max-volumes", "N", "volumes that share the limit", str(_MAX_VOLUMES))
+        parser.optional("--credentials-dir", "DIR", "a mounted Secret: key_id, access_key, ...")
+        given = parser.read(argv)
+        return cls(
+            socket=_absolute("--socket", given["socket"]),
+            http_address=_address(given["http_address"]),
+            memory_limit=_memory_limit(given["memory_limit"]),
+            max_volumes=_number("--max-volumes", given["max_volumes"], low=1, high=10_000),
+            credentials_dir=_directory("--credentials-dir", given["credentials_dir"]),
+        )
 
 
 class _Flags(argparse.ArgumentParser):
@@ -91,11 +154,17 @@ class _Flags(argparse.ArgumentParser):
         super().__init__(prog=f"csi-s3 {program}", description=about, allow_abbrev=False)
         self._environ = os.environ if environ is None else environ
         self._variables: dict[str, str] = {}
+        self._optional: set[str] = set()
+
+    def optional(self, name: str, metavar: str, text: str) -> None:
+        """Take a flag that may be left out, or empty, which is the same."""
+        self._optional.add(name)
+        self.flag(name, metavar, text, "")
 
     def flag(self, name: str, metavar: str, text: str, default: str | None = None) -> None:
         variable = "CSI_S3_" + name.removeprefix("--").replace("-", "_").upper()
         self._variables[name] = variable
-        end = "" if default is None else f"; default {default}"
+        end = f"; default {default}" if default else "; optional" if default == "" else ""
         self.add_argument(
             name,
             metavar=metavar,
@@ -106,7 +175,7 @@ class _Flags(argparse.ArgumentParser):
     def read(self, argv: Sequence[str]) -> dict[str, str]:
         given = vars(self.parse_args(list(argv)))
         for name, variable in self._variables.items():
-            if not given[name.removeprefix("--").replace("-", "_")]:
+            if name not in self._optional and not given[name[2:].replace("-", "_")]:
                 raise BadOptionError(f"{name} is missing", f"give {name} or set {variable}")
         return given
 
@@ -153,5 +222,56 @@ def _uid(value: str) -> int:
     if not re.fullmatch(r"[0-9]{1,10}", value) or int(value) > _MAX_ID:
         raise BadOptionError(
             f"--mounter-uid {value!r} is not a user's number", "expected e.g. 65532"
+        )
+    return int(value)
+
+
+def _directory(flag: str, value: str) -> Path | None:
+    return _absolute(flag, value) if value else None
+
+
+def _address(value: str) -> str:
+    found = _ADDRESS.fullmatch(value)
+    if value and (found is None or not 0 < int(found[2]) <= _MAX_PORT):
+        raise BadOptionError(
+            f"--http-address {value!r} is not an address to listen on",
+            "expected HOST:PORT such as 0.0.0.0:9810 or [::]:9810",
+        )
+    return value
+
+
+def _items(value: str) -> tuple[str, ...]:
+    """One item a line; a single line is split at its commas, but for those between quotes."""
+    lines = value.splitlines()
+    if len(lines) < 2 and not value.endswith("\n"):  # noqa: PLR2004
+        lines = split_commas(value)
+    return tuple(line for line in lines if line.strip())
+
+
+def _taint(value: str) -> str:
+    if value and not _TAINT.fullmatch(value):
+        raise BadOptionError(
+            f"--startup-taint {value!r} is not a taint's key",
+            f"expected the key alone, such as {DRIVER_NAME}/agent-not-ready",
+        )
+    return value
+
+
+def _switch(flag: str, value: str) -> bool:
+    if value not in {"on", "off"}:
+        raise BadOptionError(f"{flag} {value!r} is not valid", "expected on or off")
+    return value == "on"
+
+
+def _memory_limit(value: str) -> int | None:
+    if not value:
+        return None
+    return _number("--memory-limit", value, low=1, high=1 << 60)
+
+
+def _number(flag: str, value: str, *, low: int, high: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,20}", value) or not low <= int(value) <= high:
+        raise BadOptionError(
+            f"{flag} {value!r} is not valid", f"expected an integer from {low} to {high}"
         )
     return int(value)

@@ -114,6 +114,7 @@ _CREDENTIALS = (
            forms.PROFILE, sets=("bucket.profile",), default="AWS_PROFILE, else the SDK's chain"),
 )  # fmt: skip
 
+_LABEL_DEFAULT = "the policy's, where the node has SELinux"
 _MOUNT = (
     Option("read-only", "Mount read-only; every change is answered EROFS.",
            sets=("read_only",), aliases=("ro", "-r")),
@@ -134,6 +135,14 @@ _MOUNT = (
            default="with fsGroup 0770"),
     Option("file-mode", "Permissions of files.", forms.OCTAL, sets=("tree.file_mode",),
            default="with fsGroup 0660"),
+    Option("context", "SELinux label of the mount and all files in it; kubelet gives it by itself.",
+           forms.LABEL, sets=("context",), default=_LABEL_DEFAULT),
+    Option("fscontext", "SELinux label of the mount itself.", forms.LABEL, sets=("fscontext",),
+           default=_LABEL_DEFAULT),
+    Option("rootcontext", "SELinux label of the mount's top directory.", forms.LABEL,
+           sets=("rootcontext",), default=_LABEL_DEFAULT),
+    refused("defcontext", "SELinux label of files that have none.", forms.LABEL,
+            why="the kernel takes it only for file systems that store labels; use context"),
     Option("dir-markers", "Whether mkdir puts an empty object `dir/`, so that all mounts see it.",
            forms.SWITCH, sets=("tree.dir_markers",)),
     Option("drain-timeout", "How long open files may be uploaded when the mount is stopped.",
@@ -156,7 +165,8 @@ _MOUNT = (
 _CLIENT = (
     Option("memory-target", "Memory for the mount's buffers; writers wait when it is used up.",
            integer(64, 1 << 20, metavar="MIB", unit="MiB", factor=MIB),
-           sets=("tree.memory_bytes",)),
+           sets=("tree.memory_bytes",),
+           default="512; on a volume, and at most, its share of the mounter's memory limit"),
     Option("part-size", "Size of the parts that are read and written in parallel.", forms.PART,
            sets=("tree.read_part_bytes", "tree.write_part_bytes")),
     Option("read-part-size", "As part-size, for reading only.",

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass, field
 
 MIB = 1 << 20
+DEFAULT_MEMORY_BYTES = 512 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +52,13 @@ class TreeConfig:
     dir_markers: bool = True
     read_part_bytes: int = 8 * MIB
     write_part_bytes: int = 8 * MIB
-    memory_bytes: int = 512 * MIB
+    memory_bytes: int | None = None  # None: nobody asked; the mounter's share, else the default
     drain_timeout_s: float = 30.0  # at SIGTERM and unmount, to upload open files
+
+    @property
+    def budget_bytes(self) -> int:
+        """What buffers may hold, whoever decided it."""
+        return DEFAULT_MEMORY_BYTES if self.memory_bytes is None else self.memory_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,15 @@ class VolumeConfig:
     read_only: bool = False
     allow_other: bool = True  # command line only: CSI volumes are always reachable by everybody
     allow_root: bool = False
+    context: str = ""  # SELinux: context, fscontext and rootcontext of mount(8)
+    fscontext: str = ""
+    rootcontext: str = ""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The SELinux labels to mount with, by the kernel's option."""
+        names = ("context", "fscontext", "rootcontext")
+        return {name: label for name in names if (label := getattr(self, name))}
 
 
 def canonical(config: VolumeConfig) -> str:

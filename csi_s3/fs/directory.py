@@ -187,8 +187,8 @@ class Listing:
         back until the listing has passed that place.
         """
         items = sorted(
-            [(o.key.encode(), o) for o in page.objects]
-            + [(p.encode(), None) for p in page.prefixes],
+            [(o.key.encode(errors="surrogateescape"), o) for o in page.objects]
+            + [(p.encode(errors="surrogateescape"), None) for p in page.prefixes],
             key=lambda item: item[0],
         )
         for position, info in items:
@@ -196,7 +196,7 @@ class Listing:
             if info is not None:
                 self._object(info)
             else:
-                self._directory_prefix(position.decode())
+                self._directory_prefix(position.decode(errors="surrogateescape"))
 
     def _object(self, info: ObjectInfo) -> None:
         name = info.key[len(self._prefix) :]

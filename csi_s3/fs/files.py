@@ -47,7 +47,7 @@ class Files:
         self._store, self._config, self._tree, self._handles = store, config, tree, handles
         self._clock, self._group = clock, group
         self._inodes = tree.inodes
-        self._budget = MemoryBudget(config.memory_bytes)
+        self.budget = MemoryBudget(config.budget_bytes)
         self._patience = Patience(group, clock)
 
     async def open(self, ino: int, flags: int) -> int:
@@ -109,7 +109,7 @@ class Files:
             info,
             first=first,
             part_bytes=self._config.read_part_bytes,
-            budget=self._budget,
+            budget=self.budget,
             group=self._group,
         )
 
@@ -131,6 +131,7 @@ class Files:
             raise NotPermittedError(
                 f"{key}: exists, and opening it for writing would change it",
                 "needs the mount option allow-overwrite",
+                option="allow-overwrite",
             )
         if inode.writer is not None:
             return
@@ -151,7 +152,7 @@ class Files:
             self._store,
             lambda: self._inodes.key(inode),
             part_bytes=self._config.write_part_bytes,
-            budget=self._budget,
+            budget=self.budget,
             group=self._group,
             progress=self._patience.made_progress,
             exclusive=exclusive,
@@ -303,7 +304,9 @@ class Files:
         key = self._inodes.key(inode)
         if not self._config.allow_overwrite and not self.is_exempt(inode):
             raise NotPermittedError(
-                f"{key}: truncating it would change it", "needs the mount option allow-overwrite"
+                f"{key}: truncating it would change it",
+                "needs the mount option allow-overwrite",
+                option="allow-overwrite",
             )
         if size != 0:
             raise UnsupportedError(

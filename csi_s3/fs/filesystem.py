@@ -70,6 +70,8 @@ class FileSystem:
             open_files=len(self._handles),
             inodes=len(self._inodes),
             dirty_bytes=sum(w.size for w in writers if w.is_dirty),
+            buffers_bytes=self.files.budget.used_bytes,
+            buffers_limit_bytes=self.files.budget.total_bytes,
         )
 
     # names
@@ -226,7 +228,9 @@ class FileSystem:
             raise NotDirectoryError(f"{text}: not a directory")
         key = self._inodes.key(inode)
         if not (self._config.allow_delete or inode.is_ours):
-            raise NotPermittedError(f"rmdir of {key}", "needs the mount option allow-delete")
+            raise NotPermittedError(
+                f"rmdir of {key}", "needs the mount option allow-delete", option="allow-delete"
+            )
         page = await self._store.list_page(key, max_keys=2)
         has_marker = any(o.key == key for o in page.objects)
         if len(page.objects) + len(page.prefixes) > has_marker or self._tree.directory(inode).local:
@@ -248,7 +252,9 @@ class FileSystem:
             raise IsDirectoryError(f"{text}: is a directory")
         key = self._inodes.key(inode)
         if not self._config.allow_delete and not self.files.is_exempt(inode):
-            raise NotPermittedError(f"unlink of {key}", "needs the mount option allow-delete")
+            raise NotPermittedError(
+                f"unlink of {key}", "needs the mount option allow-delete", option="allow-delete"
+            )
 
         async def remove() -> None:
             if inode.info is not None:  # else never stored: an object there is somebody else's

@@ -9,13 +9,14 @@ MAX_NAME_BYTES = 255
 def is_visible(component: str) -> bool:
     """Whether a file system can show this key component.
 
-    Empty, ".", ".." and NUL mean something else to the kernel; longer names do not fit a dirent.
+    Empty, ".", ".." and NUL mean something else to the kernel; longer names do not fit a dirent;
+    what is not UTF-8 (lone surrogates here) is no key of S3, see `decode_name`.
     """
-    return (
-        component not in ("", ".", "..")
-        and "\0" not in component
-        and len(component.encode()) <= MAX_NAME_BYTES
-    )
+    try:
+        name = component.encode()
+    except UnicodeEncodeError:
+        return False
+    return name not in {b"", b".", b".."} and b"\0" not in name and len(name) <= MAX_NAME_BYTES
 
 
 def decode_name(name: bytes) -> str:

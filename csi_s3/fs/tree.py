@@ -93,7 +93,7 @@ class Tree:
         self._store, self._config, self._kernel, self._clock = store, config, kernel, clock
         self._group = group
         self._mounted_ns = clock.realtime_ns()
-        self._inodes_limit = config.memory_bytes // INODES_SHARE // INODE_BYTES
+        self._inodes_limit = config.budget_bytes // INODES_SHARE // INODE_BYTES
         self._evict_above = self._inodes_limit
         self._snapshots: deque[tuple[float, Directory, Listing, int]] = deque()
         self._snapshot_names = 0

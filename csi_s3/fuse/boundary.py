@@ -3,13 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from errno import EIO, EOPNOTSUPP, ETIMEDOUT, errorcode
 from functools import wraps
+from time import perf_counter
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from pyfuse3 import FUSEError
 
-from csi_s3.errors import VolumeError
+from csi_s3.errors import NotPermittedError, VolumeError
 from csi_s3.obs import metrics
 
 log = logging.getLogger(__name__)
@@ -17,6 +19,12 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 Handler: TypeAlias = Coroutine[Any, Any, R]
+Heard: TypeAlias = Callable[[str, VolumeError], None]
+
+# Who else hears of a failed operation, once each; set before the session is started.
+heard: ContextVar[Heard | None] = ContextVar("heard", default=None)
+
+REFUSALS_EVERY_S = 10.0
 
 
 def answered(
@@ -38,22 +46,28 @@ def answered(
 
     def wrap(handler: Callable[P, Handler[R]]) -> Callable[P, Handler[R]]:
         op = handler.__name__
+        done, timer = metrics.FUSE_OPERATIONS.child(op, "ok"), metrics.FUSE_SECONDS.child(op)
 
         @wraps(handler)
         async def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+            began_s = perf_counter()
             try:
                 async with asyncio.timeout(deadline_s):
                     result = await handler(*args, **kwargs)
             except Exception as exc:
                 number = _errno(op, exc, deadline_s)
                 metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
+                timer.observe(perf_counter() - began_s)
                 raise FUSEError(number) from exc
             except asyncio.CancelledError as exc:
                 me = asyncio.current_task()
                 if me is not None and me.cancelling():
                     raise
+                metrics.FUSE_OPERATIONS.inc(op=op, result="EIO")
+                timer.observe(perf_counter() - began_s)
                 raise FUSEError(EIO) from exc  # a task we waited for was cancelled, not we
-            metrics.FUSE_OPERATIONS.inc(op=op, result="ok")
+            done.count += 1
+            timer.observe(perf_counter() - began_s)
             return result
 
         return inner
@@ -70,14 +84,31 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
     if isinstance(exc, FUSEError):
         return int(exc.errno)
     if isinstance(exc, VolumeError):
+        metrics.ERRORS.inc(code=exc.code)
         if not exc.was_logged:  # a lost upload fails flush and release with one and the same error
-            # Of a failed release no caller hears, and it is bytes that were not stored.
-            level = max(exc.level, logging.ERROR) if op == "release" else exc.level
-            log.log(level, "%s: %s", op, exc, extra={**fields, "code": exc.code})
+            _log(op, exc)
+            if (listener := heard.get()) is not None:
+                listener(op, exc)
         exc.was_logged = True
         return exc.errno
     if isinstance(exc, TimeoutError):
+        metrics.ERRORS.inc(code="timeout")
         log.warning("%s: no answer in %s s", op, deadline_s, extra={**fields, "code": "timeout"})
         return ETIMEDOUT
+    metrics.ERRORS.inc(code="internal")
     log.error("bug in %s", op, exc_info=exc, extra={**fields, "code": "internal"})
     return EIO
+
+
+_refused_at: dict[str, float] = {}
+
+
+def _log(op: str, error: VolumeError) -> None:
+    if isinstance(error, NotPermittedError) and error.option:  # `rm -r` brings one for each file
+        now = perf_counter()
+        if now - _refused_at.get(error.option, -REFUSALS_EVERY_S) < REFUSALS_EVERY_S:
+            return
+        _refused_at[error.option] = now
+    # Of a failed release no caller hears, and it is bytes that were not stored.
+    level = max(error.level, logging.ERROR) if op == "release" else error.level
+    log.log(level, "%s: %s", op, error, extra={"op": op, "code": error.code})

@@ -12,6 +12,7 @@ from csi_s3.errors import NotFoundError, NotPermittedError, UnsupportedError
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fs.tree import Attributes
 from csi_s3.fuse.boundary import answered
+from csi_s3.obs import metrics
 
 ANSWER_WITHIN_S = 120.0  # longer than the store's own retries
 FOREVER_S = 1e9
@@ -20,6 +21,8 @@ FREE_BYTES = 1 << 63  # 8 EiB: 9007199254740992 1K-blocks in df
 FREE_FILES = 1 << 40
 MAX_NAME_BYTES = 255
 DOTS = 2  # `.` and `..` come first in a directory
+
+_READ, _WRITTEN = metrics.READ_BYTES.child(), metrics.WRITTEN_BYTES.child()
 
 Context = Any  # pyfuse3.RequestContext, which has no type stubs worth having
 
@@ -149,12 +152,16 @@ class Bridge(pyfuse3.Operations):
     @override
     @answered(ANSWER_WITHIN_S)
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return cast("bytes", await self._fs.files.read(fh, off, size))  # any buffer will do
+        data = await self._fs.files.read(fh, off, size)
+        _READ.count += len(data)
+        return cast("bytes", data)  # any buffer will do
 
     @override
     @answered(None)
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._fs.files.write(fh, off, buf)
+        written = await self._fs.files.write(fh, off, buf)
+        _WRITTEN.count += written
+        return written
 
     @override
     @answered(None)

@@ -5,25 +5,19 @@ umount -f would do the same, but needs a mount to name: a mount that only a cont
 is out of its reach.
 """
 
-import threading
-from pathlib import Path
+import os
 
 from csi_s3.errors import MountError
 from csi_s3.kernel import mount, syscalls
-from csi_s3.kernel.mountinfo import read_mountinfo
 
 FS_TYPE = "fusectl"
 
 
 class FuseControl:
-    """fusectl, wherever it is mounted writable; else mounted on a private directory of ours.
+    """Through a mount of fusectl that is attached nowhere, made for each use.
 
-    A pod sees no fusectl in its /sys. The private mount is kept and found again by the next run.
+    A pod sees none in its /sys; one below kubelet's directory would reach the host.
     """
-
-    def __init__(self, private: Path) -> None:
-        self._private = private
-        self._mounting = threading.Lock()  # several mounts are aborted at once, from threads
 
     def abort(self, minor: int, *, fd: int | None = None) -> bool:
         """Abort the connection. Returns False where it had ended already.
@@ -37,24 +31,22 @@ class FuseControl:
 
         """
         try:
-            with (self._connections() / str(minor) / "abort").open("wb", buffering=0) as file:
+            root = syscalls.detached_mount(FS_TYPE)
+            try:
+                file = os.open(f"{minor}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
+            finally:
+                os.close(root)
+            try:
                 if fd is not None and mount.is_over(fd):
                     return False
-                file.write(b"1")
+                os.write(file, b"1")
+            finally:
+                os.close(file)
         except FileNotFoundError:
             return False
         except OSError as exc:
             raise MountError(
                 f"cannot abort the FUSE connection {minor}: {exc.strerror}",
-                hint="needs root and fusectl: mount -t fusectl none /sys/fs/fuse/connections",
+                hint="needs root (CAP_SYS_ADMIN) and a kernel with fusectl",
             ) from exc
         return True
-
-    def _connections(self) -> Path:
-        with self._mounting:
-            for entry in read_mountinfo():
-                if entry.fs_type == FS_TYPE and not entry.read_only:
-                    return Path(entry.mount_point)
-            self._private.mkdir(parents=True, exist_ok=True)
-            syscalls.mount("none", str(self._private), FS_TYPE, 0, "")
-            return self._private

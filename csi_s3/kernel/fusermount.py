@@ -58,6 +58,9 @@ def mount_as_user(
         with process:
             try:
                 _, stderr = process.communicate(timeout=DEADLINE_S)
+            except subprocess.TimeoutExpired as exc:
+                process.kill()
+                raise _silence(target) from exc
             except BaseException:
                 process.kill()
                 raise
@@ -74,13 +77,16 @@ def unmount_as_user(target: Path) -> None:
         MountError: fusermount3 refuses, e.g. target is no FUSE mount of this user.
 
     """
-    done = subprocess.run(  # noqa: S603 - a list, no shell
-        [find_program(), "-u", "-z", "--", str(target)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - a list, no shell
+            [find_program(), "-u", "-z", "--", str(target)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise _silence(target) from exc
     if done.returncode != 0:
         raise MountError(f"cannot unmount {target}: {_words(done.stderr)}")
 
@@ -113,6 +119,13 @@ def _receive(sock: socket.socket) -> int | None:
     return fds[0] if fds else None
 
 
+def _silence(target: Path) -> MountError:
+    return MountError(
+        f"{target}: no answer from {PROGRAM} within {DEADLINE_S:.0f} s",
+        hint="does a mount on the way to it hang? see mountinfo",
+    )
+
+
 def _refusal(target: Path, words: str) -> MountError:
     if "/dev/fuse: Permission denied" in words:
         hint = "everybody may open it where udev made it: chmod 666 /dev/fuse, as root"
@@ -132,7 +145,7 @@ def _user_allow_other() -> bool:
         lines = CONF.read_text(errors="replace").splitlines()
     except OSError:
         return False
-    return any(line.strip() == "user_allow_other" for line in lines)
+    return any(line.partition("#")[0].strip() == "user_allow_other" for line in lines)
 
 
 def _escaped(name: str) -> str:

@@ -8,10 +8,11 @@ remount afterwards is not propagated to the host and the pods (tried on a real c
 import os
 import select
 import struct
+from collections.abc import Mapping
 from errno import EACCES, EINVAL, ENODEV, ENOENT, ENXIO, EPERM
 from pathlib import Path
 
-from csi_s3.errors import FuseUnavailableError, MountError
+from csi_s3.errors import BadOptionError, FuseUnavailableError, MountError
 from csi_s3.kernel import syscalls
 
 FS_TYPE = "fuse.csi-s3"
@@ -56,14 +57,18 @@ def mount_fuse(
     source_name: str,
     read_only: bool = False,
     allow_other: bool = True,
+    labels: Mapping[str, str] | None = None,
     extra: str = "",
 ) -> None:
     """Mount the connection fd on target, owned by us; modes decide who may do what.
 
     No max_read is given: libfuse refuses a mismatch with its own.
+    labels: SELinux's options (context and so on, mount(8)). In quotes, between which SELinux
+        overlooks commas (selinux_sb_eat_lsm_opts).
     extra: more of the kernel's comma-separated options (mount.fuse(8)).
 
     Raises:
+        BadOptionError: the kernel has no SELinux, or its policy does not know a label.
         MountError: the kernel refused.
 
     """
@@ -71,16 +76,32 @@ def mount_fuse(
     flags |= syscalls.MS_RDONLY if read_only else 0
     data = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()}"
     data += ",default_permissions" + (",allow_other" if allow_other else "")
+    data += "".join(f',{name}="{label}"' for name, label in (labels or {}).items())
     data += f",{extra}" if extra else ""
     try:
         syscalls.mount(source_name, str(target), FS_TYPE, flags, data)
     except OSError as exc:
+        if labels and exc.errno == EINVAL:  # of a kernel without SELinux, too (6.18)
+            raise _bad_label(labels) from exc
         hint = {
             EPERM: _PRIVILEGED,
             ENODEV: "this kernel has no FUSE: modprobe fuse",
             EINVAL: f"the kernel knows no such mount: {data}" if extra else "",
         }.get(exc.errno or 0, "")
         raise MountError(f"cannot mount on {target}: {exc.strerror}", hint) from exc
+
+
+def _bad_label(labels: Mapping[str, str]) -> BadOptionError:
+    listed = ", ".join(f"{name}={label!r}" for name, label in labels.items())
+    if "\tselinuxfs\n" not in Path("/proc/filesystems").read_text(encoding="ascii"):
+        return BadOptionError(
+            f"option {listed} needs SELinux, which this machine's kernel lacks or has switched off",
+            "leave the option out here; kubelet gives it by itself where it is needed",
+        )
+    return BadOptionError(
+        f"option {listed} is refused by SELinux",
+        "is the label known to the node's policy (seinfo)? dmesg says more",
+    )
 
 
 def read_init(fd: int, within_s: float) -> bytes:

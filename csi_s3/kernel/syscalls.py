@@ -12,6 +12,8 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOATIME = 0x1, 0x2, 0x4, 0x400
 MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 0x1, 0x2, 0x8
 
 _SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_OPENAT2, _SYS_MOUNT_SETATTR = 428, 429, 437, 442
+_SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 430, 431, 432
+_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC, _FSCONFIG_CMD_CREATE = 0x1, 0x1, 6
 _AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
 _OPEN_TREE_CLONE = 0x1
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
@@ -73,6 +75,16 @@ def clone_mount(path: str) -> int:
     """open_tree(2): a copy of the mount that path is in, attached nowhere yet."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
     return _syscall("open_tree", path, _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+
+
+def detached_mount(fs_type: str) -> int:
+    """fsopen(2) and fsmount(2): the root of a new mount that is attached nowhere."""
+    context = _syscall("fsopen", fs_type, _SYS_FSOPEN, os.fsencode(fs_type), _FSOPEN_CLOEXEC)
+    try:
+        _syscall("fsconfig", fs_type, _SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
+        return _syscall("fsmount", fs_type, _SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+    finally:
+        os.close(context)
 
 
 def set_read_only(tree: int) -> None:

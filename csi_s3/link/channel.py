@@ -14,6 +14,11 @@ Messages (field "type"):
         have    {spec, init, report: Report|null} + [fuse fd]     one per mount that it serves
         ready   {}                                after the last `have`
         report  {report: Report}                  when a mount's state changes, and as an answer
+        notice  {notice: Notice}                  what the users of a mount should hear
+    keeper -> worker
+        metrics {mount_id}      answered by one, and by another after the worker's last report
+    worker -> keeper
+        metrics {families: {metric: [[label, ..., value], ...]}}    see obs.samples
 """
 
 import array

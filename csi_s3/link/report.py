@@ -22,15 +22,19 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What NodeGetVolumeStats and metrics show, counted by the worker."""
+    """What NodeGetVolumeStats and metrics show, as it is now in the worker."""
 
     open_files: int = 0
     inodes: int = 0
     dirty_bytes: int = 0
+    buffers_bytes: int = 0
+    buffers_limit_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
+    """error: with SERVING, what is wrong with the bucket while the mount stays."""
+
     mount_id: str
     state: State
     error: VolumeError | None = None
@@ -41,7 +45,7 @@ class Report:
         return {
             "mount_id": self.mount_id,
             "state": self.state.value,
-            "error": None if e is None else {"code": e.code, "what": e.what, "hint": e.hint},
+            "error": None if e is None else error_to_json(e),
             "usage": asdict(self.usage),
         }
 
@@ -55,6 +59,42 @@ class Report:
             error=None if error is None else error_from_json(error),
             usage=Usage(**{k: usage[k] for k in Usage.__slots__ if k in usage}),
         )
+
+
+class Reason(Enum):
+    """Why a mount's users are told something, as an Event's reason."""
+
+    MISSING_OPTION = "MissingMountOption"
+    UPLOAD_FAILED = "UploadFailed"
+    INTEGRITY = "IntegrityFailed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What the users of a mount should hear, and no program is told in words."""
+
+    mount_id: str
+    reason: Reason
+    error: VolumeError
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "mount_id": self.mount_id,
+            "reason": self.reason.value,
+            "error": error_to_json(self.error),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        return cls(
+            mount_id=data["mount_id"],
+            reason=Reason(data["reason"]),
+            error=error_from_json(data["error"]),
+        )
+
+
+def error_to_json(error: VolumeError) -> dict[str, str]:
+    return {"code": error.code, "what": error.what, "hint": error.hint}
 
 
 def error_from_json(data: Mapping[str, Any]) -> VolumeError:

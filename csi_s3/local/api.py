@@ -10,6 +10,7 @@ event loop of their own.
 import atexit
 import os
 import threading
+import warnings
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +32,8 @@ class Mount:
     `anonymous` is short for `no_sign_request`: public buckets need no credentials. Credentials
     come from the environment, the shared files, or the machine's role, as for any AWS SDK.
 
+    An option that has no effect is told by a UserWarning.
+
     Lifetime: from `mount` (or entering) to `unmount` (or leaving, or the end of the interpreter).
     A process of its own serves it; the caller is never forked. Usable again after `unmount`.
     Concurrency: any thread may call any method. After a fork the child's copy does nothing.
@@ -51,10 +54,10 @@ class Mount:
         **options: OptionValue,
     ) -> None:
         given: dict[str, OptionValue] = {
-            "read_only": read_only,
-            "no_sign_request": anonymous or options.pop("no_sign_request", None),
-            "endpoint_url": endpoint_url,
             **options,
+            "read_only": read_only,
+            "no_sign_request": anonymous or options.get("no_sign_request"),
+            "endpoint_url": endpoint_url,
         }
         if given.get("foreground"):
             raise BadOptionError(
@@ -65,9 +68,11 @@ class Mount:
         self._command = parse_command(
             [*argv, "--", source, str(self.directory)], uid=os.geteuid(), gid=os.getegid()
         )
+        for text in self._command.warnings:
+            warnings.warn(text, stacklevel=2)
         self._lock = threading.Lock()
         self._session: Session | None = None
-        self._pid = os.getpid()
+        self._pid = os.getpid()  # who mounted
 
     @property
     def is_mounted(self) -> bool:
@@ -87,6 +92,7 @@ class Mount:
                 raise MountError(f"{self.directory} is mounted already by this object")
             with worker_log(self._command) as log:
                 self._session = Session.start(self._command, log=log)
+            self._pid = os.getpid()
             atexit.register(self._at_exit)
         return self.directory
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ class Driver:
     def close(self) -> None:
         """Nothing of ours runs, is mounted or stands there after this, whatever happened before."""
         for pid in self._pids():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # a worker ends with its mounter
+                os.kill(pid, signal.SIGKILL)
         for process in self._processes.values():
             process.wait(DEADLINE_S)
         for entry in reversed(self._mounts()):
@@ -125,14 +127,20 @@ class Driver:
 
     def _csi(self, action: str, *arguments: str) -> dict[str, Any]:
         words = ["csi", action, "--endpoint", self._endpoint, *arguments]
-        done = subprocess.run(  # noqa: S603 - a list, no shell
-            [sys.executable, "-m", "csi_s3", *words],
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
-            cwd="/",
-            check=False,
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - a list, no shell
+                [sys.executable, "-m", "csi_s3", *words],
+                capture_output=True,
+                text=True,
+                timeout=DEADLINE_S,
+                cwd="/",
+                check=False,
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise MountError(
+                f"csi-s3 csi {action}: no answer within {DEADLINE_S:.0f} s",
+                "\n".join(self._last_lines(name) for name in self._processes),
+            ) from exc
         if done.returncode != 0:
             logs = "\n".join(self._last_lines(name) for name in self._processes)
             sys.stderr.write(f"{logs}\n")

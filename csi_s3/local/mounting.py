@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from csi_s3.config.command import MountCommand
-from csi_s3.errors import MountError
+from csi_s3.errors import BadOptionError, MountError
 from csi_s3.kernel import fusermount, mount
 from csi_s3.kernel.mountinfo import mount_at
 
@@ -105,19 +105,27 @@ def opened(command: MountCommand, directory: Path, name: str) -> Iterator[OpenMo
         entry = mount_at(str(directory))
         if entry is None or not entry.is_fuse:
             raise MountError(f"{directory} was mounted and is gone", "did somebody unmount it?")
+        watcher = None
         try:
-            watcher = Watcher.start(directory) if command.auto_unmount else None
-            if watcher is not None:
+            if command.auto_unmount:
+                watcher = Watcher.start(directory)
                 closing.callback(os.close, watcher.fd)
             yield OpenMount(directory, fd, entry.device, watcher)
         except BaseException:
             unmount(directory, entry.device)
+            if watcher is not None:
+                watcher.dismiss()  # it would unmount what is there now, whosever it is
             raise
 
 
 def _mount(command: MountCommand, directory: Path, name: str) -> int:
     volume = command.config
     if os.geteuid() != 0:
+        if volume.labels:
+            raise BadOptionError(
+                f"{next(iter(volume.labels))}: an ordinary user may not label a mount for SELinux",
+                "fusermount3 knows no such option: mount as root, or leave it out",
+            )
         return fusermount.mount_as_user(
             directory,
             source_name=name,
@@ -133,6 +141,7 @@ def _mount(command: MountCommand, directory: Path, name: str) -> int:
             source_name=name,
             read_only=volume.read_only,
             allow_other=volume.allow_other,
+            labels=volume.labels,
         )
     except BaseException:
         os.close(fd)

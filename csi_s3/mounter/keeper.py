@@ -10,31 +10,41 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
+from csi_s3.aio import blocking
 from csi_s3.config.node import MounterConfig
 from csi_s3.errors import (
     BadRequestError,
     InternalError,
+    MemoryLimitError,
     MounterUnavailableError,
     VolumeError,
     VolumeNotFoundError,
 )
 from csi_s3.link import channel as link
-from csi_s3.link.report import Report, State
-from csi_s3.link.spec import VERSION
-from csi_s3.mounter.nursery import Nursery
+from csi_s3.link.report import Notice, Report, State
+from csi_s3.link.spec import VERSION, MountSpec
+from csi_s3.mounter.accounts import Accounts
+from csi_s3.mounter.nursery import Nursery, zygote_command
 from csi_s3.mounter.outbox import Outbox
 from csi_s3.mounter.served import Served
+from csi_s3.mounter.shares import Shares
+from csi_s3.obs import exporter, exposition, metrics
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.02, 1.0
 FLUSH_WITHIN_S = 2.0
+TEXT_WITHIN_S = 5.0  # 85 ms for 16 volumes: in a thread, so that nothing waits for it
 DIE_WITHIN_S = 5.0  # a process that was sent SIGKILL
 
 
@@ -42,16 +52,25 @@ async def serve(config: MounterConfig) -> None:
     """Serve node until SIGTERM (or SIGINT), then until every worker has uploaded its open files.
 
     Raises:
+        BadOptionError: the memory limit is too small, or nobody can listen at the HTTP address.
         MounterUnavailableError: the zygote died; the program must end, to be started anew.
 
     """
-    keeper = Keeper(config.socket, Nursery())
+    shares = Shares(config.memory_limit, config.max_volumes)
+    metrics.build_info()
+    metrics.MEMORY_LIMIT_BYTES.set(config.memory_limit or 0)
+    nursery = Nursery(zygote_command(config.credentials_dir))
+    keeper = Keeper(config.socket, nursery, shares)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    endpoint = exporter.serving(
+        config.http_address, live=keeper.live, ready=keeper.unready, collect=keeper.collect
+    )
     try:
-        await keeper.run(stop)
+        with closing(nursery), endpoint:
+            await keeper.run(stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
@@ -65,9 +84,11 @@ class Keeper:
     node through the connection's outbox, so a node that does not read delays nobody.
     """
 
-    def __init__(self, socket: Path, nursery: Nursery) -> None:
+    def __init__(self, socket: Path, nursery: Nursery, shares: Shares | None = None) -> None:
         self._socket = socket
         self._nursery = nursery
+        self._shares = shares or Shares(None, 1)
+        self._accounts = Accounts(time.monotonic)
         self._mounts: dict[str, Served] = {}
         self._outbox: Outbox | None = None
         self._owners = asyncio.TaskGroup()
@@ -104,6 +125,25 @@ class Keeper:
                 "the mounter ends with it and must be started again; its volumes are mounted anew "
                 "at their next publish",
             )
+
+    # --- for the HTTP endpoint --------------------------------------------------------------------
+
+    async def live(self) -> None:
+        """Only that this is called says something."""
+
+    def unready(self) -> str | None:
+        """Why no volume could be mounted now."""
+        if self._draining or not self._nursery.is_alive:
+            return "the mounter is ending"
+        return None if self._outbox else f"not connected to node at {self._socket}"
+
+    async def collect(self) -> bytes:
+        """The text of /metrics: this mounter's numbers and those of all its workers."""
+        metrics.NODE_CONNECTED.set(self._outbox is not None)
+        found = await self._accounts.collect()
+        return await blocking(partial(exposition.text, found), within_s=TEXT_WITHIN_S)
+
+    # --- the end ----------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
         self._draining = True
@@ -203,6 +243,10 @@ class Keeper:
         if self._outbox is not None:  # else `have` tells it, or its absence
             self._outbox.put("report", {"report": report.to_json()})
 
+    def _notify(self, notice: Notice) -> None:
+        if self._outbox is not None:  # else nobody could make an Event of it; the log has it
+            self._outbox.put("notice", {"notice": notice.to_json()})
+
     def _refuse(self, mount_id: str, error: VolumeError) -> None:
         self._tell(Report(mount_id=mount_id, state=State.FAILED, error=error))
 
@@ -218,8 +262,19 @@ class Keeper:
         fd = message.take_fd()
         try:
             served = Served(
-                spec, message.body["init"], fd, tell=self._tell, predecessor=predecessor
+                spec,
+                message.body["init"],
+                fd,
+                tell=self._tell,
+                notify=self._notify,
+                allot=self._allot,
+                predecessor=predecessor,
             )
+        except MemoryLimitError as exc:
+            os.close(fd)
+            log.log(exc.level, "%s", exc, extra={"mount": mount_id, "code": exc.code})
+            self._refuse(mount_id, exc)
+            return
         except (KeyError, TypeError, ValueError) as exc:
             os.close(fd)
             what = f"node described mount {mount_id} in a way this mounter cannot read: {exc!r}"
@@ -228,6 +283,7 @@ class Keeper:
         if predecessor is not None:
             predecessor.supersede()
         self._mounts[mount_id] = served
+        self._accounts.opened(served.meter)
         owner = self._owners.create_task(self._own(served))
         self._running.add(owner)
         owner.add_done_callback(self._running.discard)
@@ -239,5 +295,11 @@ class Keeper:
             log.exception("bug while serving %r", served)
             served.fail(InternalError(f"volume {served.volume_handle!r}: internal error"))
         finally:
+            self._accounts.closed(served.meter)
             if self._mounts.get(served.mount_id) is served:
                 del self._mounts[served.mount_id]
+                self._shares.release(served.mount_id)
+
+    def _allot(self, spec: MountSpec) -> MountSpec:
+        volume = self._shares.allot(spec.mount_id, spec.volume_handle, spec.volume)
+        return replace(spec, volume=volume)

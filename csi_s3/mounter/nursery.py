@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from signal import Signals
 from socket import socket
 
@@ -17,6 +18,13 @@ log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-P", "-m", "csi_s3.mounter.zygote")
 _END_WITHIN_S = 5.0
+
+
+def zygote_command(credentials_dir: Path | None) -> Sequence[str]:
+    """The zygote's command line; credentials_dir is where its workers look for keys first."""
+    return (
+        COMMAND if credentials_dir is None else (*COMMAND, f"--credentials-dir={credentials_dir}")
+    )
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +66,10 @@ class Nursery:
     @override
     def __repr__(self) -> str:
         return f"<Nursery zygote={self._process.pid} children={len(self._children)}>"
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
     async def run(self) -> None:
         """Take the zygote's messages until it ends; then no child has an end left to wait for."""

@@ -5,14 +5,16 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from typing_extensions import override
 
 from csi_s3.errors import VolumeError, WorkerDiedError
 from csi_s3.link.channel import Channel, Message
-from csi_s3.link.report import Report, State
+from csi_s3.link.report import Notice, Report, State
 from csi_s3.link.spec import MountSpec
+from csi_s3.mounter.meter import Meter
 from csi_s3.mounter.nursery import Child, Nursery, describe
 from csi_s3.obs import metrics
 
@@ -33,6 +35,9 @@ class Served:
     nobody. Concurrency: everything else is for the keeper's tasks. Cancellation: a cancelled `run`
     leaves the worker to the nursery, whose end is every worker's.
     tell: takes every report, the last one with state FAILED or ENDED, exactly once.
+    notify: takes what users should hear, as the worker's message has it.
+    allot: gives the volume its share of memory; what node sent is kept as it came, for `have`.
+    meter: what the worker has counted.
     """
 
     def __init__(
@@ -42,15 +47,19 @@ class Served:
         fd: int,
         *,
         tell: Callable[[Report], None],
+        notify: Callable[[Notice], None],
+        allot: Callable[[MountSpec], MountSpec],
         predecessor: "Served | None" = None,
     ) -> None:
-        parsed = MountSpec.from_json(spec)
+        parsed = allot(MountSpec.from_json(spec))
         self.mount_id = parsed.mount_id
         self.volume_handle = parsed.volume_handle
         self.report: Report | None = None
+        self.meter = Meter(parsed.volume_handle)
         self._spec, self._init, self._fd = spec, init, fd
+        self._allotted = parsed.to_json()
         self._drain_s = parsed.volume.tree.drain_timeout_s
-        self._tell = tell
+        self._tell, self._notify = tell, notify
         self._predecessor = predecessor
         self._channel: Channel | None = None
         self._usage_asked = False
@@ -116,11 +125,14 @@ class Served:
                     self.fail(WorkerDiedError(what))
                     return
             log.info("worker is pid %s", child.pid.result(), extra=self._fields())
+            metrics.WORKER_STARTS.inc(volume=self.volume_handle)
             self._channel = channel
-            await self._say("serve", {"spec": self._spec, "init": self._init}, self._fd)
+            await self._say("serve", {"spec": self._allotted, "init": self._init}, self._fd)
+            self.meter.opened(child.pid.result(), partial(self._say, "metrics"))
             async with asyncio.TaskGroup() as tasks:
                 drain = tasks.create_task(self._drain(nursery, child, channel))
                 await self._listen(channel)
+                self.meter.closed()
                 await self._see_off(nursery, child)
                 drain.cancel()
         self._bury(child)
@@ -141,6 +153,12 @@ class Served:
 
     def _take(self, message: Message) -> None:
         message.close_fds()
+        if message.type == "notice":
+            self._notify(Notice.from_json(message.body["notice"]))
+            return
+        if message.type == "metrics":
+            self.meter.take(message.body)
+            return
         if message.type != "report":
             raise ConnectionError(f"{message.type!r} from a worker")
         self._usage_asked = False
@@ -172,7 +190,7 @@ class Served:
         if self.report is None and self._stop.is_set():
             self._pass_on(Report(mount_id=self.mount_id, state=State.ENDED))
             return
-        metrics.WORKER_DEATHS.inc(cause=cause)
+        metrics.WORKER_DEATHS.inc(volume=self.volume_handle, cause=cause)
         error = WorkerDiedError(
             f"the worker of volume {self.volume_handle!r} died: {cause}",
             _HINTS.get(cause, "the mounter's log has its last lines")
@@ -182,6 +200,8 @@ class Served:
         self.fail(error)
 
     def _pass_on(self, report: Report) -> None:
+        if report.state is State.FAILED and report.error is not None:
+            metrics.MOUNT_FAILURES.inc(volume=self.volume_handle, code=report.error.code)
         self.report = report
         self._tell(report)
 

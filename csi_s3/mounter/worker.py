@@ -9,7 +9,9 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import uvloop
 
@@ -17,14 +19,18 @@ from csi_s3.aio import finish
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
 from csi_s3.fs.filesystem import FileSystem
+from csi_s3.fuse import boundary
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.session import Session
 from csi_s3.link.channel import Channel, Message
-from csi_s3.link.report import Report, State, Usage
+from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import MountSpec
-from csi_s3.obs import logs, metrics
+from csi_s3.mounter import counting
+from csi_s3.mounter.condition import Condition, Watch
+from csi_s3.mounter.notices import Notices
+from csi_s3.mounter.watched import WatchedStore
+from csi_s3.obs import logs
 from csi_s3.s3.bucket import open_bucket
-from csi_s3.s3.http import RequestRecord
 from csi_s3.s3.store import ObjectStore
 
 log = logging.getLogger(__name__)
@@ -32,21 +38,22 @@ log = logging.getLogger(__name__)
 BUCKET_ANSWERS_WITHIN_S = 90.0
 
 
-def run_worker(sock: socket.socket) -> int:
+def run_worker(sock: socket.socket, *, credentials_dir: Path | None = None) -> int:
     """Serve one mount and return the exit code: 0 after an orderly end, 1 if it never served.
 
+    credentials_dir: a mounted Secret whose keys win over all others.
     Call it in a process of its own, with no event loop and no thread running.
     """
-    return uvloop.run(_run(Channel(sock)))
+    return uvloop.run(_run(Channel(sock), credentials_dir))
 
 
-async def _run(channel: Channel) -> int:
+async def _run(channel: Channel, credentials_dir: Path | None) -> int:
     message = await channel.receive()
     if message is None or message.type != "serve":
         return 1
     spec = MountSpec.from_json(message.body["spec"])
     logs.bind({"volume": spec.volume_handle, "mount": spec.mount_id})
-    worker = Worker(channel, spec)
+    worker = Worker(channel, spec, credentials_dir)
     try:
         await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
     except (Exception, BaseExceptionGroup) as exc:
@@ -57,8 +64,10 @@ async def _run(channel: Channel) -> int:
             extra={"code": error.code},
             exc_info=exc if isinstance(error, InternalError) else None,
         )
+        await worker.tell_metrics()
         await worker.report(State.FAILED, error)
         return 1
+    await worker.tell_metrics()  # the last: what ended workers have counted stays counted
     return 0
 
 
@@ -74,10 +83,16 @@ def _cause(found: BaseException) -> VolumeError:
 class Worker:
     """Lifetime: as its process. Concurrency: one task group; the session's end ends all."""
 
-    def __init__(self, channel: Channel, spec: MountSpec) -> None:
-        self._channel, self._spec = channel, spec
+    def __init__(
+        self, channel: Channel, spec: MountSpec, credentials_dir: Path | None = None
+    ) -> None:
+        self._channel, self._spec, self._credentials_dir = channel, spec, credentials_dir
         self._usage: Callable[[], Usage] = Usage
         self._stopping = asyncio.Event()
+        self._has_ended = False
+        self._condition = Condition(spec.volume.bucket.prefix, time.monotonic)
+        self._notices = Notices(spec.mount_id, self._notify, clock=time.monotonic)
+        self._watch: Watch | None = None
 
     async def serve(self, fuse_fd: int, init_request: bytes) -> None:
         """Serve until the mount is gone or we are told to stop; then upload what is open.
@@ -92,8 +107,13 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # a terminal's, meant for the parent
-        bucket = open_bucket(volume.bucket, observe=count_request)
-        async with bucket as store, asyncio.TaskGroup() as group:
+        bucket = open_bucket(
+            volume.bucket,
+            observe=counting.count_request,
+            credentials_dir=self._credentials_dir,
+        )
+        async with bucket as unwatched, asyncio.TaskGroup() as group:
+            store = WatchedStore(unwatched, self._condition)
             listening = group.create_task(self._listen())
             await first_answer(store, volume)
             fs = FileSystem(
@@ -101,6 +121,8 @@ class Worker:
             )
             self._usage = fs.usage
             bridge = Bridge(fs, negative_ttl_s=volume.tree.negative_metadata_ttl_s)
+            watching = group.create_task(self._keep_told(store))
+            boundary.heard.set(self._notices.heard)
             serving = group.create_task(session.serve(bridge))
             stopping = group.create_task(self._stop(fs, session))
             await self._until_answered(session, serving)
@@ -110,12 +132,15 @@ class Worker:
                 await stopping  # which drains; what it has under way ends with close()
             else:
                 await self._drain(fs)
-            listening.cancel()
-            stopping.cancel()
+            for task in (listening, stopping, watching):
+                task.cancel()
             fs.files.close()
 
     async def report(self, state: State, error: VolumeError | None = None) -> None:
-        """Tell whoever watches; nobody may be there any more."""
+        """Tell whoever watches; nobody may be there any more. After the last words nothing more."""
+        if self._has_ended:
+            return
+        self._has_ended = state is not State.SERVING
         report = Report(mount_id=self._spec.mount_id, state=state, error=error, usage=self._usage())
         try:
             await self._channel.send("report", {"report": report.to_json()})
@@ -131,6 +156,7 @@ class Worker:
         handlers: dict[str, Callable[[Message], Awaitable[None]]] = {
             "stop": self._on_stop,
             "usage": self._on_usage,
+            "metrics": self._on_metrics,
         }
         while (message := await self._channel.receive()) is not None:
             message.close_fds()
@@ -144,7 +170,45 @@ class Worker:
         self._stopping.set()
 
     async def _on_usage(self, _message: Message) -> None:
-        await self.report(State.SERVING)
+        if self._watch is None:
+            await self._report_serving()
+        else:
+            self._watch.ask()
+
+    async def _on_metrics(self, _message: Message) -> None:
+        await self.tell_metrics()
+
+    async def tell_metrics(self) -> None:
+        try:
+            await self._channel.send("metrics", counting.counted(self._usage()))
+        except ConnectionError:
+            log.debug("nobody listens to metrics any more")
+
+    async def _keep_told(self, store: ObjectStore) -> None:
+        """Tell node how it goes, asked and unasked.
+
+        Nothing for a mount of a command or a program, which has no state directory: nobody reads.
+        """
+        if not self._spec.state_dir:
+            return
+        self._watch = Watch(
+            self._condition,
+            probe=lambda: store.list_page(self._spec.volume.bucket.prefix, max_keys=1),
+            report=self._report_serving,
+            clock=time.monotonic,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch.run())
+            group.create_task(self._notices.run())
+
+    async def _report_serving(self) -> None:
+        await self.report(State.SERVING, self._condition.wrong)
+
+    async def _notify(self, notice: Notice) -> None:
+        try:
+            await self._channel.send("notice", {"notice": notice.to_json()})
+        except ConnectionError:
+            log.debug("nobody listens to notices any more")
 
     async def _stop(self, fs: FileSystem, session: Session) -> None:
         await self._stopping.wait()
@@ -172,10 +236,6 @@ class Worker:
         for failure in failures:
             log.error("at the end: %s", failure, extra={"op": "drain", "code": failure.code})
         await self.report(State.ENDED, failures[0] if failures else None)
-
-
-def count_request(record: RequestRecord) -> None:
-    metrics.S3_REQUESTS.inc(kind=record.kind, status=str(record.status))
 
 
 async def first_answer(store: ObjectStore, volume: VolumeConfig) -> None:

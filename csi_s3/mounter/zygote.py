@@ -21,6 +21,7 @@ ever. So files that a worker has not uploaded are lost with a zygote or keeper t
 that is asked to end has no workers left.
 """
 
+import argparse
 import asyncio
 import contextlib
 import ctypes
@@ -31,8 +32,8 @@ import os
 import select
 import signal
 import socket
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -167,8 +168,10 @@ async def _warm() -> None:
     own memory.
     """
     from csi_s3.config.volume import BucketConfig  # noqa: PLC0415 - as in main
+    from csi_s3.s3 import chain  # noqa: PLC0415
     from csi_s3.s3.bucket import open_bucket  # noqa: PLC0415
 
+    chain.warm()
     config = BucketConfig(bucket="warm", region="us-east-1", no_sign_request=True)
     with contextlib.suppress(VolumeError):  # a broken AWS configuration is each volume's to report
         async with open_bucket(config):
@@ -176,13 +179,18 @@ async def _warm() -> None:
 
 
 def main() -> None:
-    """`python -m csi_s3.mounter.zygote FD`: serve the keeper behind that descriptor."""
+    """`python -m csi_s3.mounter.zygote [--credentials-dir DIR] FD`: serve the keeper behind FD."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--credentials-dir", type=Path)
+    parser.add_argument("fd", type=int)
+    given = parser.parse_args()
     logs.configure("zygote")
     # the keeper imports this module, too, and needs none of these
     from csi_s3.mounter.worker import run_worker  # noqa: PLC0415
 
     asyncio.run(_warm())
-    serve_forks(socket.socket(fileno=int(sys.argv[1])), run_worker)
+    worker = partial(run_worker, credentials_dir=given.credentials_dir)
+    serve_forks(socket.socket(fileno=given.fd), worker)
 
 
 if __name__ == "__main__":

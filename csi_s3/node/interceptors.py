@@ -7,18 +7,22 @@ account tokens in `volume_context` are not among them.
 
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 from typing_extensions import override
 
-from csi_s3.errors import Status, VolumeError
+from csi_s3.errors import Status, UnsupportedError, VolumeError
+from csi_s3.obs import metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _FIELDS = {"volume": "volume_id", "target": "target_path"}
+_POD = ("csi.storage.k8s.io/pod.namespace", "csi.storage.k8s.io/pod.name")
+MOST_BYTES = 800  # of an answer: an Event has 1024, in which kubelet says what it was about
 
 log = logging.getLogger(__name__)
 
@@ -44,28 +48,63 @@ class Answering(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not gen
 
 
 def _answering(method: Callable[..., Any], op: str) -> Callable[..., Any]:
+    timer = metrics.CSI_SECONDS.child(op)
+
+    async def counted(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
+        began_s = time.perf_counter()
+        try:
+            return await answer(request, context)
+        finally:
+            timer.observe(time.perf_counter() - began_s)
+
     async def answer(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
         fields = {"op": op}
         for name, field in _FIELDS.items():
             if value := getattr(request, field, ""):
                 fields[name] = value
+        if pod := _pod(request):
+            fields["pod"] = pod
         try:
             response = await method(request, context)
         except VolumeError as exc:
             log.log(exc.level, "%s", exc, extra={**fields, "code": exc.code})
-            code, details = _code(exc.status), f"{exc} [{exc.code}]"
+            code, details, named = _code(exc.status), told(exc), exc.code
         except NotImplementedError:  # what the generated base class raises
             code, details = grpc.StatusCode.UNIMPLEMENTED, f"{op} is not offered by this driver"
+            named = UnsupportedError.code
         except Exception:
             error_id = secrets.token_hex(4).upper()
             log.exception("internal error, id %s", error_id, extra={**fields, "code": "internal"})
             code, details = grpc.StatusCode.INTERNAL, f"internal error, id {error_id}"
+            named = "internal"
         else:
             log.debug("done", extra=fields)
+            metrics.CSI_CALLS.inc(method=op, status="OK")
             return response
+        metrics.CSI_CALLS.inc(method=op, status=code.name)
+        metrics.CSI_ERRORS.inc(method=op, code=named)
         return await context.abort(code, details)
 
-    return answer
+    return counted
+
+
+def _pod(request: Any) -> str:  # noqa: ANN401 - any message
+    context = getattr(request, "volume_context", None) or {}
+    return "/".join(context[key] for key in _POD if key in context)
+
+
+def told(error: VolumeError) -> str:
+    """One line of what, hint and code, short enough for an Event; a long `what` loses its end."""
+    what, hint = " ".join(error.what.split()), " ".join(error.hint.split())
+    end = f" ({hint}) [{error.code}]" if hint else f" [{error.code}]"
+    return _cut(what, MOST_BYTES - len(end.encode())) + end
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    raw = text.encode()
+    if len(raw) <= most_bytes:
+        return text
+    return raw[: max(0, most_bytes - 3)].decode(errors="ignore") + "…"
 
 
 def _code(status: Status) -> grpc.StatusCode:

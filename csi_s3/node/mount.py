@@ -24,14 +24,17 @@ from csi_s3.errors import (
 )
 from csi_s3.kernel import tuning
 from csi_s3.kernel.mount import FS_TYPE
-from csi_s3.link.report import Report, State, Usage
+from csi_s3.link.report import Notice, Reason, Report, State, Usage
 from csi_s3.link.spec import MountSpec
+from csi_s3.node.audience import VOLUME_BROKEN, Audience
 from csi_s3.node.mounters import Mounters
 from csi_s3.node.owner import Owner
 from csi_s3.node.sources import Source, Sources, off_loop
 from csi_s3.node.targets import Target
 
-START_S = 90.0  # until it serves; kubelet gives up after 120
+START_S = (
+    100.0  # until it serves; the worker gives up after 90 and has the reason, kubelet after 120
+)
 USAGE_S = 5.0
 
 T = TypeVar("T")
@@ -41,18 +44,23 @@ log = logging.getLogger(__name__)
 class Mount:
     """From the first publish until its worker has ended and no target is left.
 
+    broken: why it is down. wrong: what its worker said last of the bucket, while it is up.
     Lifetime: `run` is the owner task; it returns when nothing is left to own.
     States: no source (new, or broken: `broken` says why) -> serving -> leaving (no target is left
     and the source is unmounted, but a container may still have it; no new targets) -> no source.
     Concurrency: `_source`, `targets` and `leaving` change in jobs only.
     """
 
-    def __init__(self, spec: MountSpec, sources: Sources, mounters: Mounters) -> None:
+    def __init__(
+        self, spec: MountSpec, sources: Sources, mounters: Mounters, audience: Audience
+    ) -> None:
         self.spec = spec
         self.targets: dict[Target, bool] = {}  # as published; the value: read-only
         self.broken: VolumeError | None = None
+        self.wrong: VolumeError | None = None
         self.leaving = False
-        self._sources, self._mounters = sources, mounters
+        self._sources, self._mounters, self._audience = sources, mounters, audience
+        self._last_target: Target | None = None  # of those that were unpublished
         self._source: Source | None = None
         self._owner = Owner()
         self._publishing = 0  # jobs that wait or run
@@ -78,9 +86,16 @@ class Mount:
 
     # --- what the table asks for ------------------------------------------------------------------
 
-    def adopt(self, source: Source, targets: dict[Target, bool], *, leaving: bool) -> None:
+    def adopt(
+        self,
+        source: Source,
+        targets: dict[Target, bool],
+        *,
+        leaving: bool,
+        wrong: VolumeError | None,
+    ) -> None:
         """Own a mount that a mounter has served since before we started. Before `run`."""
-        self._source, self.leaving = source, leaving
+        self._source, self.leaving, self.wrong = source, leaving, wrong
         self.targets.update(targets)
         self._owner.later(self._settle)
 
@@ -135,6 +150,7 @@ class Mount:
 
     def reported(self, report: Report) -> None:
         if report.state is State.SERVING:
+            self.wrong = report.error
             for waiter in self._usage_waiters:
                 if not waiter.done():
                     waiter.set_result(report.usage)
@@ -142,6 +158,19 @@ class Mount:
                 self._verdict.set_result(None)
         else:
             self._fell(report.error or self._death("ended"), harmless=report.error is None)
+
+    def noticed(self, notice: Notice) -> None:
+        """Tell the pods."""
+        error, text = notice.error, f"volume {self.spec.volume_handle}: {notice.error.what}"
+        if notice.reason is Reason.MISSING_OPTION:
+            text += (
+                f": refused, this {error.hint}: add it to the PersistentVolume's mountOptions and"
+                " create the pods anew"
+            )
+        else:
+            text += f" ({error.hint})" if error.hint else ""
+            text += f" [{error.code}]; the mounter's log has all such failures of this volume"
+        self._audience.tell(self.targets, notice.reason.value, text)
 
     def lost(self) -> None:
         """The mounter is gone, and with it the worker."""
@@ -168,6 +197,8 @@ class Mount:
 
     async def _publish(self, target: Target, *, read_only: bool) -> bool:
         try:
+            if self._source is not None:
+                await self._hear()
             source = self._source or await self._start()
             path = self._sources.path(source.mount_id)
             attach = partial(_attach, source, path, target, read_only=read_only)
@@ -180,12 +211,20 @@ class Mount:
         self.targets[target] = read_only
         return fresh
 
+    async def _hear(self) -> None:
+        """Ask the worker how it is; raises what is wrong with the mount or its bucket."""
+        await self.usage()
+        if self.wrong is not None:
+            what = f"volume {self.spec.volume_handle} is mounted, but {self.wrong.what}"
+            raise type(self.wrong)(what, self.wrong.hint)
+
     async def _start(self) -> Source:
         """Mount, and have a worker serve it."""
         self._mounters.require()
         bucket = self.spec.volume.bucket
         name = f"s3://{bucket.bucket}/{bucket.prefix}"
-        make = partial(self._sources.make, self.spec.mount_id, name)
+        labels = self.spec.volume.labels
+        make = partial(self._sources.make, self.spec.mount_id, name, labels)
         self._source = source = await self._call(make, "mounting")
         try:
             await self._be_served(source)
@@ -219,6 +258,7 @@ class Mount:
     async def _unpublish(self, target: Target) -> None:
         await self._call(target.detach, "unmounting")
         self.targets.pop(target, None)
+        self._last_target = target
         try:
             await self._call(target.remove, "removing the target")
         finally:
@@ -242,11 +282,27 @@ class Mount:
         if not (self.leaving and source.is_over):
             self.broken = error
             log.error("%s", error, extra=fields)
+            self._audience.tell(self._users(), VOLUME_BROKEN, self._obituary(error))
         elif harmless:
             log.info("volume is unmounted everywhere", extra=self._fields)
         else:
             log.log(error.level, "%s", error, extra=fields)
+            died = isinstance(error, WorkerDiedError)
+            reason = VOLUME_BROKEN if died else Reason.UPLOAD_FAILED.value
+            text = f"volume {self.spec.volume_handle}, after its last pod: {error}"
+            self._audience.tell(self._users(), reason, text)
         await self._take_down()
+
+    def _users(self) -> list[Target]:
+        """Whose pods are concerned; of a mount that nobody has any more, the last one's."""
+        return list(self.targets) or list(filter(None, [self._last_target]))
+
+    def _obituary(self, error: VolumeError) -> str:
+        return (
+            f"{error.what}. Containers that ran then see 'Transport endpoint is not connected' in"
+            " the volume for ever, and what they had not closed or synced may be lost: delete the"
+            f" pod, its successor has a new mount; a restarted container has it, too [{error.code}]"
+        )
 
     async def _take_down(self) -> None:
         """Free who waits in the mount, and remove all that the node has of it.
@@ -255,6 +311,7 @@ class Mount:
         be unmounted does not keep the rest.
         """
         source, self._source, self.leaving = self._source, None, False
+        self.wrong = None
         if source is None:
             return
         steps: list[tuple[Callable[[], object], str]] = [

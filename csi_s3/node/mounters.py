@@ -11,12 +11,13 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from csi_s3.errors import MounterUnavailableError
 from csi_s3.link.channel import Channel, Message, listen
-from csi_s3.link.report import Report
+from csi_s3.link.report import Notice, Report
 from csi_s3.link.spec import MountSpec
 
 HELLO_S = 10.0  # from connect to `ready`
@@ -26,11 +27,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Have:
-    """A mount that a mounter served before we (re)started; fd is the receiver's."""
+    """A mount that a mounter served before we (re)started; fd is the receiver's.
+
+    report: what its worker said last, if anything.
+    """
 
     spec: MountSpec
     init: bytes
     fd: int
+    report: Report | None = None
 
 
 class Listener(Protocol):
@@ -41,6 +46,8 @@ class Listener(Protocol):
         ...
 
     def reported(self, report: Report) -> None: ...
+
+    def noticed(self, notice: Notice) -> None: ...
 
     def lost(self) -> None:
         """The mounter is gone."""
@@ -140,7 +147,7 @@ class Mounters:
         self._connected.set()
         try:
             while (message := await channel.receive()) is not None:
-                listener.reported(_report(message))
+                _hand_over(message, listener)
             log.warning("the mounter's connection ended; its mounts end with it")
         except ConnectionError as exc:
             log.warning("the mounter broke the protocol and was cut off: %s", exc)
@@ -172,19 +179,26 @@ def _have(message: Message) -> Have:
     try:
         spec = MountSpec.from_json(message.body["spec"])
         init = bytes.fromhex(message.body["init"])
-    except (KeyError, TypeError, ValueError) as exc:
+        said = message.body.get("report")
+        report = None if said is None else Report.from_json(said)
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise ConnectionError(f"a 'have' message that is none: {exc!r}") from exc
-    return Have(spec=spec, init=init, fd=message.take_fd())
+    return Have(spec=spec, init=init, fd=message.take_fd(), report=report)
 
 
-def _report(message: Message) -> Report:
+def _hand_over(message: Message, listener: Listener) -> None:
     message.close_fds()
     try:
-        if message.type != "report":
-            raise ConnectionError(f"{message.type!r} in place of 'report'")
-        return Report.from_json(message.body["report"])
+        if message.type == "report":
+            tell = partial(listener.reported, Report.from_json(message.body["report"]))
+        elif message.type == "notice":
+            tell = partial(listener.noticed, Notice.from_json(message.body["notice"]))
+        else:  # a mounter may be newer than this node
+            log.info("the mounter said %r, which this version does not know", message.type)
+            return
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise ConnectionError(f"a 'report' message that is none: {exc!r}") from exc
+        raise ConnectionError(f"a {message.type!r} message that is none: {exc!r}") from exc
+    tell()
 
 
 def _unavailable() -> MounterUnavailableError:

@@ -7,8 +7,10 @@ from typing_extensions import override
 from csi_s3 import csi_pb2 as csi
 from csi_s3 import csi_pb2_grpc
 from csi_s3.config.attributes import Parsed, parse_volume
+from csi_s3.config.defaults import DefaultOptions
 from csi_s3.errors import BadRequestError
 from csi_s3.node.interceptors import Context
+from csi_s3.node.pods import PodRef
 from csi_s3.node.volumes import Volumes
 
 # What statfs promises (docs/semantics.md), clamped to CSI's int64: 8 EiB, and as many files.
@@ -17,14 +19,17 @@ UNLIMITED = (1 << 63) - 1
 _MODE = csi.VolumeCapability.AccessMode
 _READ_ONLY_MODES = {_MODE.SINGLE_NODE_READER_ONLY, _MODE.MULTI_NODE_READER_ONLY}
 _RPC = csi.NodeServiceCapability.RPC
+_KUBERNETES = "csi.storage.k8s.io/"  # what kubelet adds to the volume's attributes
+_POD_FIELDS = ("namespace", "name", "uid")
 _CAPABILITIES = (_RPC.GET_VOLUME_STATS, _RPC.VOLUME_CONDITION, _RPC.VOLUME_MOUNT_GROUP)
 
 log = logging.getLogger(__name__)
 
 
 class Node(csi_pb2_grpc.NodeServicer):
-    def __init__(self, node_id: str, volumes: Volumes) -> None:
+    def __init__(self, node_id: str, volumes: Volumes, *, default_options: DefaultOptions) -> None:
         self._node_id, self._volumes = node_id, volumes
+        self._default_options = default_options
 
     @override
     async def NodeGetInfo(
@@ -48,10 +53,14 @@ class Node(csi_pb2_grpc.NodeServicer):
         self, request: csi.NodePublishVolumeRequest, context: Context
     ) -> csi.NodePublishVolumeResponse:
         _require(request, "volume_id", "target_path")
-        parsed = _parsed(request)
-        fresh = await self._volumes.publish(request.volume_id, request.target_path, parsed.config)
+        parsed, pod = _parsed(request, self._default_options), _pod(request)
+        fresh = await self._volumes.publish(
+            request.volume_id, request.target_path, parsed.config, pod
+        )
         if fresh:  # kubelet repeats the request every minute or so
             fields = {"volume": request.volume_id, "target": request.target_path}
+            if pod is not None:
+                fields["pod"] = f"{pod.namespace}/{pod.name}"
             for warning in parsed.warnings:
                 log.warning("%s", warning, extra=fields)
             log.info("volume is published", extra=fields)
@@ -107,7 +116,16 @@ def _require(
             )
 
 
-def _parsed(request: csi.NodePublishVolumeRequest) -> Parsed:
+def _pod(request: csi.NodePublishVolumeRequest) -> PodRef | None:
+    """Who the volume is for; None where the CSIDriver object does not ask for it."""
+    found = [request.volume_context.get(f"{_KUBERNETES}pod.{n}", "") for n in _POD_FIELDS]
+    if not all(found):
+        return None
+    namespace, name, uid = found
+    return PodRef(namespace=namespace, name=name, uid=uid)
+
+
+def _parsed(request: csi.NodePublishVolumeRequest, default_options: DefaultOptions) -> Parsed:
     """Check the capability, then attributes and options."""
     capability = request.volume_capability
     if not request.HasField("volume_capability"):
@@ -119,6 +137,12 @@ def _parsed(request: csi.NodePublishVolumeRequest) -> Parsed:
         )
     if not capability.HasField("mount"):
         raise BadRequestError("volume_capability names no access type", "expected mount")
+    if request.volume_context.get(f"{_KUBERNETES}ephemeral") == "true":
+        raise BadRequestError(
+            "inline volumes (`csi:` in the pod's `volumes`) are refused: with the driver's identity"
+            " whoever may write a pod could mount any bucket that it reaches",
+            "write a PersistentVolume and a PersistentVolumeClaim, and name the claim in the pod",
+        )
     mode = capability.access_mode.mode
     if mode == _MODE.UNKNOWN:
         raise BadRequestError("volume_capability names no access mode", "any known one will do")
@@ -127,4 +151,5 @@ def _parsed(request: csi.NodePublishVolumeRequest) -> Parsed:
         list(capability.mount.mount_flags),
         volume_mount_group=capability.mount.volume_mount_group,
         readonly=request.readonly or mode in _READ_ONLY_MODES,
+        default_options=default_options,
     )

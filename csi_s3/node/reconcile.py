@@ -31,11 +31,20 @@ class Found:
     source: Source
     targets: dict[Target, bool]
     leaving: bool
+    wrong: VolumeError | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """found: what lives. lost: targets whose mount was dead and is removed, with its source."""
+
+    found: list[Found]
+    lost: dict[Target, str]
 
 
 def survey(
     haves: Sequence[Have], known: AbstractSet[str], sources: Sources, targets: Targets
-) -> list[Found]:
+) -> Survey:
     """Match them, and clean up. known: ids of the mounts that have an owner, left alone.
 
     Takes the haves' descriptors: each is a Found's, or closed.
@@ -56,14 +65,18 @@ def survey(
                 source=Source(mount_id=mount_id, fd=have.fd, device=device, init=have.init),
                 targets={} if entry is None else targets.all_on(device, entries),
                 leaving=entry is None,
+                wrong=None if have.report is None else have.report.error,
             )
         )
+    lost: dict[Target, str] = {}
     kept = known | {f.spec.mount_id for f in found}
     for mount_id in sources.left_behind():
         if mount_id not in kept:
             entry = at.get(str(sources.path(mount_id)))
+            if entry is not None:
+                lost |= dict.fromkeys(targets.all_on(entry.device, entries), entry.source)
             _clean(mount_id, entry, entries, sources, targets)
-    return found
+    return Survey(found=found, lost=lost)
 
 
 def _clean(

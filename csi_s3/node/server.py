@@ -4,25 +4,29 @@ import asyncio
 import logging
 import os
 import signal
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import suppress
 
 import grpc
 
 from csi_s3 import csi_pb2_grpc
+from csi_s3.config.defaults import FLAG
 from csi_s3.config.node import NodeConfig
-from csi_s3.errors import BadOptionError
+from csi_s3.errors import BadOptionError, MounterUnavailableError
+from csi_s3.node.cluster import Cluster
+from csi_s3.node.health import Health
 from csi_s3.node.identity import Identity
 from csi_s3.node.interceptors import Answering
 from csi_s3.node.mounters import Mounters
 from csi_s3.node.node import Node
+from csi_s3.node.registration import Registration
+from csi_s3.node.sockets import bound
 from csi_s3.node.sources import Sources
 from csi_s3.node.targets import Targets
 from csi_s3.node.volumes import Volumes
+from csi_s3.obs import exporter, metrics
 
 GRACE_S = 10.0  # for calls under way at SIGTERM
+TAINT_AGAIN_S = 15.0  # after a failure: while the taint is there, no pod is scheduled here
 
 log = logging.getLogger(__name__)
 
@@ -42,66 +46,82 @@ async def serve(config: NodeConfig) -> None:
     sources = Sources(config.state_dir, owner=config.mounter_uid)
     try:
         sources.prepare()
+        _prepare_sockets(config)
         mounters = Mounters(config.mounter, uid=config.mounter_uid)
     except OSError as exc:
         raise BadOptionError(
             f"{exc.filename or config.mounter}: {exc.strerror}",
-            "--state-dir must be writable, and the directory of --mounter must exist",
+            "--state-dir and the directories of --endpoint and --mounter must be writable",
         ) from exc
-    volumes = Volumes(sources, targets, mounters)
+    for warning in config.default_mount_options.warnings:
+        log.warning("%s: %s", FLAG, warning)
+    cluster = _cluster(config)
+    events = cluster if config.events else None
+    volumes = Volumes(sources, targets, mounters, events=events)
     server = grpc.aio.server(interceptors=[Answering()])
     csi_pb2_grpc.add_IdentityServicer_to_server(  # type: ignore[no-untyped-call]
         Identity(config.driver_name, mounters), server
     )
     csi_pb2_grpc.add_NodeServicer_to_server(  # type: ignore[no-untyped-call]
-        Node(config.node_id, volumes), server
+        Node(config.node_id, volumes, default_options=config.default_mount_options), server
     )
-    with _bound(server, config.endpoint):
+    registration = Registration(
+        config.registration_dir, driver_name=config.driver_name, endpoint=config.kubelet_endpoint
+    )
+    health = Health(volumes, mounters, registration)
+    metrics.build_info()
+    with (
+        exporter.serving(
+            config.http_address, live=health.live, ready=health.unready, collect=health.collect
+        ),
+        bound(server, config.endpoint, flag="--endpoint"),
+        registration.listening(),
+    ):
         async with asyncio.TaskGroup() as group:
-            owners = [group.create_task(volumes.run()), group.create_task(mounters.run(volumes))]
+            tasks = [group.create_task(volumes.run()), group.create_task(mounters.run(volumes))]
+            if cluster is not None and config.startup_taint:
+                work = _take_taint(cluster, config, registration, mounters)
+                tasks.append(group.create_task(work))
             await server.start()
+            await registration.start()
             log.info("node plugin is up", extra={"endpoint": str(config.endpoint)})
             try:
                 await stop.wait()
             finally:
+                await registration.stop()
                 await server.stop(GRACE_S)
-            for owner in owners:
-                owner.cancel()
+            for task in tasks:
+                task.cancel()
 
 
-@contextmanager
-def _bound(server: grpc.aio.Server, endpoint: Path) -> Iterator[None]:
-    """Give the server its socket, for root only; a stale one is replaced.
+def _prepare_sockets(config: NodeConfig) -> None:
+    """Make the sockets' directories; the mounter's, and nobody else, may pass through its own.
 
-    Through /proc/self/fd: the path may be longer than sun_path's 107 bytes.
+    One that is there stays the one it is: the mounter's pod has it mounted.
     """
-    try:
-        directory = os.open(endpoint.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as exc:
-        raise BadOptionError(
-            f"--endpoint {endpoint}: {exc.strerror}", "its directory must exist"
-        ) from exc
-    try:
-        _remove_stale(endpoint.name, directory)
-        old = os.umask(0o177)
-        try:
-            server.add_insecure_port(f"unix:/proc/self/fd/{directory}/{endpoint.name}")
-        except RuntimeError as exc:
-            raise BadOptionError(
-                f"--endpoint {endpoint}: cannot listen there", "expected a path of this machine"
-            ) from exc
-        finally:
-            os.umask(old)
-        yield
-    finally:
-        os.close(directory)
+    config.endpoint.parent.mkdir(parents=True, exist_ok=True)
+    link = config.mounter.parent
+    link.mkdir(parents=True, exist_ok=True)
+    if config.mounter_uid and link != config.endpoint.parent:
+        os.chown(link, 0, config.mounter_uid)
+        link.chmod(0o750)
 
 
-def _remove_stale(name: str, directory: int) -> None:
-    try:
-        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise BadOptionError(f"--endpoint: {name!r} exists and is no socket", "give another path")
-    os.unlink(name, dir_fd=directory)
+def _cluster(config: NodeConfig) -> Cluster | None:
+    if config.api_server is None:
+        return None
+    return Cluster(config.api_server, component=config.driver_name, host=config.node_id)
+
+
+async def _take_taint(
+    cluster: Cluster, config: NodeConfig, registration: Registration, mounters: Mounters
+) -> None:
+    """Remove the startup taint once volumes can be mounted here."""
+    await registration.wait()
+    while not mounters.is_connected:
+        with suppress(MounterUnavailableError):
+            await mounters.wait(TAINT_AGAIN_S)
+    while True:
+        if await cluster.remove_taint(config.node_id, config.startup_taint):
+            return
+        await asyncio.sleep(TAINT_AGAIN_S)

@@ -2,7 +2,6 @@
 
     <state dir>/volumes/<mount id>/fs      the FUSE mount; nobody looks into it
     <state dir>/volumes/<mount id>/state   the worker's, owned by the mounter's user
-    <state dir>/fusectl                    only where the machine shows no fusectl
 
 Directories are removed one by one and only empty, so that no bug can reach into a bucket or
 delete bytes that a worker could not upload. Everything here blocks: `off_loop` is for that.
@@ -12,14 +11,14 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from errno import ENOTEMPTY
 from pathlib import Path
 from typing import TypeVar
 
 from csi_s3.aio import blocking
-from csi_s3.errors import MountError
+from csi_s3.errors import MountError, VolumeError
 from csi_s3.kernel import mount
 from csi_s3.kernel.fusectl import FuseControl
 from csi_s3.kernel.mountinfo import MountEntry, mount_at
@@ -54,7 +53,7 @@ class Sources:
     def __init__(self, state_dir: Path, *, owner: int) -> None:
         self.volumes = state_dir.resolve() / "volumes"
         self._owner = owner
-        self._control = FuseControl(self.volumes.parent / "fusectl")
+        self._control = FuseControl()
 
     def prepare(self) -> None:
         """Make the directory of all mounts, open to the mounter for passing through only."""
@@ -67,21 +66,27 @@ class Sources:
     def state(self, mount_id: str) -> Path:
         return self.volumes / mount_id / "state"
 
-    def make(self, mount_id: str, source_name: str) -> Source:
+    def make(
+        self, mount_id: str, source_name: str, labels: Mapping[str, str] | None = None
+    ) -> Source:
         """Mount, and take the kernel's INIT request. Whoever looks into it now waits for a worker.
 
+        labels: SELinux's.
+
         Raises:
-            MountError: the kernel refused; nothing is left.
+            BadOptionError: the labels are refused.
+            MountError: the kernel refused.
+            Nothing is left.
 
         """
         path = self.path(mount_id)
         fd = mount.open_fuse()
         try:
             self._make_directories(mount_id)
-            mount.mount_fuse(fd, path, source_name=source_name)
+            mount.mount_fuse(fd, path, source_name=source_name, labels=labels)
             device = _device(path)
             init = mount.read_init(fd, INIT_S)
-        except MountError:
+        except VolumeError:
             os.close(fd)  # its last descriptor: ends the connection
             self.detach(mount_id)
             self.remove(mount_id)

@@ -189,10 +189,15 @@ class Targets:
         raise self._outside(path)
 
     def all_on(self, device: str, entries: list[MountEntry]) -> dict[Target, bool]:
-        """The targets on which a file system is mounted, each with whether it is read-only."""
+        """The targets on which a file system is mounted, each with whether it is read-only.
+
+        A bind of a part of it is a pod's subPath, which kubelet makes and unmounts itself: taken
+        for a target it would be waited for ever.
+        """
         found: dict[Target, bool] = {}
         for entry in entries:
-            if entry.device == device and entry.mount_point.startswith(f"{self._root}/"):
+            is_whole = entry.device == device and entry.root == "/"
+            if is_whole and entry.mount_point.startswith(f"{self._root}/"):
                 relative = entry.mount_point.removeprefix(f"{self._root}/")
                 found[Target(self._root, relative)] = entry.read_only
         return found

@@ -12,25 +12,42 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from csi_s3.config.volume import VolumeConfig, canonical
-from csi_s3.errors import BusyError, ExistsError, VolumeError, VolumeNotFoundError
-from csi_s3.link.report import Report, Usage
+from csi_s3.config.volume import TreeConfig, VolumeConfig, canonical
+from csi_s3.errors import (
+    BusyError,
+    ExistsError,
+    RemountError,
+    Status,
+    VolumeError,
+    VolumeNotFoundError,
+)
+from csi_s3.link.report import Notice, Report, Usage
 from csi_s3.link.spec import MountSpec
+from csi_s3.node.audience import DUPLICATE_HANDLE, VOLUME_BROKEN, Audience, Events
 from csi_s3.node.mount import Mount
 from csi_s3.node.mounters import Have, Mounters
 from csi_s3.node.owner import Owner
+from csi_s3.node.pods import PodRef
 from csi_s3.node.reconcile import survey
 from csi_s3.node.sources import Sources, off_loop
 from csi_s3.node.targets import Target, Targets
 
 MOUNTER_WAIT_S = 10.0  # for a mounter that restarts
+
+# Answers after which kubelet takes nothing as settled (IsOperationFinishedError).
+_NOT_FINAL = {
+    Status.ABORTED,
+    Status.DEADLINE_EXCEEDED,
+    Status.RESOURCE_EXHAUSTED,
+    Status.UNAVAILABLE,
+}
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -43,35 +60,64 @@ class Volumes:
     Targets that belong to no mount have one owner, which also adopts: the two cannot interleave.
     """
 
-    def __init__(self, sources: Sources, targets: Targets, mounters: Mounters) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        targets: Targets,
+        mounters: Mounters,
+        *,
+        events: Events | None = None,
+    ) -> None:
         self._sources, self._targets, self._mounters = sources, targets, mounters
+        self._audience = Audience(events)
         self._mounts: dict[str, Mount] = {}
         self._held: set[Target] = set()
+        self._lost: set[Target] = set()  # running pods', mounted before we started, dead since
         self._strays = Owner()
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
         async with self._group:
+            self._group.create_task(self._audience.run())
             await self._strays.run(lambda: False)
 
     # --- requests ---------------------------------------------------------------------------------
 
-    async def publish(self, handle: str, path: str, config: VolumeConfig) -> bool:
+    async def publish(
+        self, handle: str, path: str, config: VolumeConfig, pod: PodRef | None = None
+    ) -> bool:
         """Have the volume mounted at path, read-only as config says. False: it was already.
+
+        pod: whose path it is, where kubelet tells.
 
         Raises:
             BadRequestError: path may not be used.
             BusyError: another operation holds it.
             ExistsError: it holds another volume, or this one with the other read_only.
             VolumeError: what mounter, worker or kernel said; nothing of this attempt is left.
+                Of a volume that is mounted there: why it cannot be used now; it stays.
+            RemountError: it was mounted there, is not any more, and cannot be again, yet.
 
         """
         target = self._targets.find(path)
         self._refuse_held(target)
         await self._mounters.wait(MOUNTER_WAIT_S)
         with self._holding(target) as hold:
+            is_again = target in self._lost or self._mount_on(target) is not None
+            if is_again:
+                self._audience.met(target, pod)
             mount = self._mount_for(handle, target, config)
-            return await hold(mount.publish(target, read_only=config.read_only))
+            try:
+                fresh = await hold(mount.publish(target, read_only=config.read_only))
+            except VolumeError as exc:
+                if is_again and exc.status not in _NOT_FINAL:
+                    await self._refuse_kindly(target, exc)
+                raise
+            self._lost.discard(target)
+            self._audience.met(target, pod)
+            if fresh and not is_again:
+                self._warn_of_twins(mount, target)
+            return fresh
 
     async def unpublish(self, path: str) -> None:
         """Have nothing mounted at path, and the directory removed; no error where it is so.
@@ -85,6 +131,8 @@ class Volumes:
         target = self._targets.find(path)
         with self._holding(target) as hold:
             mount = self._mount_on(target)
+            self._audience.left(target)
+            self._lost.discard(target)
             if mount is None:
                 await hold(self._strays.enqueue(partial(self._unpublish_stray, target)))
             else:
@@ -107,9 +155,13 @@ class Volumes:
         try:
             if await off_loop(target.mounted, "reading mountinfo") is None and mount.is_up:
                 raise VolumeNotFoundError(f"nothing is mounted at {path}", "restart the pod")
-            return await mount.usage(), None
+            return await mount.usage(), mount.wrong
         except VolumeError as exc:
             return Usage(), exc
+
+    def counts(self) -> tuple[int, int]:
+        """How many mounts there are, and targets that have a bind of one."""
+        return len(self._mounts), sum(len(mount.targets) for mount in self._mounts.values())
 
     # --- mounters.Listener ------------------------------------------------------------------------
 
@@ -120,6 +172,11 @@ class Volumes:
         mount = self._mounts.get(report.mount_id)
         if mount is not None:  # else the last words of one that was given up
             mount.reported(report)
+
+    def noticed(self, notice: Notice) -> None:
+        mount = self._mounts.get(notice.mount_id)
+        if mount is not None:
+            mount.noticed(notice)
 
     def lost(self) -> None:
         for mount in self._mounts.values():
@@ -170,13 +227,39 @@ class Volumes:
         for mount in self._mounts.values():
             if _identity_of(mount) == identity and not mount.leaving:
                 return mount
-        if any(m.spec.volume_handle == handle and not m.leaving for m in self._mounts.values()):
-            log.warning(
-                "volume handle %r is mounted with other options too: both are served",
-                handle,
-                extra={"volume": handle, "target": target.path},
-            )
         return self._new_mount(handle, config)
+
+    async def _refuse_kindly(self, target: Target, error: VolumeError) -> None:
+        """Raise in place of a final answer one that kubelet does not tear a dead mount down for."""
+        if await off_loop(target.mounted, "reading mountinfo") is None:
+            raise RemountError(
+                f"{target.path} was mounted, and mounting it again failed: {error.what}"
+                f" [{error.code}]",
+                error.hint,
+            ) from error
+
+    def _warn_of_twins(self, mount: Mount, target: Target) -> None:
+        """Tell that a volume's handle is another volume's, too, or its options' older state."""
+        mine, handle = mount.spec.volume, mount.spec.volume_handle
+        for other in self._mounts.values():
+            theirs = other.spec.volume
+            if (
+                other is mount
+                or other.spec.volume_handle != handle
+                or not other.is_up
+                or _but_for_group(mine) == _but_for_group(theirs)
+            ):
+                continue
+            text = (
+                f"volumeHandle {handle!r} is in use on this node with other settings, too:"
+                f" {_differences(mine, theirs)}. Both are served. Two PersistentVolumes: give each"
+                " a volumeHandle of its own, because in one pod only one of them is mounted. One"
+                " PersistentVolume whose options, or the driver's defaults, were edited: pods that"
+                " ran before keep the old ones until they are created anew"
+            )
+            log.warning("%s", text, extra={"volume": handle, "target": target.path})
+            self._audience.tell([target], DUPLICATE_HANDLE, text)
+            return
 
     def _new_mount(self, handle: str, config: VolumeConfig) -> Mount:
         ids = (_mount_id(_identity(handle, config), n) for n in count())
@@ -187,7 +270,7 @@ class Volumes:
             volume=replace(config, read_only=False),
             state_dir=str(self._sources.state(mount_id)),
         )
-        return self._own(Mount(spec, self._sources, self._mounters))
+        return self._own(Mount(spec, self._sources, self._mounters, self._audience))
 
     def _own(self, mount: Mount) -> Mount:
         async def owned() -> None:
@@ -200,9 +283,18 @@ class Volumes:
 
     async def _adopt(self, haves: Sequence[Have]) -> None:
         look = partial(survey, haves, frozenset(self._mounts), self._sources, self._targets)
-        for found in await off_loop(look, "looking for mounts"):
-            mount = Mount(found.spec, self._sources, self._mounters)
-            mount.adopt(found.source, found.targets, leaving=found.leaving)
+        seen = await off_loop(look, "looking for mounts")
+        self._lost |= seen.lost.keys()
+        for target, source in seen.lost.items():
+            text = (
+                f"the mount of {source} was lost while the node plugin was away. Containers that"
+                " ran then see 'Transport endpoint is not connected' in the volume for ever:"
+                " delete the pod, its successor has a new mount"
+            )
+            self._audience.tell([target], VOLUME_BROKEN, text)
+        for found in seen.found:
+            mount = Mount(found.spec, self._sources, self._mounters, self._audience)
+            mount.adopt(found.source, found.targets, leaving=found.leaving, wrong=found.wrong)
             self._own(mount)
             log.info(
                 "volume is still mounted",
@@ -230,6 +322,33 @@ class _Hold:
 
 def _identity(handle: str, config: VolumeConfig) -> str:
     return json.dumps([handle, canonical(config)])
+
+
+def _but_for_group(config: VolumeConfig) -> VolumeConfig:
+    """What stays the same when pods of one volume differ in fsGroup, which is their right."""
+    plain = TreeConfig()
+    tree = replace(config.tree, gid=plain.gid, dir_mode=plain.dir_mode, file_mode=plain.file_mode)
+    return replace(config, tree=tree, read_only=False)
+
+
+def _differences(mine: VolumeConfig, theirs: VolumeConfig) -> str:
+    """As `bucket.prefix 'a/' here, 'b/' there; …`. These are settings, never secrets."""
+    here, there = (_flat(asdict(_but_for_group(config))) for config in (mine, theirs))
+    return "; ".join(
+        f"{name} {here[name]!r} here, {there[name]!r} there"
+        for name in here
+        if here[name] != there[name]
+    )
+
+
+def _flat(data: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{above}{name}.")
+        else:
+            flat[above + name] = value
+    return flat
 
 
 def _identity_of(mount: Mount) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from csi_s3.errors import InternalError, VolumeError
 from csi_s3.obs import metrics
+from csi_s3.obs.instruments import Source
 
 _ERRORS_INTRO = """\
 # Errors
@@ -40,10 +41,19 @@ _METRICS_INTRO = """\
 
 Made from `csi_s3/obs/metrics.py` by `python -m csi_s3.obs.describe`; a test compares.
 
-They are counted in each process, from its start. This version does not export them yet.
+`csi-s3 node` and `csi-s3 mounter` serve them at `/metrics` of `--http-address`, in Prometheus's
+text format. *At* says which of them has a metric. Those with the label `volume` are of one volume
+handle on one node: what its workers, one for each mount, have counted together, whichever pods use
+it. They go on when a worker ends, and end when nobody has had the volume mounted for an hour or the
+mounter restarts. What a killed worker counted after the last scrape is lost. A counter is absent
+until something was counted.
 
-| Metric | Unit | Labels | Stability | What is counted |
-|---|---|---|---|---|
+Next to `/metrics` are `/healthz` (200 while the event loop answers) and `/readyz` (200, or 503 and
+the reason in words: the node plugin is ready when kubelet has registered it and a mounter is
+connected, the mounter when it is connected to the node plugin).
+
+| Metric | Kind | At | Unit | Labels | Stability | What is counted |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -57,8 +67,10 @@ def metrics_markdown() -> str:
     rows = (
         (
             f"`{metric.name}`",
+            metric.kind,
+            "mounter" if metric.source is Source.WORKER else metric.source.value,
             metric.unit,
-            ", ".join(f"`{label}`" for label in metric.labels),
+            ", ".join(f"`{label}`" for label in metric.exported_labels),
             metric.stability.value,
             metric.text,
         )

@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from typing_extensions import override
 
@@ -16,18 +17,20 @@ from csi_s3 import __version__
 from csi_s3.aio import finish
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import (
+    IntegrityError,
     NotFoundError,
     NotImplementedByStoreError,
     PreconditionFailedError,
 )
 from csi_s3.s3 import answers, checksums, deletion, listing, reading
+from csi_s3.s3.chain import ca_bundle, chain_for, session_for
 from csi_s3.s3.copying import Copier
-from csi_s3.s3.credentials import Identity, session_for
+from csi_s3.s3.credentials import Clock, Identity
 from csi_s3.s3.endpoint import moved, region_for, resolve
 from csi_s3.s3.faults import Fault
 from csi_s3.s3.headers import Headers
 from csi_s3.s3.http import Http, RequestRecord
-from csi_s3.s3.objects import conditions, describe, hold_to_checksum
+from csi_s3.s3.objects import conditions, describe, hold_to_checksum, version_of
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import (
     Buffer,
@@ -50,10 +53,13 @@ async def open_bucket(
     *,
     observe: Observer | None = None,
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    credentials_dir: Path | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator["Bucket"]:
     """Find credentials, region and endpoint; nothing is asked of the bucket yet.
 
     observe: told of every attempt. pause: waits between attempts (tests pass their own).
+    credentials_dir: a mounted Secret, see `keyfiles`; its keys win over all others.
 
     Raises:
         BadOptionError: options or shared files that cannot be.
@@ -65,14 +71,16 @@ async def open_bucket(
     endpoint = resolve(config, session, region_for(config, session))
     identity = None
     if not config.no_sign_request:
-        identity = Identity(lambda: session_for(config), bucket=config.bucket)
+        clock = clock or Clock()
+        chain = chain_for(config, session, credentials_dir=credentials_dir, clock=clock)
+        identity = Identity(chain, bucket=config.bucket, clock=clock)
         await identity.open()
     http = Http(
         bucket=config.bucket,
         endpoint=endpoint,
         identity=identity,
         move=lambda old, region: moved(old, config, session, region),
-        tls=tls_context(config.ca_bundle or session.get_config_variable("ca_bundle"), endpoint.url),
+        tls=tls_context(ca_bundle(config, session), endpoint.url),
         user_agent=f"{config.user_agent_prefix} csi-s3/{__version__}".strip(),
         max_attempts=config.max_attempts,
         observe=observe,
@@ -167,15 +175,15 @@ class Bucket(ObjectStore):
         if answer.fault is None:
             hold_to_checksum(f"PUT {key!r}", sums, checksum, answer.headers)
             self._headers.check_encryption(f"PUT {key!r}", answer.headers)
-            etag = answers.quoted_etag(answer.headers.get("ETag", ""))
+            etag = version_of(f"PUT {key!r}", answer.headers)
             return ObjectInfo(key=key, size=len(data), etag=etag, last_modified=0.0)
-        if self._goes_without_checksums(answer.fault):
+        if sums and self._goes_without_checksums(answer.fault):
             return await self.put(
                 key, data, if_none_match=if_none_match, if_match=if_match, metadata=metadata
             )
         error = self._http.error(request, answer.fault)
         if isinstance(error, PreconditionFailedError) and answer.maybe_done:
-            settled = await self._put_before(key, data, metadata=metadata, if_match=if_match)
+            settled = await self._put_before(request, metadata=metadata, if_match=if_match)
             if settled is not None:
                 return settled
         if if_match and isinstance(error, NotFoundError):
@@ -183,7 +191,7 @@ class Bucket(ObjectStore):
         raise error
 
     async def _put_before(
-        self, key: str, data: Buffer, *, metadata: Mapping[str, str] | None, if_match: str | None
+        self, put: Request, *, metadata: Mapping[str, str] | None, if_match: str | None
     ) -> ObjectInfo | None:
         """The object, if a PUT of ours whose answer was lost had made it: same bytes, metadata.
 
@@ -191,14 +199,17 @@ class Bucket(ObjectStore):
         """
         if not (if_match or metadata):
             return None
-        request = Request(kind="HEAD", method="HEAD", key=key, headers=self._headers.every)
-        found = await self._http.send(request)
+        headers = {**self._headers.every, "x-amz-checksum-mode": "ENABLED"}
+        head = Request(kind="HEAD", method="HEAD", key=put.key, headers=headers)
+        found = await self._http.send(head)
         if found.fault is not None:
             return None
-        info = describe(key, found.headers)
+        info = describe(put.key, found.headers)
         same = all(found.headers.get(f"x-amz-meta-{k}") == v for k, v in (metadata or {}).items())
-        ours = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
-        return info if same and info.etag == ours else None
+        md5 = f'"{hashlib.md5(put.body, usedforsecurity=False).hexdigest()}"'  # not so with KMS
+        sums = [name for name in put.headers if name.startswith("x-amz-checksum-")]
+        ours = info.etag == md5 or any(found.headers.get(n) == put.headers[n] for n in sums)
+        return info if same and ours and info.size == len(put.body) else None
 
     @override
     async def copy(
@@ -249,11 +260,16 @@ class Bucket(ObjectStore):
         )
         answer = await self._http.send(request)
         if answer.fault is not None:
-            if self._goes_without_checksums(answer.fault):
+            if sums and self._goes_without_checksums(answer.fault):
                 return await self.create_upload(key, metadata=metadata)
             raise self._http.error(request, answer.fault)
         self._headers.check_encryption(f"upload of {key!r}", answer.headers)
         upload_id = answers.fields(answers.parse(answer.xml)).get("UploadId", "")
+        if not upload_id:  # without it a part would be the object, and an abort its deletion
+            raise IntegrityError(
+                f"upload of {key!r}: the answer names no upload: {answer.xml[:60]!r}",
+                "check that `endpoint-url` is an S3 endpoint, not a proxy's page",
+            )
         upload = MultipartUpload(
             self._http,
             self._headers,
@@ -272,12 +288,13 @@ class Bucket(ObjectStore):
         return self._http.server.startswith("MinIO")
 
     def _goes_without_checksums(self, fault: Fault) -> bool:
-        """Whether this store refused a checksum header; from then on none is sent."""
-        if self._sums is None or not fault.refuses_checksum or self._http.endpoint.is_aws:
+        """Whether this store refused the checksum that was sent; from then on none is."""
+        if not fault.refuses_checksum or self._http.endpoint.is_aws:
             return False
-        log.warning(
-            "the store refuses checksums, uploads go without (set `upload-checksums=off`): %s",
-            fault.message,
-        )
+        if self._sums is not None:  # else another request has met this meanwhile
+            log.warning(
+                "the store refuses checksums, uploads go without (set `upload-checksums=off`): %s",
+                fault.message,
+            )
         self._sums = None
         return True

@@ -65,7 +65,7 @@ class Copier:
             },
             quiet_s=COPY_QUIET_S,
             heavy_bytes=source.size,
-            may_fail_late=True,
+            answered_with="ETag",
         )
         answer = await self._http.send(request)
         if answer.fault is not None:

@@ -1,24 +1,31 @@
-"""Who we are to S3: the SDK's default chain, kept fresh.
+"""Who we are to S3, kept fresh for as long as a mount lives.
 
-aiobotocore finds and refreshes credentials (environment, shared files and profile, web identity,
-container, instance metadata); its clients are not used, one costs 29 MB private memory.
+Credentials come from the first of several sources that has them (`chain`). Those that end are
+fetched again before their end, from the same source; those that S3 refuses are looked for anew.
+botocore's own refresh was rejected: it begins 15 minutes before the end, so that keys of 15 minutes
+(the shortest that STS gives) are fetched at every request, and a source that is down is asked by
+every request, too.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
-import aiohttp
-from aiobotocore.session import AioSession
-from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 from typing_extensions import override
 
-from csi_s3.config.volume import BucketConfig
-from csi_s3.errors import BadOptionError, CredentialsError
+from csi_s3.errors import CredentialsError
+
+log = logging.getLogger(__name__)
 
 SOURCE_WITHIN_S = 60.0  # the whole chain, STS and metadata services included
+RENEW_BEFORE = timedelta(minutes=15)  # but not before the last quarter of short-lived ones
+TRY_AGAIN_S = 30.0  # after a renewal that failed while the old keys last
+REFUSE_AGAIN_S = 5.0  # for how long a failure is everybody's answer once they have ended
+SEARCH_AGAIN_S = 10.0  # between searches that S3's refusals cause
 
 for _name in ("botocore", "aiobotocore"):  # at DEBUG they log session tokens and STS's answers
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -43,40 +50,81 @@ class Keys:
     token: Secret | None
 
 
-def session_for(config: BucketConfig) -> AioSession:
-    """A fresh session: it reads environment and shared files anew, and caches them.
+def _now() -> datetime:
+    return datetime.now(UTC)
 
-    Raises:
-        BadOptionError: no such profile, or the shared files cannot be parsed.
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """now: the time of day, by which credentials end. monotonic_s: nobody sets it, for pauses."""
+
+    now: Callable[[], datetime] = _now
+    monotonic_s: Callable[[], float] = time.monotonic
+
+
+class Source(Protocol):
+    """One place where credentials may be."""
+
+    async def find(self) -> "Found | str":
+        """Credentials, fetched now; or, for a person, why there are none here.
+
+        Raises:
+            CredentialsError: this source is configured, and fails. No other is asked in its place:
+                that would be somebody else's identity.
+
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Credentials and where they came from. said: the source, for messages.
+
+    expires: None for those that do not end, or do not tell.
     """
-    session = AioSession(profile=config.profile)
-    try:
-        session.get_scoped_config()
-    except ProfileNotFound as exc:
-        raise BadOptionError(
-            f"profile: {exc}", "check the option `profile` or AWS_PROFILE, and ~/.aws/config"
-        ) from exc
-    except BotoCoreError as exc:
-        raise BadOptionError(f"AWS configuration: {exc}", "correct the file that it names") from exc
-    return session
+
+    keys: Keys
+    said: str
+    source: Source
+    expires: datetime | None = None
+
+
+class Finder(Protocol):
+    """Searches all sources (`chain.Chain`)."""
+
+    async def find(self) -> Found:
+        """Search from the first.
+
+        Raises:
+            CredentialsError: none has any; or the first that is configured fails.
+
+        """
+
+    def newer(self, *, at_once: bool) -> Found | None:
+        """Keys that somebody has put in place of the present ones; cheap, asked at each request.
+
+        at_once: look now; else every few seconds.
+        """
 
 
 class Identity:
     """The credentials of one bucket. `open` must have been awaited before `keys`.
 
-    Concurrency: one task renews at a time, the others wait for it and use its result.
+    Concurrency: one task renews at a time. The others go on with what they have while it lasts,
+    else they wait for it and share its result, a failure included.
     """
 
-    def __init__(self, new_session: Callable[[], AioSession], *, bucket: str) -> None:
-        self._new_session, self._bucket = new_session, bucket
-        self._credentials: Any = None  # aiobotocore is untyped
+    def __init__(self, finder: Finder, *, bucket: str, clock: Clock) -> None:
+        self._finder, self._bucket, self._clock = finder, bucket, clock
         self._renewing = asyncio.Lock()
+        self._found: Found | None = None
+        self._begin_at: datetime | None = None
+        self._not_before = self._no_search_before = 0.0  # of the monotonic clock
+        self._failure: CredentialsError | None = None
 
     @property
     def source(self) -> str:
-        """Where the credentials came from, in botocore's words (env, iam-role, ...)."""
-        return str(getattr(self._credentials, "method", "") or "none")
+        """Where the credentials came from, for messages: env, a role, a file."""
+        return self._found.said if self._found else "none"
 
     async def open(self) -> None:
         """Find credentials.
@@ -87,44 +135,103 @@ class Identity:
         """
         try:
             async with asyncio.timeout(SOURCE_WITHIN_S):
-                found = await self._new_session().get_credentials()
-        except _SOURCE_FAILED as exc:
-            raise self._failed(exc) from exc
-        if found is None:
-            raise CredentialsError(
-                f"no AWS credentials found for bucket {self._bucket!r}",
-                "give them by environment, ~/.aws/credentials (option `profile`), web identity,"
-                " container or instance role; for a public bucket use `no-sign-request`",
-            )
-        self._credentials = found
+                found = await self._finder.find()
+        except TimeoutError as exc:
+            raise self._too_slow() from exc
+        self._take(found)
 
     async def keys(self) -> Keys:
-        """The present keys, refreshed when they are about to expire.
+        """The present keys.
 
         Raises:
-            CredentialsError: the refresh failed.
+            CredentialsError: they have ended, and there are no new ones.
 
         """
-        try:
-            async with asyncio.timeout(SOURCE_WITHIN_S):
-                found = await self._credentials.get_frozen_credentials()
-        except _SOURCE_FAILED as exc:
-            raise self._failed(exc) from exc
-        token = Secret(found.token) if found.token else None
-        return Keys(found.access_key, Secret(found.secret_key), token)
+        newer = self._finder.newer(at_once=False)
+        if newer is not None:
+            self._take(newer)
+        if self._is_due() and (self._has_ended() or not self._renewing.locked()):
+            async with self._renewing:
+                if self._is_due():
+                    await self._refresh()
+        if self._failure is not None and self._has_ended():
+            raise CredentialsError(self._failure.what, self._failure.hint)
+        return self._present().keys
 
-    async def renew(self, refused: Keys) -> None:
-        """Search the chain again, because S3 called these keys expired; once for all who ask."""
+    async def renew(self, refused: Keys, *, unknown: bool) -> bool:
+        """Look for other keys, because S3 refused these; whether there are any.
+
+        unknown: S3 called them ended or unknown, so every source is asked again, once for all who
+        were refused; else only files are looked at, which costs nobody a request.
+
+        Raises:
+            CredentialsError: the source that should have newer ones failed.
+
+        """
         async with self._renewing:
-            if await self.keys() == refused:
+            if self._present().keys != refused:
+                return True
+            newer = self._finder.newer(at_once=True)
+            if newer is not None:
+                self._take(newer)
+            elif unknown and self._clock.monotonic_s() >= self._no_search_before:
+                self._no_search_before = self._clock.monotonic_s() + SEARCH_AGAIN_S
                 await self.open()
+            return self._present().keys != refused
 
-    def _failed(self, exc: Exception) -> CredentialsError:
-        return CredentialsError(
-            f"AWS credentials for bucket {self._bucket!r}: {type(exc).__name__}: {exc}",
-            "check the role's trust policy, the token file, and that STS or the metadata"
-            " service can be reached",
+    def _present(self) -> Found:
+        if self._found is None:
+            raise RuntimeError("Identity.open was not awaited")
+        return self._found
+
+    def _take(self, found: Found) -> None:
+        news = "" if self._found is None else "new "
+        until = f", until {found.expires:%Y-%m-%dT%H:%M:%SZ}" if found.expires else ""
+        log.info("%scredentials for bucket %s: %s%s", news, self._bucket, found.said, until)
+        self._found, self._failure = found, None
+        if found.expires is None:
+            self._begin_at = None
+            return
+        now = self._clock.now()
+        self._begin_at = found.expires - min(RENEW_BEFORE, (found.expires - now) / 4)
+        # Keys that have ended when they come: this clock is wrong, or a metadata service has
+        # trouble and means them to be used. S3 will say.
+        self._not_before = self._clock.monotonic_s() + TRY_AGAIN_S if self._has_ended() else 0.0
+
+    def _is_due(self) -> bool:
+        return (
+            self._begin_at is not None
+            and self._clock.now() >= self._begin_at
+            and self._clock.monotonic_s() >= self._not_before
         )
 
+    def _has_ended(self) -> bool:
+        expires = self._present().expires
+        return expires is not None and self._clock.now() >= expires
 
-_SOURCE_FAILED = (BotoCoreError, ClientError, aiohttp.ClientError, OSError, TimeoutError)
+    async def _refresh(self) -> None:
+        """Ask the same source again; its failure is kept, for `keys` to raise once it must."""
+        found: Found | str | CredentialsError
+        try:
+            async with asyncio.timeout(SOURCE_WITHIN_S):
+                found = await self._present().source.find()
+        except TimeoutError:
+            found = self._too_slow()
+        except CredentialsError as exc:
+            found = exc
+        if isinstance(found, str):
+            found = CredentialsError(f"credentials ({self.source}) are no longer given: {found}")
+        if isinstance(found, Found):
+            self._take(found)
+            return
+        ended = self._has_ended()
+        pause_s = REFUSE_AGAIN_S if ended else TRY_AGAIN_S
+        self._failure, self._not_before = found, self._clock.monotonic_s() + pause_s
+        if not ended:
+            log.warning("credentials end soon and cannot be renewed yet: %s", found)
+
+    def _too_slow(self) -> CredentialsError:
+        return CredentialsError(
+            f"AWS credentials for bucket {self._bucket!r}: no answer in {SOURCE_WITHIN_S:.0f} s",
+            "check that this node reaches STS or the metadata service (network policy, proxy)",
+        )

@@ -26,6 +26,9 @@ async def delete_many(
         together = [key for key in batch if answers.is_xml_text(key)]
         if together:
             refused = await _delete_batch(http, headers, together)
+            if not refused.keys() <= set(together):
+                # Which key is meant? A line end in it, e.g., is another one after parsing.
+                refused, alone = {}, batch
             alone += [key for key, fault in refused.items() if fault.is_retryable]
             remain |= {
                 k: f"{f.code}: {f.message}" for k, f in refused.items() if not f.is_retryable
@@ -52,7 +55,7 @@ async def _delete_batch(http: Http, headers: Headers, keys: list[str]) -> dict[s
             "Content-MD5": base64.b64encode(md5).decode(),
         },
         body=body,
-        may_fail_late=True,
+        answered_with="DeleteResult",
     )
     root = answers.parse((await http.done(request)).xml)
     failed = {}

@@ -16,9 +16,10 @@ from aiobotocore.session import AioSession
 from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import EndpointProviderError
 
-from csi_s3.config import environment
+from csi_s3.config import environment, forms
+from csi_s3.config.given import read_value
 from csi_s3.config.volume import BucketConfig
-from csi_s3.errors import BadOptionError, UnsupportedError
+from csi_s3.errors import BadOptionError, CredentialsError, UnsupportedError
 
 DEFAULT_REGION = "us-east-1"
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
@@ -46,10 +47,10 @@ class Endpoint:
 
 
 @cache
-def load_rules() -> EndpointProvider:
-    """The S3 rule set; call it in a zygote so that its children share the memory."""
+def load_rules(service: str = "s3") -> EndpointProvider:
+    """The service's rule set; call it in a zygote so that its children share the memory."""
     loader = botocore.loaders.create_loader()
-    rules = loader.load_service_model("s3", "endpoint-rule-set-1")
+    rules = loader.load_service_model(service, "endpoint-rule-set-1")
     return EndpointProvider(rules, loader.load_data("partitions"))
 
 
@@ -67,7 +68,7 @@ def resolve(config: BucketConfig, session: AioSession, region: str) -> Endpoint:
         UnsupportedError: a directory bucket or a multi-region access point.
 
     """
-    url = config.endpoint_url or _configured_url(session)
+    url = config.endpoint_url or _configured_url(session, "s3")
     is_aws = url is None or _is_aws_host(url)
     asked: dict[str, Any] = {
         "Bucket": config.bucket,
@@ -117,18 +118,63 @@ def moved(endpoint: Endpoint, config: BucketConfig, session: AioSession, region:
     return resolve(config, session, region)
 
 
-def _configured_url(session: AioSession) -> str | None:
-    """AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, the profile's services section, its endpoint_url."""
+def sts_region(config: BucketConfig, session: AioSession) -> str:
+    """The environment's region, where STS is near and may be the only one reachable; else S3's."""
+    own = environment.aws_region() or session.get_config_variable("region")
+    return str(own or region_for(config, session))
+
+
+def sts_url(config: BucketConfig, session: AioSession) -> str:
+    """AWS_ENDPOINT_URL_STS and its like, else the region's own; AWS_STS_REGIONAL_ENDPOINTS=legacy.
+
+    Raises:
+        CredentialsError: the region cannot be one.
+
+    """
+    url = _configured_url(session, "sts")
+    if url is not None:
+        return url
+    region = sts_region(config, session)
+    if not _REGION.fullmatch(region):
+        raise _no_sts(region, "that is no region's name")
+    try:
+        found = load_rules("sts").resolve_endpoint(
+            Region=region,
+            UseDualStack=_flag(session, "use_dualstack"),
+            UseFIPS=_flag(session, "use_fips"),
+            UseGlobalEndpoint=session.get_config_variable("sts_regional_endpoints") == "legacy",
+        )
+    except EndpointProviderError as exc:
+        raise _no_sts(region, exc) from exc
+    return str(found.url)
+
+
+def _no_sts(region: str, why: object) -> CredentialsError:
+    return CredentialsError(
+        f"no STS endpoint in region {region!r}: {why}",
+        "check AWS_REGION, or set AWS_ENDPOINT_URL_STS (values s3.region, sts.endpointUrl)",
+    )
+
+
+def _configured_url(session: AioSession, service: str) -> str | None:
+    """AWS_ENDPOINT_URL_<SERVICE>, AWS_ENDPOINT_URL, the profile's for the service, its for all.
+
+    Raises:
+        BadOptionError: it is not of the form of the option; a password in it would be in errors.
+
+    """
     if session.get_config_variable("ignore_configured_endpoint_urls"):
         return None
     profile = session.get_scoped_config()
     services = session.full_config.get("services", {}).get(profile.get("services"), {})
-    own = services.get("s3", {})
-    return (
-        environment.aws_endpoint_url()
+    own = services.get(service, {})
+    found = (
+        environment.aws_endpoint_url(service.upper())
         or (own.get("endpoint_url") if isinstance(own, dict) else None)
         or profile.get("endpoint_url")
     )
+    shown = f"AWS_ENDPOINT_URL_{service.upper()}, AWS_ENDPOINT_URL or the profile's endpoint_url"
+    return str(read_value(shown, forms.URL, found)) if found else None
 
 
 def _flag(session: AioSession, name: str) -> bool:

@@ -7,7 +7,7 @@ what to check. Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorRespo
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 from typing_extensions import override
@@ -30,6 +30,7 @@ from csi_s3.errors import (
 )
 from csi_s3.s3 import answers
 
+_NO_ANSWER = "no answer of S3"  # in place of a code
 _RETRYABLE_STATUS = frozenset({429, 500, 502, 503, 504})
 _RETRYABLE_CODES = frozenset(
     {
@@ -38,6 +39,7 @@ _RETRYABLE_CODES = frozenset(
         "PriorRequestNotComplete",
         "TransientError",
         "ServiceUnavailable",
+        _NO_ANSWER,
         "RequestTimeout",
         "RequestTimeoutException",
         "SlowDown",
@@ -54,8 +56,15 @@ _RETRYABLE_CODES = frozenset(
     }
 )
 _EXPIRED = frozenset(
-    {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"}
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "TokenRefreshRequired",
+        "InvalidToken",
+        "InvalidTokenId",  # MinIO
+    }
 )
+_UNKNOWN_KEYS = frozenset({"InvalidAccessKeyId", "XAdminUserNotFound"})  # MinIO's: or ended
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"})
 _BY_CODE: dict[str, type[VolumeError]] = {
     "NoSuchBucket": NoSuchBucketError,
@@ -73,11 +82,9 @@ _BY_CODE: dict[str, type[VolumeError]] = {
     "KeyTooLongError": KeyTooLongError,
     "XMinioInvalidObjectName": InvalidNameError,
     "XMinioInvalidResourceName": InvalidNameError,
-    "InvalidAccessKeyId": CredentialsError,
-    "XAdminUserNotFound": CredentialsError,
     "SignatureDoesNotMatch": CredentialsError,
     "RequestTimeTooSkewed": CredentialsError,
-    **dict.fromkeys(_EXPIRED, CredentialsError),
+    **dict.fromkeys(_EXPIRED | _UNKNOWN_KEYS, CredentialsError),
 }
 _BY_STATUS: dict[int, type[VolumeError]] = {
     401: CredentialsError,
@@ -141,6 +148,16 @@ class Fault:
         return self.code in _EXPIRED
 
     @property
+    def is_of_keys(self) -> bool:
+        """Said in so many words: these keys have ended, or nobody has them."""
+        return self.code in _EXPIRED | _UNKNOWN_KEYS
+
+    @property
+    def may_mean_keys(self) -> bool:
+        """Other keys might be let in; a HEAD is refused without a word."""
+        return self.is_of_keys or self.status in {401, 403}
+
+    @property
     def is_moved(self) -> bool:
         """Said in so many words: not here, or not signed for this region."""
         return self.status in {301, 307, 308} or self.code in _ELSEWHERE
@@ -172,6 +189,14 @@ def read(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     )
 
 
+def read_late(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
+    """A 200 that lacks what makes it a success: S3's error, or the answer was cut or a proxy's."""
+    fault = read(status, headers, body)
+    if fault.code:
+        return fault
+    return replace(fault, code=_NO_ANSWER, message=f"the body begins {body[:60]!r}")
+
+
 def to_error(fault: Fault, asked: Asked) -> VolumeError:
     """The class that the file system and the CSI answers understand, with message and hint."""
     if fault.is_retryable:
@@ -189,6 +214,12 @@ def from_connection(exc: Exception, asked: Asked) -> VolumeError:
         return StoreTimeoutError(
             f"{asked}: no progress at {asked.endpoint}",
             "check that this node reaches the endpoint (network policy, proxy, route)",
+        )
+    if isinstance(exc, aiohttp.ClientHttpProxyError):  # its own text has the proxy's password
+        return StoreUnavailableError(
+            f"{asked}: the proxy refuses to connect to {asked.endpoint}: "
+            f"{exc.status} {exc.message}",
+            "check HTTPS_PROXY, with its user and password, and NO_PROXY",
         )
     if is_untrusted(exc):
         return StoreUnavailableError(

@@ -30,7 +30,8 @@ class Headers:
 
     def new_object(self, key: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
         """For a PUT or the creation of an upload."""
-        guessed = mimetypes.guess_type(key)[0] if self._infer_type else None
+        name = key.rpartition("/")[2]  # guess_type wants a URL: "data:…" would tell its own type
+        guessed = mimetypes.guess_type(f"./{name}")[0] if self._infer_type else None
         return {
             **self._stored_as(self._storage_class),
             "Content-Type": guessed or DEFAULT_TYPE,

@@ -179,12 +179,12 @@ class Http:
             tried.was_moved = True
             if self.endpoint is endpoint:
                 self.endpoint = self._move(endpoint, fault.region)
+                self._proxy = environment.proxy_for(self.endpoint.url)
                 log.info("bucket %s is in %s, not %s", self._bucket, fault.region, endpoint.region)
             return True
-        if fault.is_expired and self._identity and keys and not tried.was_renewed:
+        if fault.may_mean_keys and self._identity and keys and not tried.was_renewed:
             tried.was_renewed = True
-            await self._identity.renew(keys)
-            return True
+            return await self._identity.renew(keys, unknown=fault.is_of_keys)
         return False
 
     async def _attempt(self, request: Request, endpoint: Endpoint, keys: Keys | None) -> Answer:
@@ -257,10 +257,11 @@ def _fault(
 ) -> Fault | None:
     if status >= 300:  # noqa: PLR2004
         return faults.read(status, headers, bytes(body))
-    if request.may_fail_late:
+    if request.answered_with:
         root = answers.parse(bytes(body))
-        if root is not None and answers.name(root) == "Error":
-            return faults.read(status, headers, bytes(body))
+        found = set() if root is None else {answers.name(e) for e in (root, *root)}
+        if request.answered_with not in found:
+            return faults.read_late(status, headers, bytes(body))
     return None
 
 

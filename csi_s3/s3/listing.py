@@ -44,6 +44,16 @@ def parse_page(body: bytes) -> ListPage:
             f"LIST was answered with something else: {body[:100]!r}",
             "check that `endpoint-url` is an S3 endpoint, not a console or a proxy's page",
         )
+    try:
+        return _page(root)
+    except (KeyError, ValueError) as exc:
+        raise IntegrityError(
+            f"LIST: an entry lacks something, or has it in a form of its own: {exc!r}",
+            "the store's listing is not S3's: report it to its maker",
+        ) from exc
+
+
+def _page(root: etree._Element) -> ListPage:
     encoded = any(answers.name(c) == "EncodingType" and c.text == "url" for c in root)
     objects: list[ObjectInfo] = []
     prefixes: list[str] = []

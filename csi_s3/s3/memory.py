@@ -116,15 +116,15 @@ class MemoryStore(ObjectStore):
         max_keys: int = 1000,
     ) -> ListPage:
         await self._enter("LIST", prefix)
-        after = (token or "").encode()
+        after = _position(token or "")
         objects: list[ObjectInfo] = []
         prefixes: list[str] = []
         last = ""
         more = False
-        for key in sorted((k for k in self.objects if k.startswith(prefix)), key=str.encode):
+        for key in sorted((k for k in self.objects if k.startswith(prefix)), key=_position):
             cut = key.find(delimiter, len(prefix)) if delimiter else -1
             name = key if cut < 0 else key[: cut + len(delimiter)]
-            if key.encode() <= start_after.encode() or name.encode() <= after:
+            if _position(key) <= _position(start_after) or _position(name) <= after:
                 continue
             if prefixes and name == prefixes[-1] and cut >= 0:
                 continue
@@ -229,6 +229,10 @@ class MemoryStore(ObjectStore):
             raise PreconditionFailedError(f"PUT {key}: it exists")
         if if_match is not None and (found is None or found.info.etag != if_match):
             raise PreconditionFailedError(f"PUT {key}: it is not {if_match}")
+
+
+def _position(key: str) -> bytes:
+    return key.encode(errors="surrogateescape")
 
 
 def _batches(keys: Iterable[str]) -> Iterable[tuple[str, ...]]:

@@ -12,13 +12,23 @@ from csi_s3.s3.store import ObjectInfo
 
 
 def describe(key: str, headers: Mapping[str, str], *, size: int | None = None) -> ObjectInfo:
-    """From the answer to a HEAD, or to a GET (whose Content-Length is not the object's size)."""
+    """From the answer to a HEAD, or to a GET (whose Content-Length is not the object's size).
+
+    Raises:
+        IntegrityError: the answer tells no size.
+
+    """
+    if size is None and "Content-Length" not in headers:
+        raise IntegrityError(
+            f"HEAD {key!r}: the answer has no Content-Length",
+            "a proxy before the store drops it: let `endpoint-url` name the store itself",
+        )
     storage_class = headers.get("x-amz-storage-class", "")
     shelved = storage_class in ARCHIVES or "x-amz-archive-status" in headers
     restored = 'ongoing-request="false"' in headers.get("x-amz-restore", "")
     return ObjectInfo(
         key=key,
-        size=int(headers.get("Content-Length", "0")) if size is None else size,
+        size=int(headers["Content-Length"]) if size is None else size,
         etag=answers.quoted_etag(headers.get("ETag", "")),
         last_modified=_http_date(headers.get("Last-Modified", "")),
         storage_class=storage_class,
@@ -32,6 +42,22 @@ def conditions(*, if_none_match: bool = False, if_match: str | None = None) -> d
         **({"If-None-Match": "*"} if if_none_match else {}),
         **({"If-Match": if_match} if if_match else {}),
     }
+
+
+def version_of(what: str, answer: Mapping[str, str]) -> str:
+    """The ETag that a write was answered with.
+
+    Raises:
+        IntegrityError: there is none, so it was not S3 that answered.
+
+    """
+    etag = answer.get("ETag", "")
+    if not etag:
+        raise IntegrityError(
+            f"{what}: the answer has no ETag: nobody knows whether it was stored",
+            "check that `endpoint-url` is an S3 endpoint, not a proxy's page",
+        )
+    return answers.quoted_etag(etag)
 
 
 def hold_to_checksum(

@@ -1,5 +1,7 @@
 """HEAD and ranged GET: the one place where another client for bulk reads could be chosen."""
 
+import re
+
 from csi_s3.errors import (
     IntegrityError,
     NotImplementedByStoreError,
@@ -12,6 +14,9 @@ from csi_s3.s3.http import Answer, Http
 from csi_s3.s3.objects import conditions, describe
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import Chunk, ObjectInfo
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
+READ_AGAIN = 3  # an object that grows all the time is not one
 
 
 async def head(http: Http, headers: Headers, key: str) -> ObjectInfo:
@@ -38,18 +43,22 @@ async def read_range(
         },
         answer_bytes=length,
     )
-    answer = await http.send(request)
-    if answer.fault is not None:
-        if answer.fault.status == 416:  # noqa: PLR2004 - at or behind the end
-            return await _empty(http, headers, key, etag)
-        error = http.error(request, answer.fault)
-        if isinstance(error, PreconditionFailedError):
-            raise changed(key, etag) from error
-        raise error
-    info = describe(key, answer.headers, size=_whole_size(key, answer, start, length))
-    if etag is not None and info.etag != etag:
-        raise changed(key, etag)
-    return Chunk(info=info, data=answer.body)
+    for _ in range(READ_AGAIN):
+        answer = await http.send(request)
+        if answer.fault is None:
+            info = describe(key, answer.headers, size=_whole_size(key, answer, start, length))
+            if etag is not None and info.etag != etag:
+                raise changed(key, etag)
+            return Chunk(info=info, data=answer.body)
+        if answer.fault.status != 416:  # noqa: PLR2004 - at or behind the end
+            error = http.error(request, answer.fault)
+            if isinstance(error, PreconditionFailedError):
+                raise changed(key, etag) from error
+            raise error
+        chunk = await _empty(http, headers, key, etag)
+        if chunk.info.size <= start:
+            return chunk  # else it has grown since
+    raise IntegrityError(f"GET {key!r}: no range from {start}, and HEAD tells of more bytes")
 
 
 def changed(key: str, etag: str | None) -> ObjectChangedError:
@@ -70,9 +79,13 @@ async def _empty(http: Http, headers: Headers, key: str, etag: str | None) -> Ch
 
 def _whole_size(key: str, answer: Answer, start: int, length: int) -> int:
     """The object's size by the answer to a ranged GET, whose body is held to its promise."""
-    got, size = len(answer.body), answer.headers.get("Content-Range", "").rpartition("/")[2]
-    if answer.status == 206 and size.isdigit():  # noqa: PLR2004
-        total = int(size)
+    got = len(answer.body)
+    if answer.status == 206:  # noqa: PLR2004
+        told = answer.headers.get("Content-Range", "")
+        found = _CONTENT_RANGE.fullmatch(told)
+        if found is None or int(found[1]) != start:
+            raise IntegrityError(f"GET {key!r}: asked from {start}, Content-Range is {told!r}")
+        total = int(found[2])
         due = min(length, total - start)
     elif start or got > length:
         raise NotImplementedByStoreError(f"GET {key!r}: the store does not know ranges")

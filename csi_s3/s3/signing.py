@@ -19,6 +19,7 @@ from csi_s3.s3.endpoint import Endpoint
 from csi_s3.s3.store import Buffer
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
+_ERRORS = "surrogateescape"
 _NO_BODY = hashlib.sha256(b"").hexdigest()
 
 
@@ -31,7 +32,8 @@ class Request:
     quiet_s: the longest silence of the store while it works on this.
     answer_bytes, heavy_bytes: what the answer may carry, what the store must move on its side (a
         copy): for the deadline.
-    may_fail_late: a 200 whose body is an error is an error (copy, complete).
+    answered_with: the element, root or below it, without which a 200 is no success: S3 may say so
+        before it knows (copy, complete), and a proxy may say so of its own page.
     """
 
     kind: str
@@ -43,18 +45,19 @@ class Request:
     quiet_s: float = 30.0
     answer_bytes: int = 0
     heavy_bytes: int = 0
-    may_fail_late: bool = False
+    answered_with: str = ""
 
 
 def quoted_key(key: str) -> str:
-    return quote(key, safe="/~")
+    """Lone surrogates stand for bytes that are not UTF-8, as `listing` decodes them."""
+    return quote(key, safe="/~", errors=_ERRORS)
 
 
 def url_of(request: Request, endpoint: Endpoint) -> str:
     url = f"{endpoint.url}/{quoted_key(request.key)}" if request.key else endpoint.root
     if not request.query:
         return url
-    return f"{url}?{urlencode(request.query, quote_via=quote, safe='')}"
+    return f"{url}?{urlencode(request.query, quote_via=quote, safe='', errors=_ERRORS)}"
 
 
 def exact(url: str) -> URL:

@@ -22,7 +22,7 @@ from csi_s3.s3 import answers
 from csi_s3.s3.checksums import Algorithm
 from csi_s3.s3.headers import Headers
 from csi_s3.s3.http import Answer, Http
-from csi_s3.s3.objects import conditions, describe, hold_to_checksum
+from csi_s3.s3.objects import conditions, describe, hold_to_checksum, version_of
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import Buffer, ObjectInfo, Part, Upload
 
@@ -74,7 +74,7 @@ class MultipartUpload(Upload):
         )
         answer = await self._http.done(request)
         hold_to_checksum(f"part {number} of {self._key!r}", self._sums, checksum, answer.headers)
-        etag = answers.quoted_etag(answer.headers.get("ETag", ""))
+        etag = version_of(f"part {number} of {self._key!r}", answer.headers)
         return Part(number=number, etag=etag, size=len(data), checksum=checksum)
 
     @override
@@ -91,7 +91,7 @@ class MultipartUpload(Upload):
             },
             quiet_s=COMPLETE_QUIET_S,
             heavy_bytes=length,
-            may_fail_late=True,
+            answered_with="ETag",
         )
         answer = await self._http.send(request)
         if answer.fault is not None:
@@ -173,7 +173,7 @@ class MultipartUpload(Upload):
             "</CompleteMultipartUpload>".encode(),
             quiet_s=COMPLETE_QUIET_S,
             heavy_bytes=size,
-            may_fail_late=True,
+            answered_with="ETag",
         )
 
     async def _settled(

@@ -11,6 +11,7 @@ from csi_s3.config.volume import BucketConfig
 from csi_s3.s3.bucket import RequestRecord, open_bucket
 from csi_s3.s3.memory import MemoryStore
 from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
+from tests.authority import Authority, make_authority
 from tests.contract.quirks import ODD_KEYS, QUIRKS
 from tests.contract.scripted import ScriptedS3, scripted_s3
 from tests.servers import KINDS, Server, running
@@ -66,6 +67,10 @@ def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path) -> pytest.MonkeyP
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_SESSION_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("FULL_URI", "RELATIVE_URI"):
+        monkeypatch.delenv(f"AWS_CONTAINER_CREDENTIALS_{name}", raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -77,6 +82,11 @@ def aws_keys(aws_environment: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     aws_environment.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     aws_environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     return aws_environment
+
+
+@pytest.fixture
+def authority(tmp_path) -> Authority:
+    return make_authority(tmp_path, "store.example.test")
 
 
 @pytest.fixture

@@ -58,6 +58,8 @@ def _anything(seen):
         return Reply(206, b"x", {"ETag": '"e"', "Content-Range": "bytes 0-0/1"})
     if "uploads=" in seen.path:
         return CREATED
+    if seen.method == "POST" or "x-amz-copy-source" in seen.headers:
+        return Reply(200, b"<R><ETag>e</ETag><DeleteResult/></R>")
     return Reply(204) if seen.method == "DELETE" else PUT
 
 
@@ -278,3 +280,20 @@ async def test_a_page_that_is_no_listing_says_so(s3):
         with pytest.raises(IntegrityError, match="something else") as caught:
             await bucket.list_page("")
     assert "endpoint-url" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "guessed"),
+    [
+        ("data:text/html,x.csv", "text/csv"),
+        ("10:30?a=b.csv", "text/csv"),
+        ("x:report.csv?draft", "binary/octet-stream"),
+        ("dir.csv/plain", "binary/octet-stream"),
+        ("a.json", "application/json"),
+    ],
+)
+async def test_a_type_is_derived_from_the_name_and_never_read_out_of_it(s3, key, guessed):
+    s3.rule = lambda _: PUT
+    async with open_bucket(s3.config(infer_content_type=True)) as bucket:
+        await bucket.put(key, b"x")
+    assert s3.seen[0].headers["Content-Type"] == guessed

@@ -1,9 +1,11 @@
 """What is tried again, how often, and what is never tried again."""
 
 import asyncio
+import base64
 import hashlib
 
 import pytest
+from awscrt.checksums import crc32c
 
 from csi_s3.errors import (
     IntegrityError,
@@ -146,6 +148,21 @@ async def test_an_exclusive_put_is_recognised_by_its_metadata_only(s3, bucket):
     s3.replies = [Reply(lost=True), error(412, "PreconditionFailed")]
     with pytest.raises(PreconditionFailedError):
         await bucket.put("k", b"", if_none_match=True)
+
+
+async def test_with_kms_whose_etag_is_no_md5_the_checksum_recognises_what_was_done(s3, bucket):
+    kms = {"ETag": '"of-kms"', "Content-Length": "4"}
+    ours = {"x-amz-checksum-crc32c": base64.b64encode(crc32c(b"mine").to_bytes(4, "big")).decode()}
+    s3.replies = [
+        Reply(lost=True),
+        error(412, "PreconditionFailed"),
+        Reply(200, b"", {**kms, **ours}),
+    ]
+    assert (await bucket.put("k", b"mine", if_match='"before"')).etag == '"of-kms"'
+    assert s3.seen[-1].headers["x-amz-checksum-mode"] == "ENABLED"
+    s3.replies = [Reply(lost=True), error(412, "PreconditionFailed"), Reply(200, b"", kms)]
+    with pytest.raises(PreconditionFailedError):
+        await bucket.put("k", b"mine", if_match='"before"')
 
 
 async def test_a_412_at_once_is_not_questioned(s3, bucket):

@@ -156,3 +156,32 @@ def test_a_forked_child_does_not_end_the_mount_of_its_parent(directory, options,
         timeout=WITHIN_S,
     )
     assert done.stdout == "hello\n\n"
+
+
+def test_a_mount_that_was_made_in_a_forked_child_is_ended_there(directory, options, env):
+    """As a pool of processes does it, whose parent made the object."""
+    script = (
+        "import csi_s3, os, sys\n"
+        "mount = csi_s3.Mount('data', sys.argv[1], force_path_style=True)\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    with mount as path:\n"
+        "        os.listdir(path)\n"
+        "    os._exit(0)\n"
+        "assert os.waitpid(pid, 0)[1] == 0\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(directory)], env=env, check=True, timeout=WITHIN_S
+    )
+    assert not is_mounted(directory)
+    assert workers(directory) == []
+
+
+def test_an_option_without_effect_is_a_warning(directory):
+    with pytest.warns(UserWarning, match="option --cache has no effect: there is no disk cache"):
+        csi_s3.Mount("data", directory, cache="/somewhere")
+
+
+def test_anonymous_is_anonymous_whatever_else_is_given(directory):
+    mount = csi_s3.Mount("data", directory, anonymous=True, no_sign_request=False)
+    assert mount._command.config.bucket.no_sign_request

@@ -87,7 +87,7 @@ async def test_stop_ends_a_worker_whose_bucket_has_not_answered_yet(node):
 
 @pytest.mark.warnings_expected("the worker of volume 'obedient' died: SIGKILL")
 async def test_a_killed_worker_is_reported_with_its_signal_and_its_descriptor_closed(node):
-    deaths = metrics.WORKER_DEATHS.value(cause="SIGKILL")
+    deaths = metrics.WORKER_DEATHS.value(volume="obedient", cause="SIGKILL")
     fuse = await node.serve()
     pid = int(await line(fuse))
     await node.report()
@@ -98,7 +98,7 @@ async def test_a_killed_worker_is_reported_with_its_signal_and_its_descriptor_cl
     assert "memory" in report.error.hint
     assert "next publish" in report.error.hint
     assert await line(fuse) == ""
-    assert metrics.WORKER_DEATHS.value(cause="SIGKILL") == deaths + 1
+    assert metrics.WORKER_DEATHS.value(volume="obedient", cause="SIGKILL") == deaths + 1
     os.close(fuse)
 
 

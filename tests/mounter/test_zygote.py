@@ -25,7 +25,7 @@ logs.configure("mounter")
 if sys.argv[2:]:
     command = tuple(sys.argv[2:])
     start = keeper.Nursery
-    keeper.Nursery = lambda: start(command)
+    keeper.Nursery = lambda _: start(command)
 asyncio.run(keeper.serve(MounterConfig(socket=Path(sys.argv[1]))))
 """
 

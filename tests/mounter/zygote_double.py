@@ -6,6 +6,7 @@ Every worker writes its pid to the descriptor it serves, so that a test sees tha
 """
 
 import asyncio
+import itertools
 import os
 import resource
 import signal
@@ -19,6 +20,8 @@ from csi_s3.link.channel import Channel
 from csi_s3.link.report import Report, State, Usage
 from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.zygote import serve_forks
+
+_numbers = itertools.count(1)
 
 
 def worker(sock: socket.socket) -> int:
@@ -52,10 +55,21 @@ async def _serve(channel: Channel, spec: MountSpec) -> int:
     while message := await channel.receive():
         if message.type == "usage":
             await _report(channel, spec, State.SERVING)
+        elif message.type == "metrics" and spec.volume_handle == "counts":
+            await channel.send("metrics", {"families": families(spec)})
         elif message.type == "stop" and spec.volume_handle != "deaf":
             break
     await _report(channel, spec, State.ENDED)
     return 0
+
+
+def families(spec: MountSpec) -> dict:
+    """It has read a byte for each question, and has the budget that it was told."""
+    asked = next(_numbers)
+    return {
+        "csi_s3_read_bytes_total": [[asked]],
+        "csi_s3_buffers_limit_bytes": [[spec.volume.tree.memory_bytes]],
+    }
 
 
 async def _report(channel: Channel, spec: MountSpec, state: State, error=None) -> None:

@@ -34,6 +34,18 @@ def capability(flags: Sequence[str] = (), *, mode: int = RWX, group: str = ""):
     return csi.VolumeCapability(mount=mount, access_mode=csi.VolumeCapability.AccessMode(mode=mode))
 
 
+def pod_info(name: str) -> dict[str, str]:
+    """What kubelet adds for a CSIDriver with podInfoOnMount."""
+    at = "csi.storage.k8s.io/"
+    return {
+        f"{at}pod.name": name,
+        f"{at}pod.namespace": "science",
+        f"{at}pod.uid": f"uid-of-{name}",
+        f"{at}serviceAccount.name": "default",
+        f"{at}ephemeral": "false",
+    }
+
+
 class NodeUnderTest:
     """Directories on a shared mount (as a node's are), the process, and a client."""
 
@@ -99,6 +111,13 @@ class NodeUnderTest:
         return path
 
     async def publish(
+        self, target: Path | str, *flags: str, timeout: float = 60, **more: object
+    ) -> None:
+        """Parameters: `publish_request`'s."""
+        request = self.publish_request(target, *flags, **more)
+        await self.rpc.NodePublishVolume(request, timeout=timeout)
+
+    def publish_request(
         self,
         target: Path | str,
         *flags: str,
@@ -106,19 +125,22 @@ class NodeUnderTest:
         bucket: str = "bucket",
         readonly: bool = False,
         mode: int = RWX,
+        group: str = "",
         context: Mapping[str, str] | None = None,
-        timeout: float = 60,
+        pod: str = "",
         **more: object,
-    ) -> None:
-        request = csi.NodePublishVolumeRequest(
+    ) -> csi.NodePublishVolumeRequest:
+        return csi.NodePublishVolumeRequest(
             volume_id=handle,
             target_path=str(target),
-            volume_capability=capability(flags, mode=mode),
+            volume_capability=capability(flags, mode=mode, group=group),
             readonly=readonly,
-            volume_context={"bucketName": bucket} if context is None else context,
+            volume_context={
+                **({"bucketName": bucket} if context is None else context),
+                **(pod_info(pod) if pod else {}),
+            },
             **more,
         )
-        await self.rpc.NodePublishVolume(request, timeout=timeout)
 
     async def unpublish(self, target: Path | str, *, handle: str = "pv") -> None:
         request = csi.NodeUnpublishVolumeRequest(volume_id=handle, target_path=str(target))
@@ -150,6 +172,14 @@ class NodeUnderTest:
 
     def logged(self, level: str, text: str = "") -> list[dict]:
         return [e for e in self.lines() if e["level"] == level and text in e["message"]]
+
+    def events(self) -> list[tuple[str, str, str]]:
+        """What pods were told: pod, reason and text."""
+        return [
+            (e["pod"].split("/")[1], e["reason"], e["text"])
+            for e in self.logged("INFO", "event")
+            if "reason" in e
+        ]
 
     def namespace(self, propagation: str) -> subprocess.Popen[bytes]:
         """A process in a mount namespace of its own: `unchanged` hears of ours, `private` not."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from csi_s3.errors import VolumeError
 from csi_s3.link import channel
-from csi_s3.link.report import Report, State, Usage
+from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import VERSION, MountSpec
 from tests.rpc.fake_fuse import FakeFuse
 
@@ -24,8 +24,8 @@ class Served:
 class FakeMounter:
     """Used as an async context manager; `die` is the end of the process with all its workers.
 
-    refuse: what to answer to `serve`, by bucket. gate: while clear, `serve` waits. mute: mounts
-    are taken and never answered for.
+    refuse: what to answer to `serve`, by bucket. wrong: what is wrong when asked, by bucket. gate:
+    while clear, `serve` waits. mute: mounts are taken and never answered for.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,6 +37,8 @@ class FakeMounter:
         self.gate.set()
         self.mute = False
         self.usage = Usage(open_files=1, inodes=7)
+        self.wrong: dict[str, VolumeError] = {}
+        self.last_words: VolumeError | None = None  # of workers that end by themselves
         self._channel: channel.Channel | None = None
         self._tasks: set[asyncio.Task] = set()
 
@@ -59,7 +61,7 @@ class FakeMounter:
         self._channel = channel.connect(self.path)
         await self._channel.send("hello", {"version": VERSION, "pid": os.getpid()})
         for served in self.mounts.values():
-            report = Report(mount_id=served.spec.mount_id, state=State.SERVING)
+            report = self._serving(served.spec.mount_id)
             await self._channel.send(
                 "have",
                 {
@@ -101,6 +103,15 @@ class FakeMounter:
         state = State.ENDED if error is None else State.FAILED
         await self.report(Report(mount_id=served.spec.mount_id, state=state, error=error))
 
+    def _serving(self, mount_id: str) -> Report:
+        served = self.mounts.get(mount_id)
+        wrong = served and self.wrong.get(served.spec.volume.bucket.bucket)
+        return Report(mount_id=mount_id, state=State.SERVING, usage=self.usage, error=wrong)
+
+    async def notice(self, notice: Notice) -> None:
+        assert self._channel is not None
+        await self._channel.send("notice", {"notice": notice.to_json()})
+
     async def report(self, report: Report) -> None:
         assert self._channel is not None
         with contextlib.suppress(ConnectionError):  # as the keeper: nobody is there to be told
@@ -130,7 +141,7 @@ class FakeMounter:
                 self._start(self._serve(served))
             elif message.type == "usage" and not self.mute:
                 mount_id = message.body["mount_id"]
-                await self.report(Report(mount_id=mount_id, state=State.SERVING, usage=self.usage))
+                await self.report(self._serving(mount_id))
 
     async def _serve(self, served: Served) -> None:
         await self.gate.wait()
@@ -147,7 +158,8 @@ class FakeMounter:
         await until(served.fuse.over.is_set, within_s=3600)
         if mount_id in self.mounts:
             self._close(served)
-            await self.report(Report(mount_id=mount_id, state=State.ENDED))
+            error = self.last_words
+            await self.report(Report(mount_id=mount_id, state=State.ENDED, error=error))
 
 
 async def until(condition: Callable[[], object], within_s: float = 20) -> None:

@@ -1,18 +1,45 @@
 """`csi-s3 node` with shorter patience, so that tests of its deadlines end soon.
 
 python -m tests.rpc.run_node SECONDS [flags of csi-s3 node]
+
+TEST_API_SERVER, TEST_API_TOKEN: a double of the cluster's API.
+Without a cluster Events go to the log, as INFO lines `event` with pod, reason and text.
 """
 
 import asyncio
+import logging
+import os
 import sys
+from dataclasses import replace
+from pathlib import Path
 
+from csi_s3.config.cluster import ApiServer
 from csi_s3.config.node import NodeConfig
 from csi_s3.node import mount, mounters, server, volumes
 from csi_s3.obs import logs
+
+
+class RecordedEvents:
+    async def event(self, pod, *, reason, message):
+        fields = {"pod": f"{pod.namespace}/{pod.name}/{pod.uid}", "reason": reason, "text": message}
+        logging.getLogger("csi_s3.tests").info("event", extra=fields)
+
+
+def recording(*args, events=None):
+    return volumes.Volumes(*args, events=events or RecordedEvents())
+
 
 if __name__ == "__main__":
     patience_s = float(sys.argv[1])
     volumes.MOUNTER_WAIT_S = mount.START_S = patience_s
     mount.USAGE_S = mounters.HELLO_S = min(patience_s, 2.0)
+    server.TAINT_AGAIN_S = min(patience_s, 15.0)
+    server.Volumes = recording
     logs.configure("node", debug=True)
-    asyncio.run(server.serve(NodeConfig.from_args(sys.argv[2:])))
+    if url := os.environ.get("TEST_API_SERVER"):
+        os.environ.update(KUBERNETES_SERVICE_HOST="double", KUBERNETES_SERVICE_PORT="443")
+    config = NodeConfig.from_args(sys.argv[2:])
+    if url:
+        token = Path(os.environ["TEST_API_TOKEN"])
+        config = replace(config, api_server=ApiServer(url=url, token=token, ca=None))
+    asyncio.run(server.serve(config))

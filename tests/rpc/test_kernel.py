@@ -12,7 +12,7 @@ import pytest
 from csi_s3.errors import FuseUnavailableError, MountError
 from csi_s3.kernel import mount, syscalls, tuning
 from csi_s3.kernel.fusectl import FuseControl
-from csi_s3.kernel.mountinfo import mount_at, read_mountinfo
+from csi_s3.kernel.mountinfo import mount_at
 from tests.rpc.conftest import run
 from tests.rpc.fake_fuse import FakeFuse
 
@@ -95,21 +95,20 @@ def test_a_bind_of_nothing_is_an_error(base):
     os.close(directory)
 
 
-def test_abort_frees_who_waits(base, fuse):
+def test_abort_frees_who_waits(fuse):
     source, fd = fuse
     served = FakeFuse(os.dup(fd), mount.read_init(fd, 1))
     assert run("cat", source / "hello").stdout == "hello\n"
     served.silence()
     waiting = subprocess.Popen(["cat", source / "hello"], stderr=subprocess.PIPE)
     minor = mount_at(str(source)).minor
-    control = FuseControl(base / "fusectl")
+    control = FuseControl()
     assert control.abort(minor, fd=fd)
     assert waiting.wait(10) != 0
     waiting.stderr.close()
     assert mount.is_over(fd)
     assert not control.abort(minor, fd=fd)
     served.close()
-    unmount_control(base)
 
 
 def test_abort_does_not_hit_the_next_mount_that_got_the_minor(base):
@@ -123,22 +122,15 @@ def test_abort_does_not_hit_the_next_mount_that_got_the_minor(base):
     new = mount.open_fuse()
     mount.mount_fuse(new, second, source_name="new")
     assert mount_at(str(second)).minor == minor, "the kernel gave it another one"
-    assert not FuseControl(base / "fusectl").abort(minor, fd=old)
+    assert not FuseControl().abort(minor, fd=old)
     assert not mount.is_over(new)
     mount.umount(second)
     for fd in (old, new):
         os.close(fd)
-    unmount_control(base)
 
 
-def test_abort_of_what_is_not_there_is_no_error(base):
-    assert not FuseControl(base / "fusectl").abort(999999)
-    unmount_control(base)
-
-
-def unmount_control(base: Path) -> None:
-    mount.umount(base / "fusectl")
-    assert not [e for e in read_mountinfo() if e.mount_point == str(base / "fusectl")]
+def test_abort_of_what_is_not_there_is_no_error():
+    assert not FuseControl().abort(999999)
 
 
 def test_umount_by_force_ends_all_copies(base, fuse):

@@ -138,7 +138,7 @@ async def test_two_volumes_of_one_handle_are_both_served_with_a_warning(node, mo
         "other-bucket",
     }
     (line,) = node.logged("WARNING")
-    assert "'pv' is mounted with other options too" in line["message"]
+    assert "volumeHandle 'pv' is in use on this node with other settings" in line["message"]
 
 
 async def test_another_volume_on_a_published_target_is_refused(node, mounter):

@@ -144,7 +144,7 @@ class Mount(Driver):
 
     @property
     def budget(self):
-        return self.fs.files._budget
+        return self.fs.files.budget
 
     def put(self, key: str, data: bytes = b"", **more: Any) -> None:
         """Somebody else, and long enough before for no cache to be fresh."""

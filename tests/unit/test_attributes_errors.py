@@ -246,3 +246,10 @@ def test_a_kms_key_of_aws_is_named_by_its_full_arn():
 def test_a_kms_key_of_another_store_has_the_name_that_store_gave_it():
     flags = ["sse=aws:kms", "sse-kms-key-id=my-minio-key", "endpoint-url=https://minio:9000"]
     assert config(*flags).bucket.sse_kms_key_id == "my-minio-key"
+
+
+@pytest.mark.parametrize("password", ["hunter2", "hunt@er2", "hu:nt@@er2"])
+def test_no_part_of_a_password_in_a_url_is_shown(password):
+    said = refusal(f"endpoint-url=https://me:{password}@host/path")
+    assert "endpoint-url='https://***@host/path'" in said
+    assert "er2" not in said

@@ -73,7 +73,8 @@ def test_every_long_option_that_works_is_read_in_both_spellings():
             "prefix": "a/", "endpoint-url": "http://h", "bucket-type": "general-purpose",
             "sse": "AES256", "upload-checksums": "off", "dir-markers": "on",
             "expected-bucket-owner": "123456789012", "memory-target": "512",
-            "log-directory": "/x", "ca-bundle": "/x",
+            "log-directory": "/x", "ca-bundle": "/x", "context": "u:r:t", "fscontext": "u:r:t",
+            "rootcontext": "u:r:t",
         }.get(option.name, "8388608" if option.name.endswith("part-size") else "1")  # fmt: skip
         if option.name in {"dir-mode", "file-mode"}:
             value = "700"

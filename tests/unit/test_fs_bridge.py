@@ -7,7 +7,14 @@ import stat
 import pyfuse3
 import pytest
 
-from csi_s3.errors import AccessDeniedError, NotFoundError, StoreUnavailableError, by_code
+from csi_s3.errors import (
+    AccessDeniedError,
+    NotFoundError,
+    NotPermittedError,
+    StoreUnavailableError,
+    by_code,
+)
+from csi_s3.fuse import boundary
 from csi_s3.fuse.boundary import answered
 from csi_s3.fuse.bridge import Bridge
 from tests.unit.fs_mount import fail, mount, mounts
@@ -49,6 +56,29 @@ async def test_a_failed_release_is_an_error_in_the_log_because_no_caller_hears_o
     assert await errno_of(release()) == errno.EACCES
     (line,) = [r for r in caplog.records if r.name == "csi_s3.fuse.boundary"]
     assert line.levelname == "ERROR"
+
+
+@pytest.mark.warnings_expected("request: 403")
+async def test_who_listens_hears_of_each_failure_once():
+    heard = []
+    boundary.heard.set(lambda op, error: heard.append((op, error)))
+    error = AccessDeniedError("403")  # a lost upload fails flush and release with one and the same
+    for _ in range(2):
+        await errno_of(raising(error)())
+    assert heard == [("request", error)]
+
+
+async def test_refusals_for_want_of_an_option_do_not_fill_the_log(caplog, monkeypatch):
+    monkeypatch.setattr(boundary, "_refused_at", {})
+    caplog.set_level("INFO", logger="csi_s3")
+    for n in range(100):
+        for option in ("allow-delete", "allow-overwrite"):
+            error = NotPermittedError(f"{n}", f"needs the mount option {option}", option=option)
+            assert await errno_of(raising(error)()) == errno.EPERM
+    assert [r.getMessage() for r in caplog.records if r.name == "csi_s3.fuse.boundary"] == [
+        "request: 0 (needs the mount option allow-delete)",
+        "request: 0 (needs the mount option allow-overwrite)",
+    ]
 
 
 @pytest.mark.warnings_expected("bug in request")

@@ -63,6 +63,13 @@ def test_a_directory_hides_the_object_of_its_name_until_it_has_no_keys(mount, si
     assert mount.tree() == {"x": b"hidden"}
 
 
+def test_a_key_that_is_not_utf_8_hides_itself_and_nothing_else(mount):
+    """A store on a POSIX file system lists any bytes; no name of ours could ever open them."""
+    for key in ("a/b\udcff", "a/\udcff/c", "a/seen"):
+        mount.put(key, b"data")
+    assert mount.tree() == {"a": None, "a/seen": b"data"}
+
+
 @pytest.mark.parametrize("key", ["a//b", "a/./b", "a/../b", "a/b\0c", "a/" + "x" * 256])
 def test_components_that_mean_something_else_to_the_kernel_are_hidden(mount, caplog, key):
     """Promise: A key with an empty component, `.`, `..`, NUL, or a component over 255 bytes is

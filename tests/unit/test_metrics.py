@@ -1,16 +1,34 @@
+import json
 import re
+from math import inf
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from csi_s3.obs import metrics
+from csi_s3.link.channel import MAX_MESSAGE_BYTES
+from csi_s3.obs import exposition, metrics, samples
+from csi_s3.obs.instruments import Counter, Gauge, Histogram, Metric, Source
+
+KINDS = {Counter: r"_total", Gauge: r"", Histogram: r"_seconds"}
+
+
+def histogram(*bounds_s):
+    return Histogram("h", text="h.", source=Source.NODE, bounds_s=bounds_s, labels=("op",))
 
 
 def test_counting_is_per_labels():
     before = metrics.S3_REQUESTS.value(kind="head", status="200")
     metrics.S3_REQUESTS.inc(kind="head", status="200")
-    metrics.S3_REQUESTS.inc(2, kind="head", status="200")
+    metrics.S3_REQUESTS.inc(2, status="200", kind="head")
     metrics.S3_REQUESTS.inc(kind="head", status="404")
     assert metrics.S3_REQUESTS.value(kind="head", status="200") == before + 3
+
+
+def test_a_kept_child_counts_where_the_labels_do():
+    cell = metrics.S3_REQUESTS.child("kept", "200")
+    cell.count += 2
+    metrics.S3_REQUESTS.inc(kind="kept", status="200")
+    assert metrics.S3_REQUESTS.value(kind="kept", status="200") == 3
 
 
 def test_a_counter_without_labels_counts():
@@ -21,20 +39,135 @@ def test_a_counter_without_labels_counts():
 
 @pytest.mark.parametrize("labels", [{}, {"op": "open"}, {"op": "open", "result": "ok", "x": "y"}])
 def test_labels_that_are_not_the_metrics_are_refused(labels):
-    with pytest.raises(ValueError, match="label"):
+    with pytest.raises(ValueError, match="has the labels"):
         metrics.FUSE_OPERATIONS.inc(**labels)
     with pytest.raises(ValueError, match="has the labels"):
         metrics.FUSE_OPERATIONS.value(**labels)
+    with pytest.raises(ValueError, match="has the labels"):
+        metrics.FUSE_OPERATIONS.child(*labels.values())
 
 
-def test_what_was_never_counted_is_zero():
-    assert metrics.WORKER_DEATHS.value(cause="never") == 0.0
+def test_what_was_never_counted_is_zero_and_not_exported():
+    assert metrics.WORKER_DEATHS.value(volume="v", cause="never") == 0.0
+    counter = Counter("c", unit="u", text="c.", source=Source.NODE, labels=("op",))
+    counter.child("never")
+    assert counter.held() == {}
+    assert histogram(1.0).held() == {}
+
+
+def test_a_gauge_says_the_last_value_a_zero_too():
+    gauge = Gauge("g", unit="u", text="g.", source=Source.NODE)
+    assert gauge.held() == {}
+    gauge.set(5)
+    gauge.set(0)
+    assert gauge.held() == {(): 0}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bucket"), [(0.0, 0), (0.1, 0), (0.11, 1), (1.0, 1), (1.1, 2), (inf, 2)]
+)
+def test_a_duration_is_in_the_first_bucket_whose_end_it_does_not_exceed(seconds, bucket):
+    timed = histogram(0.1, 1.0)
+    timed.child("read").observe(seconds)
+    counts = [0, 0, 0]
+    counts[bucket] = 1
+    assert timed.held() == {("read",): [*counts, seconds]}
+
+
+def test_a_histogram_s_text_is_cumulative_as_prometheus_wants_it():
+    timer = [1, 0, 2, 0, 0, 0, 0, 0, 0, 7.5]
+    text = exposition.text({metrics.FUSE_SECONDS.name: {("pv", "read"): timer}}).decode()
+    (family,) = text_string_to_metric_families(text)
+    assert (family.name, family.type) == ("csi_s3_fuse_operation_seconds", "histogram")
+    buckets = {s.labels["le"]: s.value for s in family.samples if s.name.endswith("_bucket")}
+    assert buckets == {
+        "0.0005": 1, "0.002": 1, "0.01": 3, "0.05": 3, "0.2": 3, "1.0": 3, "5.0": 3, "30.0": 3,
+        "+Inf": 3,
+    }  # fmt: skip
+    assert [s.value for s in family.samples if s.name.endswith("_sum")] == [7.5]
+    assert {(s.labels["volume"], s.labels["op"]) for s in family.samples} == {("pv", "read")}
+
+
+def test_a_label_s_value_cannot_forge_a_sample():
+    forged = 'pv"} 1\ncsi_s3_workers 99\n'
+    text = exposition.text({metrics.INODES.name: {(forged,): 3}}).decode()
+    (family,) = text_string_to_metric_families(text)
+    assert [(s.labels["volume"], s.value) for s in family.samples] == [(forged, 3)]
+
+
+def test_samples_arrive_as_they_were_and_with_a_volume():
+    sent = {
+        metrics.FUSE_OPERATIONS.name: {("read", "ok"): 5, ("read", "EIO"): 1},
+        metrics.INODES.name: {(): 7},
+        metrics.FUSE_SECONDS.name: {("read",): [1, 0, 0, 0, 0, 0, 0, 0, 0, 0.25]},
+    }
+    assert samples.from_json(json.loads(json.dumps(samples.to_json(sent)))) == sent
+    assert samples.of_volume(sent, "pv")[metrics.INODES.name] == {("pv",): 7}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"csi_s3_unknown_total": []},
+        {"csi_s3_inodes": [["label", 1]]},
+        {"csi_s3_inodes": 1},
+        {"csi_s3_inodes": [1]},
+        [],
+    ],
+)
+def test_what_are_no_samples_of_ours_is_refused(data):
+    with pytest.raises(ValueError, match=r"no samples|has the labels"):
+        samples.from_json(data)
+
+
+def test_a_total_adds_numbers_and_buckets_and_keeps_what_only_one_has():
+    name, timed = metrics.READ_BYTES.name, metrics.FUSE_SECONDS.name
+    one = {name: {("a",): 1}, timed: {("a", "read"): [1, 2, 0.5]}}
+    other = {name: {("a",): 2, ("b",): 4}, timed: {("a", "read"): [0, 1, 0.25]}}
+    assert samples.total([one, other]) == {
+        name: {("a",): 3, ("b",): 4},
+        timed: {("a", "read"): [1, 3, 0.75]},
+    }
+    assert one[name] == {("a",): 1}
+
+
+def test_of_a_process_that_has_ended_gauges_do_not_last():
+    held = {metrics.READ_BYTES.name: {(): 1}, metrics.INODES.name: {(): 1}}
+    assert samples.lasting(held) == {metrics.READ_BYTES.name: {(): 1}}
+
+
+def test_all_that_a_worker_can_count_fits_into_one_message():
+    """More operations, errnos, kinds, statuses and codes than there are."""
+    ops, results = [f"operation{n}" for n in range(40)], [f"ELONGNAME{n}" for n in range(20)]
+    counts = 1e15 + 0.123
+    full = {
+        metrics.FUSE_OPERATIONS.name: {(op, r): 1 << 60 for op in ops for r in results},
+        metrics.FUSE_SECONDS.name: {(op,): [1 << 60] * 9 + [counts] for op in ops},
+        metrics.ERRORS.name: {(f"some-long-error-code-{n}",): 1 << 60 for n in range(60)},
+        metrics.S3_REQUESTS.name: {(f"KIND{n}", str(s)): 1 << 60 for n in range(20) for s in ops},
+        metrics.S3_SECONDS.name: {(f"KIND{n}",): [1 << 60] * 12 + [counts] for n in range(20)},
+    }
+    assert len(json.dumps({"families": samples.to_json(full)})) < MAX_MESSAGE_BYTES
+
+
+def test_forgetting_a_volume_drops_its_numbers_and_no_other_s():
+    for volume in ("gone", "stays"):
+        metrics.WORKER_DEATHS.inc(volume=volume, cause="SIGKILL")
+    metrics.WORKER_DEATHS.forget("gone")
+    assert metrics.WORKER_DEATHS.value(volume="gone", cause="SIGKILL") == 0
+    assert metrics.WORKER_DEATHS.value(volume="stays", cause="SIGKILL") == 1
 
 
 def test_the_list_is_complete_and_each_entry_says_what_it_is():
-    assert set(metrics.ALL) == {m for m in vars(metrics).values() if isinstance(m, metrics.Counter)}
+    assert set(metrics.ALL) == {m for m in vars(metrics).values() if isinstance(m, Metric)}
+    assert len(metrics.BY_NAME) == len(metrics.ALL)
     for metric in metrics.ALL:
-        assert re.fullmatch(r"csi_s3_[a-z0-9_]+_total", metric.name)
+        assert re.fullmatch(rf"csi_s3_[a-z0-9_]+{KINDS[type(metric)]}", metric.name)
         assert metric.unit
         assert metric.text.endswith(".")
         assert all(f"{label}:" in metric.text for label in metric.labels), metric
+
+
+def test_no_metric_has_a_pod_as_a_label():
+    labels = {label for metric in metrics.ALL for label in metric.exported_labels}
+    assert not [label for label in labels if "pod" in label or "uid" in label]

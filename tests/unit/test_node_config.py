@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from csi_s3.config.cluster import ApiServer, in_cluster
+from csi_s3.config.defaults import DefaultOptions
 from csi_s3.config.node import MounterConfig, NodeConfig
 from csi_s3.errors import BadOptionError
 
@@ -12,6 +14,7 @@ FLAGS = {
     "--kubelet-dir": "/var/lib/kubelet",
     "--mounter": "/run/csi-s3/node.sock",
 }
+IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
 
 def argv(**changes: str) -> list[str]:
@@ -28,7 +31,72 @@ def test_flags_are_enough():
         mounter=Path("/run/csi-s3/node.sock"),
         driver_name="s3.csi.aws.com",
         mounter_uid=0,
+        registration_dir=None,
+        kubelet_endpoint=Path("/csi/csi.sock"),
+        http_address="",
+        default_mount_options=DefaultOptions(),
+        startup_taint="",
+        events=False,
+        api_server=None,
     )
+
+
+def test_what_a_cluster_needs_is_optional():
+    config = NodeConfig.from_args(
+        argv(
+            registration_dir="/registration",
+            kubelet_endpoint="/var/lib/kubelet/plugins/s3.csi.aws.com/csi.sock",
+            http_address="[::]:9810",
+            startup_taint="s3.csi.aws.com/agent-not-ready",
+            events="on",
+        ),
+        {"CSI_S3_DEFAULT_MOUNT_OPTIONS": "allow-delete\nregion us-west-2\n", **IN_A_POD},
+    )
+    assert config.registration_dir == Path("/registration")
+    assert config.kubelet_endpoint == Path("/var/lib/kubelet/plugins/s3.csi.aws.com/csi.sock")
+    assert config.http_address == "[::]:9810"
+    assert config.startup_taint == "s3.csi.aws.com/agent-not-ready"
+    assert config.events
+    assert config.api_server is not None
+    assert config.api_server.url == "https://10.96.0.1:443"
+    assert config.default_mount_options.values == {"allow-delete": True, "region": "us-west-2"}
+
+
+def test_an_empty_flag_turns_off_what_the_environment_turned_on():
+    environ = {"CSI_S3_HTTP_ADDRESS": "0.0.0.0:9810", "CSI_S3_EVENTS": "on"}
+    config = NodeConfig.from_args(argv(http_address="", events="off"), environ)
+    assert (config.http_address, config.events) == ("", False)
+
+
+def test_the_api_server_is_the_pods():
+    server = in_cluster({"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"})
+    account = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    assert server == ApiServer(
+        url="https://[fd00::1]:443", token=account / "token", ca=account / "ca.crt"
+    )
+
+
+@pytest.mark.parametrize("changes", [{"events": "on"}, {"startup_taint": "a/b"}])
+def test_what_needs_a_cluster_is_refused_outside(changes):
+    with pytest.raises(BadOptionError, match="KUBERNETES_SERVICE_HOST is not set"):
+        NodeConfig.from_args(argv(**changes), {"KUBERNETES_SERVICE_PORT": "443"})
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("", {}),
+        ("\n \n", {}),
+        ("uid=1,gid=2", {"uid": 1, "gid": 2}),
+        ("--uid 1, gid=2,", {"uid": 1, "gid": 2}),
+        ("prefix a,b/\n", {"prefix": "a,b/"}),
+        ("uid 1\nprefix a,b/", {"uid": 1, "prefix": "a,b/"}),
+        ('uid=1,context="u:r:t:s0:c1,c2"', {"uid": 1, "context": "u:r:t:s0:c1,c2"}),
+    ],
+)
+def test_default_mount_options_are_lines_or_a_comma_list(text, values):
+    config = NodeConfig.from_args(argv(default_mount_options=text), {})
+    assert config.default_mount_options.values == values
 
 
 def test_the_environment_is_enough_and_flags_win():
@@ -75,6 +143,25 @@ def test_a_missing_flag_is_named_with_its_variable(flag):
         ({"mounter_uid": "nobody"}, "--mounter-uid 'nobody' is not a user's number (expected e.g."),
         ({"mounter_uid": "4294967295"}, "is not a user's number"),
         ({"node_id": "n" * 257}, "expected at most 256 bytes"),
+        ({"registration_dir": "r"}, "--registration-dir 'r' is not a full path (expected /ABS"),
+        ({"kubelet_endpoint": "unix:///a"}, "--kubelet-endpoint 'unix:///a' is not a full path"),
+        ({"http_address": "9810"}, "--http-address '9810' is not an address to listen on (expec"),
+        ({"http_address": ":9810"}, "expected HOST:PORT such as 0.0.0.0:9810 or [::]:9810"),
+        ({"http_address": "0.0.0.0:65536"}, "--http-address '0.0.0.0:65536' is not an address"),
+        ({"http_address": "0.0.0.0:0"}, "--http-address '0.0.0.0:0' is not an address"),
+        (
+            {"startup_taint": "a/b=true:NoSchedule"},
+            "--startup-taint 'a/b=true:NoSchedule' is not a taint's key (expected the key alone",
+        ),
+        (
+            {"default_mount_options": "allow-delete,uid=me"},
+            "--default-mount-options: mount option uid='me' is not valid (expected an integer",
+        ),
+        (
+            {"default_mount_options": "alow-delete\n"},
+            "--default-mount-options: mount option alow-delete is not known (did you mean allow-d",
+        ),
+        ({"events": "true"}, "--events 'true' is not valid (expected on or off)"),
     ],
 )
 def test_a_bad_value_is_named_with_the_form_expected(changes, text):
@@ -95,8 +182,18 @@ def test_help_names_every_flag_and_variable(capsys):
         NodeConfig.from_args(["--help"], {})
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for flag in (*FLAGS, "--driver-name", "--mounter-uid"):
-        assert flag in text
+    for flag in (
+        *FLAGS,
+        "--driver-name",
+        "--mounter-uid",
+        "--registration-dir",
+        "--kubelet-endpoint",
+        "--http-address",
+        "--default-mount-options",
+        "--startup-taint",
+        "--events",
+    ):
+        assert f"{flag} " in text
         assert "CSI_S3_" + flag[2:].replace("-", "_").upper() in text
 
 
@@ -105,3 +202,51 @@ def test_the_mounter_takes_its_socket_from_flag_or_environment():
     assert MounterConfig.from_args([], {"CSI_S3_SOCKET": "/b"}).socket == Path("/b")
     with pytest.raises(BadOptionError, match="--socket is missing"):
         MounterConfig.from_args([], {})
+
+
+def test_the_mounter_takes_its_limits_and_its_secret():
+    config = MounterConfig.from_args(
+        ["--socket", "/a", "--memory-limit", "1073741824", "--credentials-dir", "/secret"],
+        {"CSI_S3_MAX_VOLUMES": "8", "CSI_S3_HTTP_ADDRESS": "0.0.0.0:9811"},
+    )
+    assert config == MounterConfig(
+        socket=Path("/a"),
+        http_address="0.0.0.0:9811",
+        memory_limit=1 << 30,
+        max_volumes=8,
+        credentials_dir=Path("/secret"),
+    )
+    assert MounterConfig.from_args(["--socket", "/a"], {}) == MounterConfig(
+        socket=Path("/a"),
+        http_address="",
+        memory_limit=None,
+        max_volumes=16,
+        credentials_dir=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (["--memory-limit", "1Gi"], "--memory-limit '1Gi' is not valid (expected an integer from"),
+        (["--memory-limit", "0"], "--memory-limit '0' is not valid (expected an integer from 1"),
+        (["--max-volumes", "0"], "--max-volumes '0' is not valid (expected an integer from 1 to"),
+        (["--max-volumes", ""], "--max-volumes is missing (give --max-volumes or set CSI_S3_MAX"),
+        (["--credentials-dir", "secret"], "--credentials-dir 'secret' is not a full path"),
+        (["--http-address", "localhost"], "--http-address 'localhost' is not an address to"),
+    ],
+)
+def test_a_bad_value_of_the_mounters_is_named(flags, text):
+    with pytest.raises(BadOptionError) as caught:
+        MounterConfig.from_args(["--socket", "/a", *flags], {})
+    assert text in str(caught.value)
+
+
+def test_the_mounters_help_names_every_flag_and_variable(capsys):
+    with pytest.raises(SystemExit):
+        MounterConfig.from_args(["--help"], {})
+    text = " ".join(capsys.readouterr().out.split())
+    names = ("--socket", "--http-address", "--memory-limit", "--max-volumes", "--credentials-dir")
+    for flag in names:
+        assert f"{flag} " in text
+        assert "CSI_S3_" + flag[2:].replace("-", "_").upper() in text

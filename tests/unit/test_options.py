@@ -30,6 +30,7 @@ cache-block-size user-agent-prefix version -V help -h -o ro
 """
 CSI_DRIVER = ["aws-max-attempts", "-v"]
 OURS = ["dir-markers", "drain-timeout", "symlinks", "posix-metadata", "unlinked-open-limit", "-r"]
+SELINUX = ["context", "fscontext", "rootcontext", "defcontext"]  # mount(8)'s and kubelet's
 AWS_ATTRIBUTES = """
 bucketName authenticationSource stsRegion cache cacheEmptyDirSizeLimit cacheEmptyDirMedium
 cacheEphemeralStorageClassName cacheEphemeralStorageResourceRequest mountpointPodServiceAccountName
@@ -48,7 +49,7 @@ def read(form, text):
 
 
 def test_every_option_of_mountpoint_and_of_its_driver_and_ours_is_in_the_table_and_no_other():
-    assert set(SPELLINGS) == {*MOUNTPOINT.split(), *CSI_DRIVER, *OURS}
+    assert set(SPELLINGS) == {*MOUNTPOINT.split(), *CSI_DRIVER, *OURS, *SELINUX}
     assert len(SPELLINGS) == sum(1 + len(option.aliases) for option in OPTIONS)
 
 
@@ -177,6 +178,8 @@ def test_a_value_is_read(name, text, value):
         ("endpoint-url", "https://"),
         ("endpoint-url", "https://host:70000"),
         ("endpoint-url", "https://host/?x"),
+        ("endpoint-url", "https://host?"),
+        ("endpoint-url", "https://host/#"),
         ("endpoint-url", "https://[::1"),
         ("endpoint-url", "https://h\r\nx: y"),
         ("region", "us-east-1\r\nx"),
@@ -248,6 +251,7 @@ def every_option() -> VolumeConfig:
         "dir-mode=700", "file-mode=600", "dir-markers=off", "drain-timeout=5.5",
         "memory-target=64", "part-size=5242880", "aws-max-attempts=3", "ca-bundle=/ca.pem",
         "user-agent-prefix=x", "metadata-ttl=indefinite", "negative-metadata-ttl=7",
+        'context="u:r:t:s0:c1,c2"', "fscontext=u:r:t", "rootcontext=u:r:t",
     ]  # fmt: skip
     return parse_volume({"bucketName": "data"}, flags).config
 

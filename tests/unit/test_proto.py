@@ -1,5 +1,6 @@
-"""Our transcription of the CSI contract against the specification's own file, name by name."""
+"""Our transcriptions of contracts against their owners' files, name by name."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,23 +15,24 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorSet,
 )
 
-from csi_s3 import csi_pb2
+from csi_s3 import csi_pb2, pluginregistration_pb2
 from tests.binaries import CSI_SPEC, module_dir
 
-OURS = Path(__file__).parents[2] / "proto"
+ROOT = Path(__file__).parents[2]
+OURS = ROOT / "proto"
 Facts = dict[str, object]
 
 
-def compiled(directory: Path, out: Path) -> FileDescriptorProto:
-    """Compile csi.proto in a process of its own: two files of package csi.v1 clash in one pool."""
+def compiled(path: Path, out: Path) -> FileDescriptorProto:
+    """Compile a file in a process of its own: two files of one package clash in one pool."""
     subprocess.run(
         [
             sys.executable,
             "-m",
             "grpc_tools.protoc",
-            f"-I{directory}",
+            f"-I{path.parent}",
             f"--descriptor_set_out={out}",
-            "csi.proto",
+            path.name,
         ],
         check=True,
         timeout=60,
@@ -106,12 +108,25 @@ def facts(file: FileDescriptorProto) -> dict[str, Facts]:
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory) -> dict[str, Facts]:
-    return facts(compiled(OURS, tmp_path_factory.mktemp("ours") / "set"))
+    return facts(compiled(OURS / "csi.proto", tmp_path_factory.mktemp("ours") / "set"))
+
+
+@pytest.fixture(scope="module")
+def our_registration(tmp_path_factory) -> dict[str, Facts]:
+    out = tmp_path_factory.mktemp("registration") / "set"
+    return facts(compiled(OURS / "pluginregistration.proto", out))
+
+
+def kubelet_version() -> str:
+    """The one that e2e runs."""
+    lines = (ROOT / "e2e" / "cluster" / "kube" / "go.mod").read_text()
+    (version,) = re.findall(r"k8s\.io/kubelet => k8s\.io/kubelet (v\S+)", lines)
+    return version
 
 
 @pytest.mark.timeout(400)
 def test_our_transcription_equals_the_specification(ours, tmp_path):
-    theirs = facts(compiled(module_dir(*CSI_SPEC), tmp_path / "set"))
+    theirs = facts(compiled(module_dir(*CSI_SPEC) / "csi.proto", tmp_path / "set"))
     assert sorted(theirs) == sorted(ours)
     assert {n: f for n, f in theirs.items() if ours[n] != f} == {}
 
@@ -125,11 +140,21 @@ def test_the_whole_contract_is_compared(ours):
     assert ours["csi.v1.SnapshotMetadata.GetMetadataDelta"]["streams"] == (False, True)
 
 
-def test_the_generated_module_is_made_from_our_transcription(ours):
-    file = FileDescriptorProto()
-    csi_pb2.DESCRIPTOR.CopyToProto(file)
-    built = facts(file)
-    # protoc leaves json_name out of a module; the runtime derives it.
-    for fact in (*built.values(), *ours.values()):
-        fact.pop("json", None)
-    assert built == ours
+@pytest.mark.timeout(400)
+def test_our_registration_equals_kubelets(our_registration, tmp_path):
+    kubelet = module_dir("k8s.io/kubelet", kubelet_version())
+    path = kubelet / "pkg" / "apis" / "pluginregistration" / "v1" / "api.proto"
+    assert facts(compiled(path, tmp_path / "set")) == our_registration
+    assert "pluginregistration.Registration.NotifyRegistrationStatus" in our_registration
+
+
+def test_the_generated_modules_are_made_from_our_transcriptions(ours, our_registration):
+    for module, source in ((csi_pb2, ours), (pluginregistration_pb2, our_registration)):
+        file = FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(file)
+        # protoc leaves json_name out of a module; the runtime derives it.
+        built, wanted = (
+            {name: {k: v for k, v in fact.items() if k != "json"} for name, fact in one.items()}
+            for one in (facts(file), source)
+        )
+        assert built == wanted

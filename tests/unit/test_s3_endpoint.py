@@ -5,7 +5,8 @@ import pytest
 from csi_s3.config import environment
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import BadOptionError, UnsupportedError
-from csi_s3.s3.credentials import Keys, Secret, session_for
+from csi_s3.s3.chain import session_for
+from csi_s3.s3.credentials import Keys, Secret
 from csi_s3.s3.endpoint import Endpoint, moved, region_for, resolve
 from csi_s3.s3.signing import Request, exact, payload_hash, signed_headers, url_of
 
@@ -173,3 +174,14 @@ def test_proxies_are_those_of_the_environment(env):
     assert environment.proxy_for("https://s3.amazonaws.com") == "http://proxy:3128"
     assert environment.proxy_for("https://minio.local:9000/b") is None
     assert environment.proxy_for("http://plain.example") is None
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:hush@host", "minio:9000", "https://host/?x", "ftp://h"]
+)
+def test_an_endpoint_from_the_environment_is_held_to_the_options_form(env, url):
+    """Else a password in it would stand in each error, and so in Events."""
+    env.setenv("AWS_ENDPOINT_URL", url)
+    with pytest.raises(BadOptionError, match="AWS_ENDPOINT_URL") as caught:
+        resolved()
+    assert "hush" not in str(caught.value)

@@ -1,0 +1,61 @@
+"""Which failures are told to the people behind a mount, and how often.
+
+The kernel hands a program a number and no words, and after the last close not even that. Node makes
+Events of what is told here; the log has all of it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from csi_s3.errors import IntegrityError, NotPermittedError, VolumeError
+from csi_s3.link.report import Notice, Reason
+
+Clock: TypeAlias = Callable[[], float]
+
+UPLOADS_EVERY_S = 60.0
+
+
+class Notices:
+    """A missing option is told once, failed uploads and wrong bytes once a minute.
+
+    Lifetime: `run` is its task. Concurrency: `heard` is plain code.
+    """
+
+    def __init__(
+        self, mount_id: str, send: Callable[[Notice], Awaitable[None]], *, clock: Clock
+    ) -> None:
+        self._mount_id, self._send, self._clock = mount_id, send, clock
+        self._options: set[str] = set()
+        self._told_at: dict[Reason, float] = {}
+        self._waiting: asyncio.Queue[Notice] = asyncio.Queue()
+
+    def heard(self, op: str, error: VolumeError) -> None:
+        """Take a failed operation of the mount."""
+        reason = _reason(op, error)
+        if reason is not None and self._is_due(reason, error):
+            notice = Notice(mount_id=self._mount_id, reason=reason, error=error)
+            self._waiting.put_nowait(notice)
+
+    async def run(self) -> None:
+        while True:
+            await self._send(await self._waiting.get())
+
+    def _is_due(self, reason: Reason, error: VolumeError) -> bool:
+        if isinstance(error, NotPermittedError):
+            new = error.option not in self._options
+            self._options.add(error.option)
+            return new
+        now = self._clock()
+        due = now - self._told_at.get(reason, now - UPLOADS_EVERY_S) >= UPLOADS_EVERY_S
+        if due:
+            self._told_at[reason] = now
+        return due
+
+
+def _reason(op: str, error: VolumeError) -> Reason | None:
+    if isinstance(error, NotPermittedError):
+        return Reason.MISSING_OPTION if error.option else None
+    if isinstance(error, IntegrityError):
+        return Reason.INTEGRITY
+    return Reason.UPLOAD_FAILED if op == "release" else None

@@ -1,0 +1,121 @@
+"""An object store whose every outcome is told to a `Condition`; it changes nothing else."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from typing_extensions import override
+
+from csi_s3.mounter.condition import Condition
+from csi_s3.s3.store import Buffer, Chunk, ListPage, ObjectInfo, ObjectStore, Part, Upload
+
+
+class WatchedStore(ObjectStore):
+    """Lifetime, concurrency, cancellation: as the store's, which the caller closes."""
+
+    def __init__(self, store: ObjectStore, condition: Condition) -> None:
+        self._store, self._condition = store, condition
+
+    @override
+    async def head(self, key: str) -> ObjectInfo:
+        with self._condition.watching():
+            return await self._store.head(key)
+
+    @override
+    async def list_page(
+        self,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        max_keys: int = 1000,
+    ) -> ListPage:
+        with self._condition.watching(listed=prefix):
+            return await self._store.list_page(
+                prefix,
+                delimiter=delimiter,
+                token=token,
+                start_after=start_after,
+                max_keys=max_keys,
+            )
+
+    @override
+    async def read_range(
+        self, key: str, start: int, length: int, *, etag: str | None = None
+    ) -> Chunk:
+        with self._condition.watching():
+            return await self._store.read_range(key, start, length, etag=etag)
+
+    @override
+    async def put(
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        if_none_match: bool = False,
+        if_match: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> ObjectInfo:
+        with self._condition.watching():
+            return await self._store.put(
+                key, data, if_none_match=if_none_match, if_match=if_match, metadata=metadata
+            )
+
+    @override
+    async def copy(
+        self, source: ObjectInfo, key: str, *, if_none_match: bool = False
+    ) -> ObjectInfo:
+        with self._condition.watching():
+            return await self._store.copy(source, key, if_none_match=if_none_match)
+
+    @override
+    async def delete(self, key: str, *, if_match: str | None = None) -> None:
+        with self._condition.watching():
+            await self._store.delete(key, if_match=if_match)
+
+    @override
+    async def delete_many(self, keys: Iterable[str]) -> Mapping[str, str]:
+        with self._condition.watching():
+            return await self._store.delete_many(keys)
+
+    @override
+    async def create_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> Upload:
+        with self._condition.watching():
+            upload = await self._store.create_upload(key, metadata=metadata)
+        return _WatchedUpload(upload, self._condition)
+
+    @override
+    async def close(self) -> None:
+        await self._store.close()
+
+
+class _WatchedUpload(Upload):
+    def __init__(self, upload: Upload, condition: Condition) -> None:
+        self._upload, self._condition = upload, condition
+
+    @property
+    @override
+    def upload_id(self) -> str:
+        return self._upload.upload_id
+
+    @override
+    async def part(self, number: int, data: Buffer) -> Part:
+        with self._condition.watching():
+            return await self._upload.part(number, data)
+
+    @override
+    async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
+        with self._condition.watching():
+            return await self._upload.part_from(number, source, start, length)
+
+    @override
+    async def complete(
+        self, parts: Sequence[Part], *, if_none_match: bool = False, if_match: str | None = None
+    ) -> ObjectInfo:
+        with self._condition.watching():
+            return await self._upload.complete(
+                parts, if_none_match=if_none_match, if_match=if_match
+            )
+
+    @override
+    async def abort(self) -> None:
+        await self._upload.abort()  # it never fails, whatever the store said

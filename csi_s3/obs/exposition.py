@@ -1,0 +1,65 @@
+"""The text that Prometheus scrapes; the only importer of prometheus_client."""
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+from typing_extensions import override
+
+from csi_s3.obs.instruments import Counter, Histogram, Value
+from csi_s3.obs.metrics import BY_NAME
+from csi_s3.obs.samples import Samples
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def text(samples: Samples) -> bytes:
+    """Samples, with the labels that are exported, in Prometheus's text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Samples(samples))
+    return generate_latest(registry)
+
+
+class _Samples(Collector):
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        for name, held in self._samples.items():
+            metric = BY_NAME[name]
+            labels = metric.exported_labels
+            family: Metric
+            if isinstance(metric, Histogram):
+                family = histogram = HistogramMetricFamily(name, metric.text, labels=labels)
+                for values, value in held.items():
+                    counts, sum_s = _parts(value)
+                    sizes = accumulate(counts)
+                    ends = [*map(floatToGoString, metric.bounds_s), "+Inf"]
+                    histogram.add_metric(values, list(zip(ends, sizes, strict=True)), sum_s)
+            else:
+                kind = CounterMetricFamily if isinstance(metric, Counter) else GaugeMetricFamily
+                family = plain = kind(name, metric.text, labels=labels)
+                for values, value in held.items():
+                    plain.add_metric(values, _number(value))
+            yield family
+
+
+def _parts(value: Value) -> tuple[list[float], float]:
+    if not isinstance(value, list):
+        raise TypeError("a number is no histogram")
+    return value[:-1], value[-1]
+
+
+def _number(value: Value) -> float:
+    if isinstance(value, list):
+        raise TypeError("a histogram is no number")
+    return value

@@ -1,0 +1,67 @@
+"""What is kept of volumes whose workers have ended, and for how long."""
+
+import os
+
+from csi_s3.kernel.memory import memory_of
+from csi_s3.mounter.accounts import FORGET_AFTER_S, Accounts
+from csi_s3.mounter.meter import Meter
+from csi_s3.obs import metrics
+
+READ = metrics.READ_BYTES.name
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def ended(accounts, volume, read):
+    meter = Meter(volume)
+    accounts.opened(meter)
+    meter.take({"families": {READ: [[read]], metrics.INODES.name: [[9]]}})
+    meter.closed()
+    accounts.closed(meter)
+
+
+async def test_ended_workers_of_a_volume_are_summed_without_their_gauges():
+    accounts = Accounts(Clock())
+    ended(accounts, "a", 3)
+    ended(accounts, "a", 4)
+    ended(accounts, "b", 5)
+    found = await accounts.collect()
+    assert found[READ] == {("a",): 7, ("b",): 5}
+    assert metrics.INODES.name not in found
+
+
+async def test_a_volume_that_nobody_has_mounted_for_an_hour_is_forgotten():
+    clock = Clock()
+    accounts = Accounts(clock)
+    metrics.WORKER_DEATHS.inc(volume="forgotten", cause="SIGKILL")
+    ended(accounts, "forgotten", 3)
+    clock.now_s += FORGET_AFTER_S - 1
+    assert (await accounts.collect())[READ] == {("forgotten",): 3}
+    ended(accounts, "other", 1)
+    clock.now_s += 2
+    found = await accounts.collect()
+    assert found[READ] == {("other",): 1}
+    assert not [
+        labels for held in found.values() for labels in held if labels[:1] == ("forgotten",)
+    ]
+
+
+async def test_a_volume_that_is_mounted_is_not_forgotten():
+    clock = Clock()
+    accounts, meter = Accounts(clock), Meter("stays")
+    ended(accounts, "stays", 3)
+    accounts.opened(meter)
+    meter.take({"families": {READ: [[1]]}})
+    clock.now_s += 2 * FORGET_AFTER_S
+    assert (await accounts.collect())[READ] == {("stays",): 4}
+
+
+def test_memory_is_what_the_kernel_says_and_nothing_of_a_process_that_is_not_there():
+    found = memory_of(os.getpid())
+    assert 1 << 20 < found.private < found.rss < 1 << 40
+    assert memory_of((1 << 22) + 1) is None
