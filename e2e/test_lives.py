@@ -1,0 +1,130 @@
+"""The driver's own processes die, are upgraded, and come back, under pods that use volumes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from e2e import kube
+from e2e.conftest import ROLE
+
+LOAD = (Path(__file__).parent / "load.py").read_text()
+ROUND = r"round (\d+)"
+
+
+@pytest.fixture
+def load(ns, bucket, nodes):
+    """A pod that writes and reads for ever on the first node."""
+    pod = ns.pod(
+        ns.claim(bucket, "allow-delete", "allow-overwrite"), node=nodes[0], grace_s=30,
+        container={"command": ["python", "-c", LOAD, "/data"]},
+    )  # fmt: skip
+    rounds(ns, pod, more=1)
+    return pod
+
+
+def rounds(ns, pod, *, more):
+    """Wait until the load has done so many rounds (in twenties) more than now."""
+
+    def done():
+        found = re.findall(ROUND, kube.logs(ns.name, pod))
+        return int(found[-1]) if found else 0
+
+    start = done()
+    kube.until(lambda: done() >= start + 20 * more, what="progress of the load", within_s=60)
+
+
+def errors(ns, pod):
+    return [line for line in kube.logs(ns.name, pod).splitlines() if line.startswith("error")]
+
+
+def test_a_pod_under_load_is_deleted_and_nothing_stays(ns, load, nodes, inspector, release):
+    ns.delete(f"pod/{load}", within_s=60)
+    kube.until(lambda: not inspector.sources(nodes[0], release.driver), what="the end of the mount")
+    assert not [path for path in inspector.mounts(nodes[0]) if ns.name in path]
+
+
+def test_the_node_plugin_is_killed_under_load_without_an_error(ns, load, nodes, release):
+    for _ in range(2):
+        release.kill("node", nodes[0])
+        rounds(ns, load, more=1)
+    assert errors(ns, load) == []
+    ns.delete(f"pod/{load}")
+
+
+def test_an_upgrade_under_load_is_not_noticed_by_the_workload(
+    ns, load, nodes, release, s3, inspector
+):
+    old = {component: set(release.pods(component)) for component in ("node", "mounter")}
+    annotation = r"controller.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=" + ROLE
+    values = {"tests": {"bucket": "e2e-helm-test", "write": True}}
+    changed = {"node": {"podLabels": {"e2e": "upgraded"}}}
+    release.upgrade(s3, "--set", annotation, **values, **changed)
+    release.wait_ready()
+    assert not old["node"] & set(release.pods("node"))
+    assert old["mounter"] == set(release.pods("mounter"))
+    rounds(ns, load, more=1)
+    assert errors(ns, load) == []
+    ns.delete(f"pod/{load}")
+    kube.until(lambda: not inspector.sources(nodes[0], release.driver), what="the end of the mount")
+    for node in nodes:  # else they stay behind the values: updateStrategy OnDelete
+        release.kill("mounter", node)
+
+
+def test_a_killed_mounter_is_an_error_in_the_pod_and_a_new_pod_works(
+    ns, s3, bucket, nodes, release
+):
+    s3.put(bucket, "f", "hello")
+    claim, node = ns.claim(bucket), nodes[0]
+    pod = ns.pod(claim, node=node)
+    release.kill("mounter", node)
+    said = ns.fails(pod, "timeout -s KILL 20 cat /data/f")
+    assert "Transport endpoint is not connected" in said or "Software caused" in said
+    assert "delete the pod" in ns.event(pod, "VolumeBroken|FailedMount", within_s=120)
+    ns.delete(f"pod/{pod}")
+    assert ns.run(claim, "cat /data/f", node=node) == "hello"
+
+
+def test_a_mounter_that_ends_in_peace_uploads_what_is_open(ns, s3, bucket, nodes, release):
+    pod = ns.pod(ns.claim(bucket), node=nodes[0])
+    ns.sh(pod, "(exec 3> /data/open; echo kept >&3; sleep 1000) >/dev/null 2>&1 &")
+    old = set(release.pods("mounter", nodes[0]))
+    kube.kubectl("delete", "pod", "-n", release.namespace, *old, "--timeout=90s", within_s=100)
+    release.replaced("mounter", nodes[0], old)
+    assert s3.get(bucket, "open") == b"kept\n"
+
+
+def test_a_killed_worker_breaks_one_volume_only(ns, s3, nodes, release, inspector):
+    buckets = [s3.bucket(), s3.bucket()]
+    pods = [ns.pod(ns.claim(bucket), node=nodes[0]) for bucket in buckets]
+    # Every worker names its bucket in the log, beside its pid in the mounter's pod.
+    found = [
+        line["pid"]
+        for line in release.lines("mounter")
+        if line.get("program") == "worker" and f"bucket {buckets[0]}:" in line["message"]
+    ]
+    mounter = release.pods("mounter", nodes[0])[0]
+    kube.kubectl(
+        "exec", "-n", release.namespace, mounter, "--", "python3", "-c",
+        f"import os; os.kill({found[-1]}, 9)",
+    )  # fmt: skip
+    ns.fails(pods[0], "timeout -s KILL 20 ls /data")
+    ns.event(pods[0], "VolumeBroken|FailedMount", within_s=120)
+    assert ns.sh(pods[1], "echo 1 > /data/f; cat /data/f") == "1\n"
+
+
+def test_the_startup_taint_is_removed(ns, nodes, release):
+    node, key = nodes[1], f"{release.driver}/agent-not-ready"
+    old = set(release.pods("node", node))
+    kube.kubectl("taint", "node", node, f"{key}=:NoExecute")
+    try:
+        kube.kubectl("delete", "pod", "-n", release.namespace, *old)
+        release.replaced("node", node, old)
+
+        def is_gone():
+            taints = kube.get("node", node)["spec"].get("taints", [])
+            return not any(taint["key"] == key for taint in taints)
+
+        kube.until(is_gone, what="the end of the taint", within_s=60)
+    finally:
+        kube.kubectl("taint", "node", node, f"{key}-", check=False)
