@@ -18,6 +18,14 @@ class Inspector:
         for pod in self._pods.values():
             kube.wait_ready(space.name, f"pod/{pod}")
 
+    def is_ready(self, node: str) -> bool:
+        """Whether it can be asked; not while the node, or its pod, is being restarted."""
+        pod = self._pods[node]
+        return kube.kubectl(
+            "get", "pod", pod, "-n", self._space.name, "-o",
+            "jsonpath={.status.containerStatuses[0].ready}",
+        ) == "true"  # fmt: skip
+
     def sh(self, node: str, script: str) -> str:
         """Run a shell script in the node's own mount namespace."""
         quoted = script.replace("'", "'\\''")

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -27,6 +28,7 @@ from tests.binaries import binary
 from tests.servers import REGION, Server
 
 PORT = 9000
+KMS_KEY = "e2e-key"
 ADMIN = "/minio/admin/v3/"
 READY_WITHIN_S = 60
 END_WITHIN_S = 10
@@ -65,6 +67,17 @@ class Store:
         """How many multipart uploads are neither complete nor aborted (of the first thousand)."""
         tree = ET.fromstring(self._ok("GET", f"/{bucket}?uploads="))
         return sum(1 for e in tree.iter() if e.tag.endswith("}Upload"))
+
+    def open_to_all(self, bucket: str) -> None:
+        """Let everybody list and read it, without credentials."""
+        statement = {
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": ["s3:ListBucket", "s3:GetObject"],
+            "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+        }
+        policy = {"Version": "2012-10-17", "Statement": [statement]}
+        self._ok("PUT", f"/{bucket}?policy=", json.dumps(policy).encode())
 
     def policy(self, name: str, *buckets: str, keys: list[str] | None = None) -> str:
         """Make or change a policy that allows on these buckets (x-* goes) what GUIDES do."""
@@ -125,6 +138,7 @@ def running(host: str, config_url: str) -> Iterator[Store]:
             sock.bind((host, PORT))
         except OSError as exc:
             raise RuntimeError(f"{host}:{PORT} cannot be had for the S3 server: {exc}") from exc
+    kms = b64encode(secrets.token_bytes(32)).decode()
     access, secret = "root" + secrets.token_hex(6), secrets.token_hex(20)
     with tempfile.TemporaryDirectory(prefix="e2e-minio-") as tmp:
         (Path(tmp) / "data").mkdir()
@@ -141,6 +155,7 @@ def running(host: str, config_url: str) -> Iterator[Store]:
                     "MINIO_SITE_REGION": REGION,
                     "MINIO_BROWSER": "off",
                     "MINIO_UPDATE": "off",
+                    "MINIO_KMS_SECRET_KEY": f"{KMS_KEY}:{kms}",
                     "MINIO_IDENTITY_OPENID_CONFIG_URL": config_url,
                     "MINIO_IDENTITY_OPENID_CLIENT_ID": AUDIENCE,
                     "MINIO_IDENTITY_OPENID_CLAIM_NAME": "sub",

@@ -7,7 +7,7 @@ from e2e import kube
 MOUNT = "FailedMount: MountVolume.SetUp failed for volume .*rpc error: code = "
 
 
-@pytest.mark.parametrize("option", ["allow-delet", "uid=me", "cache /tmp --bogus", "prefix a//b/"])
+@pytest.mark.parametrize("option", ["allow-delet", "uid=me", "part-size 5G", "prefix a//b/"])
 def test_a_wrong_option_is_named_with_the_form_expected(ns, bucket, option):
     pod = ns.start(ns.claim(bucket, option))
     name = option.replace("=", " ").split()[0]
@@ -82,7 +82,7 @@ def test_an_inline_volume_is_refused(ns, bucket):
     }]  # fmt: skip
     spec["containers"][0]["volumeMounts"] = [{"name": "inline", "mountPath": "/data"}]
     ns.apply("v1", "Pod", "inline", spec)
-    ns.event("inline", "FailedMount.*does not support.*Ephemeral", within_s=60)
+    ns.event("inline", "FailedMount.*Ephemeral.*not supported by driver", within_s=60)
 
 
 def test_what_is_refused_for_want_of_an_option_is_an_event(ns, s3, bucket):

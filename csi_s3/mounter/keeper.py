@@ -110,7 +110,7 @@ class Keeper:
         try:
             async with self._owners:
                 zygote = self._owners.create_task(self._nursery.run())
-                connection = self._owners.create_task(self._stay_connected())
+                connection = self._owners.create_task(self._stay_connected(stop))
                 stopped = self._owners.create_task(stop.wait())
                 await asyncio.wait({zygote, stopped}, return_when=asyncio.FIRST_COMPLETED)
                 died = zygote.done()
@@ -170,7 +170,14 @@ class Keeper:
 
     # --- the connection to node -------------------------------------------------------------------
 
-    async def _stay_connected(self) -> None:
+    def _is_cut_off(self) -> bool:
+        """Whether the directory that our container has mounted is removed: node has another."""
+        try:
+            return self._socket.parent.stat().st_nlink == 0
+        except OSError:
+            return False
+
+    async def _stay_connected(self, stop: asyncio.Event) -> None:
         said, retry_s = "", FIRST_RETRY_S
         clock = asyncio.get_running_loop().time
         while True:
@@ -184,6 +191,10 @@ class Keeper:
                 level, reason = logging.INFO, await self._converse(channel)
             if clock() - since > LAST_RETRY_S:  # it lasted: whatever ended it is news
                 said, retry_s = "", FIRST_RETRY_S
+            if not self._mounts and self._is_cut_off():
+                log.info("node has removed the socket's directory; ending, to be given the new one")
+                stop.set()
+                return
             if reason != said:
                 log.log(level, "%s; trying again; mounts served: %s", reason, len(self._mounts))
                 said = reason

@@ -61,14 +61,21 @@ class Mounters:
     """
 
     def __init__(self, path: Path, *, uid: int) -> None:
-        self._uid = uid
+        self._uid, self._path = uid, path
         self._socket = listen(path, mode=0o660, gid=uid or None)
+        self._inode = path.lstat().st_ino
         self._channel: Channel | None = None
         self._connected = asyncio.Event()
 
     @property
     def is_connected(self) -> bool:
         return self._channel is not None
+
+    def remove(self) -> None:
+        """Remove the socket's name, unless it is another process's by now."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.lstat().st_ino == self._inode:
+                self._path.unlink()
 
     def require(self) -> None:
         """Go on only with a mounter.

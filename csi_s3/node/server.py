@@ -90,8 +90,33 @@ async def serve(config: NodeConfig) -> None:
             finally:
                 await registration.stop()
                 await server.stop(GRACE_S)
+            is_idle = volumes.counts()[0] == 0
             for task in tasks:
                 task.cancel()
+    if is_idle:
+        _tidy(config, mounters)
+
+
+def _tidy(config: NodeConfig, mounters: Mounters) -> None:
+    """Leave nothing on the node that has no volumes: this may be the end, after an uninstall.
+
+    Directories go only if they are empty. A mounter whose directory is gone ends, and is started
+    anew with the next one.
+    """
+    mounters.remove()
+    paths = [config.state_dir / "volumes", config.state_dir]
+    if _has_own_link(config):
+        paths.append(config.mounter.parent)
+    if config.endpoint.parent.name == config.driver_name:  # as kubelet's plugins directory has it
+        paths.append(config.endpoint.parent)
+    for path in paths:
+        with suppress(OSError):
+            path.rmdir()
+
+
+def _has_own_link(config: NodeConfig) -> bool:
+    """Whether the mounter's socket has a directory for itself."""
+    return bool(config.mounter_uid) and config.mounter.parent != config.endpoint.parent
 
 
 def _prepare_sockets(config: NodeConfig) -> None:
@@ -102,7 +127,7 @@ def _prepare_sockets(config: NodeConfig) -> None:
     config.endpoint.parent.mkdir(parents=True, exist_ok=True)
     link = config.mounter.parent
     link.mkdir(parents=True, exist_ok=True)
-    if config.mounter_uid and link != config.endpoint.parent:
+    if _has_own_link(config):
         os.chown(link, 0, config.mounter_uid)
         link.chmod(0o750)
 

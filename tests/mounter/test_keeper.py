@@ -324,6 +324,18 @@ async def test_a_node_that_is_not_there_is_waited_for_and_logged_once(tmp_path, 
     assert "No such file or directory" in waiting[0]
 
 
+async def test_a_mounter_whose_socket_directory_was_removed_ends(tmp_path):
+    """Its container holds a directory that nobody sees any more; a new one is given the new one."""
+    link = tmp_path / "link"
+    link.mkdir()
+    held = os.open(link, os.O_PATH)
+    keeper = Keeper(Path(f"/proc/self/fd/{held}/mounter.sock"), Nursery(ZYGOTE))
+    link.rmdir()
+    async with asyncio.timeout(WITHIN_S):
+        await keeper.run(asyncio.Event())
+    os.close(held)
+
+
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 8])
 async def test_a_keeper_cancelled_at_any_step_leaves_no_process(tmp_path, after):
     node = Node(tmp_path / "s")

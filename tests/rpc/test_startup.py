@@ -1,7 +1,9 @@
 """`csi-s3 node` that cannot start says why in one line and ends with 2."""
 
+import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,8 +45,8 @@ def started(base: Path, **changes: str) -> subprocess.CompletedProcess[str]:
             {"kubelet_dir": "/no/such"},
             "--kubelet-dir '/no/such': No such file or directory (expect",
         ),
-        ({"endpoint": "unix:///no/such/s"}, "--endpoint /no/such/s: No such file or directory"),
-        ({"mounter": "/no/such/s"}, "/no/such: No such file or directory (--state-dir must be"),
+        ({"endpoint": "unix:///proc/no/s"}, "/proc/no: No such file or directory (--state-dir"),
+        ({"mounter": "/proc/no/s"}, "/proc/no: No such file or directory (--state-dir and"),
         ({"state_dir": "/proc/no/such"}, "/proc/no: No such file or directory"),
         ({"endpoint": "unix:///etc/passwd"}, "--endpoint: 'passwd' exists and is no socket"),
         ({"endpoint": "/etc"}, "--endpoint '/etc' is not a socket's address (expected unix:///"),
@@ -82,3 +84,29 @@ async def test_sockets_with_long_paths_and_a_kubelet_directory_behind_a_link(idl
             await idle.wait_until_clean()
     finally:
         short.unlink()
+
+
+def test_a_node_plugin_that_has_no_volumes_leaves_nothing_behind(tmp_path):
+    plugin = tmp_path / "plugins" / "s3.csi.aws.com"
+    args = [
+        f"--endpoint=unix://{plugin}/csi.sock",
+        "--node-id=node-1",
+        f"--state-dir={plugin}/state",
+        f"--kubelet-dir={tmp_path}",
+        f"--mounter={plugin}/link/mounter.sock",
+        "--mounter-uid=65532",
+    ]
+    with subprocess.Popen([sys.executable, "-m", "csi_s3", "node", *args], cwd=ROOT) as process:
+        wait_until((plugin / "csi.sock").exists)
+        link = (plugin / "link").stat()
+        assert (link.st_uid, link.st_gid, stat.S_IMODE(link.st_mode)) == (0, 65532, 0o750)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert list((tmp_path / "plugins").iterdir()) == []
+
+
+def wait_until(is_so, within_s=30.0):
+    end = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.02)
