@@ -23,7 +23,19 @@ USAGE = "mount-s3 BUCKET|s3://BUCKET/PREFIX/ DIRECTORY [OPTIONS]"
 
 # What fstab lines and mount(8) say that is not for us: who mounts and when, and what always holds.
 FSTAB_WORDS = frozenset(
-    {"auto", "noauto", "user", "nouser", "users", "_netdev", "nofail", "rw", "nodev", "nosuid"}
+    {
+        "auto",
+        "noauto",
+        "user",
+        "nouser",
+        "users",
+        "_netdev",
+        "nofail",
+        "rw",
+        "nodev",
+        "nosuid",
+        "exec",
+    }
     | {"defaults", "noatime", "relatime"}  # beyond Mountpoint's list
 )
 # mount(8) calls: HELPER SOURCE DIRECTORY [-sfnv] [-N namespace] [-o options] [-t type]
@@ -44,6 +56,7 @@ class MountCommand:
     log_directory: str | None = None
     no_log: bool = False
     auto_unmount: bool = False
+    no_exec: bool = False
     warnings: tuple[str, ...] = ()
 
 

@@ -20,7 +20,13 @@ CONF = Path("/etc/fuse.conf")
 
 
 def mount_as_user(
-    target: Path, *, source_name: str, read_only: bool, allow_other: bool, allow_root: bool = False
+    target: Path,
+    *,
+    source_name: str,
+    read_only: bool,
+    allow_other: bool,
+    allow_root: bool = False,
+    no_exec: bool = False,
 ) -> int:
     """Mount on target; the /dev/fuse descriptor, INIT not read yet, is the caller's to close.
 
@@ -41,7 +47,7 @@ def mount_as_user(
             hint=f"ask root to add the line 'user_allow_other' to {CONF}, or drop the option",
         )
     options = [f"fsname={_escaped(source_name)}", "subtype=csi-s3", "default_permissions"]
-    options += ["nosuid", "nodev"]
+    options += ["nosuid", "nodev", *(["noexec"] if no_exec else [])]
     options += ["allow_other"] if allow_other or allow_root else []
     options += ["ro"] if read_only else []
     ours, theirs = socket.socketpair()

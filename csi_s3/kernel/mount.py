@@ -57,6 +57,7 @@ def mount_fuse(
     source_name: str,
     read_only: bool = False,
     allow_other: bool = True,
+    no_exec: bool = False,
     labels: Mapping[str, str] | None = None,
     extra: str = "",
 ) -> None:
@@ -74,6 +75,7 @@ def mount_fuse(
     """
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOATIME
     flags |= syscalls.MS_RDONLY if read_only else 0
+    flags |= syscalls.MS_NOEXEC if no_exec else 0
     data = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()}"
     data += ",default_permissions" + (",allow_other" if allow_other else "")
     data += "".join(f',{name}="{label}"' for name, label in (labels or {}).items())

@@ -131,6 +131,7 @@ def _mount(command: MountCommand, directory: Path, name: str) -> int:
             source_name=name,
             read_only=volume.read_only,
             allow_other=volume.allow_other,
+            no_exec=command.no_exec,
             allow_root=volume.allow_root,
         )
     fd = mount.open_fuse()
@@ -141,6 +142,7 @@ def _mount(command: MountCommand, directory: Path, name: str) -> int:
             source_name=name,
             read_only=volume.read_only,
             allow_other=volume.allow_other,
+            no_exec=command.no_exec,
             labels=volume.labels,
         )
     except BaseException:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from csi_s3.errors import MounterUnavailableError
 from csi_s3.link.channel import Channel, Message, listen
 from csi_s3.link.report import Notice, Report
-from csi_s3.link.spec import MountSpec
+from csi_s3.link.spec import VERSION, MountSpec
 
 HELLO_S = 10.0  # from connect to `ready`
 
@@ -173,6 +173,11 @@ async def _greet(channel: Channel, haves: list[Have]) -> None:
         try:
             if message.type not in expected:
                 raise ConnectionError(f"{message.type!r} in place of {sorted(expected)}")
+            if message.type == "hello" and message.body.get("version") != VERSION:
+                raise ConnectionError(
+                    f"it speaks version {message.body.get('version')} of the link, this node plugin"
+                    f" {VERSION}: delete the mounter's pod, so that it is made of the same image"
+                )
             if message.type == "ready":
                 return
             if message.type == "have":

@@ -115,8 +115,8 @@ def _tidy(config: NodeConfig, mounters: Mounters) -> None:
 
 
 def _has_own_link(config: NodeConfig) -> bool:
-    """Whether the mounter's socket has a directory for itself."""
-    return bool(config.mounter_uid) and config.mounter.parent != config.endpoint.parent
+    """Whether the mounter's socket has a directory for itself: below ours, not just anywhere."""
+    return bool(config.mounter_uid) and config.mounter.parent.parent == config.endpoint.parent
 
 
 def _prepare_sockets(config: NodeConfig) -> None:

@@ -233,7 +233,8 @@ def test_mount_8_and_fstab_work_by_mount_csi_s3(env, directory):
     """In a namespace of its own, where /sbin gets the link and /etc/fstab the line."""
     helper = Path(sys.executable).with_name("mount.csi-s3")
     above = directory.parent
-    line = f"s3://data/deep/ {directory} csi-s3 noauto,_netdev,allow-delete,force-path-style 0 0\n"
+    words = "noauto,user,_netdev,allow-delete,force-path-style"
+    line = f"s3://data/deep/ {directory} csi-s3 {words} 0 0\n"
     (above / "fstab").write_text(line)
     script = f"""set -e
         mount -t tmpfs none {above}/upper
@@ -247,6 +248,7 @@ def test_mount_8_and_fstab_work_by_mount_csi_s3(env, directory):
         umount {directory}
         mount {directory}
         ls {directory}
+        grep -q " {directory} .*noexec" /proc/self/mountinfo
         umount {directory}"""
     (above / "upper").mkdir()
     done = subprocess.run(

@@ -11,6 +11,7 @@ import grpc
 from csi_s3.errors import InternalError
 from csi_s3.link import channel
 from csi_s3.link.report import Report, State
+from csi_s3.link.spec import VERSION
 from tests.rpc.conftest import refused, run
 from tests.rpc.fake_mounter import FakeMounter, until
 
@@ -196,10 +197,14 @@ async def test_a_second_mounter_waits_until_the_first_is_gone(node, mounter):
         assert second.count("serve") == 1
 
 
+HELLO = ("hello", {"version": VERSION})
+
+
 async def test_a_mounter_that_breaks_the_protocol_is_cut_off(node):
     for messages, text in (
         ([("ready", {})], "'ready' in place of ['hello']"),
-        ([("hello", {}), ("have", {"spec": {}})], "a 'have' message that is none"),
+        ([("hello", {"version": 99})], "it speaks version 99 of the link, this node plugin 1"),
+        ([HELLO, ("have", {"spec": {}})], "a 'have' message that is none"),
     ):
         connection = channel.connect(node.mounter_socket)
         for type_, body in messages:
@@ -247,6 +252,7 @@ async def test_only_the_mounters_user_is_listened_to(idle):
     info = idle.mounter_socket.stat()
     assert (info.st_mode & 0o777, info.st_uid, info.st_gid) == (0o660, 0, 65532)
     idle.mounter_socket.chmod(0o666)
+    idle.mounter_socket.parent.chmod(0o755)
     as_stranger = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups"]
     stranger = subprocess.run(
         [*as_stranger, sys.executable, "-I", "-c", STRANGER, str(idle.mounter_socket)],
