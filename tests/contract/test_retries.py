@@ -17,6 +17,7 @@ from csi_s3.errors import (
 )
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.signing import Request
+from csi_s3.s3.store import ObjectInfo
 from tests.contract.conftest import SECRET, at_once
 from tests.contract.scripted import Reply, error, listing
 
@@ -163,6 +164,16 @@ async def test_with_kms_whose_etag_is_no_md5_the_checksum_recognises_what_was_do
     s3.replies = [Reply(lost=True), error(412, "PreconditionFailed"), Reply(200, b"", kms)]
     with pytest.raises(PreconditionFailedError):
         await bucket.put("k", b"mine", if_match='"before"')
+
+
+async def test_an_exclusive_copy_whose_answer_was_lost_is_recognised_as_done(s3, bucket):
+    source = ObjectInfo(key="old", size=4, etag=_held(b"mine").headers["ETag"], last_modified=0.0)
+    nothing, refused = error(404, "NoSuchKey"), error(412, "PreconditionFailed")
+    s3.replies = [nothing, Reply(lost=True), refused, _held(b"mine"), _held(b"mine")]
+    assert (await bucket.copy(source, "new", if_none_match=True)).key == "new"
+    s3.replies = [nothing, Reply(lost=True), refused, _held(b"mine"), _held(b"not ours")]
+    with pytest.raises(PreconditionFailedError):
+        await bucket.copy(source, "new", if_none_match=True)
 
 
 async def test_a_412_at_once_is_not_questioned(s3, bucket):
