@@ -196,6 +196,13 @@ def _refuse_clashes(values: Mapping[str, Value]) -> None:
             )
 
 
+# A plain name is no key of AWS's: the end point may be another store's, by the environment.
+_IS_AWS_KEY = re.compile(
+    r"^arn:|alias/|^mrk-[0-9a-f]{32}$|^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+)
+_KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/.+")
+
+
 def _check_encryption(bucket: BucketConfig) -> None:
     """The answer's key is compared with the one asked for, and AWS answers with the full ARN."""
     key = bucket.sse_kms_key_id
@@ -208,9 +215,7 @@ def _check_encryption(bucket: BucketConfig) -> None:
             "expected sse=aws:kms or sse=aws:kms:dsse beside it",
         )
     host = urlsplit(bucket.endpoint_url or "").hostname or "amazonaws.com"
-    if _AWS_HOST.search(host) and not re.fullmatch(
-        r"arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/.+", key
-    ):
+    if _AWS_HOST.search(host) and _IS_AWS_KEY.search(key) and not _KEY_ARN.fullmatch(key):
         raise BadOptionError(
             f"option sse-kms-key-id={key!r} is not valid",
             "expected the key's full ARN, arn:aws:kms:REGION:ACCOUNT:key/ID, "

@@ -14,12 +14,22 @@ from csi_s3.obs import describe, metrics
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
-# Said by others: the kernel, fusermount3, umount, aiohttp.
+# Said by others: the kernel, fusermount3, umount, aiohttp, Kubernetes.
 FOREIGN = {
     *map(os.strerror, errno.errorcode),
     "failed to open /dev/fuse: Permission denied",
     "target is busy",
     "Cannot connect to host",
+    "MountVolume.SetUp failed for volume",
+    "pod has unbound immediate PersistentVolumeClaims",
+    "not found in the list of registered CSI drivers",
+    "timed out waiting for external-attacher",
+    'volume mode "Ephemeral" not supported by driver',
+    "ContainerCreating",
+    "Terminating",
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "csi.readOnly",  # what people write
 }
 
 
