@@ -50,6 +50,7 @@ def survey(
     Takes the haves' descriptors: each is a Found's, or closed.
     """
     entries = read_mountinfo()
+    targets_on = partial(targets.all_on, entries=entries, besides=sources.volumes)
     at = {entry.mount_point: entry for entry in entries if entry.fs_type == mount.FS_TYPE}
     found = []
     for have in haves:
@@ -63,7 +64,7 @@ def survey(
             Found(
                 spec=have.spec,
                 source=Source(mount_id=mount_id, fd=have.fd, device=device, init=have.init),
-                targets={} if entry is None else targets.all_on(device, entries),
+                targets={} if entry is None else targets_on(device),
                 leaving=entry is None,
                 wrong=None if have.report is None else have.report.error,
             )
@@ -74,17 +75,16 @@ def survey(
         if mount_id not in kept:
             entry = at.get(str(sources.path(mount_id)))
             if entry is not None:
-                lost |= dict.fromkeys(targets.all_on(entry.device, entries), entry.source)
-            _clean(mount_id, entry, entries, sources, targets)
+                lost |= dict.fromkeys(targets_on(entry.device), entry.source)
+            _clean(mount_id, entry, sources, targets_on)
     return Survey(found=found, lost=lost)
 
 
 def _clean(
     mount_id: str,
     entry: MountEntry | None,
-    entries: list[MountEntry],
     sources: Sources,
-    targets: Targets,
+    targets_on: Callable[[str], dict[Target, bool]],
 ) -> None:
     if entry is not None:
         log.warning(
@@ -93,7 +93,7 @@ def _clean(
             entry.source,
             extra={"mount": mount_id},
         )
-    for step in _steps(mount_id, entry, entries, sources, targets):
+    for step in _steps(mount_id, entry, sources, targets_on):
         try:
             step()
         except VolumeError as exc:
@@ -103,13 +103,12 @@ def _clean(
 def _steps(
     mount_id: str,
     entry: MountEntry | None,
-    entries: list[MountEntry],
     sources: Sources,
-    targets: Targets,
+    targets_on: Callable[[str], dict[Target, bool]],
 ) -> Iterator[Callable[[], object]]:
     if entry is not None:
         yield partial(sources.end_orphan, entry)
-        for target in targets.all_on(entry.device, entries):
+        for target in targets_on(entry.device):
             yield target.detach
     yield partial(sources.detach, mount_id)
     yield partial(sources.remove, mount_id)

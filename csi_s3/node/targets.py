@@ -188,15 +188,20 @@ class Targets:
                 return Target(self._root, str(pure.relative_to(prefix)))
         raise self._outside(path)
 
-    def all_on(self, device: str, entries: list[MountEntry]) -> dict[Target, bool]:
+    def all_on(
+        self, device: str, entries: list[MountEntry], *, besides: Path
+    ) -> dict[Target, bool]:
         """The targets on which a file system is mounted, each with whether it is read-only.
 
+        besides: below it is nobody's target; our own sources may lie below kubelet's directory.
         A bind of a part of it is a pod's subPath, which kubelet makes and unmounts itself: taken
         for a target it would be waited for ever.
         """
         found: dict[Target, bool] = {}
         for entry in entries:
             is_whole = entry.device == device and entry.root == "/"
+            if entry.mount_point.startswith(f"{besides}/"):
+                continue
             if is_whole and entry.mount_point.startswith(f"{self._root}/"):
                 relative = entry.mount_point.removeprefix(f"{self._root}/")
                 found[Target(self._root, relative)] = entry.read_only

@@ -51,10 +51,11 @@ class NodeUnderTest:
 
     def __init__(self, base: Path) -> None:
         self.base = base
-        self.kubelet, self.state = base / "kubelet", base / "state"
+        self.kubelet = base / "kubelet"
+        self.state = self.kubelet / "plugins" / "s3.csi.aws.com" / "state"  # as the chart has it
         self.socket, self.mounter_socket = base / "csi.sock", base / "sock" / "node.sock"
         for directory in (self.kubelet, self.state, self.mounter_socket.parent):
-            directory.mkdir()
+            directory.mkdir(parents=True)
         self.log = base / "node.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._channel: grpc.aio.Channel | None = None
