@@ -8,9 +8,8 @@ import pytest
 
 from e2e import kube, openid, proxy, space, store
 from e2e.inspect_node import Inspector
-from e2e.release import SECRET, Release, session
+from e2e.release import ROLE_FLAG, SECRET, TEST_BUCKET, VALUES, Release, session
 
-ROLE = "arn:aws:iam::111122223333:role/S3CSIDriverRole"
 TEST_WITHIN_S = 300
 NODES = 2
 
@@ -108,10 +107,9 @@ def release(nodes, s3, identity, image):
     release = session(image)
     keep = os.environ.get("CSI_S3_E2E_KEEP") == "1"
     release.keys(*identity)
-    annotation = r"controller.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=" + ROLE
-    values = {"tests": {"bucket": s3.bucket(name="e2e-helm-test"), "write": True}}
+    s3.bucket(name=TEST_BUCKET)
     if release.is_installed() and keep:
-        release.upgrade(s3, "--set", annotation, **values)
+        release.upgrade(s3, *ROLE_FLAG, **VALUES)
         for component in ("node", "mounter"):  # keys in memory are those of the run before
             kube.kubectl(
                 "delete", "pod", "-n", release.namespace,
@@ -122,7 +120,7 @@ def release(nodes, s3, identity, image):
         if release.is_installed():
             print("a release is left of an earlier run; it is uninstalled", file=sys.stderr)
             release.uninstall()
-        release.install(s3, "--set", annotation, **values)
+        release.install(s3, *ROLE_FLAG, **VALUES)
     yield release
     if not keep:
         release.uninstall()

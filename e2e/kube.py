@@ -66,10 +66,10 @@ def until(ask: Callable[[], Any], *, what: str, within_s: float = 60) -> Any:
 
 
 def wait_phase(
-    kind: str, name: str, wanted: str, namespace: str = "default", *, within_s: float = 60
+    kind: str, names: list[str], wanted: str, namespace: str = "default", *, within_s: float = 60
 ) -> None:
     kubectl(
-        "wait", kind, name, "-n", namespace, f"--for=jsonpath={{.status.phase}}={wanted}",
+        "wait", kind, *names, "-n", namespace, f"--for=jsonpath={{.status.phase}}={wanted}",
         f"--timeout={within_s:.0f}s", within_s=within_s + 10,
     )  # fmt: skip
 

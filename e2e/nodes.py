@@ -35,7 +35,8 @@ def bring_back(node: str, nodes: int) -> None:
 def _is_container(node: str) -> bool:
     if shutil.which("docker") is None:
         return False
-    return bool(kube.run("docker", "ps", "--all", "--quiet", "--filter", f"name=^{node}$"))
+    named = ("--filter", f"name=^{node}$")
+    return bool(kube.run("docker", "ps", "--all", "--quiet", *named, check=False).strip())
 
 
 def _pid_file(node: str) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,14 @@ from e2e.store import Store
 CHART = Path(__file__).parent.parent / "charts" / "csi-s3"
 SECRET = "aws-secret"  # its name
 READY_WITHIN_S = 180
+ROLE = "arn:aws:iam::111122223333:role/S3CSIDriverRole"
+# As guides have it.
+ROLE_FLAG = (
+    "--set",
+    r"controller.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=" + ROLE,
+)
+TEST_BUCKET = "e2e-helm-test"
+VALUES = {"tests": {"bucket": TEST_BUCKET, "write": True}}  # of the session's release
 
 
 class Release:
@@ -139,14 +147,19 @@ def second(
     image: str,
     *,
     driver: str,
+    before: Callable[["Release"], object] = lambda _: None,
     flags: tuple[str, ...] = (),
     values: Mapping[str, Any] | None = None,
 ) -> Iterator[Release]:
-    """A release of another driver name in a namespace of its own, beside the session's."""
+    """A release of another driver name in a namespace of its own, beside the session's.
+
+    before: prepares the namespace.
+    """
     name = driver.split(".", maxsplit=1)[0]
     release = Release(name, f"e2e-{name}", driver, image)
     kube.kubectl("create", "namespace", release.namespace)
     try:
+        before(release)
         release.install(store, *flags, **{"node": {"priorityClassName": ""}, **(values or {})})
         yield release
     finally:

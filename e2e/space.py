@@ -35,52 +35,65 @@ class Space:
         name: str = "",
         mode: str = "ReadWriteMany",
         handle: str = "",
-        attributes: Mapping[str, str] | None = None,
     ) -> str:
         """Make a PersistentVolume of the bucket and its claim; return the claim's name."""
         name = name or f"s3-{secrets.token_hex(3)}"
+        self._bind([self._volume(bucket, options, name, mode, handle)])
+        return name
+
+    def claims(self, *buckets: str) -> list[str]:
+        """Make a volume and a claim of each bucket; return the claims' names."""
+        made = {f"s3-{secrets.token_hex(3)}": bucket for bucket in buckets}
+        self._bind([
+            self._volume(bucket, (), name, "ReadWriteMany", "") for name, bucket in made.items()
+        ])  # fmt: skip
+        return list(made)
+
+    def _volume(
+        self, bucket: str, options: Iterable[str], name: str, mode: str, handle: str
+    ) -> Object:
         volume = f"{self.name}-{name}"
         self.volumes.append(volume)
-        modes = [mode]
-        size = {"storage": "1Ti"}
-        csi: Object = {
-            "driver": self.driver,
-            "volumeHandle": handle or volume,
-            "volumeAttributes": {"bucketName": bucket, **(attributes or {})},
-        }
-        # One after the other, each seen by the controller: it tries again only after 15 s.
-        kube.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "PersistentVolume",
-                "metadata": {"name": volume},
-                "spec": {
-                    "capacity": size,
-                    "accessModes": modes,
-                    "storageClassName": "",
-                    "persistentVolumeReclaimPolicy": "Retain",
-                    "claimRef": {"namespace": self.name, "name": name},
-                    "mountOptions": list(options),
-                    "csi": csi,
+        return {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": volume},
+            "spec": {
+                "capacity": {"storage": "1Ti"},
+                "accessModes": [mode],
+                "storageClassName": "",
+                "persistentVolumeReclaimPolicy": "Retain",
+                "claimRef": {"namespace": self.name, "name": name},
+                "mountOptions": list(options),
+                "csi": {
+                    "driver": self.driver,
+                    "volumeHandle": handle or volume,
+                    "volumeAttributes": {"bucketName": bucket},
                 },
-            }
-        )
-        kube.wait_phase("pv", volume, "Available")
-        kube.apply(
+            },
+        }
+
+    def _bind(self, volumes: list[Object]) -> None:
+        """One after the other, each seen by the controller: it tries again only after 15 s."""
+        kube.apply(*volumes)
+        kube.wait_phase("pv", [it["metadata"]["name"] for it in volumes], "Available")
+        claims = [
             {
                 "apiVersion": "v1",
                 "kind": "PersistentVolumeClaim",
-                "metadata": {"name": name, "namespace": self.name},
+                "metadata": it["spec"]["claimRef"],
                 "spec": {
-                    "accessModes": modes,
+                    "accessModes": it["spec"]["accessModes"],
                     "storageClassName": "",
-                    "resources": {"requests": size},
-                    "volumeName": volume,
+                    "resources": {"requests": it["spec"]["capacity"]},
+                    "volumeName": it["metadata"]["name"],
                 },
             }
-        )
-        kube.wait_phase("pvc", name, "Bound", self.name)
-        return name
+            for it in volumes
+        ]
+        kube.apply(*claims)
+        names = [claim["metadata"]["name"] for claim in claims]
+        kube.wait_phase("pvc", names, "Bound", self.name)
 
     def template(
         self,

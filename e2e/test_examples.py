@@ -11,6 +11,7 @@ from e2e import kube, store
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 PUBLIC = "noaa-ghcn-pds"
 DOMINO = "domino-compute"
+KMS_ARN = "arn:aws:kms:us-east-1:111122223333:key/YOUR-KEY-ID"  # MinIO's keys have plain names
 
 
 def replaced(text, s3, image):
@@ -24,7 +25,7 @@ def replaced(text, s3, image):
                 s3.open_to_all(bucket)
     return (
         text.replace("https://YOUR-STORE:9000", s3.endpoint)
-        .replace("arn:aws:kms:us-east-1:111122223333:key/YOUR-KEY-ID", store.KMS_KEY)
+        .replace(KMS_ARN, f"{store.KMS_KEY}\n    - endpoint-url={s3.endpoint}")
         .replace("busybox:1.37", image)
     ), bucket
 

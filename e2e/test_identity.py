@@ -10,8 +10,7 @@ import threading
 import pytest
 
 from e2e import kube, space
-from e2e.conftest import ROLE
-from e2e.release import second
+from e2e.release import ROLE, ROLE_FLAG, second
 from e2e.store import AUDIENCE
 
 TOKEN = "/var/run/secrets/eks.amazonaws.com/serviceaccount/token"
@@ -20,9 +19,9 @@ SLOW_READ = """
 import hashlib, time
 digest = hashlib.sha256()
 with open("/data/big", "rb", buffering=0) as file:
-    while piece := file.read(1 << 20):
+    while piece := file.read(4 << 20):
         digest.update(piece)
-        time.sleep(0.8)
+        time.sleep(1)
 print(digest.hexdigest())
 """
 
@@ -89,10 +88,9 @@ def test_wrong_keys_are_an_event_and_right_ones_start_the_pod(ns, bucket, releas
 @pytest.fixture(scope="module")
 def irsa(s3, image, nodes):
     """A release with no keys at all, whose mounters have what EKS' webhook injects."""
-    flag = r"controller.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=" + ROLE
     driver = "irsa.s3.example.com"
     values = {"sts": {"endpointUrl": s3.endpoint}}
-    with second(s3, image, driver=driver, flags=("--set", flag), values=values) as release:
+    with second(s3, image, driver=driver, flags=ROLE_FLAG, values=values) as release:
         s3.policy(subject(release), "e2e-*")
         yield release
 
@@ -181,7 +179,7 @@ def short_lived(irsa, nodes, issuer):
 
 
 def test_credentials_that_expire_in_mid_read_are_renewed(irsa, irsa_ns, s3, bucket, short_lived):
-    body = hashlib.sha256(b"seed").digest() * (1 << 20)  # 32 MiB, four parts
+    body = hashlib.sha256(b"seed").digest() * (4 << 20)  # 128 MiB: more than is read ahead
     s3.put(bucket, "big", body)
     ended = threading.Event()
     failed = []
@@ -196,7 +194,7 @@ def test_credentials_that_expire_in_mid_read_are_renewed(irsa, irsa_ns, s3, buck
     thread = threading.Thread(target=renewing)
     thread.start()
     try:
-        claim = irsa_ns.claim(bucket, "read-part-size=1048576", "memory-target=64")
+        claim = irsa_ns.claim(bucket, "memory-target=64")
         said = irsa_ns.run(
             claim, "", container={"command": ["python", "-c", SLOW_READ]}, within_s=150
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from e2e import kube
-from e2e.conftest import ROLE
+from e2e.release import ROLE_FLAG, VALUES
 
 LOAD = (Path(__file__).parent / "load.py").read_text()
 ROUND = r"round (\d+)"
@@ -52,12 +52,23 @@ def test_the_node_plugin_is_killed_under_load_without_an_error(ns, load, nodes, 
     ns.delete(f"pod/{load}")
 
 
+def test_a_node_plugin_that_ended_in_peace_without_volumes_serves_the_next(
+    ns, s3, bucket, nodes, release
+):
+    """It leaves nothing on its node, so the mounter must find the next one's directories."""
+    s3.put(bucket, "f", "hello")
+    claim = ns.claim(bucket)
+    for _ in range(2):
+        old = set(release.pods("node", nodes[1]))
+        kube.kubectl("delete", "pod", "-n", release.namespace, *old, "--timeout=60s", within_s=70)
+        release.replaced("node", nodes[1], old)
+        assert ns.run(claim, "cat /data/f", node=nodes[1]) == "hello"
+
+
 def test_an_upgrade_under_load_is_not_noticed_by_the_workload(ns, load, nodes, release, s3):
     old = {component: set(release.pods(component)) for component in ("node", "mounter")}
-    annotation = r"controller.serviceAccount.annotations.eks\.amazonaws\.com/role-arn=" + ROLE
-    values = {"tests": {"bucket": "e2e-helm-test", "write": True}}
     changed = {"node": {"podLabels": {"e2e": "upgraded"}}}
-    release.upgrade(s3, "--set", annotation, **values, **changed)
+    release.upgrade(s3, *ROLE_FLAG, **VALUES, **changed)
     release.wait_ready()
     assert not old["node"] & set(release.pods("node"))
     assert old["mounter"] == set(release.pods("mounter"))

@@ -15,7 +15,7 @@ def restarts(namespace, pod):
 def test_pods_of_a_crashed_node_have_their_volumes_again(ns, s3, bucket, nodes, inspector):
     s3.put(bucket, "f", "hello")
     claim = ns.claim(bucket)
-    script = "cat /data/f && trap 'exit 0' TERM; sleep infinity & wait"
+    script = "cat /data/f && echo && trap 'exit 0' TERM; sleep infinity & wait"
     lost = ns.pod(claim, script, node=nodes[1], restartPolicy="Always")
     other = ns.pod(claim, node=nodes[0])
     ns.sh(lost, "echo kept > /data/kept")
@@ -26,7 +26,7 @@ def test_pods_of_a_crashed_node_have_their_volumes_again(ns, s3, bucket, nodes, 
         machines.bring_back(nodes[1], len(nodes))
     kube.until(lambda: restarts(ns.name, lost) > 0, what="the pod's new container", within_s=120)
     kube.wait_ready(ns.name, f"pod/{lost}", within_s=120)
-    assert kube.logs(ns.name, lost) == "hello"
+    assert kube.logs(ns.name, lost) == "hello\n"
     assert ns.sh(lost, "cat /data/kept /data/on; echo back > /data/back") == "kept\non\n"
     assert s3.get(bucket, "back") == b"back\n"
     kube.until(lambda: inspector.is_ready(nodes[1]), what="the inspector's new container")

@@ -57,8 +57,10 @@ def test_a_write_that_cannot_be_uploaded_says_so_at_close_and_a_short_break_is_b
     assert len(s3.get(bucket, "b")) == BIG
 
 
-def test_a_pod_is_deleted_while_the_server_is_away(ns, bucket, link):
-    pod = ns.pod(ns.claim(bucket, f"endpoint-url {link.url}", "drain-timeout 5"))
-    ns.sh(pod, "echo first > /data/f; exec 3> /data/open; echo x >&3; sleep 1000 & ")
+def test_a_pod_is_deleted_while_the_server_is_away_and_what_is_lost_is_an_event(ns, link, claim):
+    pod = ns.pod(claim)
+    ns.sh(pod, "(exec 3> /data/open; echo x >&3; touch /tmp/up; sleep 1000) >/dev/null 2>&1 &")
+    ns.sh(pod, "while ! test -e /tmp/up; do sleep 0.1; done")
     link.down()
     ns.delete(f"pod/{pod}", within_s=60)
+    assert "open" in ns.event(pod, "s3-unavailable", within_s=60)
