@@ -4,6 +4,7 @@ Programs never import one another, and each is imported only when it is chosen: 
 starts many times, and whose memory counts, must not load the others' libraries.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -88,7 +89,17 @@ def _mount(argv: Sequence[str]) -> int:
     return run(command)
 
 
+def _heed_sigterm() -> None:
+    """End at a SIGTERM that comes before the program has its own handler.
+
+    A container's first process has no default one (pid_namespaces(7)): the signal would be lost,
+    and a pod that is deleted while it starts would take its whole grace period.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+
 def _node(argv: Sequence[str]) -> int:
+    _heed_sigterm()
     from csi_s3.config.node import NodeConfig
     from csi_s3.obs import logs
 
@@ -101,6 +112,7 @@ def _node(argv: Sequence[str]) -> int:
 
 
 def _mounter(argv: Sequence[str]) -> int:
+    _heed_sigterm()
     from csi_s3.config.node import MounterConfig
     from csi_s3.obs import logs
 

@@ -12,6 +12,16 @@ from e2e.kube import Object
 DRIVER = "s3.csi.aws.com"
 IDLE = "trap 'exit 0' TERM; sleep infinity & wait"
 GONE_WITHIN_S = 90
+# A container that has bytes in /data/open which S3 does not have. A shell would not do: its
+# redirection is a duplicate, whose close uploads.
+_HOLD = (
+    "import time; file = open('/data/open', 'wb', buffering=0); file.write(b'kept');"
+    " open('/tmp/up', 'w').close(); time.sleep(1000)"
+)
+HOLDS_OPEN: Object = {
+    "command": ["python", "-c", _HOLD],
+    "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/up"]}, "periodSeconds": 1},
+}
 RESTRICTED = {
     "runAsNonRoot": True,
     "runAsUser": 1000,

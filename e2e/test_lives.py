@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e import kube
+from e2e import kube, space
 from e2e.release import ROLE_FLAG, VALUES
 
 LOAD = (Path(__file__).parent / "load.py").read_text()
@@ -94,12 +94,12 @@ def test_a_killed_mounter_is_an_error_in_the_pod_and_a_new_pod_works(
 
 
 def test_a_mounter_that_ends_in_peace_uploads_what_is_open(ns, s3, bucket, nodes, release):
-    pod = ns.pod(ns.claim(bucket), node=nodes[0])
-    ns.sh(pod, "(exec 3> /data/open; echo kept >&3; sleep 1000) >/dev/null 2>&1 &")
+    ns.pod(ns.claim(bucket), node=nodes[0], container=space.HOLDS_OPEN)
+    assert s3.keys(bucket) == []
     old = set(release.pods("mounter", nodes[0]))
     kube.kubectl("delete", "pod", "-n", release.namespace, *old, "--timeout=90s", within_s=100)
     release.replaced("mounter", nodes[0], old)
-    assert s3.get(bucket, "open") == b"kept\n"
+    assert s3.get(bucket, "open") == b"kept"
 
 
 def test_a_killed_worker_breaks_one_volume_only(ns, s3, nodes, release, inspector):

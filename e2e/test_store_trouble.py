@@ -2,7 +2,7 @@
 
 import pytest
 
-from e2e import kube
+from e2e import kube, space
 
 BIG = 24 << 20
 
@@ -58,9 +58,7 @@ def test_a_write_that_cannot_be_uploaded_says_so_at_close_and_a_short_break_is_b
 
 
 def test_a_pod_is_deleted_while_the_server_is_away_and_what_is_lost_is_an_event(ns, link, claim):
-    pod = ns.pod(claim)
-    ns.sh(pod, "(exec 3> /data/open; echo x >&3; touch /tmp/up; sleep 1000) >/dev/null 2>&1 &")
-    ns.sh(pod, "while ! test -e /tmp/up; do sleep 0.1; done")
+    pod = ns.pod(claim, container=space.HOLDS_OPEN)
     link.down()
     ns.delete(f"pod/{pod}", within_s=60)
-    assert "open" in ns.event(pod, "s3-unavailable", within_s=60)
+    assert "/open" in ns.event(pod, "s3-unavailable", within_s=60)

@@ -1,5 +1,6 @@
 """What a person sees who starts csi-s3 and asks wrongly, or for help."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,44 @@ def test_help_of_the_mount_command_imports_neither_s3_nor_fuse():
         [sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.endswith("set()\n"), done.stderr
+
+
+FIRST_PROCESS = """
+import os, signal, sys
+from csi_s3 import cli
+
+class Importing:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[2]:
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("went on", flush=True)
+
+assert os.getpid() == 1
+sys.meta_path.insert(0, Importing())
+sys.exit(cli._PROGRAMS[sys.argv[1]](sys.argv[3:]))
+"""
+NODE = [
+    "--endpoint=unix:///x",
+    "--node-id=n",
+    "--state-dir=/x",
+    "--kubelet-dir=/x",
+    "--mounter=/x/m",
+]
+
+
+@pytest.mark.parametrize(
+    ("program", "loads", "words"),
+    [
+        ("node", "csi_s3.node.server", NODE),
+        ("mounter", "csi_s3.mounter.keeper", ["--socket=/x/m"]),
+    ],
+)
+def test_a_containers_first_process_ends_at_sigterm_while_it_still_loads(program, loads, words):
+    """It has no default handler: the signal would be lost."""
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", FIRST_PROCESS,
+         program, loads, *words],
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert done.stdout == ""
