@@ -99,7 +99,7 @@ def identity(s3) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def release(nodes, s3, identity, image):
+def release(nodes, s3, identity, image, inspector):
     """The driver, installed as README says, with keys in the Secret aws-secret.
 
     CSI_S3_E2E_KEEP=1 leaves it, and the next run upgrades it: for work on the tests themselves.
@@ -125,6 +125,7 @@ def release(nodes, s3, identity, image):
     if not keep:
         release.uninstall()
         kube.kubectl("delete", "secret", SECRET, "-n", release.namespace)
+        assert not "".join(inspector.left(node, release.driver) for node in nodes)
 
 
 @pytest.fixture

@@ -43,6 +43,15 @@ class Inspector:
         path = f"{KUBELET}/plugins/{driver}/state/volumes"
         return self.sh(node, f"ls {path} 2>/dev/null || true").split()
 
+    def left(self, node: str, driver: str) -> str:
+        """What is on the node of a driver that is uninstalled.
+
+        Directories below plugins/kubernetes.io are kubelet's; 1.34 keeps one for each volume.
+        """
+        names = f"{KUBELET}/plugins/{driver} {KUBELET}/plugins_registry/{driver}*"
+        mounts = f"grep -F plugins/{driver}/ /proc/self/mountinfo"
+        return self.sh(node, f"{mounts}; ls -d {names} 2>/dev/null || true")
+
 
 def line_type(mountinfo: list[str]) -> str:
     return mountinfo[mountinfo.index("-") + 1]
