@@ -4,11 +4,12 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.setup
 
-.PHONY: help setup demo test programs lint e2e deploy bench build clean
+.PHONY: help setup demo test programs apps lint e2e deploy bench build clean
 
 help:
 	@echo "make demo     the main job end to end, on an S3 server of its own (root)"
 	@echo "make test     lint and tests"
+	@echo "make apps     programs for a local disk on a mount: Spark, DuckDB, git, SQLite, POSIX suites"
 	@echo "make lint     ruff, mypy, import-linter"
 	@echo "make e2e      the driver on a real Kubernetes (root; builds one if none is given)"
 	@echo "make bench    speed, side by side with the peers that are installed (root)"
@@ -31,6 +32,11 @@ test: lint programs
 # Built once and kept, before any test's deadline runs: some three minutes the first time.
 programs: $(STAMP)
 	@$(BIN)/python -m tests.binaries minio versitygw csi-sanity helm
+
+# test_*.py run in `make test`, too; apps_*.py need more than that has installed, or longer.
+apps: programs
+	@scripts/apps.sh
+	@$(BIN)/python -m pytest tests/programs tests/posix -o "python_files=test_*.py apps_*.py" --timeout 600
 
 lint: $(STAMP)
 	@$(BIN)/ruff check

@@ -15,6 +15,8 @@ PART = "data/part%d.bin"
 SMALL = "small/file-%05d.bin"
 SMALL_BYTES = 100 << 10
 CREATED_BYTES = 4096
+EDIT_BYTES = 4096
+TREE = "tree"  # in the run's work directory: a git repository, and TREE.tar of the same files
 READY_ENTRY = "small"  # a mount is ready once its root lists this
 
 
@@ -26,6 +28,7 @@ class Sizes:
     names: tuple[int, ...]
     stats: int
     files: int
+    tree_files: int
     budget_s: float
     limit_s: float
 
@@ -44,14 +47,34 @@ class Sizes:
 
 
 FULL = Sizes(
-    big_bytes=1024 * MIB, names=(10_000, 100_000), stats=2000, files=1000, budget_s=3, limit_s=20
-)
-QUICK = Sizes(big_bytes=64 * MIB, names=(1000,), stats=500, files=200, budget_s=0.7, limit_s=5)
+    big_bytes=1024 * MIB, names=(10_000, 100_000), stats=2000, files=1000, tree_files=100,
+    budget_s=3, limit_s=20,
+)  # fmt: skip
+QUICK = Sizes(
+    big_bytes=64 * MIB, names=(1000,), stats=500, files=200, tree_files=40,
+    budget_s=0.7, limit_s=5,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Files that are in {out} beforehand: copies of some that the bucket was filled with.
+
+    Both are patterns with one %d; count of them.
+    """
+
+    name: str
+    source: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One row. `load` is bench/load's arguments, with {dir} (the mount) and {out} (to write in)."""
+    """One row.
+
+    load: bench/load's arguments, with {dir} (the mount), {out} (in it, to write in), and {work}
+        (the run's work directory, on a tmpfs).
+    """
 
     name: str  # for --only
     title: str
@@ -60,7 +83,10 @@ class Case:
     budget_s: float | None = None
     limit_s: float
     done_bytes: int | None = None  # what the load must have moved, unless it was cut
+    given: tuple[Given, ...] = ()
     written: int | None = None  # size of each object that must be in the bucket afterwards
+    written_in: str = ""  # where in {out}: all of it, or "DIRECTORY/", or the one file
+    edited_at: int | None = None  # where EDITed bytes must be in that one file
 
     def value(self, seconds: float, ops: int, moved_bytes: int) -> float:
         """The row's figure in its unit."""
@@ -76,7 +102,7 @@ def names_pattern(count: int) -> str:
 
 
 def cases(sizes: Sizes) -> list[Case]:
-    return [*_starts(sizes), *_reads(sizes), *_names(sizes), *_writes(sizes)]
+    return [*_starts(sizes), *_reads(sizes), *_names(sizes), *_writes(sizes), *_changes(sizes)]
 
 
 def _starts(sizes: Sizes) -> list[Case]:
@@ -189,6 +215,91 @@ def _writes(sizes: Sizes) -> list[Case]:
             written=CREATED_BYTES,
         )
         for threads in (1, 16)
+    ]
+
+
+def _changes(sizes: Sizes) -> list[Case]:
+    """What programs written for a local disk do beyond reading and writing files once."""
+    limit, size = sizes.limit_s, sizes.part_bytes
+    mib = size // MIB
+    large = Given("large%d.bin", PART, 1)
+    return [
+        Case(
+            name=f"exclusive-{threads}",
+            title=f"exclusive creates of 4 KiB until durable, {_threads(threads)}",
+            unit="files/s",
+            load=(
+                "exclusive",
+                "{out}/new-%05d",
+                str(sizes.files),
+                str(CREATED_BYTES),
+                str(threads),
+            ),
+            budget_s=sizes.budget_s,
+            limit_s=limit,
+            written=CREATED_BYTES,
+        )
+        for threads in (1, 16)
+    ] + [
+        Case(
+            name="rename-file",
+            title="rename of a file of 100 KiB",
+            unit="ms",
+            load=("rename", "{out}/old0", "{out}/new", "1"),
+            limit_s=limit,
+            given=(Given("old%d", SMALL, 1),),
+            written=SMALL_BYTES,
+            written_in="new",
+        ),
+        Case(
+            name="rename-directory",
+            title=f"rename of a directory of {sizes.files:,} files",
+            unit="s",
+            load=("rename", "{out}/old", "{out}/new", str(sizes.files)),
+            limit_s=limit,
+            given=(Given("old/%05d", SMALL, sizes.files),),
+            written=SMALL_BYTES,
+            written_in="new/",
+        ),
+        Case(
+            name="append",
+            title=f"append of 1 byte to {mib} MiB until durable",
+            unit="s",
+            load=("append", "{out}/large0.bin"),
+            limit_s=limit,
+            given=(large,),
+            written=size + 1,
+        ),
+        Case(
+            name="edit",
+            title=f"edit of 4 KiB in {mib} MiB, fsync",
+            unit="s",
+            load=("edit", "{out}/large0.bin", str(size // 2), str(EDIT_BYTES)),
+            limit_s=limit,
+            given=(large,),
+            written=size,
+            written_in="large0.bin",
+            edited_at=size // 2,
+        ),
+        *_trees(sizes),
+    ]
+
+
+def _trees(sizes: Sizes) -> list[Case]:
+    count = str(sizes.tree_files)
+    tar = ("tar", "-xf", "{work}/" + TREE + ".tar", "-C", "{out}")
+    clone = ("git", "clone", "--quiet", "--no-hardlinks", "{work}/" + TREE, "{out}/" + TREE)
+    return [
+        Case(
+            name=name,
+            title=f"{title} of {count} files of 4 KiB",
+            unit="s",
+            load=("command", count, *command),
+            limit_s=3 * sizes.limit_s,
+            written=CREATED_BYTES,
+            written_in=f"{TREE}/files/",
+        )
+        for name, title, command in (("untar", "tar x", tar), ("clone", "git clone", clone))
     ]
 
 

@@ -108,9 +108,8 @@ class Bench:
         if proxy:
             proxy.take_counts()
         before_s = mount.usage().cpu_s
-        words = [
-            w.format(dir=mount.directory, out=mount.directory / attempt.out) for w in case.load
-        ]
+        out = mount.directory / attempt.out
+        words = [w.format(dir=mount.directory, out=out, work=self._work) for w in case.load]
         began = time.monotonic()
         loaded = mount.load(words, budget_s=case.budget_s, limit_s=case.limit_s)
         late_s = 0.0
@@ -127,20 +126,26 @@ class Bench:
 
     def _wait_durable(self, attempt: Attempt, loaded: Loaded, deadline: float) -> float:
         """Ask the server; how long after the last close everything was there, 0 if at once."""
-        size, expected = attempt.case.written or 0, loaded.ops or 1
-        if self._server.stored(attempt.out, size) >= expected:
+        expected = loaded.ops or 1
+        if self._server.stored(attempt.out, attempt.case) >= expected:
             return 0.0
         while time.monotonic() < deadline:
             time.sleep(0.02)
-            if self._server.stored(attempt.out, size) >= expected:
+            if self._server.stored(attempt.out, attempt.case) >= expected:
                 return time.time() - loaded.ended
         raise OverLimitError(f"> {attempt.case.limit_s:g} s")
 
     def _make_out(self, attempt: Attempt) -> None:
         """Before the mount, so that it needs neither a mkdir nor a marker to be seen."""
         if attempt.case.written:
-            self._server.make_directory(attempt.out)
-            (self._work / "tmpfs" / attempt.out).mkdir()
+            self._server.make_directory(attempt.out, attempt.case.given)
+            local = self._work / "tmpfs"
+            (local / attempt.out).mkdir()
+            for given in attempt.case.given if attempt.system.is_control else ():
+                for i in range(given.count):
+                    new = local / attempt.out / (given.name % i)
+                    new.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(local / (given.source % i), new)
 
     def _remove_out(self, attempt: Attempt) -> None:
         if attempt.case.written:

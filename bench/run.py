@@ -24,6 +24,7 @@ from bench.cases import FULL, QUICK, Case, cases
 from bench.measure import Bench
 from bench.server import SETTINGS, fill, serving
 from bench.systems import ACCESS_KEY, DEFAULT_SYSTEMS, SECRET_KEY, SYSTEMS, System, given
+from bench.tree import make_tree
 from tests.binaries import binary, build_main
 
 HERE = Path(__file__).parent
@@ -121,6 +122,8 @@ def main() -> None:
     with workspace() as work, serving(work) as server:
         print("filling the bucket", file=sys.stderr)
         server.fill(load, sizes.fill())
+        if any(case.name in {"untar", "clone"} for case in wanted):
+            make_tree(work, sizes.tree_files)
         if any(system.is_control for system in systems):
             fill(load, str(work / "tmpfs"), sizes.fill())
         bench = Bench(server, work, load=load, proxy=proxy)

@@ -7,7 +7,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import botocore.config
 import botocore.exceptions
 import botocore.session
 
+from bench.cases import EDIT_BYTES, Case, Given
 from bench.systems import ACCESS_KEY, BUCKET, REGION, SECRET_KEY
 from tests.binaries import binary
 
@@ -91,9 +93,19 @@ class Server:
         fill(load, f"{self.url}/{BUCKET}", sets)
         self._client.delete_bucket_policy(Bucket=BUCKET)
 
-    def make_directory(self, name: str) -> None:
+    def make_directory(self, name: str, given: Sequence[Given]) -> None:
         """A directory that every system sees as one: a prefix with something in it."""
         self._client.put_object(Bucket=BUCKET, Key=f"{name}/keep", Body=b"k")
+        with ThreadPoolExecutor(8) as pool:
+            for files in given:
+                pairs = ((files.source % i, files.name % i) for i in range(files.count))
+                all(pool.map(lambda pair: self._copy(pair[0], f"{name}/{pair[1]}"), pairs))
+
+    def _copy(self, source: str, key: str) -> bool:
+        self._client.copy_object(
+            Bucket=BUCKET, Key=key, CopySource={"Bucket": BUCKET, "Key": source}
+        )
+        return True
 
     def remove_directory(self, name: str) -> None:
         while True:
@@ -103,13 +115,20 @@ class Server:
                 return
             self._client.delete_objects(Bucket=BUCKET, Delete={"Objects": keys, "Quiet": True})
 
-    def stored(self, name: str, size: int) -> int:
-        """How many objects of that size the directory has, each asked for by HEAD or LIST."""
+    def stored(self, name: str, case: Case) -> int:
+        """How many objects the directory has that the case must write, by HEAD, GET or LIST."""
+        size = case.written
         pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=BUCKET, Prefix=f"{name}/"
+            Bucket=BUCKET, Prefix=f"{name}/{case.written_in}"
         )
         entries = [entry for page in pages for entry in page.get("Contents", ())]
         found = [entry["Key"] for entry in entries if entry["Size"] == size]
+        if len(found) == 1 and case.edited_at is not None:
+            last = case.edited_at + EDIT_BYTES - 1
+            part = self._client.get_object(
+                Bucket=BUCKET, Key=found[0], Range=f"bytes={case.edited_at}-{last}"
+            )
+            return int(part["Body"].read() == b"\xff" * EDIT_BYTES)
         if len(found) == 1:
             head = self._client.head_object(Bucket=BUCKET, Key=found[0])
             return int(head["ContentLength"] == size)

@@ -78,7 +78,7 @@ CSI_S3 = System(
     program=csi_s3_program,
     arguments=(
         *("mount", "{bucket}", "{dir}", "--endpoint-url", "{url}", "--force-path-style"),
-        *("--region", REGION, "--foreground"),
+        *("--region", REGION, "--allow-delete", "--allow-overwrite", "--foreground"),
     ),
 )
 

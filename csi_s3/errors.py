@@ -83,9 +83,12 @@ class NotFoundError(VolumeError):
 
 
 class NoSuchBucketError(VolumeError):
-    """The store knows no bucket of this name."""
+    """The store knows no bucket of this name.
 
-    errno, status, code = ENOENT, Status.NOT_FOUND, "no-such-bucket"
+    Not ENOENT: programs would take files for removed, and a C library a listing for complete.
+    """
+
+    status, code = Status.NOT_FOUND, "no-such-bucket"
     level = logging.ERROR
 
 
@@ -198,6 +201,12 @@ class InvalidNameError(VolumeError):
     """A name that S3 cannot hold."""
 
     errno, code = EINVAL, "invalid-name"
+
+
+class BadLinkError(VolumeError):
+    """An object named as a symbolic link holds nothing that can be a target."""
+
+    code = "bad-link"
 
 
 class KeyTooLongError(VolumeError):

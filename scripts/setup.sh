@@ -34,6 +34,9 @@ missing_packages() {
   command -v pgrep >/dev/null || echo procps
   command -v mount >/dev/null || echo mount
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+  for program in git patch perl rsync sqlite3 unzip vim zip; do # what tests/programs run
+    command -v "$program" >/dev/null || echo "$program"
+  done
   # Tests build servers with Go; on x86_64 uv.lock brings it.
   [ "$(uname -m)" = x86_64 ] || command -v go >/dev/null || echo golang-go
 }
@@ -62,6 +65,11 @@ if [ -z "$python" ]; then
     install python3.11 python3.11-venv python3.11-dev
     python=$(find_python) || { say "no Python 3.11 or later with venv and headers"; exit 1; }
   fi
+fi
+
+# Debian keeps CPython's own tests, which tests/posix runs, in a package of their own.
+if ! "$python" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("test.test_os"))' 2>/dev/null; then
+  install "$("$python" -c 'import sys; print("libpython%d.%d-testsuite" % sys.version_info[:2])')"
 fi
 
 uv=build/uv/bin/uv

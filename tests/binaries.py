@@ -1,4 +1,4 @@
-"""Real programs that the tests and the bench run, built through the Go module client and kept.
+"""Real programs that the tests and the bench run, built by the Go client or cargo, and kept.
 
 Pinned here and nowhere else. Binaries live in $CSI_S3_CACHE (else $XDG_CACHE_HOME/csi-s3, else
 ~/.cache/csi-s3), outside the tree, so that a second run is fast. Where a machine has no Go,
@@ -21,6 +21,7 @@ PROGRAMS = {
     "rclone": ("github.com/rclone/rclone", "v1.75.1"),
     "helm": ("helm.sh/helm/v3/cmd/helm", "v3.19.0"),
 }
+CRATES = {"fsx": "0.3.2", "pjdfstest": "0.2.2"}
 CSI_SPEC = ("github.com/container-storage-interface/spec", "v1.11.0")
 
 
@@ -46,7 +47,7 @@ def _go_env() -> dict[str, str]:
 
 def binary(name: str) -> Path:
     """Path of the program, built first if need be (minio: 100 CPU seconds, once)."""
-    package, version = PROGRAMS[name]
+    version = CRATES[name] if name in CRATES else PROGRAMS[name][1]
     directory = cache_dir() / "bin"
     path = directory / f"{name}-{version}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -54,14 +55,28 @@ def binary(name: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=directory) as tmp:
-                subprocess.run(
-                    [go(), "install", "-ldflags", "-s -w", f"{package}@{version}"],
-                    env={**_go_env(), "GOBIN": tmp},
-                    check=True,
-                    timeout=1500,
-                )
-                (Path(tmp) / name).rename(path)
+                built = _build_crate(name, tmp) if name in CRATES else _build_go(name, tmp)
+                built.rename(path)
     return path
+
+
+def _build_go(name: str, directory: str) -> Path:
+    package, version = PROGRAMS[name]
+    subprocess.run(
+        [go(), "install", "-ldflags", "-s -w", f"{package}@{version}"],
+        env={**_go_env(), "GOBIN": directory},
+        check=True,
+        timeout=1500,
+    )
+    return Path(directory) / name
+
+
+def _build_crate(name: str, directory: str) -> Path:
+    if shutil.which("cargo") is None:
+        raise RuntimeError(f"{name} is built with cargo 1.85 or later: install Rust")
+    words = ["--quiet", "--locked", "--root", directory, f"{name}@{CRATES[name]}"]
+    subprocess.run(["cargo", "install", *words], check=True, timeout=1500)
+    return Path(directory) / "bin" / name
 
 
 def build_main(directory: Path, name: str) -> Path:

@@ -10,6 +10,11 @@
 //	load ls [-l] DIR                      the real ls
 //	load write FILE SIZE                  create, write 1 MiB at a time, close
 //	load create PATTERN COUNT SIZE THREADS  create, write, close
+//	load exclusive PATTERN COUNT SIZE THREADS  the same with O_EXCL
+//	load rename OLD NEW COUNT             COUNT files are moved by that
+//	load append FILE                      one byte, close
+//	load edit FILE OFFSET SIZE            bytes 0xff, fsync, close
+//	load command COUNT PROGRAM ...        which makes COUNT files
 //
 // PATTERN has one %d. It prints one line of JSON, see result. Go and not Python,
 // because at 16 threads an interpreter would be what is measured; run it on a
@@ -23,6 +28,7 @@ import (
 	"log"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 )
 
@@ -49,7 +55,7 @@ func main() {
 	flag.Parse()
 	args := flag.Args()
 	if len(args) < 2 {
-		log.Fatal("usage: load [-for DURATION] fill|ready|first|seq|random|read|stat|ls|write|create ...")
+		log.Fatal("usage: load [-for DURATION] fill|ready|first|seq|random|read|stat|ls|write|create|exclusive|rename|append|edit|command ...")
 	}
 	r := &run{budget: *budget}
 	switch mode, args := args[0], args[1:]; mode {
@@ -71,9 +77,20 @@ func main() {
 		r.list(args)
 	case "write":
 		r.write(args[0], number(args[1]))
-	case "create":
-		size := number(args[2])
-		r.each(args[0], number(args[1]), int(number(args[3])), func(name string) { r.createFile(name, size) })
+	case "create", "exclusive":
+		size, flags := number(args[2]), 0
+		if mode == "exclusive" {
+			flags = syscall.O_EXCL
+		}
+		r.each(args[0], number(args[1]), int(number(args[3])), func(name string) { r.createFile(name, size, flags) })
+	case "rename":
+		r.rename(args[0], args[1], number(args[2]))
+	case "append":
+		r.change(args[0], syscall.O_APPEND, func(fd int) error { return writeAll(fd, []byte{0xff}) })
+	case "edit":
+		r.edit(args[0], number(args[1]), number(args[2]))
+	case "command":
+		r.command(number(args[0]), args[1:])
 	default:
 		log.Fatalf("no such load: %s", mode)
 	}

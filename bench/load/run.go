@@ -204,8 +204,8 @@ func (r *run) list(args []string) {
 	r.ops.Add(int64(bytes.Count(out.Bytes(), []byte("\n"))))
 }
 
-func (r *run) put(file string, size int64, buf []byte) {
-	fd, err := syscall.Open(file, syscall.O_WRONLY|syscall.O_CREAT, 0o644)
+func (r *run) put(file string, size int64, buf []byte, flags int) {
+	fd, err := syscall.Open(file, syscall.O_WRONLY|syscall.O_CREAT|flags, 0o644)
 	if r.fail(err) {
 		return
 	}
@@ -231,12 +231,12 @@ func (r *run) put(file string, size int64, buf []byte) {
 func (r *run) write(file string, size int64) {
 	buf := make([]byte, ioBytes)
 	r.begin()
-	r.put(file, size, buf)
+	r.put(file, size, buf, 0)
 	r.end = time.Now()
 }
 
-func (r *run) createFile(file string, size int64) {
-	r.put(file, size, make([]byte, size))
+func (r *run) createFile(file string, size int64, flags int) {
+	r.put(file, size, make([]byte, size), flags)
 	if r.failure.Load() == nil {
 		r.ops.Add(1)
 	}

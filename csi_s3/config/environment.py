@@ -7,6 +7,7 @@ use. aiohttp's trust_env would read the proxy variables and ~/.netrc at every re
 import ipaddress
 import os
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit
 
 _environ = os.environ
@@ -66,3 +67,10 @@ def _network(item: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
         return ipaddress.ip_network(item.strip(), strict=False)
     except ValueError:
         return None
+
+
+def state_home() -> Path:
+    """Where a program keeps what must outlive it: XDG_STATE_HOME, or /var/lib for root."""
+    if os.geteuid() == 0:
+        return Path("/var/lib")
+    return Path(_environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")

@@ -53,6 +53,9 @@ class TreeConfig:
     read_part_bytes: int = 8 * MIB
     write_part_bytes: int = 8 * MIB
     memory_bytes: int | None = None  # None: nobody asked; the mounter's share, else the default
+    spool_bytes: int = 10 << 30  # changed bytes that are not in S3 yet, on the node's disk
+    unlinked_open_bytes: int = 1 << 30  # of a removed file that is still open, to keep readable
+    symlinks: bool = True
     drain_timeout_s: float = 30.0  # at SIGTERM and unmount, to upload open files
 
     @property

@@ -11,13 +11,14 @@ somebody else's later change).
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from typing import TypeAlias
 
 from csi_s3.errors import VolumeError
 from csi_s3.fs.inodes import Inode
-from csi_s3.fs.keys import is_visible
+from csi_s3.fs.keys import is_visible, link_name
 from csi_s3.fs.outcome import outcome
 from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
 
@@ -28,7 +29,14 @@ class Special(Enum):
     LOCAL = auto()  # exists on this mount only, so far
 
 
-Found: TypeAlias = ObjectInfo | Special
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A symbolic link; info is that of the object which holds its target."""
+
+    info: ObjectInfo
+
+
+Found: TypeAlias = ObjectInfo | Link | Special
 
 
 class Directory:
@@ -94,6 +102,12 @@ class Directory:
         if self._snapshot is listing:
             self._snapshot = None
 
+    def moved(self, key: str) -> None:
+        """The directory has another key: the versions listed under the old one are none now."""
+        self._snapshot = None
+        for listing in self.listings:
+            listing.moved(key)
+
     def from_snapshot(self, name: str, now: float) -> Found | None:
         """What the newest valid listing says of a name it has; None: ask S3."""
         if self.listings:
@@ -115,16 +129,23 @@ class Listing:
     """
 
     def __init__(
-        self, store: ObjectStore, prefix: str, directory: Directory, group: asyncio.TaskGroup
+        self,
+        store: ObjectStore,
+        prefix: str,
+        directory: Directory,
+        group: asyncio.TaskGroup,
+        *,
+        links: bool,
     ) -> None:
+        """links: whether `x.rclonelink` is the symbolic link `x`."""
         self.names: list[str] = []
         self.entries: dict[str, Found] = {}
         self.hidden: list[str] = []
         self.is_complete = False
         self._seen: set[str] = set()
         self._store, self._prefix, self._directory = store, prefix, directory
-        self._group = group
-        self._held: list[tuple[bytes, str, ObjectInfo]] = []
+        self._group, self._links = group, links
+        self._held: list[tuple[bytes, str, ObjectInfo | Link]] = []
         self._token: str | None = None
         self._began = 0
         self._page: asyncio.Task[ListPage | VolumeError] | None = None
@@ -142,7 +163,13 @@ class Listing:
             self._start()
         page = self._page
         assert page is not None  # noqa: S101 - for mypy
-        answer = await asyncio.shield(page)
+        try:
+            answer = await asyncio.shield(page)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._is_relisted(page) or (task is not None and task.cancelling()):
+                raise
+            return  # the directory was renamed: the next call begins anew
         if self._page is not page:
             return  # another caller has merged it
         self._page = None
@@ -157,6 +184,18 @@ class Listing:
             self._finish()
         else:
             self._start()
+
+    def moved(self, prefix: str) -> None:
+        """The directory was renamed: what is to come is listed anew, known names are asked for."""
+        self.close()
+        self._held.clear()
+        self._prefix, self._token = prefix, None
+        for name, found in self.entries.items():
+            if not isinstance(found, Special):
+                self.entries[name] = Special.LOCAL
+
+    def _is_relisted(self, page: "asyncio.Task[ListPage | VolumeError]") -> bool:
+        return page.cancelled() and self._page is not page
 
     def close(self) -> None:
         """End what is under way; plain code."""
@@ -184,7 +223,8 @@ class Listing:
         """Objects and prefixes in key order: `x` sorts before `x-`, and that before `x/`.
 
         An object is hidden by a prefix of the same name, which may come pages later, so it is held
-        back until the listing has passed that place.
+        back until the listing has passed that place. So a file is still held when the link comes
+        that it hides: `x` sorts before `x.rclonelink`, and that before `x/`.
         """
         items = sorted(
             [(o.key.encode(errors="surrogateescape"), o) for o in page.objects]
@@ -199,13 +239,21 @@ class Listing:
                 self._directory_prefix(position.decode(errors="surrogateescape"))
 
     def _object(self, info: ObjectInfo) -> None:
-        name = info.key[len(self._prefix) :]
+        component = info.key[len(self._prefix) :]
+        link = link_name(component) if self._links else None
+        name = component if link is None else link
         if name == "" or self._directory.changed_since(self._began, name) is not None:
             return  # the directory's own marker, or a name that we know better
-        if not is_visible(name):
+        if not is_visible(component):
             self.hidden.append(info.key)
             return
-        self._held.append((f"{info.key}/".encode(), name, info))
+        if link is None:
+            self._hold(name, info)
+        elif all(h[1] != name for h in self._held):
+            self._hold(name, Link(info))
+
+    def _hold(self, name: str, found: ObjectInfo | Link) -> None:
+        self._held.append((f"{self._prefix}{name}/".encode(), name, found))
 
     def _directory_prefix(self, prefix: str) -> None:
         name = prefix[len(self._prefix) : -1]

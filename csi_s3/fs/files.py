@@ -1,30 +1,33 @@
-"""Open files: reading, writing, and what close, fsync and truncation owe.
+"""Open files: what open, read, write, close and fsync do.
 
-The rules are docs/semantics.md (Reading, Writing); `reader` and `writer` move the bytes.
+The rules are docs/semantics.md (Reading, Writing); `changes` knows what becomes of what was
+written, `reader` and `writer` move the bytes.
 """
 
 import asyncio
 import os
-from dataclasses import replace
 from functools import partial
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     ExistsError,
     IsDirectoryError,
-    NotPermittedError,
+    NotFoundError,
+    ObjectChangedError,
     StaleError,
-    UnsupportedError,
     VolumeError,
 )
+from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.budget import MemoryBudget
-from csi_s3.fs.directory import Special
+from csi_s3.fs.changes import Changes
+from csi_s3.fs.claims import Claims
 from csi_s3.fs.handles import DirHandle, FileHandle, Handles
 from csi_s3.fs.inodes import Inode
+from csi_s3.fs.keys import child_key
 from csi_s3.fs.patience import Patience
 from csi_s3.fs.reader import Reader
-from csi_s3.fs.tree import Attributes, Clock, Tree
-from csi_s3.fs.writer import FileWriter
+from csi_s3.fs.spool import Spool
+from csi_s3.fs.tree import Clock, Tree
 from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
 
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
@@ -43,12 +46,27 @@ class Files:
         handles: Handles,
         clock: Clock,
         group: asyncio.TaskGroup,
+        spool: Spool,
+        budget: MemoryBudget,
+        patience: Patience,
     ) -> None:
+        self.changes = Changes(
+            store,
+            config,
+            tree=tree,
+            handles=handles,
+            clock=clock,
+            group=group,
+            spool=spool,
+            budget=budget,
+            patience=patience,
+            new_reader=self._reader,
+        )
         self._store, self._config, self._tree, self._handles = store, config, tree, handles
+        self._claims = Claims(store)
         self._clock, self._group = clock, group
         self._inodes = tree.inodes
-        self.budget = MemoryBudget(config.budget_bytes)
-        self._patience = Patience(group, clock)
+        self.budget, self._patience = budget, patience
 
     async def open(self, ino: int, flags: int) -> int:
         """Open a file; asks S3 for its version, and the answer brings the first bytes along.
@@ -58,7 +76,6 @@ class Files:
         Raises:
             StaleError: another version is there and handles are open; look the name up again.
             NotPermittedError: an existing object is to be changed, without allow-overwrite.
-            UnsupportedError: a change that is not a rewrite from the start.
 
         """
         inode = self._inodes.get(ino)
@@ -68,19 +85,37 @@ class Files:
             return await self._open_to_write(inode, flags)
         if inode.writer is not None:
             return self._handles.add(FileHandle(inode))
-        reader = None if self._tree.is_fresh(inode) else await self._ask_to_open(inode)
+        reader = None if self._tree.is_fresh(inode) else await self._ask_to_read(inode)
         inode.maybe_cached = True
         return self._handles.add(FileHandle(inode, reader=reader))
 
-    async def _ask_to_open(self, inode: Inode) -> Reader | None:
-        """Ask for version and first bytes; only for the version of what may be cached."""
+    async def _ask_to_read(self, inode: Inode) -> Reader | None:
+        """A reader of the first bytes, for the version that the inode stands for now."""
+        answer = await self._ask_to_open(inode, with_bytes=True)
+        return None if answer is None else self._reader(*answer)
+
+    async def _ask_to_open(
+        self, inode: Inode, *, with_bytes: bool
+    ) -> tuple[ObjectInfo, Buffer] | None:
+        """Ask for version and first bytes; None: it is being written, so its bytes are the file.
+
+        Raises:
+            StaleError: another version is there and handles are open; or it is gone.
+
+        """
         key = self._inodes.key(inode)
         if not inode.is_linked:
             raise StaleError(f"{key}: replaced or removed")
         directory = self._tree.directory(self._inodes.get(inode.parent))
-        with directory.observe() as began:
-            info, first = await self._ask_version(key, inode)
-            changed = directory.changed_since(began, inode.name)
+        try:
+            with directory.observe() as began:
+                info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
+                changed = directory.changed_since(began, inode.name)
+        except NotFoundError:
+            if self._inodes.key(inode) == key:
+                raise
+        if self._inodes.key(inode) != key:
+            return await self._ask_to_open(inode, with_bytes=with_bytes)  # renamed meanwhile
         if changed is None:
             directory.learn(inode.name, info)
         elif isinstance(changed, ObjectInfo):
@@ -93,11 +128,14 @@ class Files:
             if inode.writer is not None:
                 return None  # opened for writing meanwhile: its bytes are the file
             raise StaleError(f"{key}: another version is in S3 while this one is open")
-        return self._reader(info, first)
+        return info, first
 
-    async def _ask_version(self, key: str, inode: Inode) -> tuple[ObjectInfo, Buffer]:
+    async def _ask_version(
+        self, key: str, inode: Inode, *, with_bytes: bool
+    ) -> tuple[ObjectInfo, Buffer]:
+        """Ask S3; for first bytes only where the kernel has none, but may have asked for some."""
         known = inode.info
-        if known is None or known.size == 0 or inode.maybe_cached:
+        if not with_bytes or known is None or known.size == 0 or inode.maybe_cached:
             return await self._store.head(key), b""
         wanted = known.size if known.size <= WHOLE_FILE_BYTES else FIRST_BYTES
         chunk = await self._store.read_range(key, 0, wanted)
@@ -114,77 +152,69 @@ class Files:
         )
 
     async def _open_to_write(self, inode: Inode, flags: int) -> int:
-        if inode.writer is None and not flags & os.O_TRUNC:
-            await self._tree.refresh(inode)
+        changes = self.changes
+        if not flags & os.O_TRUNC:
+            await self._ask_to_change(inode)
         async with self._tree.versions.hold(inode.ino):
-            self._check_rewrite(inode, flags)
+            changes.check(inode, "opening it for writing")
             if inode.writer is None:
-                self._start_writer(inode).is_dirty = bool(flags & os.O_TRUNC)
+                changes.begin(inode, base=None if flags & os.O_TRUNC else inode.info)
                 inode.maybe_cached = True  # the kernel keeps the pages that it writes
             elif flags & os.O_TRUNC:
                 await inode.writer.reset()
             return self._handles.add(FileHandle(inode, is_writable=True))
 
-    def _check_rewrite(self, inode: Inode, flags: int) -> None:
-        key = self._inodes.key(inode)
-        if not self._config.allow_overwrite and not self.is_exempt(inode):
-            raise NotPermittedError(
-                f"{key}: exists, and opening it for writing would change it",
-                "needs the mount option allow-overwrite",
-                option="allow-overwrite",
-            )
-        if inode.writer is not None:
+    async def _ask_to_change(self, inode: Inode) -> None:
+        """A change is made to the version that is in S3 now, however fresh another one is.
+
+        Raises:
+            StaleError: it is gone, or handles are open on another version; look the name up again.
+
+        """
+        if inode.writer is not None or self._tree.is_fresh(inode):
             return
-        if not inode.is_linked:
-            raise StaleError(f"{key}: replaced or removed")
-        if not flags & os.O_TRUNC and inode.info is not None and inode.info.size > 0:
-            raise UnsupportedError(
-                f"{key}: append and writing in the middle",
-                "only new files and files opened with O_TRUNC can be written, for now",
-            )
+        try:
+            await self._ask_to_open(inode, with_bytes=False)
+        except NotFoundError as exc:
+            raise StaleError(f"{inode.name}: removed meanwhile") from exc
 
-    def is_exempt(self, inode: Inode) -> bool:
-        """A file created through this mount while the handle that created it is open."""
-        return any(h.is_creator for h in self._handles.of(inode))
-
-    def _start_writer(self, inode: Inode, *, exclusive: bool = False) -> FileWriter:
-        inode.writer = FileWriter(
-            self._store,
-            lambda: self._inodes.key(inode),
-            part_bytes=self._config.write_part_bytes,
-            budget=self.budget,
-            group=self._group,
-            progress=self._patience.made_progress,
-            exclusive=exclusive,
-        )
-        inode.mtime_ns = self._clock.realtime_ns()
-        if inode.is_linked:
-            above = self._inodes.get(inode.parent)
-            self._tree.add_local(above, inode)
-            self._tree.directory(above).note(inode.name, Special.LOCAL)
-        return inode.writer
+    async def _claim(self, above: Inode, name: str) -> ObjectInfo | None:
+        async with self.changes.moves.change(lambda: self._key(above, name)):
+            return await self._claims.claim(self._key(above, name))
 
     async def create(self, parent: int, name: bytes, flags: int) -> tuple[int, Attributes]:
         """Make a file that is in S3 at its first fsync, close after a write, or last release.
+
+        With O_EXCL an empty one is there when this returns, if the store can tell one winner.
 
         Raises:
             ExistsError: O_EXCL, and the name is there.
 
         """
-        above, text, _key = self._tree.new_name(parent, name, is_dir=False)
+        above, text, _ = self._tree.new_name(parent, name, is_dir=False)
+        exclusive = bool(flags & os.O_EXCL)
+        if exclusive and text in self._tree.directory(above).local:
+            raise ExistsError(f"{text}: exists")
+        claimed = None
+        if exclusive:  # in a task of the mount, whose end does not wait for a silent store
+            claim = partial(self._claim, above, text)
+            claimed = await self._patience.wait(claim, f"exclusive creation of {text}")
         local = self._tree.directory(above).local.get(text)
         if local is not None:
-            if flags & os.O_EXCL:
-                raise ExistsError(f"{text}: exists")
             fh = await self.open(local.ino, flags)
             self._inodes.remember(local)
             return fh, self._tree.attributes(local)
-        inode = self._inodes.add(above.ino, text, is_dir=False)
-        self._start_writer(inode, exclusive=bool(flags & os.O_EXCL))
+        inode = self._inodes.add(above.ino, text, is_dir=False, info=claimed)
+        self.changes.begin(inode, base=claimed, exclusive=exclusive)
+        self._tree.entries_changed(above)
+        inode.mtime_ns = self._clock.realtime_ns()
         inode.maybe_cached = True
         self._inodes.remember(inode)
         fh = self._handles.add(FileHandle(inode, is_writable=True, is_creator=True))
         return fh, self._tree.attributes(inode)
+
+    def _key(self, above: Inode, name: str) -> str:
+        return child_key(self._inodes.key(above), name, is_dir=False)
 
     async def read(self, fh: int, offset: int, length: int) -> Buffer:
         """Bytes of the version that was opened, or those written so far to a file being written.
@@ -204,7 +234,12 @@ class Files:
             if reader is not None:
                 reader.close()  # the inode was written through this mount: pages are its new bytes
             reader = handle.reader = self._reader(inode.info)
-        return await reader.read(offset, length)
+        try:
+            return await reader.read(offset, length)
+        except (StaleError, NotFoundError, ObjectChangedError):
+            if handle.reader is reader:
+                raise
+        return await self.read(fh, offset, length)  # renamed or written meanwhile, by us
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         handle = self._handles.file(fh)
@@ -221,10 +256,10 @@ class Files:
         """close() of any descriptor: waits for the upload of what was written, if anything was."""
         inode = self._handles.file(fh).inode
         if inode.writer is not None and inode.writer.was_written:
-            await self._stored(inode)
+            await self.changes.store(inode)
 
     async def fsync(self, fh: int) -> None:
-        await self._stored(self._handles.file(fh).inode)
+        await self.changes.store(self._handles.file(fh).inode)
 
     async def release(self, fh: int) -> None:
         """The last descriptor of a handle is closed; nobody waits, errors reach only logs."""
@@ -233,108 +268,21 @@ class Files:
         try:
             if handle.reader is not None:
                 handle.reader.close()
-            if inode.writer is not None and not self._is_needed(inode, besides=handle):
-                ending = partial(self._end_writing, inode, handle)
-                await self._patience.wait(ending, f"upload of {inode.name}")
+            if inode.writer is not None and not self.changes.is_needed(inode, besides=handle):
+                await self.changes.end(inode, handle)
         finally:
             self._handles.remove(fh)
             self._inodes.drop_unused(inode)
 
-    def _is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:
-        """Whether another handle writes, or reads what only the writer of an unlinked file has."""
-        others = (h for h in self._handles.of(inode) if h is not besides)
-        return any(h.is_writable or not inode.is_linked for h in others)
-
-    async def _end_writing(self, inode: Inode, handle: FileHandle | None) -> None:
-        """Store what is not stored and forget the writer; to the end, even if nobody waits."""
-        async with self._tree.versions.hold(inode.ino):
-            writer = inode.writer
-            if writer is None or self._is_needed(inode, besides=handle):
-                return  # opened for writing meanwhile
-            try:
-                await self._store_now(inode, writer)
-            finally:
-                inode.writer = None
-                writer.close()
-                self._settle(inode, writer)
-                self._inodes.drop_unused(inode)
-
-    def _settle(self, inode: Inode, writer: FileWriter) -> None:
-        """Nobody writes any more: the name stands for what the store holds, or for nothing."""
-        if not inode.is_linked:
-            return
-        above = self._inodes.get(inode.parent)
-        directory = self._tree.directory(above)
-        self._tree.drop_local(above, inode.name)
-        if inode.info is None:
-            directory.note(inode.name, Special.ABSENT)
-            self._tree.forget_name(inode)
-            self._inodes.unlink(inode)
-            return
-        directory.note(inode.name, inode.info)
-        if writer.is_dirty:  # the kernel has pages of no version: the next look drops them
-            inode.info, inode.fresh_until = replace(inode.info, etag=""), 0.0
-            self._tree.forget_name(inode)
-
-    async def _stored(self, inode: Inode) -> None:
-        writer = inode.writer
-        if writer is None or not writer.is_dirty:
-            return
-        storing = partial(self._store_now, inode, writer)
-        await self._patience.wait(storing, f"upload of {inode.name}")
-
-    async def _store_now(self, inode: Inode, writer: FileWriter) -> None:
-        """Store, and show it: in one task, lest a handler that gives up leave the name behind."""
-        info = await writer.store()
-        if info is None or inode.is_version(info):
-            return
-        inode.info = info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
-        if inode.is_linked:
-            self._tree.directory(self._inodes.get(inode.parent)).note(inode.name, info)
-
     async def truncate(self, inode: Inode, size: int) -> None:
-        if inode.is_dir:
-            raise IsDirectoryError(f"{inode.name}: is a directory")
-        writer = inode.writer
-        if writer is None:
-            await self._tree.refresh(inode)
-        now = writer.size if writer is not None else inode.info.size if inode.info else 0
-        if size == now:
-            return
-        key = self._inodes.key(inode)
-        if not self._config.allow_overwrite and not self.is_exempt(inode):
-            raise NotPermittedError(
-                f"{key}: truncating it would change it",
-                "needs the mount option allow-overwrite",
-                option="allow-overwrite",
-            )
-        if size != 0:
-            raise UnsupportedError(
-                f"{key}: truncate to {size} of {now} bytes", "only to 0, for now"
-            )
-        async with self._tree.versions.hold(inode.ino):
-            if inode.writer is not None:
-                await inode.writer.reset()
-            elif inode.is_linked:
-                self._start_writer(inode)
-            else:
-                raise StaleError(f"{key}: replaced or removed")
-        ending = partial(self._end_writing, inode, None)
-        await self._patience.wait(ending, f"truncation of {key}")
+        """As `Changes.truncate`, of the version that is in S3 now."""
+        if not inode.is_dir:
+            await self._ask_to_change(inode)
+        await self.changes.truncate(inode, size)
 
     async def drain(self) -> list[VolumeError]:
-        """Upload every open file (at SIGTERM and unmount). Returns what could not be uploaded."""
-
-        async def one(inode: Inode) -> VolumeError | None:
-            try:
-                await self._stored(inode)
-            except VolumeError as exc:
-                return exc
-            return None
-
-        async with asyncio.TaskGroup() as all_files:
-            tasks = [all_files.create_task(one(i)) for i in self._inodes if i.writer is not None]
-        return [e for e in (t.result() for t in tasks) if e is not None]
+        """As `Changes.drain`."""
+        return await self.changes.drain()
 
     def close(self) -> None:
         """End what is under way, uploads too: nobody waits for it any more; plain code."""
@@ -344,6 +292,4 @@ class Files:
             elif handle.reader is not None:
                 handle.reader.close()
         self._patience.close()
-        for inode in self._inodes:
-            if inode.writer is not None:
-                inode.writer.cancel()
+        self.changes.close()

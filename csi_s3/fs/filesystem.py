@@ -6,11 +6,15 @@ docs/semantics.md; this module decides about names, `files` about bytes; `tree` 
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     ExistsError,
+    InvalidNameError,
     IsDirectoryError,
     NotDirectoryError,
     NotEmptyError,
@@ -18,14 +22,23 @@ from csi_s3.errors import (
     NotPermittedError,
     VolumeError,
 )
-from csi_s3.fs.directory import Special
+from csi_s3.fs.attributes import Attributes
+from csi_s3.fs.budget import MemoryBudget
+from csi_s3.fs.copies import Copies
+from csi_s3.fs.directory import Found, Special
 from csi_s3.fs.files import Files
 from csi_s3.fs.handles import DirHandle, Handles
 from csi_s3.fs.inodes import ROOT, Inode
-from csi_s3.fs.keys import decode_name
-from csi_s3.fs.tree import Attributes, Clock, Kernel, Tree
+from csi_s3.fs.intents import Intents
+from csi_s3.fs.keys import child_key, decode_name
+from csi_s3.fs.links import Links
+from csi_s3.fs.outcome import outcome
+from csi_s3.fs.patience import Patience
+from csi_s3.fs.rename import Renames
+from csi_s3.fs.spool import Spool
+from csi_s3.fs.tree import Clock, Kernel, Tree
 from csi_s3.link.report import Usage
-from csi_s3.s3.store import ObjectInfo, ObjectStore
+from csi_s3.s3.store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +51,7 @@ class DirEntry:
 
 
 class FileSystem:
-    """One mount's file system over one store: its names here, open files in `files`.
+    """One mount's file system over one store: its names here, open files in `files`, and `links`.
 
     Lifetime: `group` is the mount's root task group; `files.drain` uploads what is still open.
     Concurrency: methods may run in any number at once; state changes between awaits.
@@ -54,14 +67,39 @@ class FileSystem:
         kernel: Kernel,
         group: asyncio.TaskGroup,
         clock: Clock | None = None,
+        state_dir: Path | None = None,
     ) -> None:
+        """state_dir: None where there is none; then only what fits memory can be changed."""
         self._store, self._config = store, config
         clock = clock or Clock()
         self._tree = Tree(store, config, prefix=prefix, kernel=kernel, clock=clock, group=group)
         self._inodes = self._tree.inodes
         self._handles = Handles()
+        self._patience = Patience(group, clock)
+        spool = Spool(state_dir, limit_bytes=config.spool_bytes)
+        budget = MemoryBudget(config.budget_bytes)
         self.files = Files(
-            store, config, tree=self._tree, handles=self._handles, clock=clock, group=group
+            store,
+            config,
+            tree=self._tree,
+            handles=self._handles,
+            clock=clock,
+            group=group,
+            spool=spool,
+            budget=budget,
+            patience=self._patience,
+        )
+        moves = self.files.changes.moves
+        self.links = Links(store, config, tree=self._tree, moves=moves, clock=clock)
+        copies = Copies(store, budget=budget, group=group, progress=self._patience.made_progress)
+        self._renames = Renames(
+            store,
+            config,
+            tree=self._tree,
+            changes=self.files.changes,
+            copies=copies,
+            intents=Intents(state_dir),
+            clock=clock,
         )
 
     def usage(self) -> Usage:
@@ -81,11 +119,12 @@ class FileSystem:
 
         Raises:
             NotFoundError: no such name.
+            KeyTooLongError: there cannot be such a name.
 
         """
         try:
             text = decode_name(name)
-        except VolumeError as exc:
+        except InvalidNameError as exc:
             raise NotFoundError(str(exc)) from exc
         inode = await self._tree.lookup(self._inodes.get(parent), text)
         self._inodes.remember(inode)
@@ -100,20 +139,26 @@ class FileSystem:
         return self._tree.attributes(inode)
 
     async def setattr(
-        self, ino: int, *, size: int | None = None, mtime_ns: int | None = None
+        self,
+        ino: int,
+        *,
+        size: int | None = None,
+        mtime_ns: int | None = None,
+        atime_ns: int | None = None,
     ) -> Attributes:
-        """Truncate, or set the time; mode and owner are the options' and are not passed here.
+        """Truncate, or set the times; mode and owner are the options' and are not passed here.
 
         Raises:
             NotPermittedError: an existing object, without allow-overwrite.
-            UnsupportedError: to another size than 0 or its own.
 
         """
         inode = self._inodes.get(ino)
         if size is not None:
             await self.files.truncate(inode, size)
-        if mtime_ns is not None and not inode.is_dir:
+        if mtime_ns is not None:
             inode.mtime_ns = mtime_ns
+        if atime_ns is not None:
+            inode.atime_ns = atime_ns
         return self._tree.attributes(inode)
 
     async def opendir(self, ino: int) -> int:
@@ -156,7 +201,7 @@ class FileSystem:
             finally:
                 self._inodes.drop_unused(inode)
 
-    async def _listed(self, parent: Inode, name: str, found: ObjectInfo | Special) -> Inode:
+    async def _listed(self, parent: Inode, name: str, found: Found) -> Inode:
         local = self._tree.directory(parent).local.get(name)
         if local is not None:
             return local
@@ -193,7 +238,8 @@ class FileSystem:
         if text in directory.local or await self._tree.find(above, text) is not Special.ABSENT:
             raise ExistsError(f"{key}: exists")
         if self._config.dir_markers:
-            await self._put_marker(key)
+            async with self._change(above):
+                await self._put_marker(child_key(self._inodes.key(above), text, is_dir=True))
         present = self._inodes.child(above.ino, text)
         inode = present if present is not None and present.is_dir else None
         inode = inode or self._inodes.add(above.ino, text, is_dir=True)
@@ -201,6 +247,8 @@ class FileSystem:
         if not self._config.dir_markers:
             self._tree.keep(inode)
         directory.note(text, Special.DIRECTORY)
+        for changed in (above, inode):
+            self._tree.entries_changed(changed)
         self._inodes.remember(inode)
         return self._tree.attributes(inode)
 
@@ -231,16 +279,21 @@ class FileSystem:
             raise NotPermittedError(
                 f"rmdir of {key}", "needs the mount option allow-delete", option="allow-delete"
             )
+        async with self._change(inode):
+            await self._remove_empty(inode)
+            self._removed(above, text, inode)
+
+    async def _remove_empty(self, inode: Inode) -> None:
+        key = self._inodes.key(inode)
         page = await self._store.list_page(key, max_keys=2)
         has_marker = any(o.key == key for o in page.objects)
         if len(page.objects) + len(page.prefixes) > has_marker or self._tree.directory(inode).local:
             raise NotEmptyError(f"{key}: not empty")
         if has_marker:
             await self._store.delete(key)
-        self._removed(above, text, inode)
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        """Delete a file at once; handles that are open on it go on.
+        """Delete a file at once; handles that are open on it go on. Nobody's giving up stops it.
 
         Raises:
             NotPermittedError: without allow-delete, unless its creator has it open.
@@ -251,22 +304,49 @@ class FileSystem:
         if inode.is_dir:
             raise IsDirectoryError(f"{text}: is a directory")
         key = self._inodes.key(inode)
-        if not self._config.allow_delete and not self.files.is_exempt(inode):
+        if not self._config.allow_delete and not self.files.changes.is_exempt(inode):
             raise NotPermittedError(
                 f"unlink of {key}", "needs the mount option allow-delete", option="allow-delete"
             )
 
         async def remove() -> None:
             if inode.info is not None:  # else never stored: an object there is somebody else's
-                await self._store.delete(key)
+                await self._store.delete(self._inodes.key(inode))
             self._removed(above, text, inode)
 
-        await (remove() if inode.writer is None else inode.writer.discard(remove))
+        async def removing() -> None:
+            async with self._change(inode):
+                await self.files.changes.set_aside(inode, remove)
+
+        await self._patience.wait(removing, f"unlink of {text}")
+
+    def _change(self, inode: Inode) -> AbstractAsyncContextManager[None]:
+        """Its key's turn: no rename of it or of what is above it is under way."""
+        return self.files.changes.moves.change(lambda: self._inodes.key(inode))
+
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
+    ) -> None:
+        """As `Renames.rename`; it goes on to its end even if nobody waits."""
+        work = partial(
+            self._renames.rename, parent, name, new_parent, new_name, may_replace=may_replace
+        )
+        await self._patience.wait(work, f"rename of {name!r}")
+
+    async def recover(self) -> None:
+        """Finish what earlier workers of this mount began: renames first, then uploads.
+
+        It never fails; the log says what is left. What this worker is asked to do meanwhile waits
+        where it would be in the way.
+        """
+        await outcome(self._renames.recover)
+        await outcome(self.files.changes.recover)
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""
         inode.is_kept = False
         self._tree.drop_local(above, name)
         self._tree.directory(above).note(name, Special.ABSENT)
+        self._tree.entries_changed(above)
         self._inodes.unlink(inode)
         self._tree.keep(above)

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from csi_s3.errors import StaleError
-from csi_s3.fs.keys import child_key
+from csi_s3.fs.keys import LINK_SUFFIX, child_key
 from csi_s3.s3.store import ObjectInfo
 
 if TYPE_CHECKING:
@@ -24,10 +24,13 @@ ROOT = 1
 
 @dataclass(slots=True, eq=False)
 class Inode:
-    """One file or directory that the kernel, a handle or a local change refers to.
+    """One file, directory or symbolic link that the kernel, a handle or a local change refers to.
 
-    info: the version it stands for; None for directories and for files never stored.
+    info: the version it stands for; None for directories and for files never stored. A symbolic
+        link's is that of the object which holds its target.
+    target: of a symbolic link, once it was read; of this version.
     mtime_ns: set by us (a write, utimens) and shown while the version is ours; else None.
+    atime_ns: as mtime_ns, by utimens only.
     fresh_until: on the monotonic clock; until then `metadata-ttl` lets info answer without S3.
     is_linked: False once its name is gone or stands for another inode.
     maybe_cached: the kernel may hold pages of it.
@@ -42,8 +45,11 @@ class Inode:
     parent: int
     name: str
     is_dir: bool
+    is_link: bool = False
     info: ObjectInfo | None = None
+    target: bytes | None = None
     mtime_ns: int | None = None
+    atime_ns: int | None = None
     fresh_until: float = 0.0
     lookups: int = 0
     handles: int = 0
@@ -114,19 +120,61 @@ class Inodes:
         """The key it stands for; a directory's ends with "/", the root's is the prefix."""
         if inode.ino == ROOT:
             return self._prefix
-        return child_key(self.key(self.get(inode.parent)), inode.name, is_dir=inode.is_dir)
+        return self.key_at(inode, self.get(inode.parent), inode.name)
 
-    def add(self, parent: int, name: str, *, is_dir: bool, info: ObjectInfo | None = None) -> Inode:
+    def key_at(self, inode: Inode, parent: Inode, name: str) -> str:
+        """The key it would stand for under that name."""
+        suffix = LINK_SUFFIX if inode.is_link else ""
+        return child_key(self.key(parent), f"{name}{suffix}", is_dir=inode.is_dir)
+
+    def add(
+        self,
+        parent: int,
+        name: str,
+        *,
+        is_dir: bool,
+        is_link: bool = False,
+        info: ObjectInfo | None = None,
+    ) -> Inode:
         """A new inode under a name; the one that had the name is unlinked."""
         old = self._by_name.get((parent, name))
         if old is not None:
             self.unlink(old)
-        inode = Inode(ino=self._next, parent=parent, name=name, is_dir=is_dir, info=info)
+        inode = Inode(
+            ino=self._next, parent=parent, name=name, is_dir=is_dir, is_link=is_link, info=info
+        )
         self._next += 1
         self._by_number[inode.ino] = inode
         self._by_name[parent, name] = inode
         self._by_number[parent].children += 1
         return inode
+
+    def move(self, inode: Inode, parent: int, name: str) -> None:
+        """Give a linked inode another name; the one that had it is unlinked."""
+        there = self._by_name.get((parent, name))
+        if there is not None and there is not inode:
+            self.unlink(there)
+        before = self._by_number[inode.parent]
+        del self._by_name[inode.parent, inode.name]
+        self._by_number[parent].children += 1
+        inode.parent, inode.name = parent, name
+        self._by_name[parent, name] = inode
+        before.children -= 1
+        self.drop_unused(before)
+
+    def below(self, directory: Inode) -> list[Inode]:
+        """All linked inodes under a directory, at any depth."""
+        inside: dict[int, bool] = {directory.ino: True, ROOT: directory.ino == ROOT}
+
+        def is_inside(inode: Inode) -> bool:
+            known = inside.get(inode.ino)
+            if known is None:
+                known = inside[inode.ino] = inode.is_linked and is_inside(
+                    self._by_number[inode.parent]
+                )
+            return known
+
+        return [i for i in self._by_number.values() if i is not directory and is_inside(i)]
 
     def unlink(self, inode: Inode) -> None:
         """The name is gone, or another's; the inode lives on while it is in use."""

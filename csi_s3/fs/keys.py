@@ -4,6 +4,7 @@ from csi_s3.errors import InvalidNameError, KeyTooLongError
 from csi_s3.s3.store import MAX_KEY_BYTES
 
 MAX_NAME_BYTES = 255
+LINK_SUFFIX = ".rclonelink"  # rclone's convention: visible in a listing without HEAD
 
 
 def is_visible(component: str) -> bool:
@@ -19,13 +20,25 @@ def is_visible(component: str) -> bool:
     return name not in {b"", b".", b".."} and b"\0" not in name and len(name) <= MAX_NAME_BYTES
 
 
+def link_name(component: str) -> str | None:
+    """The symbolic link's name that the last component of an object's key stands for, if it does.
+
+    A name must be left without the suffix: `.rclonelink` itself is a file.
+    """
+    name = component.removesuffix(LINK_SUFFIX)
+    return name if name != component and name not in ("", ".", "..") else None
+
+
 def decode_name(name: bytes) -> str:
     """The name as S3 spells it; no normalisation.
 
     Raises:
         InvalidNameError: not UTF-8, which S3 demands of keys.
+        KeyTooLongError: longer than we show any.
 
     """
+    if len(name) > MAX_NAME_BYTES:
+        raise KeyTooLongError(f"a name of {len(name)} bytes", "255 at most: shorten it")
     try:
         return name.decode()
     except UnicodeDecodeError as exc:

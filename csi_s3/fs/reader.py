@@ -6,6 +6,7 @@ The kernel's own read-ahead sends its requests slightly out of order, hence the 
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -151,9 +152,12 @@ class Reader:
             return await self._fetch_now(at, min([end, *ahead]))
         try:
             data = await asyncio.shield(fetch.task)
-        except asyncio.CancelledError:
-            if self._closed or not fetch.task.cancelled():
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if not fetch.task.cancelled() or (task is not None and task.cancelling()):
                 raise  # we, not the part
+            if self._closed:
+                raise StaleError(f"{self.info.key}: closed while it was read") from exc
             return await self._fetch_now(at, end)  # discarded by a jump of another reader
         if isinstance(data, VolumeError):
             if fetch in self._window:
@@ -180,3 +184,26 @@ class Reader:
         if len(chunk.data) != end - start:
             raise StaleError(f"{self.info.key}: shorter than when it was opened")
         return chunk.data
+
+
+class BaseReader:
+    """Reads of the stored version that a file being changed is built on: one at a time.
+
+    Lifetime: as the writer's; `close` gives memory back. Concurrency: as `Reader.read`.
+    """
+
+    def __init__(self, new_reader: Callable[[ObjectInfo], Reader]) -> None:
+        self._new_reader = new_reader
+        self._reader: Reader | None = None
+
+    async def __call__(self, info: ObjectInfo, start: int, length: int) -> Buffer:
+        """Bytes of that version. As `Reader.read`."""
+        if self._reader is None or self._reader.info.etag != info.etag:
+            self.close()
+            self._reader = self._new_reader(info)
+        return await self._reader.read(start, length)
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None

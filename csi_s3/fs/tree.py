@@ -5,7 +5,6 @@ Asks S3 (or a listing that is fresh enough) and turns answers into inodes; chang
 
 import asyncio
 import logging
-import stat
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,16 +14,24 @@ from typing import Protocol
 from csi_s3.aio import KeyLocks
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
-    AccessDeniedError,
     InvalidNameError,
     KeyTooLongError,
     NotDirectoryError,
     NotFoundError,
-    VolumeError,
+    StaleError,
 )
-from csi_s3.fs.directory import Directory, Found, Listing, Special
+from csi_s3.fs.asking import Asking
+from csi_s3.fs.attributes import Attributes, attributes
+from csi_s3.fs.directory import Directory, Found, Link, Listing, Special
 from csi_s3.fs.inodes import ROOT, Inode, Inodes
-from csi_s3.fs.keys import MAX_NAME_BYTES, child_key, decode_name, is_visible
+from csi_s3.fs.keys import (
+    LINK_SUFFIX,
+    MAX_NAME_BYTES,
+    child_key,
+    decode_name,
+    is_visible,
+    link_name,
+)
 from csi_s3.obs import metrics
 from csi_s3.s3.store import ObjectInfo, ObjectStore
 
@@ -54,24 +61,6 @@ class Clock:
     realtime_ns: Callable[[], int] = time.time_ns
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attributes:
-    """What stat shows, and for how long the kernel may believe it. mode has the kind's bits."""
-
-    ino: int
-    mode: int
-    size: int
-    nlink: int
-    uid: int
-    gid: int
-    mtime_ns: int
-    ttl_s: float
-
-    @property
-    def is_dir(self) -> bool:
-        return stat.S_ISDIR(self.mode)
-
-
 class Tree:
     """Concurrency: inodes change between awaits only; a change of a file's version holds its lock.
 
@@ -91,7 +80,7 @@ class Tree:
         self.inodes = Inodes(prefix)
         self.versions: KeyLocks[int] = KeyLocks()  # held while an inode's version may change
         self._store, self._config, self._kernel, self._clock = store, config, kernel, clock
-        self._group = group
+        self._group, self._asking = group, Asking(store, links=config.symlinks)
         self._mounted_ns = clock.realtime_ns()
         self._inodes_limit = config.budget_bytes // INODES_SHARE // INODE_BYTES
         self._evict_above = self._inodes_limit
@@ -132,52 +121,16 @@ class Tree:
         """Ask S3 what a name stands for; what we did to it meanwhile wins."""
         directory = self.directory(parent)
         key = child_key(self.inodes.key(parent), name, is_dir=False)
+        known = self.inodes.child(parent.ino, name)
         with directory.observe() as began:
-            found = await self._ask(key)
+            found = await self._asking.ask(key, link_last=known is not None and not known.is_link)
             changed = directory.changed_since(began, name)
         if changed is not None:
             return changed
+        if child_key(self.inodes.key(parent), name, is_dir=False) != key:
+            return await self.find(parent, name)  # the directory was renamed meanwhile
         directory.learn(name, found)
         return found
-
-    async def _ask(self, key: str) -> Found:
-        """HEAD of the file and LIST of the directory at once; a directory hides a file."""
-        async with asyncio.TaskGroup() as both:
-            head = both.create_task(self._head(key))
-            is_dir = await self._has_keys(f"{key}/")
-            if is_dir is True:  # HEAD is waited for: cancelled, it would cost its connection
-                return Special.DIRECTORY
-        if isinstance(is_dir, VolumeError) and not isinstance(is_dir, AccessDeniedError):
-            raise is_dir  # a file may be hidden by a directory: HEAD alone decides nothing
-        outcome = head.result()
-        if isinstance(outcome, AccessDeniedError) and is_dir is False:
-            return await self._from_list(
-                key
-            )  # HEAD needs GetObject; LIST is allowed, so it decides
-        if isinstance(outcome, NotFoundError) and is_dir is False:
-            return Special.ABSENT
-        if isinstance(outcome, ObjectInfo):
-            return outcome
-        raise is_dir if isinstance(is_dir, VolumeError) else outcome
-
-    async def _head(self, key: str) -> ObjectInfo | VolumeError:
-        try:
-            return await self._store.head(key)
-        except VolumeError as exc:
-            return exc
-
-    async def _has_keys(self, prefix: str) -> bool | VolumeError:
-        try:
-            page = await self._store.list_page(prefix, max_keys=1)
-        except VolumeError as exc:
-            return exc
-        return bool(page.objects or page.prefixes)
-
-    async def _from_list(self, key: str) -> Found:
-        page = await self._store.list_page(key, max_keys=1)
-        if page.objects and page.objects[0].key == key:
-            return page.objects[0]
-        return Special.ABSENT
 
     async def adopt(self, parent: Inode, name: str, found: Found) -> Inode:
         """The inode that stands for what was found: the present one, changed or not, or a new one.
@@ -197,9 +150,14 @@ class Tree:
             if present is not None and present.is_dir:
                 return present
             return self.inodes.add(parent.ino, name, is_dir=True)
-        assert isinstance(found, ObjectInfo)  # noqa: S101 - for mypy
-        if present is None or present.is_dir or not await self.renew(present, found):
-            return self.inodes.add(parent.ino, name, is_dir=False, info=found)
+        is_link = isinstance(found, Link)
+        info = found.info if isinstance(found, Link) else found
+        if (
+            present is None
+            or (present.is_dir, present.is_link) != (False, is_link)
+            or not await self.renew(present, info)
+        ):
+            return self.inodes.add(parent.ino, name, is_dir=False, is_link=is_link, info=info)
         return present
 
     def _vanished(self, inode: Inode) -> None:
@@ -226,33 +184,66 @@ class Tree:
         """Let a file's inode stand for this version; False if it cannot, because handles are open.
 
         The kernel's pages of another version are gone when this returns.
+
+        Raises:
+            StaleError: the inode was given another key since that version was asked for.
+
         """
+        self._check_key(inode, info)
         inode.fresh_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
         if inode.is_version(info) and not self.versions.busy(inode.ino):
             inode.info = info
             return True
         async with self.versions.hold(inode.ino):
-            if inode.is_version(info):
-                return True
-            if inode.maybe_cached and not inode.is_open:
-                await self._kernel.invalidate_inode(inode.ino)  # cancelled: it is as it was
-            if inode.is_open:
-                return False
-            inode.info, inode.mtime_ns, inode.maybe_cached = info, None, False
+            self._check_key(inode, info)
+            return await self.renew_held(inode, info)
+
+    async def renew_held(self, inode: Inode, info: ObjectInfo) -> bool:
+        """As `renew`, for a caller who holds the inode's version."""
+        if inode.is_version(info):
+            return True
+        if inode.maybe_cached and not inode.is_open:
+            await self._kernel.invalidate_inode(inode.ino)  # cancelled: it is as it was
+        if inode.is_open:
+            return False
+        inode.info, inode.maybe_cached = info, False
+        inode.mtime_ns = inode.atime_ns = None
+        inode.target = None
         return True
+
+    def _check_key(self, inode: Inode, info: ObjectInfo) -> None:
+        if info.key != self.inodes.key(inode):
+            raise StaleError(f"{info.key}: renamed meanwhile")
 
     # names that S3 may not show (yet)
 
-    def new_name(self, parent: int, name: bytes, *, is_dir: bool) -> tuple[Inode, str, str]:
-        """Where a new name goes, and its key, once it is sure that S3 can hold and we show it."""
+    def new_name(
+        self, parent: int, name: bytes, *, is_dir: bool, is_link: bool = False
+    ) -> tuple[Inode, str, str]:
+        """Where a new name goes, and its key, once it is sure that S3 can hold and we show it.
+
+        Raises:
+            InvalidNameError, KeyTooLongError: it is not.
+            NotFoundError: the directory was removed.
+
+        """
         above, text = self.inodes.get(parent), decode_name(name)
+        if not above.is_dir:
+            raise NotDirectoryError(f"{above.name}: is a file")
         if not above.is_linked:
             raise NotFoundError("the directory was removed")
-        if len(name) > MAX_NAME_BYTES:
-            raise KeyTooLongError(f"a name of {len(name)} bytes", "255 at most: shorten it")
+        limit = MAX_NAME_BYTES - (len(LINK_SUFFIX) if is_link else 0)
+        if len(name) > limit:
+            raise KeyTooLongError(f"a name of {len(name)} bytes", f"{limit} at most: shorten it")
         if not is_visible(text):
             raise InvalidNameError(f"{text!r} cannot be shown again", "use another name")
-        return above, text, child_key(self.inodes.key(above), text, is_dir=is_dir)
+        if self._config.symlinks and link_name(text) and not (is_dir or is_link):
+            raise InvalidNameError(
+                f"a file {text!r} would be shown as a symbolic link",
+                "use another name, or the mount option symlinks=off",
+            )
+        component = f"{text}{LINK_SUFFIX}" if is_link else text
+        return above, text, child_key(self.inodes.key(above), component, is_dir=is_dir)
 
     def add_local(self, parent: Inode, inode: Inode) -> None:
         """The name exists whatever S3 says, and so do the directories above it."""
@@ -272,6 +263,12 @@ class Tree:
         if inode.ino != ROOT and inode.is_linked:
             inode.is_kept = True
             self.add_local(self.inodes.get(inode.parent), inode)
+
+    def moved(self, inode: Inode) -> None:
+        """A directory has another key, and so has all that is below it."""
+        for directory in (inode, *self.inodes.below(inode)):
+            if directory.directory is not None:
+                directory.directory.moved(self.inodes.key(directory))
 
     def forget_name(self, inode: Inode) -> None:
         """Have the kernel ask about the name again, before its time is up."""
@@ -294,7 +291,8 @@ class Tree:
 
     def list_directory(self, inode: Inode) -> Listing:
         directory = self.directory(inode)
-        listing = Listing(self._store, self.inodes.key(inode), directory, self._group)
+        key, links = self.inodes.key(inode), self._config.symlinks
+        listing = Listing(self._store, key, directory, self._group, links=links)
         directory.opened(listing)
         return listing
 
@@ -349,38 +347,29 @@ class Tree:
             return
         parent = self.inodes.get(inode.parent)
         fresh = self.directory(parent).from_snapshot(inode.name, self._clock.monotonic_s())
-        if isinstance(fresh, ObjectInfo):
-            found: Found = fresh
-        else:
-            found = await self.find(parent, inode.name)
-        if not isinstance(found, ObjectInfo) or not await self.renew(inode, found):
+        key = self.inodes.key(inode)
+        info = _info(inode, fresh) or _info(inode, await self.find(parent, inode.name))
+        if self.inodes.key(inode) != key:
+            return  # renamed meanwhile, by us
+        if info is None or not await self.renew(inode, info):
             if inode.writer is not None or inode.handles:
                 return  # opened meanwhile
             self.inodes.unlink(inode)
             raise NotFoundError(f"{inode.name!r} is gone")
 
     def attributes(self, inode: Inode) -> Attributes:
-        config = self._config
-        if inode.is_dir:
-            mode, size, mtime_ns = stat.S_IFDIR | config.dir_mode, 0, self._mounted_ns
-        else:
-            mode, size, mtime_ns = stat.S_IFREG | config.file_mode, *self._size_and_mtime(inode)
-            if inode.info is not None and inode.info.archived and inode.writer is None:
-                mode = stat.S_IFREG
-        return Attributes(
-            ino=inode.ino,
-            mode=mode,
-            size=size,
-            nlink=2 if inode.is_dir else 1,
-            uid=config.uid,
-            gid=config.gid,
-            mtime_ns=inode.mtime_ns if inode.mtime_ns is not None else mtime_ns,
-            ttl_s=config.metadata_ttl_s,
-        )
+        return attributes(inode, self._config, mounted_ns=self._mounted_ns)
 
-    def _size_and_mtime(self, inode: Inode) -> tuple[int, int]:
-        if inode.writer is not None:
-            return inode.writer.size, self._mounted_ns
-        if inode.info is None:
-            return 0, self._mounted_ns
-        return inode.info.size, int(inode.info.last_modified) * 1_000_000_000
+    def entries_changed(self, directory: Inode) -> None:
+        """We made or removed a name in it: its time tells those who keep its listing.
+
+        Python's import system lists a directory anew only when its time has changed.
+        """
+        directory.mtime_ns = self._clock.realtime_ns()
+
+
+def _info(inode: Inode, found: Found | None) -> ObjectInfo | None:
+    """The version found of a file or symbolic link, if it still is that kind of thing."""
+    if inode.is_link:
+        return found.info if isinstance(found, Link) else None
+    return found if isinstance(found, ObjectInfo) else None

@@ -5,24 +5,30 @@ Bytes given to it are counted in the memory budget until their part is in the st
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 
 from csi_s3.errors import FileTooLargeError, VolumeError
 from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.outcome import outcome
-from csi_s3.s3.store import (
-    MAX_COPY_PART_BYTES,
-    MAX_PARTS,
-    MIN_PART_BYTES,
-    Buffer,
-    ObjectInfo,
-    ObjectStore,
-    Part,
-    Upload,
-)
+from csi_s3.s3.store import MAX_PARTS, Buffer, ObjectInfo, ObjectStore, Part, Upload
 
 PARALLEL_PARTS = 16
 GROW_EVERY_PARTS = 1000  # the part size doubles, so that 10,000 parts of 8 MiB hold 4 TiB
+
+
+@dataclass(slots=True, eq=False)
+class SentPart:
+    """A range of the file that is in the upload, or on its way there, under this number.
+
+    is_stale: bytes of it have changed since: it is to be sent again.
+    """
+
+    number: int
+    start: int
+    end: int
+    task: "asyncio.Task[Part | VolumeError]"
+    is_stale: bool = False
 
 
 class PartUpload:
@@ -30,6 +36,8 @@ class PartUpload:
 
     Concurrency: one owner calls; parts run in the group as tasks that return their failure.
     The first failure is final: `complete` and later parts raise it.
+
+    parts: in the file's order, without gaps from 0 to `covered`.
     """
 
     def __init__(
@@ -41,12 +49,15 @@ class PartUpload:
         budget: MemoryBudget,
         group: asyncio.TaskGroup,
         progress: Callable[[], None],
+        like: ObjectInfo | None = None,
     ) -> None:
-        self._store, self._key, self._budget, self._group = store, key, budget, group
-        self._part_bytes, self._progress = part_bytes, progress
+        self.key = key
+        self.parts: list[SentPart] = []
+        self._store, self._budget, self._group = store, budget, group
+        self._part_bytes, self._progress, self._like = part_bytes, progress, like
         self._upload: Upload | None = None
         self._number = 0
-        self._sent: list[asyncio.Task[Part | VolumeError]] = []
+        self._running: set[asyncio.Task[Part | VolumeError]] = set()
         self._slots = asyncio.Semaphore(PARALLEL_PARTS)
         self._creating = asyncio.Lock()
         self._failure: VolumeError | None = None
@@ -57,70 +68,120 @@ class PartUpload:
         grown = self._part_bytes << (self._number // GROW_EVERY_PARTS)
         return min(grown, max(self._part_bytes, self._budget.total_bytes // 8))
 
+    @property
+    def used(self) -> int:
+        """So many part numbers are used; the store has MAX_PARTS of them."""
+        return self._number
+
+    @property
+    def covered(self) -> int:
+        """So many first bytes of the file are in parts."""
+        return self.parts[-1].end if self.parts else 0
+
     async def part(self, data: Buffer) -> None:
-        """Send the next part; returns when it is on its way. The budget's share is ours now."""
-        await self._slots.acquire()
-        number = self._next()
-        self._begin(len(data), lambda: self._send(number, data))
+        """Send the next bytes; returns when they are on their way.
 
-    async def copy(self, source: ObjectInfo) -> None:
-        """Begin with all bytes of that object (at least MIN_PART_BYTES), copied in the store."""
-        start = 0
-        while start < source.size:
-            length = min(MAX_COPY_PART_BYTES, source.size - start)
-            if 0 < source.size - start - length < MIN_PART_BYTES:
-                length -= MIN_PART_BYTES  # no piece may be smaller than a part
-            await self._slots.acquire()
-            self._begin(0, partial(self._copy, self._next(), source, start, length))
-            start += length
+        Their share of the budget is given back by us, whatever happens.
+        """
+        number, start = await self._next(len(data)), self.covered
+        task = self._begin(len(data), partial(self._send, number, data))
+        self.parts.append(SentPart(number, start, start + len(data), task))
 
-    async def complete(self, *, if_none_match: bool = False) -> ObjectInfo:
+    async def copy(self, source: ObjectInfo, length: int) -> None:
+        """Have the next bytes copied in the store: those at the same place of that version."""
+        number, start = await self._next(0), self.covered
+        task = self._begin(0, partial(self._copy, number, source, start, length))
+        self.parts.append(SentPart(number, start, start + length, task))
+
+    async def replace(self, sent: SentPart, data: Buffer) -> None:
+        """Send a part again, after its first sending has ended. As for `part`."""
+        await self._slot(len(data), after=sent.task)
+        sent.is_stale = False
+        sent.task = self._begin(len(data), partial(self._send, sent.number, data))
+
+    def changed(self, start: int, end: int) -> None:
+        """Bytes of this range have changed: parts that hold any of them are stale."""
+        for sent in self.parts:
+            if sent.start < end and start < sent.end:
+                sent.is_stale = True
+
+    def cut(self, size: int) -> None:
+        """The file has become shorter: parts that reach beyond are dropped.
+
+        Their numbers are not used again: what is on its way may still arrive.
+        """
+        while self.parts and self.parts[-1].end > size:
+            self.parts.pop().task.cancel()
+
+    async def room(self) -> None:
+        """Wait until one of the parts that are on their way has arrived; at once if none is."""
+        if self._running:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+
+    async def complete(
+        self, *, if_none_match: bool = False, if_match: str | None = None
+    ) -> ObjectInfo:
         """Wait for all parts and make the object visible.
 
         Raises:
-            PreconditionFailedError: if_none_match, and the key holds an object.
+            PreconditionFailedError: the key holds an object (if_none_match), or not this version.
             VolumeError: the first failure; the upload is still to be aborted.
 
         """
         parts = []
-        for task in self._sent:
-            part = await asyncio.shield(task)
+        for sent in self.parts:
+            part = await asyncio.shield(sent.task)
             if isinstance(part, VolumeError):
                 raise part
             parts.append(part)
         if self._upload is None:
             raise RuntimeError("an upload without parts cannot be completed")
-        return await self._upload.complete(parts, if_none_match=if_none_match)
+        return await self._upload.complete(parts, if_none_match=if_none_match, if_match=if_match)
 
     async def abort(self) -> None:
         """Drop all that was sent. An upload being created is waited for, lest it be left."""
         async with self._creating:
-            for task in self._sent:
-                task.cancel()
-        for task in self._sent:
-            await asyncio.wait({task})
+            self.cancel()
+        while self._running:
+            await asyncio.wait(self._running)
         if self._upload is not None:
             await self._upload.abort()
 
     def cancel(self) -> None:
         """Stop sending; plain code. What the store has of it stays there."""
-        for task in self._sent:
+        for task in self._running:
             task.cancel()
 
-    def _next(self) -> int:
-        if self._failure is not None:
-            self._slots.release()
-            raise self._failure
+    async def _next(self, held_bytes: int) -> int:
+        await self._slot(held_bytes)
         if self._number >= MAX_PARTS:
             self._slots.release()
+            self._budget.release(held_bytes)
             raise FileTooLargeError(
-                f"{self._key}: more than {MAX_PARTS} parts",
+                f"{self.key}: more than {MAX_PARTS} parts",
                 "give the volume a larger write-part-size",
             )
         self._number += 1
         return self._number
 
-    def _begin(self, held_bytes: int, send: Callable[[], Awaitable[Part]]) -> None:
+    async def _slot(
+        self, held_bytes: int, *, after: "asyncio.Task[Part | VolumeError] | None" = None
+    ) -> None:
+        try:
+            if after is not None:
+                await asyncio.wait({after})
+            await self._slots.acquire()
+        except asyncio.CancelledError:
+            self._budget.release(held_bytes)
+            raise
+        if self._failure is not None:
+            self._slots.release()
+            self._budget.release(held_bytes)
+            raise self._failure
+
+    def _begin(
+        self, held_bytes: int, send: Callable[[], Awaitable[Part]]
+    ) -> "asyncio.Task[Part | VolumeError]":
         async def sent() -> Part | VolumeError:
             result = await outcome(send)
             if isinstance(result, VolumeError):
@@ -129,13 +190,15 @@ class PartUpload:
                 self._progress()
             return result
 
-        def ended(_task: "asyncio.Task[Part | VolumeError]") -> None:
+        def ended(task: "asyncio.Task[Part | VolumeError]") -> None:
+            self._running.discard(task)
             self._slots.release()
             self._budget.release(held_bytes)
 
         task = self._group.create_task(sent())
+        self._running.add(task)
         task.add_done_callback(ended)
-        self._sent.append(task)
+        return task
 
     async def _send(self, number: int, data: Buffer) -> Part:
         upload = await self._opened()
@@ -150,5 +213,5 @@ class PartUpload:
         if self._upload is None:
             async with self._creating:
                 if self._upload is None:
-                    self._upload = await self._store.create_upload(self._key)
+                    self._upload = await self._store.create_upload(self.key, like=self._like)
         return self._upload

@@ -1,44 +1,44 @@
-"""A file being changed through this mount: its bytes so far, and its way into the store.
+"""A file being changed through this mount.
 
-The file owns them, not a handle: page write-back, fsync through another descriptor and the last
-release come with any handle or none. Written from its start to its end only, until staging comes;
-up to one part it stays in memory and is one PUT, above that parts leave while it is written.
+The file owns its bytes, not a handle: page write-back, fsync through another descriptor and the
+last release come with any handle or none. `staging` knows where the bytes are, `sending` brings
+them to the store; here changes are accepted, in order.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from functools import partial
+from pathlib import Path
 
-from csi_s3.aio import finish
 from csi_s3.errors import (
-    ExistsError,
-    NotFoundError,
-    NotImplementedByStoreError,
-    PreconditionFailedError,
+    AccessDeniedError,
+    ArchivedError,
+    FileTooLargeError,
     SpoolFullError,
     StaleError,
-    UnsupportedError,
-    VolumeError,
 )
 from csi_s3.fs.budget import MemoryBudget
-from csi_s3.fs.upload import PartUpload
-from csi_s3.s3.store import MIN_PART_BYTES, Buffer, ObjectInfo, ObjectStore
+from csi_s3.fs.extents import Origin
+from csi_s3.fs.moves import Moves
+from csi_s3.fs.reader import BaseReader
+from csi_s3.fs.sending import Sending, log
+from csi_s3.fs.spool import Description, Spool, SpoolFile
+from csi_s3.fs.staging import Staged
+from csi_s3.s3.store import MAX_PARTS, ObjectInfo, ObjectStore
 
-log = logging.getLogger(__name__)
-
-ABORT_WITHIN_S = 100.0
-GRANULE_BYTES = 256 << 10  # memory is reserved in such pieces as a file grows
+LARGEST_SHARE = 8  # of the memory budget: the largest part that is sent
 
 
 class FileWriter:
-    """Lifetime: from create or truncation to the last release, or longer while it is stored.
+    """Lifetime: from the first open for writing to the last release, or while it is stored.
 
-    Concurrency: one lock orders writes and stores. Cancellation: a store runs in a task of its
-    owner (the file system), so a handler that gives up does not stop it.
+    Concurrency: one lock orders changes and stores. `store` and `discard` are called with a turn
+    of `Moves`, whose owner may call `detach` and `rebase` without the lock.
+    Cancellation: a store runs in a task of its owner (the file system), so a handler that gives up
+    does not stop it.
 
-    size: bytes accepted. base: what the store holds of this file, if anything.
     is_dirty: the store does not hold all of it. was_written: since it was stored last.
+    exclusive: the name was created for us alone: without a base, only where there is no object.
+    rewrites: the version that was there when the file was truncated to be written anew.
     """
 
     def __init__(
@@ -46,243 +46,322 @@ class FileWriter:
         store: ObjectStore,
         key: Callable[[], str],
         *,
+        base: ObjectInfo | None,
+        read_base: BaseReader,
+        spool: Spool,
         part_bytes: int,
         budget: MemoryBudget,
         group: asyncio.TaskGroup,
         progress: Callable[[], None],
+        moves: Moves,
         exclusive: bool = False,
+        rewrites: ObjectInfo | None = None,
     ) -> None:
-        self.size = 0
-        self.base: ObjectInfo | None = None
-        self.is_dirty = True
+        self.is_dirty = base is None
         self.was_written = False
         self.is_discarded = False
         self._store, self._key, self._part_bytes = store, key, part_bytes
-        self._budget, self._group, self._progress = budget, group, progress
-        self._exclusive = exclusive
-        self._tail = bytearray()  # the bytes from _tail_start to size
-        self._tail_start = 0
-        self._reserved = 0
-        self._upload: PartUpload | None = None
-        self._copied = 0  # so many first bytes of the upload are those of `base`
-        self._failure: VolumeError | None = None
+        self._budget, self._progress, self._moves, self._spool = budget, progress, moves, spool
+        self._rewrites = rewrites
+        self._staged = Staged(base=base, read_base=read_base, spool=spool, budget=budget, key=key)
+        self._sending = Sending(
+            store,
+            key,
+            staged=self._staged,
+            part_bytes=part_bytes,
+            budget=budget,
+            group=group,
+            progress=progress,
+            like=None if exclusive else base,
+            exclusive=exclusive,
+        )
         self._lock = asyncio.Lock()
+        self._is_closed = False
+
+    @property
+    def size(self) -> int:
+        """Of the file: bytes accepted, holes included."""
+        return self._staged.size
+
+    @property
+    def base(self) -> ObjectInfo | None:
+        """What the store holds of this file, if anything."""
+        return self._staged.base
+
+    @property
+    def is_lost(self) -> bool:
+        """An upload failed, and bytes that were in it are nowhere else."""
+        return self._sending.failure is not None
+
+    # changes
 
     def try_write(self, offset: int, data: bytes) -> bool:
         """Accept bytes if that needs no waiting; else False, and `write` is to be called."""
-        fits = len(self._tail) + len(data) <= min(self._reserved, self._part_bytes)
-        if not data or self._failure or offset != self.size or self._lock.locked() or not fits:
+        staged = self._staged
+        fits = staged.has_room(len(data)) and len(staged.tail) + len(data) <= self._part_bytes
+        if not data or self.is_lost or offset != staged.size or self._lock.locked() or not fits:
             return False
-        self._append(data)
-        self.size += len(data)
+        if 0 < staged.tail_start < self._store.min_part_bytes and self._sending.upload is None:
+            return False  # it is brought into memory first
+        staged.append(data)
         self.is_dirty = self.was_written = True
         return True
 
     async def write(self, offset: int, data: bytes) -> None:
-        """Accept bytes at the end of the file; waits for memory.
+        """Accept bytes anywhere; waits for memory.
 
         Raises:
-            UnsupportedError: somewhere else than at its end.
-            VolumeError: an earlier part could not be stored; final for this file.
+            SpoolFullError: they fit neither memory nor spool.
+            FileTooLargeError: so far behind the end that the file could not be sent.
+            VolumeError: a part could not be stored and is here no more; final for this file.
+
+        """
+        view = memoryview(data)
+        while True:
+            async with self._lock:
+                n = await self._write_some(offset, view)
+            offset, view = offset + n, view[n:]
+            if not view:
+                return
+            async with self._moves.change(self._key):
+                pass  # a rename was in the way
+
+    async def _write_some(self, offset: int, data: memoryview) -> int:
+        """Returns how many bytes were accepted: all, unless a rename is under way."""
+        self._check_whole()
+        if not data:
+            return 0
+        await self._bring_small(is_append=offset == self.size)
+        if offset > self.size:
+            await self._grow(offset)
+        self.is_dirty = self.was_written = True
+        done = max(0, min(len(data), self.size - offset))
+        self._overwrite(offset, data[:done])
+        while done < len(data):
+            n = await self._accept(data[done:])
+            if n is None:
+                break
+            done += n
+        return done
+
+    def _check_whole(self) -> None:
+        if self._is_closed:
+            raise StaleError(f"{self._key()}: what was written could not be stored")
+        if self._sending.failure is not None:
+            raise self._sending.failure
+
+    def _overwrite(self, offset: int, data: memoryview) -> None:
+        if not data:
+            return
+        end = offset + len(data)
+        self._check_kept(offset, end)
+        self._staged.overwrite(offset, data)
+        if self._sending.upload is not None:
+            self._sending.upload.changed(offset, end)
+
+    def _check_kept(self, start: int, end: int) -> None:
+        """Bytes that are in parts only cannot be sent again in another part."""
+        if any(e.origin is Origin.SENT for e in self._staged.extents.within(start, end)):
+            raise SpoolFullError(
+                f"{self._key()}: a change of bytes that were sent already, and not kept",
+                "give the volume a larger spool-size",
+            )
+
+    async def _bring_small(self, *, is_append: bool) -> None:
+        """Have a small stored file in memory whole before it is changed."""
+        staged = self._staged
+        most = self._store.min_part_bytes - 1 if is_append else self._part_bytes
+        if staged.is_in_memory or staged.size > most or self._sending.upload is not None:
+            return
+        if staged.extents.has(Origin.SENT):
+            return
+        missing = staged.missing_for(staged.size)
+        await self._budget.reserve(missing)
+        staged.reserved(missing)
+        await staged.load()
+
+    async def _grow(self, size: int) -> None:
+        """Let zeros follow: in memory as long as the file fits, else as a hole."""
+        staged = self._staged
+        largest = MAX_PARTS * max(self._part_bytes, self._budget.total_bytes // LARGEST_SHARE)
+        if size - staged.size > largest:
+            raise FileTooLargeError(
+                f"{self._key()}: a hole up to {size}, and holes are sent as zeros",
+                f"at most {largest} bytes; a larger write-part-size or memory-target allows more",
+            )
+        if staged.is_in_memory and size <= self._part_bytes:
+            missing = staged.missing_for(size - staged.size)
+            if self._budget.has_room(missing):
+                await self._budget.reserve(missing)
+                staged.reserved(missing)
+                staged.append(bytes(size - staged.size))
+                return
+        staged.extend(size)
+
+    async def _accept(self, data: memoryview) -> int | None:
+        """Take what fits into the tail, once there is room; None: a rename is in the way."""
+        staged = self._staged
+        if len(staged.tail) >= self._sending.part_bytes and not await self._leave():
+            return None
+        limit = self._sending.part_bytes
+        n = min(len(data), limit - len(staged.tail))
+        missing = staged.missing_for(n)
+        if missing > 0:
+            if not self._budget.has_room(missing) and staged.tail and self._makes_room():
+                left = await self._leave()  # its memory comes back, whoever else waits
+                return 0 if left else None
+            await self._budget.reserve(missing)
+            staged.reserved(missing)
+            self._progress()
+        staged.append(data[:n])
+        return n
+
+    def _makes_room(self) -> bool:
+        """Whether the tail can leave before it is a full part."""
+        return self._can_stream() and len(self._staged.tail) >= self._store.min_part_bytes
+
+    def _can_stream(self) -> bool:
+        return not self.is_discarded and self._sending.can_stream()
+
+    async def _leave(self) -> bool:
+        """Empty the tail: as the next part of the upload, or into the spool.
+
+        Returns False if a rename is under way, after which the upload will be another one.
+        """
+        if self._can_stream():
+            with self._moves.change_at_once(self._key) as is_our_turn:
+                if is_our_turn:
+                    await self._sending.stream()
+                return is_our_turn
+        self._staged.spill()
+        return True
+
+    async def truncate(self, size: int) -> None:
+        """Make the file that long.
+
+        Raises:
+            SpoolFullError: what must leave the memory finds no room.
 
         """
         async with self._lock:
-            if self._failure is not None:
-                raise self._failure
-            if offset != self.size:
-                raise UnsupportedError(
-                    f"write at {offset} of a file of {self.size} bytes",
-                    "files are written from start to end, for now",
-                )
-            if data:
-                self.is_dirty = self.was_written = True
-            view = memoryview(data)
-            while view:
-                view = view[await self._accept(view) :]
+            if size == 0:
+                await self._reset()
+                return
+            self._check_whole()
+            if size != self.size:
+                await self._bring_small(is_append=False)
+                if size > self.size:
+                    await self._grow(size)
+                else:
+                    self._cut(size)
+            self.is_dirty = self.was_written = True
 
-    async def _accept(self, data: memoryview) -> int:
-        """Take what fits into the part that is being filled, once there is room."""
-        limit = self._part_bytes if self._upload is None else self._upload.part_bytes
-        if len(self._tail) >= limit:
-            await self._send_tail()
-        n = min(len(data), limit - len(self._tail))
-        missing = len(self._tail) + n - self._reserved
-        if missing > 0:
-            missing = -(-missing // GRANULE_BYTES) * GRANULE_BYTES
-            if not self._budget.has_room(missing) and len(self._tail) >= MIN_PART_BYTES:
-                await self._send_tail()  # its memory comes back, whoever else waits
-                return 0
-            await self._budget.reserve(missing)
-            self._reserved += missing
-            self._progress()
-        self._append(data[:n])
-        self.size += n
-        return n
+    def _cut(self, size: int) -> None:
+        upload = self._sending.upload
+        for part in upload.parts if upload is not None else ():
+            if part.start < size < part.end:
+                self._check_kept(part.start, size)
+        self._staged.cut(size)
+        if upload is not None:
+            upload.cut(size)
 
-    def _append(self, data: Buffer) -> None:
-        try:
-            self._tail += data
-        except BufferError:  # an ended request's view of it is not collected yet
-            self._tail = self._tail + data
+    async def reset(self) -> None:
+        """Truncate to nothing: what was written is dropped, the store is told at the next store."""
+        async with self._lock:
+            await self._reset()
 
-    async def _send_tail(self) -> None:
-        if self.is_discarded:
-            raise SpoolFullError(
-                f"an unlinked file of more than {self._part_bytes} bytes",
-                "keep temporary files on a local disk",
-            )
-        upload = await self._uploading()
-        data, self._tail = self._tail, bytearray()
-        self._tail_start = self.size
-        spare, self._reserved = self._reserved - len(data), 0
-        self._budget.release(spare)
-        try:
-            await upload.part(data)
-        except VolumeError as exc:
-            self._budget.release(len(data))
-            await self._fail(exc)
-            raise
+    async def _reset(self) -> None:
+        self._staged.reset()
+        self._sending.failure = None
+        self.is_dirty, self.was_written = True, False
+        await self._sending.drop()
 
-    async def _uploading(self) -> PartUpload:
-        if self._upload is None:
-            self._upload = PartUpload(
-                self._store,
-                self._key(),
-                part_bytes=self._part_bytes,
-                budget=self._budget,
-                group=self._group,
-                progress=self._progress,
-            )
-            if self._tail_start > 0:  # writing on after a flush: the store has the beginning
-                assert self.base is not None  # noqa: S101 - only a store moves _tail_start then
-                self._copied = self.base.size
-                await self._upload.copy(self.base)
-        return self._upload
+    # into the store
 
     async def store(self) -> ObjectInfo | None:
         """Bring all bytes into the store, if they are not there. Returns what it then holds.
 
         Raises:
             ExistsError: created exclusively, and somebody else made the object meanwhile.
-            StaleError: writing on in an object that somebody replaced meanwhile.
-            VolumeError: what the store answered. A single PUT may be tried again; parts are final.
+            StaleError: the object that is changed was replaced or removed by somebody else.
+            VolumeError: what the store answered; it may be tried again unless bytes are lost.
 
         """
         async with self._lock:
-            if self._failure is not None:
-                raise self._failure
             if not self.is_dirty or self.is_discarded:
                 return self.base
-            self.base = await (self._put() if self._is_small() else self._complete())
+            self._check_whole()
+            info = await self._sending.store()
+            self._staged.stored(info)
+            self._sending.exclusive = False
             self.is_dirty = self.was_written = False
             self._progress()
-            return self.base
+            return info
 
-    def _is_small(self) -> bool:
-        return self._upload is None and self._tail_start == 0
+    # without a name, and the end
 
-    async def _put(self) -> ObjectInfo:
-        return await self._exclusively(partial(self._store.put, self._key(), self._tail))
-
-    async def _exclusively(self, request: Callable[..., Awaitable[ObjectInfo]]) -> ObjectInfo:
-        """Make the object; if it was created exclusively here, only where there is none."""
-        if not self._exclusive or self.base is not None:
-            return await request()
-        try:
-            return await request(if_none_match=True)
-        except PreconditionFailedError as exc:
-            raise ExistsError(
-                f"{self._key()}: created exclusively here, but somebody else made it meanwhile"
-            ) from exc
-        except NotImplementedByStoreError as exc:
-            log.info("%s: exclusive on this mount only: %s", self._key(), exc)
-            return await request()
-
-    async def _complete(self) -> ObjectInfo:
-        try:
-            if self._tail:
-                await self._send_tail()
-            upload = await self._uploading()
-            info = await self._exclusively(upload.complete)
-        except VolumeError as exc:
-            await self._fail(exc)
-            raise
-        self._upload, self._copied = None, 0
-        return info
-
-    async def _fail(self, exc: VolumeError) -> None:
-        """A part is lost: the file can never be whole, so nothing of it is kept."""
-        self._failure = exc
-        self._free_tail()
-        upload, self._upload = self._upload, None
-        if upload is not None:
-            await upload.abort()
-
-    async def reset(self) -> None:
-        """Truncate to nothing: what was written is dropped, the store is told at the next store."""
-        async with self._lock:
-            upload, self._upload = self._upload, None
-            self._copied = 0
-            self._free_tail()
-            self._tail_start = self.size = 0
-            self._failure = None
-            self.is_dirty, self.was_written = True, False
-            if upload is not None:
-                await finish(upload.abort, within_s=ABORT_WITHIN_S)
-
-    async def discard(self, remove: Callable[[], Awaitable[None]]) -> None:
+    async def discard(self, remove: Callable[[], Awaitable[None]], *, limit_bytes: int = 0) -> None:
         """Remove the name, then never store it: no store can be under way meanwhile.
 
-        What is in memory stays readable and writable. A failure of `remove` changes nothing.
+        What is here stays readable and writable, and so does what is only in S3 if it is no more
+        than limit_bytes: it is fetched before. A failure of `remove` changes nothing.
         """
         async with self._lock:
+            try:
+                await self._staged.localise(limit_bytes, self._progress)
+            except (SpoolFullError, StaleError, AccessDeniedError, ArchivedError) as exc:
+                log.info("%s: removed while open; reads will fail: %s", self._key(), exc)
             await remove()
             self.is_discarded = True
-            upload, self._upload = self._upload, None
-            if upload is not None:
-                await finish(upload.abort, within_s=ABORT_WITHIN_S)
+            self._staged.abandon()
+            await self._sending.drop()
+
+    @property
+    def must_be_stored_to_move(self) -> bool:
+        """Bytes are in an upload to the present key, and nowhere else."""
+        return self._sending.upload is not None and self._staged.extents.has(Origin.SENT)
+
+    async def detach(self) -> None:
+        """Before the key changes: nothing may be on its way to the old one; sent bytes are kept."""
+        await self._sending.drop()
+
+    def rebase(self, info: ObjectInfo) -> None:
+        """The stored version has another key now, maybe another ETag, and the same bytes."""
+        self._staged.base = info
+        if self._sending.like is not None:
+            self._sending.like = info
+
+    def keep(self) -> Path | None:
+        """See to it that the mount's next worker finds what the store does not have.
+
+        Where that is; None: nothing is left. The file can be used as before, and what was kept
+        goes once it is stored.
+
+        Raises:
+            SpoolFullError: there is no room for it.
+
+        """
+        if not self.is_dirty or self.is_discarded or self.is_lost or not self._spool.is_there:
+            return None
+        if self._is_closed:
+            return None  # what there was is kept
+        return self._staged.keep(replaces=self.base or self._rewrites)
+
+    def adopt(self, file: SpoolFile, description: Description) -> None:
+        """Go on with what an earlier worker kept."""
+        self._staged.adopt(file, description)
+        self.is_dirty = True
 
     def cancel(self) -> None:
         """Stop sending; plain code, at the end of the mount."""
-        if self._upload is not None:
-            self._upload.cancel()
+        self._sending.cancel()
 
     def close(self) -> None:
-        """Give the memory back; nothing may be under way."""
-        self._free_tail()
-
-    def _free_tail(self) -> None:
-        self._tail = bytearray()
-        self._budget.release(self._reserved)
-        self._reserved = 0
+        """Give memory and spool back; whoever still waits to change or store it is refused."""
+        self._is_closed = True
+        self._staged.close()
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Bytes written so far, wherever they are.
-
-        Raises:
-            UnsupportedError: they left in parts of an upload that is not complete.
-            StaleError: the store's beginning of the file was replaced by somebody else.
-
-        """
-        end = min(offset + length, self.size)
-        if offset >= end:
-            return b""
-        if offset >= self._tail_start:
-            return bytes(self._tail[offset - self._tail_start : end - self._tail_start])
-        stop = min(end, self._tail_start)
-        readable = self._copied if self._upload is not None else self._tail_start
-        if self.base is None or stop > min(readable, self.base.size):
-            raise UnsupportedError(
-                f"{self._key()}: read of bytes that are in an upload not yet complete",
-                "close the file first",
-            )
-        tail = bytes(self._tail[: end - stop])
-        try:
-            chunk = await self._store.read_range(
-                self.base.key, offset, stop - offset, etag=self.base.etag
-            )
-        except NotFoundError as exc:
-            raise StaleError(f"{self.base.key}: deleted while it was written") from exc
-        if len(chunk.data) != stop - offset:
-            raise StaleError(f"{self.base.key}: shorter than what was written")
-        return bytes(chunk.data) + tail
+        """Bytes of the file as it is now, wherever they are. As `Staged.read`."""
+        self._check_whole()
+        return await self._staged.read(offset, length)

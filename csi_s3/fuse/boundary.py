@@ -26,6 +26,15 @@ heard: ContextVar[Heard | None] = ContextVar("heard", default=None)
 
 REFUSALS_EVERY_S = 10.0
 
+_waiting: set[asyncio.Timeout] = set()  # of requests under way; a process serves one mount
+
+
+def give_up() -> None:
+    """Answer every request that is under way ETIMEDOUT, now: the session is ending; plain code."""
+    for timeout in _waiting:
+        if not timeout.expired():
+            timeout.reschedule(0)
+
 
 def answered(
     deadline_s: float | None,
@@ -52,8 +61,12 @@ def answered(
         async def inner(*args: P.args, **kwargs: P.kwargs) -> R:
             began_s = perf_counter()
             try:
-                async with asyncio.timeout(deadline_s):
-                    result = await handler(*args, **kwargs)
+                async with asyncio.timeout(deadline_s) as timeout:
+                    _waiting.add(timeout)
+                    try:
+                        result = await handler(*args, **kwargs)
+                    finally:
+                        _waiting.discard(timeout)
             except Exception as exc:
                 number = _errno(op, exc, deadline_s)
                 metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
@@ -93,7 +106,9 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
         return exc.errno
     if isinstance(exc, TimeoutError):
         metrics.ERRORS.inc(code="timeout")
-        log.warning("%s: no answer in %s s", op, deadline_s, extra={**fields, "code": "timeout"})
+        log.warning(
+            "%s: no answer in %s", op, _time(deadline_s), extra={**fields, "code": "timeout"}
+        )
         return ETIMEDOUT
     metrics.ERRORS.inc(code="internal")
     log.error("bug in %s", op, exc_info=exc, extra={**fields, "code": "internal"})
@@ -112,3 +127,7 @@ def _log(op: str, error: VolumeError) -> None:
     # Of a failed release no caller hears, and it is bytes that were not stored.
     level = max(error.level, logging.ERROR) if op == "release" else error.level
     log.log(level, "%s: %s", op, error, extra={"op": op, "code": error.code})
+
+
+def _time(deadline_s: float | None) -> str:
+    return "the time that the mount had left" if deadline_s is None else f"{deadline_s:g} s"

@@ -8,9 +8,9 @@ from typing import Any, cast
 import pyfuse3
 from typing_extensions import override
 
-from csi_s3.errors import NotFoundError, NotPermittedError, UnsupportedError
+from csi_s3.errors import NotFoundError, NotPermittedError
+from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.filesystem import FileSystem
-from csi_s3.fs.tree import Attributes
 from csi_s3.fuse.boundary import answered
 from csi_s3.obs import metrics
 
@@ -20,6 +20,7 @@ BLOCK_BYTES = 4096
 FREE_BYTES = 1 << 63  # 8 EiB: 9007199254740992 1K-blocks in df
 FREE_FILES = 1 << 40
 MAX_NAME_BYTES = 255
+RENAME_NOREPLACE = 1
 DOTS = 2  # `.` and `..` come first in a directory
 
 _READ, _WRITTEN = metrics.READ_BYTES.child(), metrics.WRITTEN_BYTES.child()
@@ -67,6 +68,7 @@ class Bridge(pyfuse3.Operations):
                 inode,
                 size=attr.st_size if fields.update_size else None,
                 mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+                atime_ns=attr.st_atime_ns if fields.update_atime else None,
             )
         )
 
@@ -117,7 +119,7 @@ class Bridge(pyfuse3.Operations):
         await self._fs.rmdir(parent_inode, name)
 
     @override
-    @answered(ANSWER_WITHIN_S)
+    @answered(None)
     async def unlink(self, parent_inode: int, name: bytes, ctx: Context) -> None:
         await self._fs.unlink(parent_inode, name)
 
@@ -190,10 +192,15 @@ class Bridge(pyfuse3.Operations):
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        raise UnsupportedError(f"symbolic link {name!r}", "copy the file; links are not built yet")
+        return entry(await self._fs.links.make(parent_inode, name, target))
 
     @override
     @answered(ANSWER_WITHIN_S)
+    async def readlink(self, inode: int, ctx: Context) -> bytes:
+        return await self._fs.links.read(inode)
+
+    @override
+    @answered(None)
     async def rename(
         self,
         parent_inode_old: int,
@@ -203,7 +210,15 @@ class Bridge(pyfuse3.Operations):
         flags: int,
         ctx: Context,
     ) -> None:
-        raise UnsupportedError(f"rename of {name_old!r}", "copy and delete; it is not built yet")
+        if flags & ~RENAME_NOREPLACE:
+            raise pyfuse3.FUSEError(errno.EINVAL)  # RENAME_EXCHANGE, RENAME_WHITEOUT
+        await self._fs.rename(
+            parent_inode_old,
+            name_old,
+            parent_inode_new,
+            name_new,
+            may_replace=not flags & RENAME_NOREPLACE,
+        )
 
     @override
     @answered(ANSWER_WITHIN_S)
@@ -231,7 +246,8 @@ def entry(a: Attributes) -> pyfuse3.EntryAttributes:
     e.st_nlink = a.nlink
     e.st_uid = a.uid
     e.st_gid = a.gid
-    e.st_atime_ns = e.st_mtime_ns = e.st_ctime_ns = a.mtime_ns
+    e.st_mtime_ns = e.st_ctime_ns = a.mtime_ns
+    e.st_atime_ns = a.atime_ns
     e.st_blksize = BLOCK_BYTES
     e.st_blocks = -(-a.size // 512)
     e.entry_timeout = e.attr_timeout = min(a.ttl_s, FOREVER_S)

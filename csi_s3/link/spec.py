@@ -20,12 +20,14 @@ class MountSpec:
 
     volume_handle: for people: logs and reports.
     state_dir: the mount's state directory as the worker sees it; "" where there is none.
+    has_node: somebody listens to how it goes, for as long as the worker lives.
     """
 
     mount_id: str
     volume_handle: str
     volume: VolumeConfig
     state_dir: str = ""
+    has_node: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return {"version": VERSION, **asdict(self)}
@@ -38,6 +40,7 @@ class MountSpec:
             mount_id=data["mount_id"],
             volume_handle=data["volume_handle"],
             state_dir=data.get("state_dir", ""),
+            has_node=data.get("has_node", True),
             volume=_known(
                 VolumeConfig,
                 {

@@ -6,6 +6,7 @@ thread of the caller, whose GIL, signals and crashes would then be the mount's.
 """
 
 import asyncio
+import hashlib
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from csi_s3.config.command import MountCommand
+from csi_s3.config.environment import state_home
 from csi_s3.errors import StoreTimeoutError, VolumeError, WorkerDiedError
 from csi_s3.kernel import mount, tuning
 from csi_s3.link.channel import Channel
@@ -64,7 +66,13 @@ class Session:
         """
         volume = command.config
         name = f"s3://{volume.bucket.bucket}/{volume.bucket.prefix}"
-        spec = MountSpec(mount_id=uuid4().hex, volume_handle=name, volume=volume)
+        spec = MountSpec(
+            mount_id=uuid4().hex,
+            volume_handle=name,
+            volume=volume,
+            state_dir=str(_state_dir(name, command.directory)),
+            has_node=False,
+        )
         with (
             claimed(Path(command.directory)) as directory,
             opened(command, directory, name) as fuse,
@@ -172,6 +180,12 @@ class Session:
             if message.type == "report":
                 return Report.from_json(message.body["report"])
         return None
+
+
+def _state_dir(name: str, directory: str) -> Path:
+    """The same for the next mount of this bucket on this directory, so that it finds leftovers."""
+    names = f"{name}\0{Path(directory).absolute()}".encode(errors="surrogateescape")
+    return state_home() / "csi-s3" / hashlib.sha256(names).hexdigest()[:32]
 
 
 def _exec_worker(fuse: OpenMount, sock: int, log: int, *, debug: bool) -> subprocess.Popen[bytes]:

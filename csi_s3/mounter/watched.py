@@ -13,6 +13,8 @@ class WatchedStore(ObjectStore):
 
     def __init__(self, store: ObjectStore, condition: Condition) -> None:
         self._store, self._condition = store, condition
+        self.min_part_bytes = store.min_part_bytes
+        self.conditional_writes = store.conditional_writes
 
     @override
     async def head(self, key: str) -> ObjectInfo:
@@ -54,10 +56,16 @@ class WatchedStore(ObjectStore):
         if_none_match: bool = False,
         if_match: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        like: ObjectInfo | None = None,
     ) -> ObjectInfo:
         with self._condition.watching():
             return await self._store.put(
-                key, data, if_none_match=if_none_match, if_match=if_match, metadata=metadata
+                key,
+                data,
+                if_none_match=if_none_match,
+                if_match=if_match,
+                metadata=metadata,
+                like=like,
             )
 
     @override
@@ -78,9 +86,15 @@ class WatchedStore(ObjectStore):
             return await self._store.delete_many(keys)
 
     @override
-    async def create_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> Upload:
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        like: ObjectInfo | None = None,
+    ) -> Upload:
         with self._condition.watching():
-            upload = await self._store.create_upload(key, metadata=metadata)
+            upload = await self._store.create_upload(key, metadata=metadata, like=like)
         return _WatchedUpload(upload, self._condition)
 
     @override

@@ -6,6 +6,7 @@ command goes away once it serves. It ends when the mount is gone everywhere, or 
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -20,6 +21,7 @@ from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fuse import boundary
+from csi_s3.fuse.boundary import give_up
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.session import Session
 from csi_s3.link.channel import Channel, Message
@@ -87,6 +89,7 @@ class Worker:
         self, channel: Channel, spec: MountSpec, credentials_dir: Path | None = None
     ) -> None:
         self._channel, self._spec, self._credentials_dir = channel, spec, credentials_dir
+        self._state_dir = Path(spec.state_dir) if spec.state_dir else None
         self._usage: Callable[[], Usage] = Usage
         self._stopping = asyncio.Event()
         self._has_ended = False
@@ -117,12 +120,18 @@ class Worker:
             listening = group.create_task(self._listen())
             await first_answer(store, volume)
             fs = FileSystem(
-                store, volume.tree, prefix=volume.bucket.prefix, kernel=session, group=group
+                store,
+                volume.tree,
+                prefix=volume.bucket.prefix,
+                kernel=session,
+                group=group,
+                state_dir=self._state_dir,
             )
             self._usage = fs.usage
             bridge = Bridge(fs, negative_ttl_s=volume.tree.negative_metadata_ttl_s)
             watching = group.create_task(self._keep_told(store))
             boundary.heard.set(self._notices.heard)
+            recovering = group.create_task(fs.recover())  # it takes its turns before any request
             serving = group.create_task(session.serve(bridge))
             stopping = group.create_task(self._stop(fs, session))
             await self._until_answered(session, serving)
@@ -132,9 +141,12 @@ class Worker:
                 await stopping  # which drains; what it has under way ends with close()
             else:
                 await self._drain(fs)
-            for task in (listening, stopping, watching):
+            for task in (listening, stopping, watching, recovering):
                 task.cancel()
             fs.files.close()
+        if self._state_dir is not None:
+            with contextlib.suppress(OSError):  # bytes that could not be uploaded, or not ours
+                self._state_dir.rmdir()
 
     async def report(self, state: State, error: VolumeError | None = None) -> None:
         """Tell whoever watches; nobody may be there any more. After the last words nothing more."""
@@ -187,9 +199,9 @@ class Worker:
     async def _keep_told(self, store: ObjectStore) -> None:
         """Tell node how it goes, asked and unasked.
 
-        Nothing for a mount of a command or a program, which has no state directory: nobody reads.
+        Nothing for a mount of a command or a program: nobody reads.
         """
-        if not self._spec.state_dir:
+        if not self._spec.has_node:
             return
         self._watch = Watch(
             self._condition,
@@ -215,6 +227,7 @@ class Worker:
         await self._drain(fs)
         fs.files.close()  # the session's end waits for its requests, and they for the store
         session.end()
+        give_up()
 
     async def _drain(self, fs: FileSystem) -> None:
         """Upload open files within the grace period, and say how it ended."""

@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import override
@@ -17,6 +18,7 @@ from csi_s3 import __version__
 from csi_s3.aio import finish
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import (
+    AccessDeniedError,
     IntegrityError,
     NotFoundError,
     NotImplementedByStoreError,
@@ -30,9 +32,11 @@ from csi_s3.s3.endpoint import moved, region_for, resolve
 from csi_s3.s3.faults import Fault
 from csi_s3.s3.headers import Headers
 from csi_s3.s3.http import Http, RequestRecord
+from csi_s3.s3.keeping import Keeping
 from csi_s3.s3.objects import conditions, describe, hold_to_checksum, version_of
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import (
+    MIN_PART_BYTES,
     Buffer,
     Chunk,
     ListPage,
@@ -99,8 +103,12 @@ class Bucket(ObjectStore):
     Cancellation: a cancelled write may or may not have taken effect, as with any lost answer.
     """
 
+    min_part_bytes = MIN_PART_BYTES
+
     def __init__(self, config: BucketConfig, http: Http) -> None:
         self._http, self._headers = http, Headers(config)
+        self.conditional_writes = True if http.endpoint.is_aws else None
+        self._keeping = Keeping(http, self._headers)
         self._sums = checksums.algorithm(config.upload_checksums)
         self._copier = Copier(http, self._headers)
 
@@ -156,6 +164,31 @@ class Bucket(ObjectStore):
         if_none_match: bool = False,
         if_match: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        like: ObjectInfo | None = None,
+    ) -> ObjectInfo:
+        kept = await self._keeping.kept(like.key) if like else {}
+        request = partial(
+            self._put, key, data, metadata=metadata, if_none_match=if_none_match, if_match=if_match
+        )
+        try:
+            return await request(kept=kept)
+        except AccessDeniedError as exc:
+            if "x-amz-tagging" not in kept:
+                raise
+            del kept["x-amz-tagging"]  # it may be what was refused: PutObjectTagging
+            info = await request(kept=kept)
+            self._keeping.leave_tags(exc)
+            return info
+
+    async def _put(
+        self,
+        key: str,
+        data: Buffer,
+        *,
+        kept: Mapping[str, str],
+        metadata: Mapping[str, str] | None,
+        if_none_match: bool,
+        if_match: str | None,
     ) -> ObjectInfo:
         sums = self._sums
         checksum = sums.of(data) if sums else ""
@@ -165,7 +198,7 @@ class Bucket(ObjectStore):
             key=key,
             headers={
                 **self._headers.every,
-                **self._headers.new_object(key, metadata),
+                **self._headers.new_object(key, metadata, kept),
                 **conditions(if_none_match=if_none_match, if_match=if_match),
                 **({sums.header: checksum} if sums else {}),
             },
@@ -178,8 +211,13 @@ class Bucket(ObjectStore):
             etag = version_of(f"PUT {key!r}", answer.headers)
             return ObjectInfo(key=key, size=len(data), etag=etag, last_modified=0.0)
         if sums and self._goes_without_checksums(answer.fault):
-            return await self.put(
-                key, data, if_none_match=if_none_match, if_match=if_match, metadata=metadata
+            return await self._put(
+                key,
+                data,
+                kept=kept,
+                metadata=metadata,
+                if_none_match=if_none_match,
+                if_match=if_match,
             )
         error = self._http.error(request, answer.fault)
         if isinstance(error, PreconditionFailedError) and answer.maybe_done:
@@ -242,7 +280,25 @@ class Bucket(ObjectStore):
 
     @override
     async def create_upload(
-        self, key: str, *, metadata: Mapping[str, str] | None = None
+        self,
+        key: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        like: ObjectInfo | None = None,
+    ) -> MultipartUpload:
+        kept = await self._keeping.kept(like.key) if like else {}
+        try:
+            return await self._create_upload(key, kept, metadata)
+        except AccessDeniedError as exc:
+            if "x-amz-tagging" not in kept:
+                raise
+            del kept["x-amz-tagging"]
+            upload = await self._create_upload(key, kept, metadata)
+            self._keeping.leave_tags(exc)
+            return upload
+
+    async def _create_upload(
+        self, key: str, kept: Mapping[str, str], metadata: Mapping[str, str] | None
     ) -> MultipartUpload:
         sums = self._sums
         named = None if self._is_minio else sums
@@ -253,7 +309,7 @@ class Bucket(ObjectStore):
             query={"uploads": ""},
             headers={
                 **self._headers.every,
-                **self._headers.new_object(key, metadata),
+                **self._headers.new_object(key, metadata, kept),
                 **({"x-amz-checksum-algorithm": named.name} if named else {}),
                 **({"x-amz-checksum-type": "FULL_OBJECT"} if named and named.full_object else {}),
             },
@@ -261,7 +317,7 @@ class Bucket(ObjectStore):
         answer = await self._http.send(request)
         if answer.fault is not None:
             if sums and self._goes_without_checksums(answer.fault):
-                return await self.create_upload(key, metadata=metadata)
+                return await self._create_upload(key, kept, metadata)
             raise self._http.error(request, answer.fault)
         self._headers.check_encryption(f"upload of {key!r}", answer.headers)
         upload_id = answers.fields(answers.parse(answer.xml)).get("UploadId", "")
@@ -280,7 +336,7 @@ class Bucket(ObjectStore):
         )
         if named and self._is_minio:  # its first answer to us: see `upload`
             await upload.abort()
-            return await self.create_upload(key, metadata=metadata)
+            return await self._create_upload(key, kept, metadata)
         return upload
 
     @property

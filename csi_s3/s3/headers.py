@@ -28,13 +28,18 @@ class Headers:
             }
         )
 
-    def new_object(self, key: str, metadata: Mapping[str, str] | None) -> dict[str, str]:
-        """For a PUT or the creation of an upload."""
+    def new_object(
+        self, key: str, metadata: Mapping[str, str] | None, kept: Mapping[str, str]
+    ) -> dict[str, str]:
+        """For a PUT or the creation of an upload. kept: of the version that it changes."""
         name = key.rpartition("/")[2]  # guess_type wants a URL: "data:…" would tell its own type
         guessed = mimetypes.guess_type(f"./{name}")[0] if self._infer_type else None
+        if self._sse:
+            kept = {k: v for k, v in kept.items() if k not in (SSE, SSE_KEY)}
         return {
-            **self._stored_as(self._storage_class),
             "Content-Type": guessed or DEFAULT_TYPE,
+            **kept,
+            **self._stored_as(self._storage_class),
             **{f"x-amz-meta-{k}": v for k, v in (metadata or {}).items()},
         }
 

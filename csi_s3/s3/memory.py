@@ -61,6 +61,7 @@ class MemoryStore(ObjectStore):
         min_part_bytes: int = MIN_PART_BYTES,
     ) -> None:
         self.min_part_bytes = min_part_bytes
+        self.conditional_writes: bool | None = True
         self.objects: dict[str, Stored] = {}
         self.uploads: dict[str, MemoryUpload] = {}
         self.requests: Counter[str] = Counter()
@@ -161,10 +162,12 @@ class MemoryStore(ObjectStore):
         if_none_match: bool = False,
         if_match: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        like: ObjectInfo | None = None,
     ) -> ObjectInfo:
+        kept = await self._kept(like, metadata)
         await self._enter("PUT", key)
         self._check(key, if_none_match=if_none_match, if_match=if_match)
-        info = self.put_now(key, bytes(data), metadata)
+        info = self.put_now(key, bytes(data), kept)
         await self.after("PUT", key)
         return info
 
@@ -200,10 +203,17 @@ class MemoryStore(ObjectStore):
         return {}
 
     @override
-    async def create_upload(self, key: str, *, metadata: Mapping[str, str] | None = None) -> Upload:
+    async def create_upload(
+        self,
+        key: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        like: ObjectInfo | None = None,
+    ) -> Upload:
+        kept = await self._kept(like, metadata)
         await self._enter("CREATE_UPLOAD", key)
         _check_key(key)
-        upload = MemoryUpload(self, key, f"upload-{next(self._numbers)}", dict(metadata or {}))
+        upload = MemoryUpload(self, key, f"upload-{next(self._numbers)}", kept)
         self.uploads[upload.upload_id] = upload
         await self.after("CREATE_UPLOAD", key)
         return upload
@@ -211,6 +221,16 @@ class MemoryStore(ObjectStore):
     @override
     async def close(self) -> None:
         """Nothing to end."""
+
+    async def _kept(
+        self, like: ObjectInfo | None, metadata: Mapping[str, str] | None
+    ) -> dict[str, str]:
+        """The metadata of a new version: the old one's, then what is given."""
+        if like is None:
+            return dict(metadata or {})
+        await self._enter("HEAD", like.key)
+        found = self.objects.get(like.key)
+        return {**(found.metadata if found else {}), **(metadata or {})}
 
     async def _enter(self, operation: str, key: str) -> None:
         self.requests[operation] += 1

@@ -110,10 +110,16 @@ class Upload(Protocol):
 class ObjectStore(Protocol):
     """One bucket, under one identity. Keys are whole keys: a mount's prefix is the caller's part.
 
+    min_part_bytes: of every part but an upload's last.
+    conditional_writes: whether it compares if_none_match and if_match; None: not known.
+
     Every call has a deadline and a bounded retry of its own. Besides what is named below, each
     may raise AccessDeniedError, CredentialsError, NoSuchBucketError, StoreUnavailableError,
     StoreTimeoutError, StoreRefusedError.
     """
+
+    min_part_bytes: int
+    conditional_writes: bool | None
 
     async def head(self, key: str) -> ObjectInfo:
         """Describe the object.
@@ -157,8 +163,11 @@ class ObjectStore(Protocol):
         if_none_match: bool = False,
         if_match: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        like: ObjectInfo | None = None,
     ) -> ObjectInfo:
         """Put the whole object (at most MAX_PUT_BYTES).
+
+        like: the object that it changes, whose headers, user metadata and tags it keeps.
 
         Raises:
             PreconditionFailedError: the key holds an object (if_none_match), or not this version.
@@ -194,8 +203,14 @@ class ObjectStore(Protocol):
         ...
 
     async def create_upload(
-        self, key: str, *, metadata: Mapping[str, str] | None = None
-    ) -> Upload: ...
+        self,
+        key: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        like: ObjectInfo | None = None,
+    ) -> Upload:
+        """Begin a multipart upload. like: as for `put`."""
+        ...
 
     async def close(self) -> None:
         """End connections; nothing may be under way."""

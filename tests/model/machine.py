@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+from pathlib import Path
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
@@ -9,6 +11,7 @@ from csi_s3.errors import (
     NotFoundError,
     ObjectChangedError,
     StaleError,
+    StoreUnavailableError,
     UnsupportedError,
 )
 from csi_s3.fs.filesystem import FileSystem
@@ -47,10 +50,24 @@ class FakeClock:
 class Driver:
     """One mount and an event loop of its own; `run` makes one call of the kernel."""
 
-    def __init__(self, config: TreeConfig, *, part_bytes: int = 4, prefix: str = "") -> None:
+    def __init__(
+        self,
+        config: TreeConfig,
+        *,
+        prefix: str = "",
+        state_dir: Path | None = None,
+        min_part_bytes: int = 1,
+        before: "Driver | None" = None,
+    ) -> None:
+        """before: the mount's worker until now, whose bucket and clock this one goes on with."""
         self.held: list[int] = []
-        self.time, self.kernel = FakeClock(), FakeKernel()
-        self.store = MemoryStore(clock=lambda: self.time.now_s, min_part_bytes=1)
+        self.time, self.kernel = before.time if before else FakeClock(), FakeKernel()
+        if before is None:
+            self.store = MemoryStore(clock=self.now_s, min_part_bytes=min_part_bytes)
+        else:
+            self.store, self.store._clock = before.store, self.now_s
+        self.config, self.prefix, self.state_dir = config, prefix, state_dir
+        self.is_ended = False
         self.loop = asyncio.new_event_loop()
         self._end = asyncio.Event()
         self.fs: FileSystem
@@ -65,21 +82,46 @@ class Driver:
                     kernel=self.kernel,
                     group=group,
                     clock=self.time.clock(),
+                    state_dir=state_dir,
                 )
                 ready.set_result(None)
                 await self._end.wait()
                 self.fs.files.close()
 
         self._life = self.loop.create_task(live())
-        self.loop.run_until_complete(ready)
+        both = asyncio.wait({self._life, ready}, return_when=asyncio.FIRST_COMPLETED)
+        self.loop.run_until_complete(both)
+        ready.result()
 
     def run(self, call):
         return self.loop.run_until_complete(call)
 
+    def now_s(self) -> float:
+        return self.time.now_s
+
     def close(self) -> None:
+        if self.is_ended:
+            return
+        self.is_ended = True
         self._end.set()
         self.loop.run_until_complete(self._life)
         self.loop.close()
+
+    def killed(self, new_state_dir: Path | None) -> None:
+        """As by SIGKILL: of what it does from now on nothing reaches bucket or state directory.
+
+        The state directory as it is now is copied, for a successor.
+        """
+        if self.state_dir is not None and self.state_dir.exists():
+            shutil.copytree(self.state_dir, new_state_dir)
+        gate, after = self.store.gate, self.store.after
+
+        async def dead(_operation, _key):
+            raise StoreUnavailableError("this worker is dead")
+
+        self.store.gate = self.store.after = dead
+        self.close()
+        self.store.gate, self.store.after = gate, after
 
     def ino(self, path: str) -> int:
         """Walk a path as the kernel does; the reference is given back at once."""

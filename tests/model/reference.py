@@ -7,16 +7,47 @@ from csi_s3.fs.keys import is_visible
 DIR = None
 
 
+@dataclass(eq=False)
+class File:
+    """A file that is being changed through the mount.
+
+    path: None once it was removed, or replaced by a rename.
+    base: the ETag of the version that is changed; None: whatever is there is replaced.
+    is_known: the mount takes it for an object of its own, so unlink and rename touch the key.
+    is_unsure: a request failed; what the bucket holds decides what it is.
+    """
+
+    path: str | None
+    data: bytes
+    base: str | None = None
+    is_known: bool = False
+    is_dirty: bool = False
+    was_written: bool = False
+    is_unsure: bool = False
+    handles: list[int] = field(default_factory=list)
+
+    def write(self, offset: int, data: bytes) -> None:
+        if data:
+            self.data = self.data.ljust(offset, b"\0")
+            self.data = self.data[:offset] + data + self.data[offset + len(data) :]
+            self.is_dirty = self.was_written = True
+
+    def truncate(self, size: int) -> None:
+        if size != len(self.data):
+            self.data = self.data[:size].ljust(size, b"\0")
+            self.is_dirty, self.was_written = True, size > 0
+
+
 @dataclass
 class Reference:
     """objects: what is in the bucket. kept: directories that stay though S3 may have no key.
 
-    writing: files open for writing through the mount, with the bytes accepted so far.
+    writing: files open for writing, by path.
     """
 
     objects: dict[str, bytes] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
-    writing: dict[str, bytes] = field(default_factory=dict)
+    writing: dict[str, File] = field(default_factory=dict)
 
     def tree(self) -> dict[str, bytes | None]:
         """Every visible path and its bytes, or DIR for a directory."""
@@ -28,11 +59,11 @@ class Reference:
                 shown.setdefault(f"{path}{last}", data)
         for directory in self.kept:
             self._add_dirs(shown, directory.split("/"))
-        for path, data in self.writing.items():
+        for path, file in self.writing.items():
             self._add_dirs(shown, path.split("/")[:-1])
             for hidden in [p for p in shown if p.startswith(f"{path}/")]:
                 del shown[hidden]
-            shown[path] = data
+            shown[path] = file.data
         return shown
 
     def _add_dirs(self, shown, components) -> str | None:
@@ -59,3 +90,19 @@ class Reference:
         above = path.rpartition("/")[0]
         if above:
             self.kept.add(above)
+
+    def moved(self, old: str, new: str) -> None:
+        """What is local below a name has another one now."""
+        for path in [p for p in self.writing if _is_at(p, old)]:
+            file = self.writing.pop(path)
+            file.path = new + path[len(old) :]
+            self.writing[file.path] = file
+        self.kept.discard(new)
+        for path in [p for p in self.kept if _is_at(p, old)]:
+            self.kept.discard(path)
+            self.kept.add(new + path[len(old) :])
+        self.removed(old)
+
+
+def _is_at(path: str, name: str) -> bool:
+    return path == name or path.startswith(f"{name}/")

@@ -64,6 +64,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_HEAD(self):
+        if self.path.endswith(".rclonelink"):
+            self.answer(404)
+            return
         if "/d/" in self.path:
             try:
                 self.server.together.wait(WITHIN_S / 4)
@@ -198,13 +201,20 @@ def test_a_mount_that_is_torn_off_while_its_worker_drains_is_drained_to_the_end(
         subprocess.run(["umount", "-l", directory], check=False, timeout=WITHIN_S)
 
 
-def test_a_worker_that_cannot_drain_ends_after_its_grace_period(env, directory):
-    """The store is silent, and somebody waits in close()."""
+@pytest.mark.parametrize(
+    ("program", "waits_in"),
+    [
+        ("cp /bin/true new", "cannot create"),
+        ("dd status=none if=/bin/true of=new", "closing output file"),
+    ],
+)
+def test_a_worker_that_cannot_drain_ends_after_its_grace_period(env, directory, program, waits_in):
+    """The store is silent, and somebody waits in open() (cp makes files with O_EXCL) or close()."""
     with serving(env) as (store, slow_env):
         options = ("--no-sign-request", "--drain-timeout=1")
         assert mount("data", directory, *options, env=slow_env).returncode == 0
         with subprocess.Popen(
-            ["cp", "/bin/true", directory / "new"], stderr=subprocess.PIPE, text=True
+            program.split(), cwd=directory, stderr=subprocess.PIPE, text=True
         ) as process:
             assert store.asked.wait(WITHIN_S)
             pid = worker(directory)
@@ -213,7 +223,7 @@ def test_a_worker_that_cannot_drain_ends_after_its_grace_period(env, directory):
             assert not store.let_go.is_set()
             _, error = process.communicate(timeout=WITHIN_S)
         assert process.returncode == 1
-        assert "failed to close" in error
+        assert waits_in in error
     assert not is_mounted(directory)
 
 

@@ -9,13 +9,14 @@ import os
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from csi_s3.config.volume import TreeConfig
-from csi_s3.fs.tree import Attributes
-from csi_s3.s3.memory import MemoryStore
+from csi_s3.fs.attributes import Attributes
+from csi_s3.s3.memory import MemoryStore, _open
 from csi_s3.s3.store import ListPage
 from tests.model.machine import Driver
 
@@ -26,7 +27,12 @@ FREE = TreeConfig(allow_delete=True, allow_overwrite=True)
 
 
 class Mount(Driver):
-    """One mount. `start` begins a request of the kernel, `settle` lets everything run that can."""
+    """One mount. `start` begins a request of the kernel, `settle` lets everything run that can.
+
+    successors: where the test's fixture finds it, and those that come after it, to end them.
+    """
+
+    successors: "list[Mount]"
 
     # names
 
@@ -76,6 +82,23 @@ class Mount(Driver):
     def unlink(self, path: str) -> None:
         self.lookup(path)
         self.run(self.fs.unlink(*self.parent(path)))
+
+    def rename(self, old: str, new: str, *, may_replace: bool = True) -> None:
+        """The kernel looks both names up before it renames."""
+        self.lookup(old)
+        if self.exists(new):
+            self.lookup(new)
+        self.rename_now(old, new, may_replace=may_replace)
+
+    def rename_now(self, old: str, new: str, *, may_replace: bool = True) -> None:
+        self.wait(self.renaming(old, new, may_replace=may_replace))
+
+    def renaming(self, old: str, new: str, *, may_replace: bool = True) -> "asyncio.Task[None]":
+        call = self.fs.rename(*self.parent(old), *self.parent(new), may_replace=may_replace)
+        return self.start(call)
+
+    def truncate(self, path: str, size: int) -> None:
+        self.run(self.fs.setattr(self.ino(path), size=size))
 
     # files
 
@@ -166,12 +189,48 @@ class Mount(Driver):
         yield
         assert self.store.requests - before == Counter(expected)
 
+    @property
+    def spool(self):
+        return self.fs.files.changes._spool
+
+    def spooled(self) -> list[str]:
+        """The names of the spool's files."""
+        return sorted(p.name for p in self.state_dir.glob("*")) if self.state_dir else []
+
+    def restarted(self) -> "Mount":
+        """The mount's next worker, after this one has ended in order."""
+        self.end()
+        return self._next(self.state_dir)
+
+    def succeeded(self) -> "Mount":
+        """The mount's next worker, after this one was killed."""
+        state_dir = self.state_dir.with_name(f"{self.state_dir.name}+")
+        self.killed(state_dir)
+        return self._next(state_dir)
+
+    def _next(self, state_dir: Path) -> "Mount":
+        mount = Mount(self.config, prefix=self.prefix, state_dir=state_dir, before=self)
+        mount.successors = self.successors
+        self.successors.append(mount)
+        return mount
+
+    def store_works(self) -> None:
+        """End what `fail` or `Held` began."""
+        self.store.gate = self.store.after = _open
+
+    def recover(self) -> None:
+        self.run(self.fs.recover())
+
     def end(self) -> None:
+        if self.is_ended:
+            return
         self.settle()
         if len(self.fs._handles) == 0:
+            assert self.fs.files.changes.moves._entries == [], "somebody has a turn"
             assert self.budget.used_bytes == 0, "memory was not given back"
             known = [i.directory for i in self.fs._inodes if i.directory is not None]
             assert [d._observers for d in known] == [0] * len(known), "an observation goes on"
+        self.is_ended = True
         self._end.set()
         self.run(asyncio.wait_for(self._life, WITHIN_S))
         self.loop.close()
@@ -224,10 +283,24 @@ def mounts():
     """Make a mount: `mounts(**TreeConfig fields)`, with both guards open if nothing is said."""
     made = []
 
-    def make(config: TreeConfig | None = None, *, prefix: str = "", **options: Any) -> Mount:
+    def make(
+        config: TreeConfig | None = None,
+        *,
+        prefix: str = "",
+        state_dir: Path | None = None,
+        min_part_bytes: int = 1,
+        **options: Any,
+    ) -> Mount:
         given = {"allow_delete": True, "allow_overwrite": True, **options}
-        made.append(Mount(config or TreeConfig(**given), prefix=prefix))
-        return made[-1]
+        mount = Mount(
+            config or TreeConfig(**given),
+            prefix=prefix,
+            state_dir=state_dir,
+            min_part_bytes=min_part_bytes,
+        )
+        made.append(mount)
+        mount.successors = made
+        return mount
 
     yield make
     for mount in made:

@@ -71,7 +71,7 @@ def test_every_long_option_that_works_is_read_in_both_spellings():
             continue
         value = {
             "prefix": "a/", "endpoint-url": "http://h", "bucket-type": "general-purpose",
-            "sse": "AES256", "upload-checksums": "off", "dir-markers": "on",
+            "sse": "AES256", "upload-checksums": "off", "dir-markers": "on", "symlinks": "off",
             "expected-bucket-owner": "123456789012", "memory-target": "512",
             "log-directory": "/x", "ca-bundle": "/x", "context": "u:r:t", "fscontext": "u:r:t",
             "rootcontext": "u:r:t",
@@ -272,10 +272,10 @@ def test_the_prefix_is_named_once():
         ),
         (["data", "m", "-o"], "option -o has no value (expected a comma list of options)"),
         (
-            ["data", "m", "--symlinks", "on"],
+            ["data", "m", "--posix-metadata"],
             (
-                "option --symlinks is refused "
-                "(symbolic links are not built yet; such keys are shown as files)"
+                "option --posix-metadata is refused "
+                "(it is not built yet; mode and owner are those of the options)"
             ),
         ),
     ],

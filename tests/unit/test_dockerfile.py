@@ -54,5 +54,5 @@ def test_pods_of_tests_have_the_pandas_that_the_lock_file_has() -> None:
     lock = tomllib.loads((ROOT / "uv.lock").read_text())
     locked = {f"{package['name']}=={package['version']}" for package in lock["package"]}
     pinned = (WORKLOAD / "requirements.txt").read_text().split()
-    assert {line.partition("==")[0] for line in pinned} == {"pandas", "pyarrow"}
-    assert set(pinned) <= locked
+    [pandas] = [line for line in pinned if line.startswith("pandas==")]
+    assert pandas in locked

@@ -9,13 +9,14 @@ import pytest
 
 from csi_s3.errors import (
     AccessDeniedError,
+    NoSuchBucketError,
     NotFoundError,
     NotPermittedError,
     StoreUnavailableError,
     by_code,
 )
 from csi_s3.fuse import boundary
-from csi_s3.fuse.boundary import answered
+from csi_s3.fuse.boundary import answered, give_up
 from csi_s3.fuse.bridge import Bridge
 from tests.unit.fs_mount import fail, mount, mounts
 
@@ -97,6 +98,21 @@ async def test_a_request_that_takes_too_long_is_answered_with_etimedout():
     assert await errno_of(request()) == errno.ETIMEDOUT
 
 
+@pytest.mark.warnings_expected("no answer in")
+@pytest.mark.parametrize("deadline_s", [None, 100])
+async def test_at_the_end_of_the_session_every_request_is_answered_at_once(deadline_s):
+    """A store that is silent must not keep a worker from ending: neither create nor look-up."""
+
+    @answered(deadline_s)
+    async def request():
+        await asyncio.Event().wait()
+
+    waiting = [asyncio.create_task(errno_of(request())) for _ in range(3)]
+    await asyncio.sleep(0)
+    give_up()
+    assert [await w for w in waiting] == [errno.ETIMEDOUT] * 3
+
+
 async def test_a_task_that_was_cancelled_under_a_request_is_an_answer_too():
     @answered(None)
     async def request():
@@ -155,6 +171,26 @@ def test_an_error_while_a_directory_is_read_is_answered(mount, bridge):
     behind_the_dots = 2
     assert mount.run(errno_of(bridge.readdir(fh, behind_the_dots, None))) == errno.EIO
     mount.run(bridge.releasedir(fh))
+
+
+@pytest.mark.warnings_expected("NoSuchBucket")
+def test_a_bucket_that_is_gone_is_no_empty_directory(mount, bridge):
+    """Promise: EIO: the bucket is gone. (Were it ENOENT, a C library would take the failed listing
+    for a complete one.)"""
+    fh = mount.run(bridge.opendir(1, None))
+    fail(mount.store, "LIST", NoSuchBucketError("LIST: NoSuchBucket"), times=9)
+    behind_the_dots = 2
+    assert mount.run(errno_of(bridge.readdir(fh, behind_the_dots, None))) == errno.EIO
+    assert mount.run(errno_of(bridge.lookup(1, b"f", None))) == errno.EIO
+    mount.run(bridge.releasedir(fh))
+
+
+def test_a_symbolic_link_is_made_and_read(mount, bridge):
+    made = mount.run(bridge.symlink(1, b"l", b"target", None))
+    assert stat.S_ISLNK(made.st_mode)
+    assert mount.run(bridge.readlink(made.st_ino, None)) == b"target"
+    assert mount.data("l.rclonelink") == b"target"
+    mount.fs.forget(made.st_ino, 1)
 
 
 def test_every_request_of_the_kernel_passes_through_the_door():

@@ -19,7 +19,7 @@ __all__ = ["mount", "mounts"]
 
 def test_mkdir_puts_the_marker_and_tells_what_is_there(mount):
     """Promise: mkdir puts the marker `dir/` with If-None-Match; EEXIST if anything is there."""
-    with mount.requests(HEAD=1, LIST=1, PUT=1):
+    with mount.requests(HEAD=2, LIST=1, PUT=1):
         mount.run(mount.fs.mkdir(1, b"d"))
     assert mount.data("d/") == b""
     mount.put("f")
@@ -42,7 +42,7 @@ def test_mkdir_that_loses_the_race_for_its_marker_says_exists(mount):
 
 def test_mkdir_works_where_the_store_knows_no_conditions(mount):
     fail(mount.store, "PUT", NotImplementedByStoreError("501"))
-    with mount.requests(HEAD=1, LIST=1, PUT=2):
+    with mount.requests(HEAD=2, LIST=1, PUT=2):
         mount.run(mount.fs.mkdir(1, b"d"))
     assert mount.data("d/") == b""
 
@@ -50,7 +50,7 @@ def test_mkdir_works_where_the_store_knows_no_conditions(mount):
 def test_with_dir_markers_off_a_directory_is_local_until_a_file_is_in_it(mounts):
     """Promise: With `dir-markers=off` a new directory is local until a file is in it."""
     mount = mounts(dir_markers=False)
-    with mount.requests(HEAD=1, LIST=1):
+    with mount.requests(HEAD=2, LIST=1):
         mount.run(mount.fs.mkdir(1, b"d"))
     assert mount.tree() == {"d": None}
     mount.mkdir("d/e")
@@ -226,17 +226,19 @@ def test_modes_owner_and_times_are_the_options(mounts):
 
 
 def test_utimens_is_kept_while_the_version_is_ours(mount):
-    """Promise: utimens and touch succeed; the time is kept while the version is the same and the
+    """Promise: utimens and touch succeed; both times are kept while the version is the same and the
     kernel holds the inode; after that S3's LastModified is shown, in whole seconds."""
     mount.put("f", b"x")
     shown = mount.stat("f").mtime_ns
     assert shown % 1_000_000_000 == 0
     ino = mount.ino("f")
     mount.run(mount.fs.setattr(ino, mtime_ns=123))
+    mount.run(mount.fs.setattr(ino, atime_ns=7))
     mount.time.now_s += 10
-    assert mount.stat("f").mtime_ns == 123
+    assert (mount.stat("f").mtime_ns, mount.stat("f").atime_ns) == (123, 7)
     mount.put("f", b"other")
     assert mount.stat("f").mtime_ns > shown
+    assert mount.stat("f").atime_ns == mount.stat("f").mtime_ns
 
 
 def test_the_time_of_an_own_write_is_shown_after_close(mount):
@@ -244,3 +246,38 @@ def test_the_time_of_an_own_write_is_shown_after_close(mount):
     assert mount.stat("f").mtime_ns == int(mount.time.now_s * 1e9)
     mount.time.now_s += 60
     assert mount.stat("f").mtime_ns == int((mount.time.now_s - 60) * 1e9)
+
+
+def test_a_directorys_time_tells_of_names_made_and_removed_in_it(mount):
+    """Promise: A directory's time is that of its making or of the last name made or removed in it
+    through this mount, or what utimens has said since, as long as the kernel holds it; else the
+    time of the mount. (Python's import system lists a directory anew only when its time has
+    changed.)"""
+    mounted_ns = int(mount.time.now_s * 10**9)
+    mount.put("d/x")
+    mount.put("e/x")
+    assert mount.stat("d").mtime_ns == mounted_ns
+    changes = [
+        lambda: mount.write_file("d/f", b"x"),
+        lambda: mount.mkdir("d/d"),
+        lambda: mount.run(mount.fs.links.make(mount.ino("d"), b"l", b"f")),
+        lambda: mount.unlink("d/f"),
+        lambda: mount.rmdir("d/d"),
+        lambda: mount.run(
+            mount.fs.rename(*mount.parent("d/x"), mount.ino("e"), b"y", may_replace=True)
+        ),
+    ]
+    for change in changes:
+        mount.time.now_s += 5
+        change()
+        assert mount.stat("d").mtime_ns == int(mount.time.now_s * 10**9)
+    assert mount.stat("e").mtime_ns == int(mount.time.now_s * 10**9)
+    mount.run(mount.fs.setattr(mount.ino("d"), mtime_ns=17))
+    mount.time.now_s += 5
+    mount.write_file("e/y", b"another content")
+    assert mount.stat("d").mtime_ns == 17
+
+
+def test_the_time_of_a_directory_just_made_is_that_of_its_making(mount):
+    mount.time.now_s += 5
+    assert mount.mkdir("d").mtime_ns == int(mount.time.now_s * 10**9)

@@ -60,7 +60,7 @@ def test_without_allow_overwrite_no_object_is_truncated(mounts, size):
 
 def test_truncation_to_the_size_it_has_changes_nothing_and_is_allowed(mounts):
     mount = guarded(mounts)
-    with mount.requests(HEAD=2, LIST=2):
+    with mount.requests(HEAD=3, LIST=1):
         mount.run(mount.fs.setattr(mount.ino("f"), size=5))
 
 

@@ -245,7 +245,7 @@ def test_an_archived_object_has_mode_000_and_cannot_be_opened(mount):
 
 def test_a_handle_outlives_unlink_and_reads_what_is_in_memory(mount):
     """Promise: unlink of an open file: the handle goes on; bytes that are not in S3 yet stay
-    readable and writable, up to one part, and are never uploaded."""
+    readable and writable, and are never uploaded."""
     fh = mount.create("tmp", os.O_RDWR | os.O_CREAT)
     reader = mount.open("tmp")
     mount.write(fh, b"one")
@@ -260,7 +260,7 @@ def test_a_handle_outlives_unlink_and_reads_what_is_in_memory(mount):
     assert mount.store.requests["PUT"] == 0
 
 
-def test_what_is_only_in_s3_is_stale_after_its_unlink(mount):
+def test_what_is_only_in_s3_is_stale_after_its_unlink_where_there_is_no_spool(mount):
     mount.put("f", b"a" * (3 * MIB))
     fh = mount.open("f")
     mount.unlink("f")

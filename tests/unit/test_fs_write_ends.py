@@ -1,20 +1,17 @@
 """The end of what is written: names that go, files that are drained, the mount's own end."""
 
-import os
-
 import pytest
 
 from csi_s3.errors import (
     AccessDeniedError,
     NotFoundError,
-    SpoolFullError,
+    StaleError,
     StoreUnavailableError,
 )
-from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, fail, mount, mounts
+from tests.unit.fs_mount import REWRITE, Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
 
-EXCLUSIVE = WRITE_NEW | os.O_EXCL
 DOWN = StoreUnavailableError("S3 is down")
 
 
@@ -26,18 +23,6 @@ def test_unlink_of_a_file_being_written_is_final(mounts):
     mount.close_file(fh)
     assert mount.store.objects == {}
     assert mount.store.uploads == {}
-
-
-def test_an_unlinked_file_is_limited_to_one_part(mounts):
-    """Promise: ENOSPC: an unlinked open file that grows beyond one part."""
-    mount = mounts(write_part_bytes=4)
-    fh = mount.create("f")
-    mount.write(fh, b"0123")
-    mount.unlink("f")
-    with pytest.raises(SpoolFullError) as caught:
-        mount.write(fh, b"45678", 4)
-    assert caught.value.errno == 28
-    mount.release(fh)
 
 
 @pytest.mark.parametrize("data", [b"one", b"more than one part"])
@@ -130,3 +115,16 @@ def test_the_end_of_the_mount_does_not_wait_for_memory(mounts):
     mount.fs.files.close()
     mount.settle()
     assert [task.cancelled() for task in writes] == [False, True, True]
+
+
+@pytest.mark.parametrize("call", ["flush", "fsync", "release"])
+def test_what_is_closed_after_the_mounts_end_is_not_said_to_be_stored(mounts, call):
+    mount = mounts()
+    fh = mount.create("f")
+    mount.write(fh, b"data")
+    mount.fs.files.close()
+    with pytest.raises(StaleError):
+        getattr(mount, call)(fh)
+    with pytest.raises(StaleError):
+        mount.write(fh, b"more", 4)
+    assert mount.store.objects == {}

@@ -1,28 +1,23 @@
 """Uploads that fail, and objects that others change meanwhile: what the caller is told."""
 
 import gc
-import os
 
 import pytest
 
 from csi_s3.errors import (
     AccessDeniedError,
-    ExistsError,
     FileTooLargeError,
     InternalError,
     NotFoundError,
-    NotImplementedByStoreError,
-    ObjectChangedError,
     StaleError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
 from csi_s3.fs import patience, upload
-from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, fail, mount, mounts
+from tests.unit.fs_mount import REWRITE, Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
 
-EXCLUSIVE = WRITE_NEW | os.O_EXCL
 DOWN = StoreUnavailableError("S3 is down")
 
 
@@ -204,71 +199,40 @@ def test_parts_grow_with_the_file(mounts, monkeypatch):
 # somebody else
 
 
-def test_writing_on_in_a_large_file_that_somebody_replaced_is_stale(mounts):
-    """Promise: Writing on, after an fsync, in a file above one part that somebody else replaced
-    meanwhile: close() gives ESTALE."""
+@pytest.mark.parametrize("data", [b"01", b"0123456789"])
+@pytest.mark.parametrize("theirs", [b"theirs", None])
+def test_writing_on_in_a_file_that_somebody_replaced_or_removed_is_stale(mounts, data, theirs):
+    """Promise: Changing an object that somebody else replaced or removed meanwhile: close() gives
+    ESTALE and names both ETags; never a silent merge. (A rewrite by O_TRUNC replaces whatever is
+    there.)"""
     mount = mounts(write_part_bytes=4)
     fh = mount.create("f")
-    mount.write(fh, b"0123456789")
+    mount.write(fh, data)
     mount.fsync(fh)
-    mount.put("f", b"theirs")
-    mount.write(fh, b"more", 10)
-    with pytest.raises(ObjectChangedError) as caught:
+    ours = mount.store.objects["f"].info.etag
+    if theirs is None:
+        mount.delete("f")
+    else:
+        mount.put("f", theirs)
+    mount.write(fh, b"more", len(data))
+    with pytest.raises(StaleError) as caught:
         mount.flush(fh)
     assert caught.value.errno == 116
-    with pytest.raises(ObjectChangedError):
+    assert ours in caught.value.what
+    assert ("gone" if theirs is None else mount.store.objects["f"].info.etag) in caught.value.what
+    with pytest.raises(StaleError):
         mount.release(fh)
-    assert mount.data("f") == b"theirs"
+    assert mount.data("f") == theirs
     assert mount.store.uploads == {}
 
 
-@pytest.mark.parametrize("data", [b"x", b"more than a part"])
-def test_exclusive_creation_fails_at_close_when_somebody_else_was_first(mounts, data):
-    """Promise: O_CREAT|O_EXCL: one winner among all that use this mount; against others, close()
-    gives EEXIST and their object stays."""
-    mount = mounts(write_part_bytes=4)
-    fh = mount.create("f", EXCLUSIVE)
-    with pytest.raises(ExistsError):
-        mount.create("f", EXCLUSIVE)
-    mount.write(fh, data)
+def test_a_rewrite_replaces_whatever_is_there(mount):
+    mount.put("f", b"old")
+    fh = mount.open("f", REWRITE)
+    mount.write(fh, b"ours")
     mount.put("f", b"theirs")
-    with pytest.raises(ExistsError, match="somebody else"):
-        mount.flush(fh)
-    with pytest.raises(ExistsError):
-        mount.release(fh)
-    assert mount.data("f") == b"theirs"
-    assert mount.store.uploads == {}
-    assert mount.cat("f") == b"theirs"
-
-
-@pytest.mark.parametrize("data", [b"x", b"more than a part"])
-def test_where_the_store_has_no_conditions_exclusive_is_exclusive_on_this_mount(mounts, data):
-    mount = mounts(write_part_bytes=4)
-    for name in ("put", "create_upload"):
-        without_conditions(mount.store, name)
-    fh = mount.create("f", EXCLUSIVE)
-    mount.write(fh, data)
     mount.close_file(fh)
-    assert mount.data("f") == data
-
-
-def without_conditions(store, name):
-    whole = getattr(store, name)
-
-    def refuse(request):
-        async def conditional(*args, if_none_match=False, **rest):
-            if if_none_match:
-                raise NotImplementedByStoreError("501")
-            return await request(*args, **rest)
-
-        return conditional
-
-    async def create_upload(*args, **rest):
-        made = await whole(*args, **rest)
-        made.complete = refuse(made.complete)
-        return made
-
-    setattr(store, name, refuse(whole) if name == "put" else create_upload)
+    assert mount.data("f") == b"ours"
 
 
 def test_a_write_that_fails_after_an_fsync_fails_close_too(mounts):

@@ -4,11 +4,8 @@ import os
 
 import pytest
 
-from csi_s3.errors import (
-    StoreUnavailableError,
-    UnsupportedError,
-)
-from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, mount, mounts
+from csi_s3.errors import StoreUnavailableError
+from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
 
@@ -114,10 +111,16 @@ def test_the_last_release_uploads_not_the_first(mount):
 
 
 def test_a_truncation_by_path_is_in_s3_when_it_returns(mount):
-    """Promise: Truncation by path to 0 is in S3 when it returns."""
+    """Promise: Truncation by path is in S3 when it returns, unless the file is open for writing:
+    then with its next store."""
     mount.put("f", b"data")
-    with mount.requests(HEAD=2, LIST=2, PUT=1):
-        assert mount.run(mount.fs.setattr(mount.ino("f"), size=0)).size == 0
+    ino = mount.ino("f")
+    for size, expected in ((3, b"dat"), (5, b"dat\0\0"), (0, b"")):
+        assert mount.run(mount.fs.setattr(ino, size=size)).size == size
+        assert mount.data("f") == expected
+    mount.put("f", b"data")
+    with mount.requests(HEAD=1, PUT=1):
+        mount.run(mount.fs.setattr(ino, size=0))
     assert mount.data("f") == b""
 
 
@@ -164,34 +167,61 @@ def test_touch_and_rewrite_at_once_loses_no_handle(mount):
     assert mount.data("f") == b"new"
 
 
-@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND])
-def test_changes_in_the_middle_of_an_object_are_refused_at_open(mount, flags):
-    """Promise: A file is written from its start to its end; an existing object is rewritten by
-    O_TRUNC."""
+def test_a_truncation_by_path_of_an_open_file_is_stored_with_it(mount):
     mount.put("f", b"data")
-    with pytest.raises(UnsupportedError, match="O_TRUNC"):
-        mount.open("f", flags)
-    mount.put("empty")
-    fh = mount.open("empty", flags)
-    mount.write(fh, b"data")
-    mount.close_file(fh)
-    assert mount.data("empty") == b"data"
-
-
-def test_a_write_elsewhere_than_at_the_end_is_refused_and_loses_nothing(mount):
-    fh = mount.create("f")
-    mount.write(fh, b"data")
-    for offset in (0, 3, 5, 1 << 40):
-        with pytest.raises(UnsupportedError, match="from start to end"):
-            mount.write(fh, b"x", offset)
-    mount.write(fh, b"more", 4)
-    mount.close_file(fh)
-    assert mount.data("f") == b"datamore"
-
-
-def test_truncation_to_another_size_is_refused(mount):
-    mount.put("f", b"data")
-    for size in (1, 5):
-        with pytest.raises(UnsupportedError, match="only to 0"):
-            mount.run(mount.fs.setattr(mount.ino("f"), size=size))
+    fh = mount.open("f", os.O_RDWR)
+    mount.truncate("f", 2)
     assert mount.data("f") == b"data"
+    assert mount.read(fh) == b"da"
+    mount.flush(fh)
+    assert mount.data("f") == b"da"
+    mount.release(fh)
+
+
+def test_a_truncation_that_fails_says_so_and_leaves_the_object(mount):
+    mount.put("f", b"data")
+    ino = mount.ino("f")
+    fail(mount.store, "PUT", DOWN)
+    with pytest.raises(StoreUnavailableError):
+        mount.run(mount.fs.setattr(ino, size=1))
+    assert mount.data("f") == b"data"
+    assert mount.cat("f") == b"data"
+
+
+@pytest.mark.warnings_expected("f could not be uploaded and is kept in .*file-1.data")
+def test_stores_to_a_mapping_after_close_are_uploaded_at_the_last_release(mounts, tmp_path):
+    """The kernel keeps the handle until munmap, and writes the mapping's pages back through it.
+
+    Promise: Stores to a shared mapping after close are uploaded at the last RELEASE; if that fails,
+    the bytes stay in the spool.
+    """
+    mount = mounts(state_dir=tmp_path / "state")
+    mount.put("f", b"0123456789")
+    for written in (b"mapped", b"lost??"):
+        fh = mount.open("f", os.O_RDWR)
+        mount.flush(fh)
+        mount.write(fh, written, 2)
+        assert mount.data("f") != b"01" + written + b"89"
+        if written == b"lost??":
+            fail(mount.store, "PUT", DOWN)
+            with pytest.raises(StoreUnavailableError):
+                mount.release(fh)
+        else:
+            mount.release(fh)
+        assert mount.data("f") == b"01mapped89"
+    assert (tmp_path / "state" / "file-1.data").read_bytes() == b"01lost??89"
+
+
+def test_write_after_fsync_and_after_the_close_of_a_duplicate_is_stored_by_the_next(mount):
+    fh = mount.create("f")
+    mount.write(fh, b"one")
+    mount.fsync(fh)
+    mount.write(fh, b"two", 3)
+    mount.flush(fh)  # a duplicate is closed
+    assert mount.data("f") == b"onetwo"
+    mount.write(fh, b"2", 0)
+    mount.flush(fh)
+    mount.flush(fh)
+    assert mount.data("f") == b"2netwo"
+    with mount.requests():
+        mount.release(fh)

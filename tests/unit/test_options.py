@@ -29,8 +29,16 @@ debug -d debug-crt no-log cache metadata-ttl negative-metadata-ttl max-cache-siz
 cache-block-size user-agent-prefix version -V help -h -o ro
 """
 CSI_DRIVER = ["aws-max-attempts", "-v"]
-OURS = ["dir-markers", "drain-timeout", "symlinks", "posix-metadata", "unlinked-open-limit", "-r",
-        "noexec"]  # fmt: skip
+OURS = [
+    "dir-markers",
+    "drain-timeout",
+    "symlinks",
+    "posix-metadata",
+    "spool-size",
+    "unlinked-open-limit",
+    "-r",
+    "noexec",
+]
 SELINUX = ["context", "fscontext", "rootcontext", "defcontext"]  # mount(8)'s and kubelet's
 AWS_ATTRIBUTES = """
 bucketName authenticationSource stsRegion cache cacheEmptyDirSizeLimit cacheEmptyDirMedium

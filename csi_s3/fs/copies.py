@@ -1,0 +1,166 @@
+"""Copies inside the store, of any size and any number: what a rename is made of."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from csi_s3.errors import KeyTooLongError, NotFoundError, ObjectChangedError, VolumeError
+from csi_s3.fs.budget import MemoryBudget
+from csi_s3.fs.extents import Extents, Origin, plan
+from csi_s3.fs.upload import PartUpload
+from csi_s3.s3.store import (
+    MAX_COPY_PART_BYTES,
+    MAX_KEY_BYTES,
+    MAX_PUT_BYTES,
+    ObjectInfo,
+    ObjectStore,
+)
+
+PARALLEL_COPIES = 64
+CHANGES_FOLLOWED = 5  # of one object, by others, while it is copied
+
+
+@dataclass(slots=True)
+class TreeCopy:
+    """What a copy of a tree has come to, whether or not it was finished.
+
+    etags: by source key: the version that was copied, and its copy. (No more: a tree may have
+        millions of keys.)
+    newest: when the youngest of what was copied was made, by the store's clock.
+    unsure: keys that may hold a copy whose answer was lost.
+    """
+
+    etags: dict[str, tuple[str, str]] = field(default_factory=dict)
+    newest: float = 0.0
+    unsure: list[str] = field(default_factory=list)
+
+    def add(self, source: ObjectInfo, made: ObjectInfo) -> None:
+        etag = source.etag if made.etag == source.etag else made.etag  # mostly one string for both
+        self.etags[source.key] = source.etag, etag
+        self.newest = max(self.newest, source.last_modified)
+
+
+class Copies:
+    """Concurrency: any number; one tree's copies go PARALLEL_COPIES at a time.
+
+    Cancellation: a cancelled copy may or may not have been made.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        budget: MemoryBudget,
+        group: asyncio.TaskGroup,
+        progress: Callable[[], None],
+    ) -> None:
+        self._store, self._budget, self._group, self._progress = store, budget, group, progress
+
+    async def one(self, source: ObjectInfo, key: str, *, if_none_match: bool = False) -> ObjectInfo:
+        """Copy that version, by parts where it is too large for one request.
+
+        Raises:
+            NotFoundError, ObjectChangedError: the source is gone, or another version.
+            PreconditionFailedError: if_none_match, and the key holds an object.
+
+        """
+        if source.size <= MAX_PUT_BYTES:
+            info = await self._store.copy(source, key, if_none_match=if_none_match)
+        else:
+            info = await self._by_parts(source, key, if_none_match=if_none_match)
+        self._progress()
+        return info
+
+    async def _by_parts(self, source: ObjectInfo, key: str, *, if_none_match: bool) -> ObjectInfo:
+        upload = PartUpload(
+            self._store,
+            key,
+            part_bytes=MAX_COPY_PART_BYTES,
+            budget=self._budget,
+            group=self._group,
+            progress=self._progress,
+            like=source,
+        )
+        whole = Extents()
+        whole.put(0, source.size, Origin.BASE)
+        try:
+            for piece in plan(whole, 0, part_bytes=MAX_COPY_PART_BYTES):
+                await upload.copy(source, piece.size)
+            return await upload.complete(if_none_match=if_none_match)
+        except BaseException:
+            await upload.abort()
+            raise
+
+    async def tree(self, old: str, new: str, into: TreeCopy) -> None:
+        """Copy every key under old to the same place under new.
+
+        Raises:
+            VolumeError: the first refusal; no copy is under way then.
+
+        """
+        slots = asyncio.Semaphore(PARALLEL_COPIES)
+        failed: list[VolumeError] = []
+
+        async def one(source: ObjectInfo) -> None:
+            key = new + source.key[len(old) :]
+            try:
+                if not failed:
+                    await self._newest(source, key, into)
+            except VolumeError as exc:
+                failed.append(exc)
+                if exc.retryable:
+                    into.unsure.append(key)
+            finally:
+                slots.release()
+
+        async with asyncio.TaskGroup() as copying, aclosing(self.pages(old)) as pages:
+            try:
+                async for objects in pages:
+                    _check_lengths(objects, old, new)
+                    for source in objects:
+                        await slots.acquire()
+                        copying.create_task(one(source))
+                    if failed:
+                        break
+            except VolumeError as exc:
+                failed.append(exc)
+        if failed:
+            raise failed[0]
+
+    async def _newest(self, source: ObjectInfo, key: str, into: TreeCopy) -> None:
+        """Copy what the source's key holds now: others may write while we go through a tree."""
+        for _ in range(CHANGES_FOLLOWED):
+            try:
+                made = await self.one(source, key)
+            except ObjectChangedError:
+                try:
+                    source = await self._store.head(source.key)
+                except NotFoundError:
+                    return
+            except NotFoundError:
+                return  # somebody else removed it
+            else:
+                into.add(source, made)
+                return
+        raise ObjectChangedError(f"{source.key}: changes too often to be copied")
+
+    async def pages(self, prefix: str) -> AsyncGenerator[Sequence[ObjectInfo], None]:
+        """Every object under prefix, a LIST's answer at a time."""
+        token: str | None = None
+        while True:
+            page = await self._store.list_page(prefix, delimiter="", token=token)
+            self._progress()
+            yield page.objects
+            token = page.next_token
+            if token is None:
+                return
+
+
+def _check_lengths(objects: Sequence[ObjectInfo], old: str, new: str) -> None:
+    for o in objects:
+        key = new + o.key[len(old) :]
+        if len(key.encode()) > MAX_KEY_BYTES:
+            raise KeyTooLongError(
+                f"{o.key}: its key would have {len(key.encode())} bytes", "S3 takes at most 1024"
+            )

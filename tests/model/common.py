@@ -1,0 +1,161 @@
+"""What the state machine of the file system consists of: state, other writers, faults, invariant.
+
+The rules about names are in `names`, those about files in `files`, the ends of workers in the test.
+"""
+
+import os
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from csi_s3.errors import (
+    IsDirectoryError,
+    NotDirectoryError,
+    NotFoundError,
+    ObjectChangedError,
+    StaleError,
+    StoreUnavailableError,
+)
+from tests.model.kernel import Kernel
+from tests.model.machine import REPLACED
+from tests.model.reference import File, Reference
+
+TOP = st.sampled_from(["a", "a-", "b", "é"])
+BELOW = st.sampled_from(["a", "a-", "b"])
+PATHS = st.one_of(
+    TOP, TOP, st.builds("{}/{}".format, TOP, BELOW), st.builds("{}/{}/{}".format, TOP, BELOW, BELOW)
+)
+ODD = st.sampled_from(["a//b", "a/./b", "../a", "a/", "a/b/", "/a", "a\0", "x" * 256])
+PICK = st.integers(0, 40)
+PLACES = st.one_of(PATHS, PICK, PICK, PICK)  # a number is one of those that are there
+KEYS = st.one_of(PATHS, PATHS.map(lambda p: p + "/"), ODD)
+DATA = st.binary(max_size=20)
+KINDS = st.sampled_from(["HEAD", "LIST", "GET", "PUT", "COPY", "DELETE", "DELETE_MANY",
+                         "UPLOAD_PART", "UPLOAD_PART_COPY", "CREATE_UPLOAD",
+                         "COMPLETE_UPLOAD"])  # fmt: skip
+NEW, REWRITE, EDIT = os.O_CREAT, os.O_CREAT | os.O_TRUNC, 0
+WAYS = st.sampled_from([NEW, REWRITE, EDIT, NEW | os.O_EXCL])
+NO_PATH = (NotFoundError, NotDirectoryError, IsDirectoryError)
+STALE = (StaleError, ObjectChangedError)
+
+
+class Common(RuleBasedStateMachine):
+    """allow-delete and allow-overwrite are given here; the guards have tests of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = Kernel()
+        self.model = Reference()
+        self.ever: set[bytes] = {b""}  # every version of anything
+        self.open_files: list[File] = []
+        self.readers: list[int] = []
+
+    def place(self, path_or_number):
+        """A path; a number stands for one that is there, if any is."""
+        if isinstance(path_or_number, str):
+            return path_or_number
+        there = sorted(self.model.tree()) or ["a"]
+        return there[path_or_number % len(there)]
+
+    def picked(self, number):
+        """A handle that is open for writing, and its file."""
+        handles = [(fh, file) for file in self.open_files for fh in file.handles]
+        return handles[number % len(handles)]
+
+    def teardown(self) -> None:
+        self.kernel.close()
+
+    # somebody else
+
+    @rule(key=KEYS, data=DATA)
+    def somebody_else_puts(self, key, data):
+        self.kernel.mount.store.put_now(key, data)
+        self.model.objects[key] = data
+        self.kernel.mount.time.now_s += 2
+
+    @rule(key=KEYS)
+    def somebody_else_deletes(self, key):
+        self.kernel.mount.store.delete_now(key)
+        self.model.objects.pop(key, None)
+        self.kernel.mount.time.now_s += 2
+
+    @rule(kind=KINDS, lost_answer=st.booleans())
+    def next_request_fails(self, kind, lost_answer):
+        self.kernel.arm(kind, lost_answer=lost_answer)
+
+    def attempt(self, call, *expected):
+        """Make a call. None: a fault was met, and the bucket tells what took effect."""
+        self.look_for_faults()
+        try:
+            result = call()
+        except StoreUnavailableError:
+            earlier = any(file.is_unsure for file in self.open_files)
+            assert self.kernel.was_met or earlier, "a fault that nobody injected"
+            self.kernel.was_met = True
+            result = None
+        except expected as exc:
+            result = exc
+        was_hit = self.look_for_faults()
+        return None if was_hit and isinstance(result, Exception) else result
+
+    def look_for_faults(self):
+        """If a request failed: what it was for is in the bucket, or not."""
+        if not self.kernel.was_met:
+            return False
+        self.kernel.was_met = False
+        self.model.objects = {k: v.data for k, v in self.kernel.bucket.items()}
+        for file in self.open_files:
+            file.is_unsure = True
+        return True
+
+    # what is known
+
+    def is_stale(self, file):
+        return file.base is not None and (
+            file.path is None or self.kernel.etag(file.path) != file.base
+        )
+
+    def is_unsure(self, path):
+        return any(f.is_unsure for f in self.open_files if f.path == path)
+
+    def sync(self, file):
+        self.model.objects = {k: v.data for k, v in self.kernel.bucket.items()}
+
+    def let_go(self, file):
+        if file is not None:
+            self.model.writing.pop(file.path, None)
+            file.path = None
+
+    def stored(self, file):
+        file.is_dirty = file.was_written = False
+        file.base, file.is_known = self.kernel.etag(file.path), True
+
+    @property
+    def has_readers(self):
+        return len(self.kernel.mount.fs._handles) > 0
+
+    def all_data(self):
+        self.stale_before = [f for f in self.open_files if self.is_stale(f)]
+        return {k: v.data for k, v in self.kernel.bucket.items() if not k.endswith("/")}
+
+    # what must hold
+
+    @invariant()
+    def bucket_and_tree_are_what_the_model_says(self):
+        kernel = self.kernel
+        self.look_for_faults()
+        was_armed, kernel.is_armed = kernel.is_armed, False
+        self.ever |= set(self.model.objects.values()) | {f.data for f in self.open_files}
+        stored = {k: v.data for k, v in kernel.bucket.items()}
+        unsure = {f.path for f in self.open_files if f.is_unsure}
+        assert {k: v for k, v in stored.items() if k not in unsure} == {
+            k: v for k, v in self.model.objects.items() if k not in unsure
+        }
+        shown, expected = kernel.mount.tree(), self.model.tree()
+        for file in self.open_files:
+            if file.path is not None and (file.is_unsure or shown.get(file.path) is REPLACED):
+                assert file.is_unsure or self.is_stale(file)
+                shown.pop(file.path, None)
+                expected.pop(file.path, None)
+        assert shown == expected
+        kernel.is_armed = was_armed

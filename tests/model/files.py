@@ -1,0 +1,157 @@
+"""Rules about files: several handles write, truncate, read and close them."""
+
+import os
+
+import hypothesis.strategies as st
+from hypothesis.stateful import precondition, rule
+
+from csi_s3.errors import ExistsError
+from tests.model.common import DATA, NO_PATH, PICK, PLACES, STALE, WAYS, Common
+from tests.model.reference import File
+
+
+class Files(Common):
+    @rule(path=PLACES, flags=WAYS)
+    def open_to_write(self, path, flags):
+        path = self.place(path)
+        if self.model.is_dir(path) and not self.kernel.is_armed and flags & os.O_EXCL:
+            return
+        tree, file = self.model.tree(), self.model.writing.get(path)
+        if path in tree and flags & os.O_EXCL:
+            return  # the kernel answers itself
+        got = self.attempt(
+            lambda: self.kernel.open(path, os.O_RDWR | flags), ExistsError, *NO_PATH, *STALE
+        )
+        if got is None:
+            self.check_no_handle_is_left()
+            return
+        if isinstance(got, STALE):
+            assert self.has_readers
+            return
+        if isinstance(got, Exception):
+            is_there = tree.get(path) is not None
+            ok_above = self.model.is_dir(path.rpartition("/")[0])
+            assert not is_there or not ok_above or self.is_unsure(path)
+            return
+        if file is None:
+            file = self.new_file(path, tree, flags)
+        elif flags & os.O_TRUNC:
+            file.data, file.is_dirty, file.was_written = b"", True, False
+        file.handles.append(got)
+
+    def new_file(self, path, tree, flags):
+        is_there = path in tree
+        file = File(path, tree[path] if is_there and not flags & os.O_TRUNC else b"")
+        file.is_known = is_there
+        if flags & os.O_EXCL:
+            self.model.objects[path] = b""
+            file.base, file.is_known = self.kernel.etag(path), True
+        elif is_there and not flags & os.O_TRUNC:
+            file.base = self.kernel.etag(path)
+        file.is_dirty = file.base is None
+        self.open_files.append(file)
+        self.model.writing[path] = file
+        return file
+
+    def check_no_handle_is_left(self):
+        """One that the kernel was not told of would never be released."""
+        open_now = self.kernel.mount.fs._handles._open.items()
+        writable = {fh for fh, handle in open_now if getattr(handle, "is_writable", False)}
+        assert writable == {fh for file in self.open_files for fh in file.handles}
+
+    @precondition(lambda self: self.open_files)
+    @rule(pick=PICK, offset=st.integers(0, 24), data=DATA, is_append=st.booleans())
+    def write(self, pick, offset, data, is_append):
+        fh, file = self.picked(pick)
+        at = len(file.data) if is_append else offset
+        got = self.of_file(file, lambda: self.kernel.write(fh, at, data))
+        if got is not None and not isinstance(got, Exception):
+            file.write(at, data)
+
+    @rule(path=PLACES, size=st.integers(0, 24))
+    def truncate(self, path, size):
+        path = self.place(path)
+        tree, file = self.model.tree(), self.model.writing.get(path)
+        got = self.attempt(lambda: self.kernel.truncate(path, size), *NO_PATH, *STALE)
+        if got is None or isinstance(got, Exception):
+            assert not isinstance(got, STALE) or self.has_readers
+            return
+        if file is not None:
+            file.truncate(size)
+        else:
+            self.model.objects[path] = tree[path][:size].ljust(size, b"\0")
+
+    @precondition(lambda self: self.open_files)
+    @rule(pick=PICK, call=st.sampled_from(["fsync", "flush"]))
+    def store(self, pick, call):
+        fh, file = self.picked(pick)
+        stores = file.is_dirty and (call == "fsync" or file.was_written)
+        self._stores(file, stores=stores, call=lambda: getattr(self.kernel, call)(fh))
+
+    @precondition(lambda self: self.open_files)
+    @rule(pick=PICK)
+    def release(self, pick):
+        fh, file = self.picked(pick)
+        is_last = len(file.handles) == 1
+        self._stores(file, stores=is_last and file.is_dirty, call=lambda: self.kernel.release(fh))
+        file.handles.remove(fh)
+        if is_last:
+            self.open_files.remove(file)
+            if file.path is not None:
+                self.model.writing.pop(file.path, None)
+            if file.is_unsure:
+                self.model.objects = {k: v.data for k, v in self.kernel.bucket.items()}
+
+    def _stores(self, file, *, stores, call):
+        """A store gives ESTALE if somebody else replaced or removed the version that is changed."""
+        stores = stores and file.path is not None
+        stale = stores and self.is_stale(file)
+        got = self.of_file(file, call)
+        if got is None or file.is_unsure:
+            return
+        assert isinstance(got, Exception) == stale
+        if stores and not stale:
+            self.model.objects[file.path] = file.data
+            self.stored(file)
+
+    def of_file(self, file, call):
+        """A call of an open file; only what somebody else replaced, or a fault hit, may fail."""
+        stale = self.is_stale(file)
+        got = self.attempt(call, *STALE)
+        if isinstance(got, STALE):
+            assert stale or file.is_unsure or file.path is None
+        if file.is_unsure:
+            self.sync(file)
+        return got
+
+    @precondition(lambda self: self.open_files)
+    @rule(pick=PICK, offset=st.integers(0, 24), length=st.integers(1, 30))
+    def read_own_writes(self, pick, offset, length):
+        fh, file = self.picked(pick)
+        stale = self.is_stale(file)
+        got = self.attempt(lambda: self.kernel.read(fh, offset, length), *STALE)
+        if isinstance(got, bytes) and not file.is_unsure:
+            assert got == file.data[offset : offset + length]
+        elif isinstance(got, STALE):
+            assert stale or file.is_unsure
+
+    @rule(path=PLACES)
+    def open_to_read(self, path):
+        path = self.place(path)
+        got = self.attempt(lambda: self.kernel.open(path, os.O_RDONLY), *NO_PATH, *STALE)
+        if isinstance(got, int):
+            self.readers.append(got)
+
+    @precondition(lambda self: self.readers)
+    @rule(pick=PICK, offset=st.integers(0, 6), length=st.integers(1, 20))
+    def read_is_old_or_new_bytes_or_stale_never_a_mix(self, pick, offset, length):
+        fh = self.readers[pick % len(self.readers)]
+        got = self.attempt(lambda: self.kernel.read(fh, offset, length), *STALE)
+        if isinstance(got, bytes):
+            assert any(got == version[offset : offset + length] for version in self.ever)
+
+    @precondition(lambda self: self.readers)
+    @rule(pick=PICK)
+    def close_reader(self, pick):
+        fh = self.readers.pop(pick % len(self.readers))
+        self.attempt(lambda: self.kernel.release(fh), *STALE)

@@ -1,0 +1,200 @@
+"""What the kernel does between a program's call and the file system's methods."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from csi_s3.config.volume import TreeConfig
+from csi_s3.errors import NotFoundError, StoreUnavailableError
+from tests.model.machine import Driver
+
+PART_BYTES = 4
+CONFIG = TreeConfig(
+    allow_delete=True,
+    allow_overwrite=True,
+    write_part_bytes=PART_BYTES,
+    read_part_bytes=4,
+    unlinked_open_bytes=1 << 20,
+)
+
+
+class Kernel:
+    """One mount, its workers one after the other, and the faults of its store."""
+
+    def __init__(self) -> None:
+        self._top = Path(tempfile.mkdtemp(prefix="csi-s3-model-"))
+        self.generation = 0
+        self.mount = Driver(CONFIG, state_dir=self._state_dir())
+        self.is_armed = self.was_met = False
+
+    def _state_dir(self) -> Path:
+        return self._top / f"state-{self.generation}"
+
+    def close(self) -> None:
+        self.disarm()
+        self.mount.close()
+        shutil.rmtree(self._top)
+
+    @property
+    def bucket(self):
+        return self.mount.store.objects
+
+    def etag(self, path: str) -> str | None:
+        stored = self.bucket.get(path)
+        return None if stored is None else stored.info.etag
+
+    # faults
+
+    def arm(self, kind: str, *, lost_answer: bool) -> None:
+        async def fail(operation, _key):
+            if operation == kind and self.is_armed:
+                self.is_armed, self.was_met = False, True
+                raise StoreUnavailableError(f"{kind}: injected")
+
+        self.disarm()
+        self.is_armed = True
+        setattr(self.mount.store, "after" if lost_answer else "gate", fail)
+
+    def disarm(self) -> None:
+        async def pass_(_operation, _key):
+            pass
+
+        self.is_armed = False
+        self.mount.store.gate = self.mount.store.after = pass_
+
+    # workers
+
+    def restart(self) -> None:
+        """Stop the worker in order, as node does: files are drained first."""
+        self.mount.run(self.mount.fs.files.drain())
+        self.mount.close()
+        self._next()
+
+    def kill(self) -> None:
+        self.generation += 1
+        self.mount.killed(self._state_dir())
+        self._next()
+
+    def _next(self) -> None:
+        self.mount = Driver(CONFIG, state_dir=self._state_dir(), before=self.mount)
+        self.mount.run(self.mount.fs.recover())
+
+    def killed_in_rename(self, old: str, new: str, kind: str, n: int, *, after: bool) -> bool:
+        """Kill the worker at the nth such request of a rename; whether it came to that."""
+        seen, never = 0, asyncio.Event()
+        reached = False
+
+        async def stop(operation, _key):
+            nonlocal seen, reached
+            if operation == kind:
+                seen += 1
+                if seen == n + 1:
+                    reached = True
+                    await never.wait()
+
+        async def go():
+            work = asyncio.create_task(self._rename(old, new))
+            for _ in range(200):
+                await asyncio.sleep(0)
+            work.cancel()
+            return await asyncio.wait({work})
+
+        setattr(self.mount.store, "after" if after else "gate", stop)
+        (done,), _ = self.mount.run(go())
+        if not done.cancelled():
+            done.exception()
+        self.disarm()
+        self.kill()
+        return reached
+
+    async def _rename(self, old: str, new: str) -> None:
+        """By look-ups as the kernel makes them."""
+        fs, at = self.mount.fs, []
+        for path in (old, new):
+            *above, name = path.split("/")
+            ino = 1
+            for component in above:
+                found = await fs.lookup(ino, component.encode())
+                self.mount.held.append(found.ino)
+                ino = found.ino
+            try:
+                self.mount.held.append((await fs.lookup(ino, name.encode())).ino)
+            except NotFoundError:
+                if path == old:
+                    raise
+            at += [ino, name.encode()]
+        await fs.rename(*at, may_replace=True)
+
+    def leftovers(self) -> int:
+        """So many files are kept for a next worker, or were left by a killed one."""
+        directory = self._state_dir()
+        return len(list(directory.glob("*.json"))) if directory.exists() else 0
+
+    def intents(self):
+        return self._state_dir().glob("rename-*")
+
+    # calls
+
+    def _at(self, path: str) -> tuple[int, bytes]:
+        above, _, name = path.rpartition("/")
+        return self.mount.ino(above), name.encode()
+
+    def mkdir(self, path: str) -> str:
+        made = self.mount.run(self.mount.fs.mkdir(*self._at(path)))
+        self.mount.held.append(made.ino)
+        return "made"
+
+    def rmdir(self, path: str) -> str:
+        self.mount.ino(path)
+        self.mount.run(self.mount.fs.rmdir(*self._at(path)))
+        return "removed"
+
+    def unlink(self, path: str) -> str:
+        self.mount.ino(path)
+        self.mount.run(self.mount.fs.unlink(*self._at(path)))
+        return "removed"
+
+    def rename(self, old: str, new: str, *, may_replace: bool) -> str:
+        self.mount.ino(old)
+        if self.mount.exists(new):
+            self.mount.ino(new)
+        call = self.mount.fs.rename(*self._at(old), *self._at(new), may_replace=may_replace)
+        self.mount.run(call)
+        return "renamed"
+
+    def open(self, path: str, flags: int) -> int:
+        """OPEN where a look-up finds the name, else CREATE."""
+        files = self.mount.fs.files
+        try:
+            ino = self.mount.ino(path)
+        except NotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+            fh, made = self.mount.run(files.create(*self._at(path), flags))
+            self.mount.held.append(made.ino)
+            return fh
+        return self.mount.run(files.open(ino, flags & ~os.O_EXCL))
+
+    def write(self, fh: int, offset: int, data: bytes) -> int:
+        return self.mount.run(self.mount.fs.files.write(fh, offset, data))
+
+    def read(self, fh: int, offset: int, length: int) -> bytes:
+        return bytes(self.mount.run(self.mount.fs.files.read(fh, offset, length)))
+
+    def truncate(self, path: str, size: int) -> str:
+        self.mount.run(self.mount.fs.setattr(self.mount.ino(path), size=size))
+        return "done"
+
+    def fsync(self, fh: int) -> str:
+        self.mount.run(self.mount.fs.files.fsync(fh))
+        return "done"
+
+    def flush(self, fh: int) -> str:
+        self.mount.run(self.mount.fs.files.flush(fh))
+        return "done"
+
+    def release(self, fh: int) -> str:
+        self.mount.run(self.mount.fs.files.release(fh))
+        return "done"

@@ -1,0 +1,120 @@
+"""Where bytes are, and the parts that a file is sent in: Hypothesis against a plain list."""
+
+from itertools import pairwise
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import example, given
+
+from csi_s3.fs.extents import Extents, Origin, plan
+from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PARTS, MIN_PART_BYTES
+
+ORIGINS = st.sampled_from([Origin.BASE, Origin.SPOOL, Origin.ZERO])
+RUNS = st.lists(st.tuples(st.integers(1, 60), ORIGINS), min_size=1, max_size=30)
+MIB = 1 << 20
+
+
+def laid_out(runs):
+    extents = Extents()
+    for size, origin in runs:
+        extents.put(extents.size, extents.size + size, origin)
+    return extents
+
+
+def flat(extents):
+    return [e.origin for e in extents for _ in range(e.size)]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.integers(0, 40), st.integers(0, 20), ORIGINS),
+            st.tuples(st.just("truncate"), st.integers(0, 60)),
+        )
+    )
+)
+def test_a_map_is_what_a_list_of_every_byte_would_be(steps):
+    extents, plain = Extents(), []
+    for kind, *rest in steps:
+        if kind == "put":
+            start, size, origin = rest
+            start = min(start, len(plain))
+            extents.put(start, start + size, origin)
+            plain[start : start + size] = [origin] * size
+        else:
+            size = min(rest[0], len(plain))
+            extents.truncate(size)
+            del plain[size:]
+        assert flat(extents) == plain
+        assert extents.size == len(plain)
+        items = list(extents)
+        assert all(a.end == b.start and a.origin != b.origin for a, b in pairwise(items))
+        assert all(e.size > 0 for e in items)
+        for origin in Origin:
+            assert extents.count(origin) == plain.count(origin)
+            assert extents.has(origin) == (origin in plain)
+        assert [e.origin for e in extents.within(3, 11) for _ in range(e.size)] == plain[3:11]
+
+
+def test_a_gap_is_refused():
+    with pytest.raises(ValueError, match="a gap from 0 to 1"):
+        Extents().put(1, 2, Origin.ZERO)
+
+
+@given(RUNS, st.integers(0, 100), st.integers(1, 16), st.integers(1, 64))
+@example([(1, Origin.SPOOL), (9, Origin.BASE), (1, Origin.SPOOL)], 0, 5, 8)
+@example([(9, Origin.BASE), (1, Origin.SPOOL), (9, Origin.BASE)], 9, 5, 5)
+def test_a_plan_covers_what_is_left_once_in_parts_that_s3_takes(runs, start, least, part):
+    extents = laid_out(runs)
+    start, part = min(start, extents.size), max(part, least)
+    pieces = plan(extents, start, part_bytes=part, min_part_bytes=least)
+    at = start
+    for piece in pieces:
+        assert piece.start == at
+        assert piece.size > 0
+        at = piece.end
+        if piece.is_copy:
+            assert {e.origin for e in extents.within(piece.start, piece.end)} == {Origin.BASE}
+        elif piece is not pieces[-1]:
+            assert least <= piece.size <= part + least
+    assert at == extents.size
+    assert all(piece.size >= least for piece in pieces[:-1])
+    assert len(pieces) <= MAX_PARTS
+
+
+@given(RUNS, st.integers(1, 16))
+def test_no_more_is_sent_than_the_changes_and_what_each_lacks_to_be_a_part(runs, least):
+    extents = laid_out(runs)
+    pieces = plan(extents, 0, part_bytes=64, min_part_bytes=least)
+    sent = sum(p.size for p in pieces if not p.is_copy)
+    changed = extents.size - extents.count(Origin.BASE)
+    small = sum(e.size for e in extents if e.origin is Origin.BASE and e.size < 2 * least)
+    edges = sum(2 * least for e in extents if e.origin is not Origin.BASE)
+    assert changed <= sent <= changed + small + edges
+
+
+def test_a_file_in_very_many_pieces_is_sent_in_coarser_ones():
+    extents = Extents()
+    for _ in range(MAX_PARTS):
+        extents.put(extents.size, extents.size + 8 * MIB, Origin.BASE)
+        extents.put(extents.size, extents.size + 1, Origin.SPOOL)
+    pieces = plan(extents, 0, part_bytes=8 * MIB)
+    assert len(pieces) <= MAX_PARTS or all(not p.is_copy for p in pieces)
+    assert pieces[-1].end == extents.size
+
+
+def test_large_copies_are_cut_to_go_in_parallel():
+    extents = laid_out([(3 * MAX_COPY_PART_BYTES + 1, Origin.BASE)])
+    pieces = plan(extents, 0, part_bytes=8 * MIB)
+    assert all(p.is_copy for p in pieces)
+    assert all(MIN_PART_BYTES <= p.size <= MAX_COPY_PART_BYTES for p in pieces[:-1])
+    assert len(pieces) == 4
+
+
+def test_a_byte_appended_or_changed_in_a_gib_sends_no_more_than_the_least_part():
+    gib = 1 << 30
+    appended = laid_out([(gib, Origin.BASE), (1, Origin.SPOOL)])
+    assert [p.size for p in plan(appended, 0, part_bytes=8 * MIB) if not p.is_copy] == [1]
+    changed = laid_out([(gib // 2, Origin.BASE), (1, Origin.SPOOL), (gib // 2, Origin.BASE)])
+    sent = [p.size for p in plan(changed, 0, part_bytes=8 * MIB) if not p.is_copy]
+    assert sent == [MIN_PART_BYTES]

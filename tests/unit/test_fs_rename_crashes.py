@@ -1,0 +1,224 @@
+"""rename of directories where S3 fails, or the worker dies: undone, or finished by the next one."""
+
+import itertools
+
+import pytest
+
+from csi_s3.errors import (
+    AccessDeniedError,
+    KeyTooLongError,
+    StoreRefusedError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+from tests.unit.fs_mount import WRITE_NEW, Held, fail, mount, mounts, paged
+from tests.unit.test_fs_rename_trees import MOVED, TREE, beside, rename_now, stored, with_tree
+
+__all__ = ["mount", "mounts"]
+
+DOWN = StoreUnavailableError("S3 is down")
+DENIED = AccessDeniedError("403")
+LEFT_OVER = pytest.mark.warnings_expected("the rename of d/ to e/, which an earlier worker began")
+NOT_UNDONE = pytest.mark.warnings_expected("copies under e/ could not be removed after the rename")
+
+
+@pytest.mark.parametrize("lost_answer", [False, True])
+@pytest.mark.parametrize("error", [DOWN, DENIED, StoreTimeoutError("late")])
+@pytest.mark.parametrize("kind", ["COPY", "LIST"])
+def test_a_copy_that_fails_undoes_all(mounts, tmp_path, kind, error, lost_answer):
+    if lost_answer and error is DENIED:
+        return  # a refusal that took effect
+    for n in itertools.count():
+        mount = with_tree(mounts(state_dir=tmp_path / f"{n}"))
+        paged(mount.store, 2)
+        mount.lookup("d")
+        seen = itertools.count()
+
+        async def nth(operation, _key, n=n, seen=seen):
+            if operation == kind and next(seen) == n:
+                raise error
+
+        setattr(mount.store, "after" if lost_answer else "gate", nth)
+        renaming = mount.renaming("d", "e")
+        mount.settle()
+        if next(seen) <= n:
+            mount.wait(renaming)
+            break
+        with pytest.raises(type(error)):
+            mount.wait(renaming)
+        mount.store_works()
+        assert stored(mount) == beside(TREE)
+        assert mount.spooled() == []
+        assert mount.tree()["d/b/x"] == b"2"
+        rename_now(mount)
+        assert stored(mount) == beside(MOVED)
+    assert n > 2
+
+
+def test_a_key_that_would_be_too_long_is_found_before_it_is_copied(mount):
+    mount.put("d/" + "x" * 250 + "/" + "y" * 250 + "/" + "z" * 250 + "/" + "f" * 200)
+    mount.put("d/a")
+    with pytest.raises(KeyTooLongError):
+        rename_now(mount, new="e" * 200)
+    assert mount.store.requests["COPY"] == 0
+
+
+@pytest.mark.parametrize("error", [DOWN, DENIED])
+def test_a_delete_that_fails_leaves_both_names_and_each_file_whole(mounts, tmp_path, error):
+    mount = with_tree(mounts(state_dir=tmp_path / "state"))
+    fh = mount.open("d/a")
+    fail(mount.store, "DELETE_MANY", error)
+    with pytest.raises(type(error)):
+        rename_now(mount)
+    assert stored(mount) == {**beside(TREE), **MOVED}
+    assert mount.read(fh) == b"1"
+    mount.release(fh)
+    assert mount.cat("e/b/x") == mount.cat("d/b/x") == b"2"
+    assert mount.spooled() == ["rename-1.json"]
+    mount = mount.restarted()
+    mount.recover()
+    assert stored(mount) == beside(MOVED)
+    assert mount.spooled() == []
+
+
+def test_keys_that_remain_are_named(mount):
+    async def refusing(keys):
+        return {"d/a": "AccessDenied: no"}
+
+    with_tree(mount).store.delete_many = refusing
+    with pytest.raises(StoreRefusedError, match=r"1 of 5 objects.*first d/a: AccessDenied"):
+        rename_now(mount)
+
+
+@NOT_UNDONE
+def test_copies_that_could_not_be_removed_are_removed_by_the_next_worker(mounts, tmp_path):
+    mount = with_tree(mounts(state_dir=tmp_path / "state"))
+
+    async def refuse(operation, key):
+        if operation == "DELETE_MANY" or (operation == "COPY" and key == "e/c-"):
+            raise DENIED
+
+    mount.store.gate = refuse
+    with pytest.raises(AccessDeniedError):
+        rename_now(mount)
+    mount.store_works()
+    assert set(stored(mount)) > {"e/a", "d/a"}
+    mount.put("e/a", b"written there since")
+    mount = mount.restarted()
+    mount.recover()
+    assert stored(mount) == beside({**TREE, "e/a": b"written there since"})
+    assert mount.spooled() == []
+
+
+# crashes
+
+
+def crash_points(mounts, tmp_path, kind, *, after):
+    """A mount whose worker was killed at the nth such request of a rename; until there is none."""
+    for n in itertools.count():
+        mount = with_tree(mounts(state_dir=tmp_path / f"{kind}{after}{n}"))
+        paged(mount.store, 2)
+        mount.lookup("d")
+        seen = itertools.count()
+        held = Held(mount.store, kind, after=after)
+        stop = held._stop
+
+        async def nth(operation, key, n=n, seen=seen, stop=stop):
+            if operation == kind and next(seen) == n:
+                await stop(operation, key)
+
+        setattr(mount.store, "after" if after else "gate", nth)
+        renaming = mount.renaming("d", "e")
+        mount.settle()
+        if not held.waiting:
+            mount.wait(renaming)
+            return
+        successor = mount.succeeded()
+        successor.store_works()
+        if not renaming.cancelled():
+            renaming.exception()
+        yield successor
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("kind", ["LIST", "COPY", "DELETE_MANY"])
+def test_a_crash_at_any_request_is_finished_by_the_next_worker(mounts, tmp_path, kind, after):
+    """Promise: A directory's rename that a crash left half done is finished by the mount's next
+    worker; one that was being undone is undone."""
+    tried = 0
+    for worker in crash_points(mounts, tmp_path, kind, after=after):
+        tried += 1
+        whole = {k[1:] for k in stored(worker) if k != "d-"}
+        assert whole == {k[1:] for k in TREE}, "each file is whole under one name at least"
+        worker.recover()
+        assert stored(worker) == beside(MOVED)
+        assert worker.spooled() == []
+        assert worker.tree()["e/b/x"] == b"2"
+    assert tried >= 1
+
+
+def test_what_was_made_under_the_old_name_since_is_not_deleted(mounts, tmp_path):
+    for worker in crash_points(mounts, tmp_path, "DELETE_MANY", after=True):
+        worker.put("d/a", b"a new file of that name")
+        worker.recover()
+        assert stored(worker) == beside({**MOVED, "d/a": b"a new file of that name"})
+
+
+def test_what_was_removed_under_the_new_name_since_does_not_come_back(mounts, tmp_path):
+    for worker in crash_points(mounts, tmp_path, "DELETE_MANY", after=False):
+        worker.delete("e/a")
+        worker.put("e/c-", b"changed")
+        worker.recover()
+        expected = {**MOVED, "e/c-": b"changed"}
+        del expected["e/a"]
+        assert stored(worker) == beside(expected)
+
+
+def test_the_next_workers_own_changes_wait_for_it(mounts, tmp_path):
+    mount = next(crash_points(mounts, tmp_path, "COPY", after=False))
+    held = Held(mount.store, "COPY")
+    recovering = mount.start(mount.fs.recover())
+    directory = mount.ino("d")
+    fh, made = mount.run(mount.fs.files.create(directory, b"late", WRITE_NEW))
+    mount.held.append(made.ino)
+    mount.write(fh, b"late")
+    flushing = mount.start(mount.fs.files.flush(fh))
+    mount.settle()
+    assert not flushing.done()
+    held.let_go()
+    mount.wait(recovering)
+    mount.wait(flushing)
+    mount.release(fh)
+    assert stored(mount) == beside({**MOVED, "d/late": b"late"})
+
+
+@LEFT_OVER
+def test_a_recovery_that_fails_is_tried_again_by_the_next(mounts, tmp_path):
+    for worker in crash_points(mounts, tmp_path, "COPY", after=False):
+        fail(worker.store, "COPY", DOWN, times=9)
+        worker.recover()
+        assert worker.spooled() == ["rename-1.json"]
+        later = worker.restarted()
+        later.store_works()
+        later.recover()
+        assert stored(later) == beside(MOVED)
+        break
+
+
+@pytest.mark.warnings_expected("rename-1.json cannot be read and is left alone")
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"old": 1, "what": 2}'])
+def test_an_intent_that_cannot_be_read_is_left_alone(mounts, tmp_path, text):
+    (tmp_path / "rename-1.json").write_text(text)
+    mount = with_tree(mounts(state_dir=tmp_path))
+    mount.recover()
+    assert stored(mount) == beside(TREE)
+    rename_now(mount)
+    assert mount.spooled() == ["rename-1.json"]
+
+
+@pytest.mark.warnings_expected("a crash now would leave the rename of d/ half done")
+def test_a_state_directory_that_refuses_does_not_stop_a_rename(mounts, tmp_path):
+    (tmp_path / "file").write_text("")
+    mount = with_tree(mounts(state_dir=tmp_path / "file" / "state"))
+    rename_now(mount)
+    assert stored(mount) == beside(MOVED)

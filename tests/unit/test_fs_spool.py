@@ -1,0 +1,367 @@
+"""The spool: bytes that S3 does not have yet, on disk, under a limit, for whoever comes next."""
+
+import errno
+import json
+import os
+
+import pytest
+
+from csi_s3.errors import CredentialsError, SpoolFullError, StoreUnavailableError
+from csi_s3.fs.spool import Description, Spool
+from tests.unit.fs_mount import REWRITE, fail, mount, mounts
+
+__all__ = ["mount", "mounts"]
+
+DOWN = StoreUnavailableError("S3 is down")
+LARGE = bytes(range(64))
+
+
+@pytest.fixture
+def state(tmp_path):
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def spooled(mounts, state):
+    return mounts(write_part_bytes=8, min_part_bytes=4, state_dir=state)
+
+
+def files(state):
+    return sorted(p.name for p in state.iterdir()) if state.exists() else []
+
+
+# by itself
+
+
+def test_its_bytes_are_counted_and_given_back(state):
+    spool = Spool(state, limit_bytes=10)
+    file = spool.create("f")
+    file.write(0, b"0123456789", new_bytes=10)
+    file.write(3, b"abc", new_bytes=0)
+    with pytest.raises(SpoolFullError, match="10 bytes are in use: 10"):
+        file.write(10, b"x", new_bytes=1)
+    assert file.read(0, 10) == b"012abc6789"
+    file.cut(4, left_bytes=4)
+    assert spool.used_bytes == 4
+    file.write(4, b"xyz", new_bytes=3)
+    assert file.read(2, 5) == b"2axyz"
+    file.close(keep=False)
+    assert spool.used_bytes == 0
+    assert files(state) == []
+
+
+def test_a_full_disk_is_no_room_and_counts_nothing(state):
+    spool = Spool(state, limit_bytes=10)
+    file = spool.create("f")
+    whole, file._fd = file._fd, os.open("/dev/full", os.O_RDWR)
+    with pytest.raises(SpoolFullError, match="No space left on device"):
+        file.write(0, b"x", new_bytes=1)
+    assert spool.used_bytes == 0
+    os.close(file._fd)
+    file._fd = whole
+    file.close(keep=False)
+
+
+def test_without_a_directory_every_demand_is_refused():
+    with pytest.raises(SpoolFullError):
+        Spool(None, limit_bytes=10).create("f")
+    assert Spool(None, limit_bytes=10).leftovers() == []
+
+
+def test_a_directory_that_cannot_be_made_is_no_room(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpoolFullError) as caught:
+        Spool(tmp_path / "file" / "state", limit_bytes=10).create("f")
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_files_of_other_workers_are_not_written_over(state):
+    first, second = Spool(state, limit_bytes=10), Spool(state, limit_bytes=10)
+    one, two = first.create("f"), second.create("g")
+    assert one.path != two.path
+    one.close(keep=False)
+    two.close(keep=False)
+
+
+def test_what_is_kept_is_found_and_counted_by_the_next(state):
+    file = Spool(state, limit_bytes=10).create("f")
+    file.write(0, b"0123456789", new_bytes=10)
+    description = Description(
+        key="f", is_whole=True, base_etag='"e"', base_size=4, extents=((0, 10, "spool"),)
+    )
+    file.describe(description)
+    file.close(keep=True)
+    spool = Spool(state, limit_bytes=20)
+    ((path, found),) = spool.leftovers()
+    assert found == description
+    taken = spool.take_over(path, found)
+    assert spool.used_bytes == 10
+    assert spool.leftovers() == []
+    taken.close(keep=False)
+    assert spool.used_bytes == 0
+    assert files(state) == []
+
+
+@pytest.mark.warnings_expected("file-9.json cannot be read and is left alone")
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": 1, "extents": 2}', "\xff"])
+def test_a_description_that_cannot_be_read_is_left_alone(state, text):
+    state.mkdir()
+    (state / "file-9.json").write_text(text)
+    (state / "file-9.data").write_text("bytes")
+    assert Spool(state, limit_bytes=10).leftovers() == []
+    assert files(state) == ["file-9.data", "file-9.json"]
+
+
+def test_what_holds_nothing_is_removed(state):
+    state.mkdir()
+    (state / "file-1.json").write_text(json.dumps({"key": "f"}))
+    (state / "file-2.data").write_bytes(b"")
+    assert Spool(state, limit_bytes=10).leftovers() == []
+    assert files(state) == []
+
+
+# as the mount uses it
+
+
+def test_the_limit_is_kept_and_what_was_accepted_stays(mounts, state):
+    """Promise: What the spool keeps does not exceed `spool-size`; a change that does not fit is
+    ENOSPC, and what was accepted stays.
+
+    Promise: ENOSPC: the spool, or its disk, is full.
+    """
+    mount = mounts(write_part_bytes=8, min_part_bytes=4, state_dir=state, spool_bytes=30)
+    mount.put("f", LARGE)
+    fh = mount.open("f", os.O_RDWR)
+    expected = bytearray(LARGE)
+    for at in (0, 10, 20):
+        mount.write(fh, b"!" * 9, at)
+        expected[at : at + 9] = b"!" * 9
+    assert mount.spool.used_bytes == 27
+    with pytest.raises(SpoolFullError) as caught:
+        mount.write(fh, b"!" * 9, 30)
+    assert caught.value.errno == errno.ENOSPC
+    assert mount.read(fh) == expected
+    mount.close_file(fh)
+    assert mount.data("f") == expected
+    assert mount.spool.used_bytes == 0
+    assert files(state) == []
+
+
+def test_a_stream_needs_no_room_in_the_spool(mounts, state):
+    mount = mounts(write_part_bytes=8, min_part_bytes=4, state_dir=state, spool_bytes=8)
+    mount.write_file("f", LARGE)
+    assert mount.data("f") == LARGE
+    assert files(state) == []
+
+
+def test_a_file_that_is_stored_or_dropped_leaves_nothing(spooled, state):
+    mount = spooled
+    for end in (mount.fsync, lambda fh: mount.unlink("f"), lambda fh: mount.truncate("f", 0)):
+        mount.put("f", LARGE)
+        fh = mount.open("f", os.O_RDWR)
+        mount.write(fh, b"!" * 20, 7)
+        assert len(files(state)) == 2
+        end(fh)
+        assert files(state) == []
+        mount.close_file(fh)
+        assert files(state) == []
+
+
+def test_what_an_unlinked_file_has_on_disk_has_no_name_there(spooled, state):
+    """A worker's death then leaves nothing of it."""
+    mount = spooled
+    mount.put("f", LARGE)
+    fh = mount.open("f", os.O_RDWR)
+    mount.unlink("f")
+    mount.write(fh, b"!" * 100, 3)
+    assert files(state) == []
+    assert mount.read(fh) == LARGE[:3] + b"!" * 100
+    mount.release(fh)
+    assert mount.store.objects == {}
+
+
+KEPT = pytest.mark.warnings_expected(
+    "f could not be uploaded and is kept in .*file-1.data for the next worker"
+)
+
+
+@KEPT
+@pytest.mark.parametrize("data", [b"small", LARGE])
+@pytest.mark.parametrize("error", [DOWN, CredentialsError("expired")])
+def test_what_could_not_be_uploaded_is_uploaded_by_the_next_worker(spooled, state, data, error):
+    """Promise: What could not be uploaded for want of an answer or of credentials when its last
+    handle was closed, or at the mount's end, stays in the spool: the mount's next worker uploads it
+    if S3 still has the version that it changes, else the log names object and path."""
+    mount = spooled
+    fh = mount.create("f")
+    mount.write(fh, data)
+    fail(mount.store, "PUT" if data == b"small" else "COMPLETE_UPLOAD", error, times=9)
+    with pytest.raises(type(error)):
+        mount.close_file(fh)
+    assert not mount.exists("f")
+    assert files(state) == ["file-1.data", "file-1.json"]
+    mount = mount.restarted()
+    mount.store_works()
+    mount.recover()
+    assert mount.data("f") == data
+    assert mount.cat("f") == data
+    assert files(state) == []
+    assert mount.spool.used_bytes == 0
+
+
+@KEPT
+@pytest.mark.parametrize("old", [b"0123", LARGE])
+@pytest.mark.parametrize("change", [(0, b"!"), (2, b"!" * 30), (100, b"!"), (4, b"grown")])
+def test_an_edit_that_could_not_be_uploaded_is_made_by_the_next_worker(spooled, state, old, change):
+    mount = spooled
+    mount.put("f", old)
+    fh = mount.open("f", os.O_RDWR)
+    offset, data = change
+    mount.write(fh, data, offset)
+    expected = mount.read(fh)
+    fail(mount.store, "PUT" if len(expected) <= 8 else "COMPLETE_UPLOAD", DOWN, times=9)
+    with pytest.raises(StoreUnavailableError):
+        mount.release(fh)
+    assert mount.data("f") == old
+    mount = mount.restarted()
+    mount.store_works()
+    mount.recover()
+    assert mount.data("f") == expected
+    assert files(state) == []
+
+
+@KEPT
+@pytest.mark.warnings_expected("f: what an earlier worker could not upload failed again.*file-1")
+@pytest.mark.parametrize("theirs", [b"theirs", None])
+def test_what_somebody_replaced_since_is_not_written_over(spooled, state, theirs):
+    mount = spooled
+    mount.put("f", b"old")
+    fh = mount.open("f", os.O_RDWR)
+    mount.write(fh, b"new")
+    fail(mount.store, "PUT", DOWN, times=9)
+    with pytest.raises(StoreUnavailableError):
+        mount.release(fh)
+    mount = mount.restarted()
+    mount.store_works()
+    if theirs is None:
+        mount.delete("f")
+    else:
+        mount.put("f", theirs)
+    for _ in range(2):
+        mount.recover()
+        assert mount.data("f") == theirs
+        assert files(state) == ["file-1.data", "file-1.json"]
+    assert (state / "file-1.data").read_bytes() == b"new"
+    mount.write_file("other", LARGE)
+
+
+@pytest.mark.warnings_expected("f could not be uploaded and is kept in .* for the next worker")
+def test_the_mounts_end_keeps_what_is_not_stored_and_nothing_else(spooled, state):
+    mount = spooled
+    mount.put("stored", LARGE)
+    for path in ("stored", "f", "gone"):
+        fh = mount.open(path, os.O_RDWR) if path == "stored" else mount.create(path)
+        mount.write(fh, LARGE, 3)
+        mount.settle()
+        if path == "stored":
+            mount.fsync(fh)
+    mount.unlink("gone")
+    mount = mount.restarted()
+    assert len(files(state)) == 2
+    mount.recover()
+    assert mount.data("f") == bytes(3) + LARGE
+    assert mount.data("gone") is None
+    assert files(state) == []
+
+
+@KEPT
+@pytest.mark.warnings_expected("f was being changed when the process that served it ended.*file-")
+def test_what_was_being_changed_when_its_worker_died_is_named_not_uploaded(spooled):
+    """Promise: What was being changed when its worker died is not uploaded: the log names object
+    and path of what is in the spool."""
+    mount = spooled
+    mount.put("f", LARGE)
+    fh = mount.open("f", os.O_RDWR)
+    mount.write(fh, b"!" * 20, 7)
+    mount = mount.succeeded()
+    mount.recover()
+    assert mount.data("f") == LARGE
+    assert len(mount.spooled()) == 2
+    assert b"!" * 20 in next(mount.state_dir.glob("*.data")).read_bytes()
+
+
+@pytest.mark.warnings_expected(".* is kept in .*for the next worker", "f was being changed when")
+def test_a_drained_file_that_is_changed_again_is_not_whole_any_more(spooled):
+    mount = spooled
+    mount.put("f", LARGE)
+    fh = mount.open("f", os.O_RDWR)
+    mount.write(fh, b"!" * 20, 7)
+    fail(mount.store, "COMPLETE_UPLOAD", DOWN)
+    assert mount.run(mount.fs.files.drain()) == [DOWN]
+    mount.write(fh, b"?" * 9, 3)
+    mount = mount.succeeded()
+    mount.recover()
+    assert mount.data("f") == LARGE
+
+
+@pytest.mark.warnings_expected("f could not be uploaded and is kept in .*for the next worker")
+def test_a_drained_file_can_be_used_and_stored_as_before(spooled, state):
+    mount = spooled
+    fh = mount.create("f", os.O_RDWR)
+    mount.write(fh, b"small")
+    fail(mount.store, "PUT", DOWN)
+    assert mount.run(mount.fs.files.drain()) == [DOWN]
+    assert mount.read(fh) == b"small"
+    mount.write(fh, b"er", 5)
+    mount.close_file(fh)
+    assert mount.data("f") == b"smaller"
+    assert files(state) == []
+
+
+@pytest.mark.warnings_expected("f: lost: ", "file-1.data|spool")
+def test_what_finds_no_room_in_the_spool_is_said_to_be_lost(mounts, state):
+    mount = mounts(state_dir=state, spool_bytes=2)
+    fh = mount.create("f")
+    mount.write(fh, b"0123")
+    fail(mount.store, "PUT", DOWN, times=9)
+    with pytest.raises(StoreUnavailableError):
+        mount.release(fh)
+    assert mount.store.objects == {}
+
+
+@KEPT
+@pytest.mark.warnings_expected("file-1.data cannot be opened and is left alone")
+def test_a_leftover_that_cannot_be_opened_stops_nothing(spooled, state, monkeypatch):
+    mount = spooled
+    fh = mount.create("f")
+    mount.write(fh, b"data")
+    fail(mount.store, "PUT", DOWN, times=9)
+    with pytest.raises(StoreUnavailableError):
+        mount.release(fh)
+    mount = mount.restarted()
+    (state / "file-1.data").unlink()
+    (state / "file-1.data").mkdir()
+    mount.recover()
+    mount.store_works()
+    mount.write_file("g", b"fine")
+    assert mount.data("g") == b"fine"
+
+
+@KEPT
+@pytest.mark.warnings_expected("f: what an earlier worker could not upload failed again.*file-1")
+@pytest.mark.parametrize("theirs", [b"theirs", None])
+def test_a_rewrite_that_could_not_be_uploaded_replaces_what_was_there_then(spooled, state, theirs):
+    mount = spooled
+    mount.put("f", b"old")
+    fh = mount.open("f", REWRITE)
+    mount.write(fh, b"new")
+    fail(mount.store, "PUT", DOWN, times=9)
+    with pytest.raises(StoreUnavailableError):
+        mount.release(fh)
+    mount = mount.restarted()
+    mount.store_works()
+    if theirs is not None:
+        mount.put("f", theirs)
+    mount.recover()
+    assert mount.data("f") == (theirs or b"new")
+    assert len(files(state)) == (2 if theirs else 0)
