@@ -1,6 +1,9 @@
 """What every test runs under; the guards are a plugin so that they can be tested themselves."""
 
+import pytest
 from hypothesis import settings
+
+pytest.register_assert_rewrite("tests.programs.runs")  # what differs between two places is shown
 
 pytest_plugins = ["tests.guards"]
 
