@@ -295,3 +295,13 @@ def test_a_writer_that_is_killed_leaves_what_it_wrote(here, mounted):
         process.wait(WITHIN_S)
     assert read_all(here / "f") == b"x"
     assert mounted.get(f"{here.name}/f") == b"x"
+
+
+def test_now_is_never_before_what_was_written_before(here):
+    """The kernel's clock for time stamps is a tick coarser, and it says what `touch` means."""
+    path = here / "f"
+    for _ in range(30):
+        path.write_text("x")
+        written = path.stat().st_mtime_ns
+        os.utime(path)
+        assert path.stat().st_mtime_ns >= written

@@ -4,6 +4,7 @@ Which cases there are differs from version to version, so an exclusion need not 
 """
 
 import sys
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -13,24 +14,27 @@ from tests.posix.limits import excluded
 from tests.posix.place import Place
 
 
-def run(place: Place, module: str, results: Path, *, within_s: float) -> None:
+def run(
+    place: Place, module: str, results: Path, *, within_s: float, only: Sequence[str] = ()
+) -> None:
     """Run one module's cases in the mount, with TMPDIR there, too; all but the excluded must pass.
 
-    results: a file outside of it.
+    results: a file outside of it. only: patterns of cases; default: all.
     """
     for name in ("cwd", "tmp"):
         (place.root / name).mkdir()
     skipped = [word for pattern in excluded("cpython") for word in ("--ignore", pattern)]
+    chosen = [word for pattern in only for word in ("--match", pattern)]
     done = place.run(
         *(sys.executable, "-m", "test", "--tempdir", place.root / "cwd", "--junit-xml", results),
-        *("-v", *skipped, module),
+        *("-v", *skipped, *chosen, module),
         within_s=within_s,
         env={"TMPDIR": str(place.root / "tmp")},
     )
     assert results.exists(), done.stdout[-5000:]
     cases = etree.parse(results).getroot().iter("testcase")
     outcome = {c.get("name"): {e.tag for e in c} for c in cases}
-    passed = [name for name, tags in outcome.items() if not tags & {"failure", "error"}]
-    assert passed, done.stdout[-5000:]
-    assert not any(fnmatchcase(c, p) for c in passed for p in excluded("cpython"))
+    assert outcome, done.stdout[-5000:]
+    assert {c: tags for c, tags in outcome.items() if tags & {"failure", "error"}} == {}
     assert done.returncode == 0, done.stdout[-5000:]
+    assert not any(fnmatchcase(c, p) for c in outcome for p in excluded("cpython"))
