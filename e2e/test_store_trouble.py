@@ -57,8 +57,14 @@ def test_a_write_that_cannot_be_uploaded_says_so_at_close_and_a_short_break_is_b
     assert len(s3.get(bucket, "b")) == BIG
 
 
-def test_a_pod_is_deleted_while_the_server_is_away_and_what_is_lost_is_an_event(ns, link, claim):
-    pod = ns.pod(claim, container=space.HOLDS_OPEN)
+def test_a_pod_is_deleted_while_the_server_is_away_and_its_bytes_reach_s3_with_the_next(
+    ns, s3, bucket, link, claim, *, nodes
+):
+    pod = ns.pod(claim, node=nodes[0], container=space.HOLDS_OPEN)
     link.down()
     ns.delete(f"pod/{pod}", within_s=150)  # close and release each wait for all retries
     assert "/open" in ns.event(pod, "s3-unavailable", within_s=90)
+    link.up()
+    ns.pod(claim, node=nodes[0])
+    kube.until(lambda: s3.keys(bucket) == ["open"], what="the upload by the next worker")
+    assert s3.get(bucket, "open") == b"kept"
