@@ -1,12 +1,15 @@
 """What every test runs under; the guards are a plugin so that they can be tested themselves."""
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("tests.programs.runs")  # what differs between two places is shown
 
 pytest_plugins = ["tests.guards"]
 
+# No wall-clock times: the machine's other work would decide.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 settings.register_profile("default", max_examples=200, stateful_step_count=25)
 settings.register_profile("long", max_examples=20_000, stateful_step_count=50)
 settings.load_profile("default")

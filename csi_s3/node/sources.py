@@ -7,7 +7,6 @@ Directories are removed one by one and only empty, so that no bug can reach into
 delete bytes that a worker could not upload. Everything here blocks: `off_loop` is for that.
 """
 
-import contextlib
 import logging
 import os
 import re
@@ -126,19 +125,20 @@ class Sources:
         """Remove the mount's directories, as far as they are empty."""
         state = self.state(mount_id)
         for directory in (self.path(mount_id), state, state.parent):
-            with contextlib.suppress(FileNotFoundError):
-                try:
-                    directory.rmdir()
-                except OSError as exc:
-                    if exc.errno != ENOTEMPTY:
-                        raise MountError(f"cannot remove {directory}: {exc.strerror}") from exc
-                    if directory == state:
-                        log.warning(
-                            "%s is kept: a worker left files in it, perhaps data that could not "
-                            "be uploaded; the volume's next mount takes them up",
-                            state,
-                            extra={"mount": mount_id},
-                        )
+            try:
+                directory.rmdir()
+            except FileNotFoundError:  # the worker removes its own, once it is empty
+                continue
+            except OSError as exc:
+                if exc.errno != ENOTEMPTY:
+                    raise MountError(f"cannot remove {directory}: {exc.strerror}") from exc
+                if directory == state:
+                    log.warning(
+                        "%s is kept: a worker left files in it, perhaps data that could not be "
+                        "uploaded; the volume's next mount takes them up",
+                        state,
+                        extra={"mount": mount_id},
+                    )
 
     def left_behind(self) -> list[str]:
         """Ids of all mounts that have a directory."""
