@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
@@ -166,8 +167,7 @@ class Changes:
             try:
                 await self._store_now(inode, writer)
             except VolumeError as exc:
-                if _may_work_later(exc):
-                    self._keep(inode, writer, exc.code)
+                self._keep_for_later(inode, writer, exc)
                 raise
             finally:
                 self._ended(inode, writer)
@@ -178,20 +178,29 @@ class Changes:
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
 
-    def _keep(self, inode: Inode, writer: FileWriter, code: str) -> None:
-        """Nobody will ask for another try: the spool keeps the bytes."""
+    def _keep_for_later(self, inode: Inode, writer: FileWriter, exc: VolumeError) -> None:
+        """Keep what another try may store, and have the error say so to whoever is told of it."""
+        if exc.retryable or isinstance(exc, CredentialsError):
+            path = self._keep(inode, writer, exc.code)
+            if path is not None:
+                kept = f"what was written is kept in {path}, the volume's next mount uploads it"
+                exc.hint = f"{exc.hint}; {kept}" if exc.hint else kept
+
+    def _keep(self, inode: Inode, writer: FileWriter, code: str) -> Path | None:
+        """Nobody will ask for another try: the spool keeps the bytes. None: nothing is kept."""
         try:
             path = writer.keep()
         except SpoolFullError as full:
             log.error("%s: lost: %s", inode.name, full, extra={"code": full.code})  # noqa: TRY400
-        else:
-            if path is not None:
-                log.error(
-                    "%s could not be uploaded and is kept in %s for the next worker of this mount",
-                    inode.name,
-                    path,
-                    extra={"code": code},
-                )
+            return None
+        if path is not None:
+            log.error(
+                "%s could not be uploaded and is kept in %s for the next worker of this mount",
+                inode.name,
+                path,
+                extra={"code": code},
+            )
+        return path
 
     def _settle(self, inode: Inode, writer: FileWriter) -> None:
         """Nobody writes any more: the name stands for what the store holds, or for nothing."""
@@ -217,8 +226,8 @@ class Changes:
             try:
                 await self.store(inode)
             except VolumeError as exc:
-                if inode.writer is not None and _may_work_later(exc):
-                    self._keep(inode, inode.writer, exc.code)
+                if inode.writer is not None:
+                    self._keep_for_later(inode, inode.writer, exc)
                 return exc
             return None
 
@@ -332,7 +341,3 @@ class Changes:
             if handle.reader is not None:
                 handle.reader.close()
                 handle.reader = None
-
-
-def _may_work_later(exc: VolumeError) -> bool:
-    return exc.retryable or isinstance(exc, CredentialsError)

@@ -40,6 +40,11 @@ class Notices:
     async def run(self) -> None:
         while True:
             await self._send(await self._waiting.get())
+            self._waiting.task_done()
+
+    async def all_told(self) -> None:
+        """Wait until `run` has sent what was heard so far."""
+        await self._waiting.join()
 
     def _is_due(self, reason: Reason, error: VolumeError) -> bool:
         if isinstance(error, NotPermittedError):

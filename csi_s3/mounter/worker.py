@@ -248,6 +248,8 @@ class Worker:
             )
         for failure in failures:
             log.error("at the end: %s", failure, extra={"op": "drain", "code": failure.code})
+        if self._watch is not None:
+            await self._notices.all_told()  # of a last close: the pod may be gone before it failed
         await self.report(State.ENDED, failures[0] if failures else None)
 
 

@@ -170,7 +170,7 @@ class Mount:
         else:
             text += f" ({error.hint})" if error.hint else ""
             text += f" [{error.code}]; the mounter's log has all such failures of this volume"
-        self._audience.tell(self.targets, notice.reason.value, text)
+        self._audience.tell(self._users(), notice.reason.value, text)
 
     def lost(self) -> None:
         """The mounter is gone, and with it the worker."""
@@ -289,7 +289,7 @@ class Mount:
             log.log(error.level, "%s", error, extra=fields)
             died = isinstance(error, WorkerDiedError)
             reason = VOLUME_BROKEN if died else Reason.UPLOAD_FAILED.value
-            text = f"volume {self.spec.volume_handle}, after its last pod: {error}"
+            text = f"volume {self.spec.volume_handle}, after its last pod: {error} [{error.code}]"
             self._audience.tell(self._users(), reason, text)
         await self._take_down()
 

@@ -152,7 +152,10 @@ async def test_bytes_that_were_lost_at_the_end_are_told_to_the_pod_that_left_las
     await until(node.events)
     ((pod, reason, text),) = node.events()
     assert (pod, reason) == ("b", "UploadFailed")
-    assert text == "volume pv, after its last pod: PUT s3://bucket/x: AccessDenied (allow it)"
+    assert text == (
+        "volume pv, after its last pod: PUT s3://bucket/x: AccessDenied (allow it)"
+        " [s3-access-denied]"
+    )
 
 
 async def test_a_mount_that_dies_while_only_a_container_has_it_is_told_to_its_pod(node, mounter):
@@ -187,6 +190,21 @@ async def test_what_a_worker_notices_is_an_event_on_the_pods_of_its_mount(node, 
         "volume pv: unlink of data/x: refused, this needs the mount option allow-delete: add it to"
         " the PersistentVolume's mountOptions and create the pods anew"
     )
+
+
+async def test_what_a_worker_notices_after_the_last_pod_is_an_event_on_that_pod(node, mounter):
+    target = node.target("a")
+    await node.publish(target, pod="a")
+    container = node.namespace("private")
+    inside = node.base / "inside"
+    inside.mkdir()
+    assert run("mount", "--bind", target, inside, inside=container.pid).returncode == 0
+    mount_id = mounter.by_bucket("bucket").spec.mount_id
+    await node.unpublish(target)
+    away = StoreUnavailableError("PUT s3://bucket/x: 503", "kept")
+    await mounter.notice(Notice(mount_id=mount_id, reason=Reason.UPLOAD_FAILED, error=away))
+    await until(node.events)
+    assert [(pod, reason) for pod, reason, _ in node.events()] == [("a", "UploadFailed")]
 
 
 async def test_messages_of_a_newer_mounter_are_passed_over(node, mounter):

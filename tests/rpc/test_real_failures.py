@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import grpc
@@ -17,6 +19,10 @@ from tests.servers import running
 
 ONCE = "aws-max-attempts 1"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "not-a-real-one"}
+HOLDS_OPEN = (
+    "import os, sys; fd = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT); os.write(fd, b'kept');"
+    "print('up', flush=True); sys.stdin.read()"
+)
 NOWHERE = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_REGION": "us-east-1"}
 
 
@@ -187,6 +193,35 @@ async def test_a_killed_worker_is_told_to_its_pod_and_the_next_publish_works(nod
         assert "SIGKILL" in text
         await node.publish(target, bucket="data", pod="a")
         assert run("cat", target / "hello.txt").stdout == "hello"
+        await node.unpublish(target)
+        await node.wait_until_clean()
+
+
+async def test_bytes_that_miss_the_store_at_the_last_close_are_told_and_uploaded_later(
+    node, minio, road
+):
+    async with mounting(node, **minio.env(), AWS_ENDPOINT_URL_S3=road.endpoint):
+        target = node.target("a")
+        await node.publish(target, ONCE, bucket="data", pod="a")
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLDS_OPEN, f"{target}/late"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as holder:
+            assert await asyncio.to_thread(holder.stdout.readline) == b"up\n"
+            await road.close()
+            await node.unpublish(target)  # while a process has it open still
+            holder.stdin.close()  # flush fails, then release, and that is the mount's end
+            await asyncio.to_thread(holder.wait, 20)
+        await until(lambda: node.logged("WARNING", "is kept: a worker left files"))
+        await until(lambda: [e for e in node.events() if e[1] == "UploadFailed"])
+        pod, _, text = node.events()[0]
+        assert pod == "a"
+        assert "PUT s3://data/late: " in text
+        assert "the volume's next mount uploads it" in text
+        await road.open()
+        await node.publish(target, ONCE, bucket="data", pod="b")
+        await until(lambda: minio.request("GET", "/data/late")[1] == b"kept")
         await node.unpublish(target)
         await node.wait_until_clean()
 

@@ -26,8 +26,7 @@ class Told:
         task = asyncio.create_task(self.of.run())
         for op, error in failures:
             self.of.heard(op, error)
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await self.of.all_told()
         task.cancel()
         found, self.notices = [(n.reason, n.error.what) for n in self.notices], []
         return found
