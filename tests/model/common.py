@@ -6,7 +6,7 @@ The rules about names are in `names`, those about files in `files`, the ends of 
 import os
 
 import hypothesis.strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from csi_s3.errors import (
     IsDirectoryError,
@@ -27,7 +27,7 @@ PATHS = st.one_of(
 )
 ODD = st.sampled_from(["a//b", "a/./b", "../a", "a/", "a/b/", "/a", "a\0", "x" * 256])
 PICK = st.integers(0, 40)
-PLACES = st.one_of(PATHS, PICK, PICK, PICK)  # a number is one of those that are there
+PLACES = st.one_of(PICK, PATHS, PICK, PICK)  # a number is one of those that are there
 KEYS = st.one_of(PATHS, PATHS.map(lambda p: p + "/"), ODD)
 DATA = st.binary(max_size=20)
 KINDS = st.sampled_from(["HEAD", "LIST", "GET", "PUT", "COPY", "DELETE", "DELETE_MANY",
@@ -67,7 +67,15 @@ class Common(RuleBasedStateMachine):
 
     # somebody else
 
+    @initialize(objects=st.dictionaries(PATHS, DATA, min_size=3, max_size=9))
+    def there_are_files(self, objects):
+        for path, data in objects.items():
+            self.somebody_else_puts(path, data)
+
     @rule(key=KEYS, data=DATA)
+    def somebody_puts(self, key, data):
+        self.somebody_else_puts(key, data)
+
     def somebody_else_puts(self, key, data):
         self.kernel.mount.store.put_now(key, data)
         self.model.objects[key] = data

@@ -17,7 +17,7 @@ from tests.model.reference import Reference
 
 
 class MountModel(Names, Files):
-    @rule(one_in=st.integers(0, 7), is_killed=st.booleans())
+    @rule(one_in=st.integers(0, 15), is_killed=st.booleans())
     def the_worker_ends_and_the_next_one_begins(self, one_in, is_killed):
         if one_in:
             return
@@ -43,7 +43,7 @@ class MountModel(Names, Files):
     @precondition(lambda self: not (self.kernel.is_armed or self.open_files))
     @precondition(lambda self: not self.kernel.leftovers())  # or they would be uploaded
     @rule(
-        one_in=st.integers(0, 5),
+        one_in=st.integers(0, 15),
         old=PLACES,
         new=PATHS,
         at=st.tuples(
