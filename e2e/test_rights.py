@@ -31,6 +31,7 @@ def test_without_uid_gid_and_fs_group_another_user_reads_only(ns, s3, bucket):
     pod = ns.pod(ns.claim(bucket), user=1000)
     assert ns.sh(pod, "cat /data/in.txt") == "hello"
     assert "Permission denied" in ns.fails(pod, "echo x > /data/new")
+    assert "uid=1000" in ns.event(pod, "NotWritable")
 
 
 @pytest.mark.parametrize("place", ["container", "pod", "mode", "option"])

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 from typing import Any, cast
 
 import pyfuse3
@@ -34,13 +35,27 @@ class Bridge(pyfuse3.Operations):
     enable_writeback_cache = False
     supports_dot_lookup = False
 
-    def __init__(self, fs: FileSystem, *, negative_ttl_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        *,
+        negative_ttl_s: float = 0.0,
+        on_stranger: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """on_stranger: hears once of a program that runs as another user than root: uid, gid."""
         super().__init__()
         self._fs, self._negative_ttl_s = fs, negative_ttl_s
+        self._on_stranger = on_stranger
+
+    def _met(self, ctx: Context) -> None:
+        if self._on_stranger is not None and ctx.uid != 0:
+            self._on_stranger(ctx.uid, ctx.gid)
+            self._on_stranger = None
 
     @override
     @answered(ANSWER_WITHIN_S)
     async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> pyfuse3.EntryAttributes:
+        self._met(ctx)
         try:
             return entry(await self._fs.lookup(parent_inode, name))
         except NotFoundError:
@@ -75,6 +90,7 @@ class Bridge(pyfuse3.Operations):
     @override
     @answered(ANSWER_WITHIN_S)
     async def opendir(self, inode: int, ctx: Context) -> int:
+        self._met(ctx)
         return await self._fs.opendir(inode)
 
     @override
@@ -126,6 +142,7 @@ class Bridge(pyfuse3.Operations):
     @override
     @answered(ANSWER_WITHIN_S)
     async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
+        self._met(ctx)  # of a file that is mounted by subPath it is the first request
         return pyfuse3.FileInfo(fh=await self._fs.files.open(inode, flags), keep_cache=True)
 
     @override

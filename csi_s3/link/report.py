@@ -67,6 +67,7 @@ class Reason(Enum):
     MISSING_OPTION = "MissingMountOption"
     UPLOAD_FAILED = "UploadFailed"
     INTEGRITY = "IntegrityFailed"
+    NOT_WRITABLE = "NotWritable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,14 @@ Events of what is told here; the log has all of it.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from csi_s3.errors import IntegrityError, NotPermittedError, VolumeError
 from csi_s3.link.report import Notice, Reason
+
+log = logging.getLogger(__name__)
 
 Clock: TypeAlias = Callable[[], float]
 
@@ -34,8 +37,18 @@ class Notices:
         """Take a failed operation of the mount."""
         reason = _reason(op, error)
         if reason is not None and self._is_due(reason, error):
-            notice = Notice(mount_id=self._mount_id, reason=reason, error=error)
-            self._waiting.put_nowait(notice)
+            self._put(reason, error)
+
+    def stranger(self, uid: int, gid: int) -> None:
+        """Take a program that runs as somebody to whom the modes allow no change."""
+        error = NotPermittedError(
+            f"a program runs as user {uid}, group {gid}, and all files are root's, who alone may"
+            " change them",
+            f"give the PersistentVolume the mountOptions uid={uid} and gid={gid}, or the pod a"
+            " securityContext with fsGroup, and create the pods anew",
+        )
+        log.warning("%s", error, extra={"code": error.code})
+        self._put(Reason.NOT_WRITABLE, error)
 
     async def run(self) -> None:
         while True:
@@ -45,6 +58,9 @@ class Notices:
     async def all_told(self) -> None:
         """Wait until `run` has sent what was heard so far."""
         await self._waiting.join()
+
+    def _put(self, reason: Reason, error: VolumeError) -> None:
+        self._waiting.put_nowait(Notice(mount_id=self._mount_id, reason=reason, error=error))
 
     def _is_due(self, reason: Reason, error: VolumeError) -> bool:
         if isinstance(error, NotPermittedError):

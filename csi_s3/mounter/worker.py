@@ -10,6 +10,7 @@ import contextlib
 import logging
 import signal
 import socket
+import stat
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -128,7 +129,11 @@ class Worker:
                 state_dir=self._state_dir,
             )
             self._usage = fs.usage
-            bridge = Bridge(fs, negative_ttl_s=volume.tree.negative_metadata_ttl_s)
+            bridge = Bridge(
+                fs,
+                negative_ttl_s=volume.tree.negative_metadata_ttl_s,
+                on_stranger=self._notices.stranger if self._is_root_alone() else None,
+            )
             watching = group.create_task(self._keep_told(store))
             boundary.heard.set(self._notices.heard)
             recovering = group.create_task(fs.recover())  # it takes its turns before any request
@@ -147,6 +152,12 @@ class Worker:
         if self._state_dir is not None:
             with contextlib.suppress(OSError):  # bytes that could not be uploaded, or not ours
                 self._state_dir.rmdir()
+
+    def _is_root_alone(self) -> bool:
+        """Whether a volume says nothing of who may write, which mostly somebody else wants to."""
+        tree = self._spec.volume.tree
+        others_may = tree.dir_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return self._spec.has_node and not (tree.uid or tree.gid or others_may)
 
     async def report(self, state: State, error: VolumeError | None = None) -> None:
         """Tell whoever watches; nobody may be there any more. After the last words nothing more."""

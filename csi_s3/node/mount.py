@@ -162,7 +162,11 @@ class Mount:
     def noticed(self, notice: Notice) -> None:
         """Tell the pods."""
         error, text = notice.error, f"volume {self.spec.volume_handle}: {notice.error.what}"
-        if notice.reason is Reason.MISSING_OPTION:
+        told = self._users()
+        if notice.reason is Reason.NOT_WRITABLE:
+            told = [target for target, read_only in self.targets.items() if not read_only]
+            text += f": {error.hint}"
+        elif notice.reason is Reason.MISSING_OPTION:
             text += (
                 f": refused, this {error.hint}: add it to the PersistentVolume's mountOptions and"
                 " create the pods anew"
@@ -170,7 +174,7 @@ class Mount:
         else:
             text += f" ({error.hint})" if error.hint else ""
             text += f" [{error.code}]; the mounter's log has all such failures of this volume"
-        self._audience.tell(self._users(), notice.reason.value, text)
+        self._audience.tell(told, notice.reason.value, text)
 
     def lost(self) -> None:
         """The mounter is gone, and with it the worker."""

@@ -245,6 +245,38 @@ async def test_a_missing_option_is_an_event_that_names_it(node, minio):
 # --- a volume that never was ----------------------------------------------------------------------
 
 
+async def test_a_program_that_is_not_root_where_only_root_may_write_is_an_event_once(node, minio):
+    """Promise: A CSI volume without uid, gid and fsGroup on which a program runs as somebody else
+    than root: an Event on the pods that may write names the options."""
+    as_user = "setpriv --reuid 1000 --regid 2000 --clear-groups"
+    async with mounting(node, **minio.env(), AWS_ENDPOINT_URL_S3=minio.endpoint):
+        said = {}
+        for name, handle, flags in (
+            ("writes", "pv", []),
+            ("reads", "pv", []),
+            ("is-given-it", "pv-2", ["uid=1000"]),
+            ("may-all", "pv-3", ["dir-mode=777", "file-mode=666"]),
+        ):
+            target, pod = node.target(name), {"pod": name, "readonly": name == "reads"}
+            await node.publish(target, *flags, bucket="data", handle=handle, **pod)
+            assert (await shell(f"ls {target}")).returncode == 0  # root's
+            for n in range(2):
+                said[name] = (await shell(f"{as_user} touch {target}/of-{name}-{n}")).stderr
+            await until(node.events)  # of the first one; no more may come
+            await node.unpublish(target, handle=handle)
+        assert "Permission denied" in said["writes"]
+        assert "Read-only file system" in said["reads"]
+        assert said["is-given-it"] == said["may-all"] == ""
+        await node.wait_until_clean()
+        ((pod, reason, text),) = node.events()
+        assert (pod, reason) == ("writes", "NotWritable")
+        assert text == (
+            "volume pv: a program runs as user 1000, group 2000, and all files are root's, who"
+            " alone may change them: give the PersistentVolume the mountOptions uid=1000 and"
+            " gid=2000, or the pod a securityContext with fsGroup, and create the pods anew"
+        )
+
+
 async def test_a_publish_that_fails_says_what_and_what_to_do(node, minio):
     async with mounting(node, **minio.env(), AWS_ENDPOINT_URL_S3=minio.endpoint):
         for flags, bucket, code, said in (
