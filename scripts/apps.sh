@@ -27,6 +27,8 @@ if ! cmp -s "$wanted" build/apps/requirements.txt; then
   export UV_PYTHON_DOWNLOADS=never
   build/uv/bin/uv venv --quiet --clear --python .venv/bin/python build/apps
   build/uv/bin/uv pip install --quiet --python build/apps/bin/python -r "$wanted"
+  build/apps/bin/python -m pip download --quiet --no-deps --no-binary :all: --dest build/apps \
+    "$(grep datashard "$wanted")"  # its own tests are in there
   cp "$wanted" build/apps/requirements.txt
 fi
 

@@ -12,6 +12,7 @@ from tests.programs.runs import APPS_PYTHON, WITHIN_S, minio, twice
 __all__ = ["minio", "twice"]
 
 SPARK_WITHIN_S = 400
+OWN_TESTS_WITHIN_S = 500
 
 DATASHARD = """
     import json, multiprocessing, os, sys, time
@@ -97,6 +98,31 @@ def test_two_mounts_append_to_one_datashard_table(twice, minio, tmp_path):
         subprocess.run(["umount", other], check=True, timeout=WITHIN_S)
         wait_gone(pid)
     twice.mounted.python(f"{DATASHARD}\n    check('abc')", interpreter=python)
+
+
+def test_datashards_own_tests_end_on_a_mount_as_on_a_local_disk(twice):
+    """Those that its archive has all of: it lacks conftest.py, some documents, and an S3."""
+    (archive,) = APPS_PYTHON.parents[1].glob("datashard-*.tar.gz")
+    twice.sh(
+        f"""
+        export PYTHONDONTWRITEBYTECODE=1 TMPDIR=$PWD/tmp
+        mkdir tmp && tar xzf {archive} && cd datashard-*
+        {APPS_PYTHON} -m pytest tests -q -p no:cacheprovider --junit-xml=$SCRIPTS/results.xml \\
+            --ignore tests/test_main.py --ignore tests/test_s3_integration.py > $SCRIPTS/out || true
+        """,
+        within_s=OWN_TESTS_WITHIN_S,
+    )
+    said = twice.python(
+        """
+        from os import environ
+        from xml.etree import ElementTree
+        for case in ElementTree.parse(environ["SCRIPTS"] + "/results.xml").iter("testcase"):
+            print(case.get("classname"), case.get("name"), *(e.tag for e in case))
+        """
+    )
+    passed = [line for line in said.splitlines() if len(line.split()) == 2]
+    assert len(passed) > 200, said
+    twice.unmount()
 
 
 @pytest.mark.parametrize("algorithm", [1, 2])
