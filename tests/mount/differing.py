@@ -91,8 +91,10 @@ class Side:
     def pread(self, n: int, offset: int, length: int) -> bytes:
         return os.pread(self._fd(n), length, offset)
 
-    def seek_end(self, n: int, offset: int) -> int:
-        return os.lseek(self._fd(n), offset, os.SEEK_END)
+    def seek_end(self, n: int, offset: int) -> int | None:
+        """Where a directory ends is the file system's own affair, as its size is."""
+        end = os.lseek(self._fd(n), offset, os.SEEK_END)
+        return None if stat.S_ISDIR(os.fstat(self._fd(n)).st_mode) else end
 
     def ftruncate(self, n: int, size: int) -> None:
         os.ftruncate(self._fd(n), size)
