@@ -113,7 +113,7 @@ class ArchivedError(VolumeError):
 
 
 class PreconditionFailedError(VolumeError):
-    """A conditional request met another state (412, or 409 for a race)."""
+    """A conditional request met another state (412)."""
 
     errno, status, code = EEXIST, Status.ABORTED, "s3-precondition-failed"
 

@@ -168,6 +168,7 @@ class Changes:
                 await self._store_now(inode, writer)
             except VolumeError as exc:
                 self._keep_for_later(inode, writer, exc)
+                await writer.give_up()
                 raise
             finally:
                 self._ended(inode, writer)
@@ -178,22 +179,25 @@ class Changes:
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
 
-    def _keep_for_later(self, inode: Inode, writer: FileWriter, exc: VolumeError) -> None:
+    def _keep_for_later(self, inode: Inode, writer: FileWriter, exc: VolumeError) -> bool:
         """Keep what another try may store, and have the error say so to whoever is told of it."""
+        path = None
         if exc.retryable or isinstance(exc, CredentialsError):
             path = self._keep(inode, writer, exc.code)
             if path is not None:
                 kept = f"what was written is kept in {path}, the volume's next mount uploads it"
                 exc.hint = f"{exc.hint}; {kept}" if exc.hint else kept
+        return path is not None
 
     def _keep(self, inode: Inode, writer: FileWriter, code: str) -> Path | None:
         """Nobody will ask for another try: the spool keeps the bytes. None: nothing is kept."""
+        was_kept = writer.is_kept
         try:
             path = writer.keep()
         except SpoolFullError as full:
             log.error("%s: lost: %s", inode.name, full, extra={"code": full.code})  # noqa: TRY400
             return None
-        if path is not None:
+        if path is not None and not was_kept:
             log.error(
                 "%s could not be uploaded and is kept in %s for the next worker of this mount",
                 inode.name,
@@ -226,8 +230,9 @@ class Changes:
             try:
                 await self.store(inode)
             except VolumeError as exc:
-                if inode.writer is not None:
-                    self._keep_for_later(inode, inode.writer, exc)
+                writer = inode.writer
+                if writer is not None and self._keep_for_later(inode, writer, exc):
+                    await writer.give_up()
                 return exc
             return None
 

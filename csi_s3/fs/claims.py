@@ -13,7 +13,7 @@ import logging
 import secrets
 
 from csi_s3.errors import ExistsError, NotImplementedByStoreError, PreconditionFailedError
-from csi_s3.s3.store import ObjectInfo, ObjectStore
+from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,19 @@ class Claims:
         )
 
     async def _put(self, key: str) -> ObjectInfo:
-        token = {TOKEN: secrets.token_hex(8)}
-        try:
-            return await self._store.put(key, b"", if_none_match=True, metadata=token)
-        except PreconditionFailedError as exc:
-            raise ExistsError(f"{key}: exists") from exc
+        return await put_new(self._store, key, b"")
+
+
+async def put_new(store: ObjectStore, key: str, data: Buffer) -> ObjectInfo:
+    """Put an object where there is none. Whoever made it knows, even if the answer was lost.
+
+    Raises:
+        ExistsError: the key holds an object.
+        NotImplementedByStoreError: the store does not know the condition.
+
+    """
+    token = {TOKEN: secrets.token_hex(8)}
+    try:
+        return await store.put(key, data, if_none_match=True, metadata=token)
+    except PreconditionFailedError as exc:
+        raise ExistsError(f"{key}: exists") from exc

@@ -110,8 +110,11 @@ class Directory:
 
     def from_snapshot(self, name: str, now: float) -> Found | None:
         """What the newest valid listing says of a name it has; None: ask S3."""
+        for listing in reversed(self.listings):
+            if name in listing.entries or listing.is_complete:
+                return listing.entries.get(name)
         if self.listings:
-            return self.listings[-1].entries.get(name)
+            return None
         if self._snapshot is not None and now < self._snapshot_until:
             return self._snapshot.entries.get(name)
         self._snapshot = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PARTS, MIN_PART_BYTES
+from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, MIN_PART_BYTES
 
 
 class Origin(Enum):
@@ -126,7 +126,13 @@ class Piece:
 
 
 def plan(
-    extents: Extents, start: int, *, part_bytes: int, min_part_bytes: int = MIN_PART_BYTES
+    extents: Extents,
+    start: int,
+    *,
+    part_bytes: int,
+    min_part_bytes: int = MIN_PART_BYTES,
+    most: int = MAX_PARTS,
+    is_end: bool = True,
 ) -> list[Piece]:
     """Cut [start, size) into the parts of an upload, with as few bytes sent as S3 allows.
 
@@ -134,15 +140,27 @@ def plan(
     in unchanged bytes behind it. A file in so many pieces that an upload cannot hold them is sent
     in coarser ones.
 
-    part_bytes: the size of parts that are sent.
+    part_bytes: the size of parts that are sent. most: so many parts are wanted at most; where not
+    even that can be, there are more. is_end: whether the last piece is the upload's last.
     """
     worth = min_part_bytes
     while True:
         runs = _runs(extents, start, worth=worth, min_part_bytes=min_part_bytes)
-        pieces = [p for run in runs for p in _cut(run, part_bytes, min_part_bytes)]
-        if len(pieces) <= MAX_PARTS or worth > extents.size:
+        copy_bytes = copy_part_bytes(extents.size - start, most)
+        pieces = [p for run in runs for p in _cut(run, part_bytes, copy_bytes, min_part_bytes)]
+        if not is_end:
+            pieces = _filled_up(pieces, min_part_bytes)
+        if len(pieces) <= most or worth > extents.size:
             return pieces
         worth *= 2
+
+
+def copy_part_bytes(size: int, most: int = MAX_PARTS) -> int:
+    """How large copied parts are: larger than usual only where that would be too many."""
+    copy_bytes = MAX_COPY_PART_BYTES
+    while copy_bytes < MAX_PUT_BYTES and size > copy_bytes * (most * 9 // 10):
+        copy_bytes = min(2 * copy_bytes, MAX_PUT_BYTES)
+    return copy_bytes
 
 
 def _runs(extents: Extents, start: int, *, worth: int, min_part_bytes: int) -> list[Piece]:
@@ -167,8 +185,8 @@ def _runs(extents: Extents, start: int, *, worth: int, min_part_bytes: int) -> l
     return runs
 
 
-def _cut(run: Piece, part_bytes: int, min_part_bytes: int) -> list[Piece]:
-    most = MAX_COPY_PART_BYTES if run.is_copy else part_bytes
+def _cut(run: Piece, part_bytes: int, copy_bytes: int, min_part_bytes: int) -> list[Piece]:
+    most = copy_bytes if run.is_copy else part_bytes
     pieces = []
     at = run.start
     while at < run.end:
@@ -177,4 +195,17 @@ def _cut(run: Piece, part_bytes: int, min_part_bytes: int) -> list[Piece]:
             end = run.end if run.end - at <= MAX_COPY_PART_BYTES else run.end - min_part_bytes
         pieces.append(Piece(at, end, is_copy=run.is_copy))
         at = end
+    return pieces
+
+
+def _filled_up(pieces: list[Piece], min_part_bytes: int) -> list[Piece]:
+    """Let the last piece, too, be large enough: it takes what it lacks from those before."""
+    while len(pieces) > 1 and pieces[-1].size < min_part_bytes:
+        *rest, before, last = pieces
+        at = last.end - min_part_bytes
+        if at - before.start < min_part_bytes:
+            at = before.start
+        else:
+            rest.append(Piece(before.start, at, is_copy=before.is_copy))
+        pieces = [*rest, Piece(at, last.end, is_copy=False)]
     return pieces

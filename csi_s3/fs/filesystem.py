@@ -19,11 +19,12 @@ from csi_s3.errors import (
     NotDirectoryError,
     NotEmptyError,
     NotFoundError,
+    NotImplementedByStoreError,
     NotPermittedError,
-    VolumeError,
 )
 from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.budget import MemoryBudget
+from csi_s3.fs.claims import put_new
 from csi_s3.fs.copies import Copies
 from csi_s3.fs.directory import Found, Special
 from csi_s3.fs.files import Files
@@ -254,16 +255,12 @@ class FileSystem:
 
     async def _put_marker(self, key: str) -> None:
         try:
-            await self._store.put(key, b"", if_none_match=True)
-        except VolumeError as exc:
-            if exc.code == "s3-precondition-failed":
-                raise ExistsError(f"{key}: exists") from exc
-            if exc.code != "s3-not-implemented":
-                raise
+            await put_new(self._store, key, b"")
+        except NotImplementedByStoreError:
             await self._store.put(key, b"")
 
     async def rmdir(self, parent: int, name: bytes) -> None:
-        """Remove a directory that holds nothing but its marker.
+        """Remove a directory that holds nothing but its marker. Nobody's giving up stops it.
 
         Raises:
             NotEmptyError: it holds something.
@@ -279,9 +276,13 @@ class FileSystem:
             raise NotPermittedError(
                 f"rmdir of {key}", "needs the mount option allow-delete", option="allow-delete"
             )
-        async with self._change(inode):
-            await self._remove_empty(inode)
-            self._removed(above, text, inode)
+
+        async def removing() -> None:
+            async with self._change(inode):
+                await self._remove_empty(inode)
+                self._removed(above, text, inode)
+
+        await self._patience.wait(removing, f"rmdir of {text}")
 
     async def _remove_empty(self, inode: Inode) -> None:
         key = self._inodes.key(inode)
@@ -310,7 +311,8 @@ class FileSystem:
             )
 
         async def remove() -> None:
-            if inode.info is not None:  # else never stored: an object there is somebody else's
+            stored = inode.info if inode.writer is None else inode.writer.base or inode.info
+            if stored is not None:  # else never stored: an object there is somebody else's
                 await self._store.delete(self._inodes.key(inode))
             self._removed(above, text, inode)
 

@@ -122,10 +122,18 @@ class Inodes:
             return self._prefix
         return self.key_at(inode, self.get(inode.parent), inode.name)
 
+    def _prefix_of(self, directory: Inode) -> str:
+        """Its key. Not by recursion: a key may have 512 components, Python's stack has not."""
+        names = []
+        while directory.ino != ROOT:
+            names.append(directory.name)
+            directory = self.get(directory.parent)
+        return self._prefix + "".join(f"{name}/" for name in reversed(names))
+
     def key_at(self, inode: Inode, parent: Inode, name: str) -> str:
         """The key it would stand for under that name."""
         suffix = LINK_SUFFIX if inode.is_link else ""
-        return child_key(self.key(parent), f"{name}{suffix}", is_dir=inode.is_dir)
+        return child_key(self._prefix_of(parent), f"{name}{suffix}", is_dir=inode.is_dir)
 
     def add(
         self,
@@ -161,6 +169,12 @@ class Inodes:
         self._by_name[parent, name] = inode
         before.children -= 1
         self.drop_unused(before)
+
+    def is_below(self, inode: Inode, directory: Inode) -> bool:
+        """Whether it is that directory, or under it at any depth."""
+        while inode is not directory and inode.ino != ROOT:
+            inode = self._by_number[inode.parent]
+        return inode is directory
 
     def below(self, directory: Inode) -> list[Inode]:
         """All linked inodes under a directory, at any depth."""

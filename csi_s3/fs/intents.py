@@ -9,11 +9,13 @@ next worker finishes what it says:
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 log = logging.getLogger(__name__)
+
+Phase: TypeAlias = Literal["copying", "deleting", "undoing"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +32,25 @@ class DirectoryRename:
 
     old: str
     new: str
-    phase: Literal["copying", "deleting", "undoing"]
+    phase: Phase
     began: float
     newest: float = 0.0
     made: Sequence[tuple[str, str]] = ()
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
+        """It decides what is deleted: nothing doubtful is taken for one.
+
+        Raises:
+            ValueError, TypeError, AttributeError: it is none.
+
+        """
         made = tuple((str(key), str(etag)) for key, etag in data.pop("made", ()))
-        return cls(**data, made=made)
+        what = cls(**data, made=made)
+        names = what.old.endswith("/"), what.new.endswith("/")
+        if not all(names) or what.phase not in get_args(Phase):
+            raise ValueError("no rename of a directory")
+        return replace(what, began=float(what.began), newest=float(what.newest))
 
 
 class Intents:
@@ -61,9 +73,10 @@ class Intents:
         return intent
 
     def pending(self) -> "list[tuple[Intent, DirectoryRename]]":
-        """What earlier workers of this mount did not finish."""
+        """What earlier workers of this mount did not finish, the earliest first."""
         found = []
-        for path in sorted(self._directory.glob("rename-*.json")) if self._directory else ():
+        paths = self._directory.glob("rename-*.json") if self._directory else ()
+        for path in sorted(paths, key=lambda path: (len(path.name), path.name)):
             try:
                 what = DirectoryRename.from_json(json.loads(path.read_text()))
             except (OSError, ValueError, TypeError, AttributeError) as exc:

@@ -9,11 +9,12 @@ from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     BadLinkError,
     ExistsError,
+    NotFoundError,
     NotImplementedByStoreError,
     NotPermittedError,
-    PreconditionFailedError,
 )
 from csi_s3.fs.attributes import Attributes
+from csi_s3.fs.claims import put_new
 from csi_s3.fs.directory import Link
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.keys import LINK_SUFFIX, child_key
@@ -67,9 +68,7 @@ class Links:
 
     async def _put(self, key: str, target: bytes) -> ObjectInfo:
         try:
-            return await self._store.put(key, target, if_none_match=True)
-        except PreconditionFailedError as exc:
-            raise ExistsError(f"{key}: exists") from exc
+            return await put_new(self._store, key, target)
         except NotImplementedByStoreError:
             return await self._store.put(key, target)
 
@@ -84,7 +83,12 @@ class Links:
         if inode.target is not None:
             return inode.target
         key = self._tree.inodes.key(inode)
-        chunk = await self._store.read_range(key, 0, MAX_TARGET_BYTES + 1)
+        try:
+            chunk = await self._store.read_range(key, 0, MAX_TARGET_BYTES + 1)
+        except NotFoundError:
+            if self._tree.inodes.key(inode) == key:
+                raise
+            return await self.read(ino)  # renamed meanwhile
         target = bytes(chunk.data)
         if not target or len(target) > MAX_TARGET_BYTES or b"\0" in target:
             raise BadLinkError(

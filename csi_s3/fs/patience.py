@@ -5,12 +5,16 @@ reached the store for a long time.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from csi_s3.errors import StoreTimeoutError, VolumeError
 from csi_s3.fs.outcome import outcome
 from csi_s3.fs.tree import Clock
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -45,6 +49,7 @@ class Patience:
         while not task.done():
             left_s = self._progress_at + STALLED_AFTER_S - self._clock.monotonic_s()
             if left_s <= 0:
+                task.add_done_callback(partial(_tell, what))
                 raise StoreTimeoutError(
                     f"{what}: no progress in {STALLED_AFTER_S:.0f} s",
                     "check the connection to the store; the upload goes on",
@@ -58,3 +63,10 @@ class Patience:
     def close(self) -> None:
         for task in self._under_way:
             task.cancel()
+
+
+def _tell(what: str, task: "asyncio.Task[Any]") -> None:
+    """Nobody hears of its failure any more but who reads the log."""
+    result = None if task.cancelled() else task.result()
+    if isinstance(result, VolumeError):
+        log.error("%s failed in the end: %s", what, result, extra={"code": result.code})

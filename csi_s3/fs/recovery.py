@@ -31,8 +31,9 @@ async def recover(spool: Spool, new_writer: NewWriter, moves: Moves) -> None:
         else:
             file.close(keep=True)
             log.warning(
-                "%s was being changed when the process that served it ended; it was not uploaded,"
-                " what was written to the node's disk is in %s: copy what you need, and remove it",
+                "%s was being changed when the process that served it ended, or was written anew"
+                " since; it was not uploaded, what was written to the node's disk is in %s: copy"
+                " what you need, and remove it",
                 description.key,
                 path,
             )
@@ -65,4 +66,5 @@ async def _upload(
     else:
         log.info("%s: uploaded what an earlier worker could not", description.key)
     finally:
+        writer.cancel()
         writer.close()

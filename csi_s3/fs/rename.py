@@ -22,11 +22,13 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.changes import Changes
 from csi_s3.fs.copies import Copies
+from csi_s3.fs.directory import Special
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.intents import Intents
 from csi_s3.fs.keys import decode_name
 from csi_s3.fs.tree import Clock, Tree
 from csi_s3.fs.treemove import TreeMoves, found_as, take_place
+from csi_s3.fs.unfinished import Unfinished
 from csi_s3.s3.store import ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class Renames:
         self._trees = TreeMoves(
             store, tree=tree, changes=changes, copies=copies, intents=intents, clock=clock
         )
+        self._unfinished = Unfinished(copies=copies, moves=changes.moves, intents=intents)
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
@@ -77,6 +80,8 @@ class Renames:
             new_parent, new_name, is_dir=inode.is_dir, is_link=inode.is_link
         )
         target = self._inodes.child(into.ino, new)
+        if target is not None and target.is_dir and not (inode.is_dir and may_replace):
+            target = await self._if_there(target)
         if target is inode:
             return
         self._check(inode, target, may_replace=may_replace)
@@ -93,14 +98,24 @@ class Renames:
             await self._file(inode, into, new, target, may_replace=may_replace)
 
     async def recover(self) -> None:
-        """As `TreeMoves.recover`."""
-        await self._trees.recover()
+        """As `Unfinished.recover`."""
+        await self._unfinished.recover()
 
     def _check_still(self, *names: tuple[Inode, str, Inode | None]) -> None:
         """What the kernel has found may have changed before our turn came."""
         for parent, name, inode in names:
             if not parent.is_linked or self._inodes.child(parent.ino, name) is not inode:
                 raise StaleError(f"{name}: changed meanwhile")
+
+    async def _if_there(self, target: Inode) -> Inode | None:
+        """The directory, or None: others emptied it, and only those who are in it still see it."""
+        above = self._inodes.get(target.parent)
+        if self._tree.directory(above).local.get(target.name) is target:
+            return target
+        if await self._tree.find(above, target.name) is not Special.ABSENT:
+            return target
+        self._inodes.unlink(target)
+        return None
 
     def _check(self, inode: Inode, target: Inode | None, *, may_replace: bool) -> None:
         key = self._inodes.key(inode)

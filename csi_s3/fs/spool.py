@@ -14,7 +14,8 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +45,11 @@ class Description:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         extents = tuple((int(s), int(e), str(o)) for s, e, o in data.pop("extents", ()))
+        at = 0
+        for start, end, origin in extents:
+            if start != at or end <= start or Origin(origin) is Origin.SENT:
+                raise ValueError(f"{start} to {end} {origin} behind {at}")
+            at = end
         return cls(**{k: data[k] for k in data if k in cls.__slots__}, extents=extents)
 
 
@@ -55,6 +61,7 @@ class Spool:
         self.used_bytes = 0
         self._next = 1
         self._open: set[Path] = set()
+        self._left: dict[str, list[SpoolFile]] = {}
 
     @property
     def is_there(self) -> bool:
@@ -79,20 +86,24 @@ class Spool:
                 except FileExistsError:
                     continue
                 break
-            self._open.add(path)
-            made = SpoolFile(self, path, fd)
-            made.describe(Description(key=key))
         except OSError as exc:
             raise _refused(exc) from exc
+        self._open.add(path)
+        made = SpoolFile(self, path, fd)
+        try:
+            made.describe(Description(key=key))
+        except SpoolFullError:
+            made.close(keep=False)
+            raise
         return made
 
     def leftovers(self) -> list[tuple[Path, Description]]:
-        """What earlier workers of this mount could not upload; their bytes count."""
+        """What earlier workers of this mount could not upload, the last first; see `take_over`."""
         if self._directory is None:
             return []
         found = []
         self._remove_bare()
-        for path in sorted(self._directory.glob("file-*.json")):
+        for path in sorted(self._directory.glob("file-*.json"), key=_age):
             data = path.with_suffix(".data")
             if data in self._open:
                 continue
@@ -108,20 +119,32 @@ class Spool:
         return found
 
     def _remove_bare(self) -> None:
-        """Files of workers that died before anything was written to them."""
+        """What workers left that died while they made a file, or described one."""
         assert self._directory is not None  # noqa: S101 - its caller has looked
+        for path in self._directory.glob("file-*.new"):
+            path.unlink(missing_ok=True)
         for path in self._directory.glob("file-*.data"):
             if path not in self._open and not path.with_suffix(".json").exists():
                 path.unlink(missing_ok=True)
 
     def take_over(self, path: Path, description: Description) -> "SpoolFile":
-        """Open a leftover; it is now as if it were made by us."""
-        file = SpoolFile(self, path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        """Open a leftover; it is now as if it were made by us, and its bytes count."""
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        file = SpoolFile(self, path, fd, description)
         self._open.add(path)
-        bytes_ = sum(e - s for s, e, o in description.extents if o == Origin.SPOOL.value)
-        self.used_bytes += bytes_
-        file.counted_bytes = bytes_
+        file.counted_bytes = sum(
+            e - s for s, e, o in description.extents if o == Origin.SPOOL.value
+        )
+        if not description.extents:  # its worker was killed
+            file.counted_bytes = os.fstat(fd).st_blocks * 512
+        self.used_bytes += file.counted_bytes
         return file
+
+    def written_anew(self, key: str) -> None:
+        """What was left of this key is no change of what is there now: it must not come back."""
+        for file in self._left.pop(key, ()):
+            with suppress(SpoolFullError):
+                file.describe(replace(file.description, is_whole=False))
 
     def count(self, n: int) -> None:
         """Count n more bytes (less, below 0).
@@ -136,15 +159,20 @@ class Spool:
             )
         self.used_bytes += n
 
-    def closed(self, path: Path) -> None:
-        self._open.discard(path)
+    def closed(self, file: "SpoolFile", *, is_left: bool) -> None:
+        self._open.discard(file.path)
+        if is_left:
+            self._left.setdefault(file.description.key, []).append(file)
 
 
 class SpoolFile:
     """One file's bytes. Owned by its `Staged`, which says how many of them count."""
 
-    def __init__(self, spool: Spool, path: Path, fd: int) -> None:
+    def __init__(
+        self, spool: Spool, path: Path, fd: int, description: Description | None = None
+    ) -> None:
         self.path, self._spool, self._fd = path, spool, fd
+        self.description = description or Description(key="")
         self.counted_bytes = 0
 
     def write(self, offset: int, data: bytes | bytearray | memoryview, *, new_bytes: int) -> None:
@@ -206,7 +234,9 @@ class SpoolFile:
             new.write_text(json.dumps(asdict(description)))
             new.replace(self.path.with_suffix(".json"))
         except OSError as exc:
+            new.unlink(missing_ok=True)
             raise _refused(exc) from exc
+        self.description = description
 
     def unlink(self) -> None:
         """Let nobody find it any more; it can be used as before."""
@@ -220,12 +250,20 @@ class SpoolFile:
             self._spool.count(-self.counted_bytes)
             self.counted_bytes = 0
         os.close(self._fd)
-        self._spool.closed(self.path)
+        self._spool.closed(self, is_left=keep)
 
 
 def as_lists(extents: list[Extent]) -> tuple[tuple[int, int, str], ...]:
     """Extents as a `Description` holds them."""
     return tuple((e.start, e.end, e.origin.value) for e in extents)
+
+
+def _age(path: Path) -> int:
+    """For an order from the youngest on."""
+    try:
+        return -path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _refused(exc: OSError) -> VolumeError:

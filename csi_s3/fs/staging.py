@@ -6,7 +6,7 @@ it are those of the stored version (`base`), of the spool's file, or zeros; so a
 was changed, and not the file.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from csi_s3.errors import (
@@ -32,7 +32,8 @@ class Staged:
     Concurrency: its writer's lock orders changes; `read` may run beside them.
     Cancellation: a cancelled call has changed nothing, or only where bytes are.
 
-    base: the stored version that BASE extents are of. size: of the file.
+    settle: finds out whether we have replaced the base ourselves without knowing; set by `Sending`.
+    base: the stored version that BASE extents are of. size: of the file. is_kept: see `keep`.
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class Staged:
         key: Callable[[], str],
     ) -> None:
         self.base = base
+        self.settle: Callable[[], Awaitable[object]]
         self.tail = bytearray()
         self.extents = Extents()  # from 0 to where the tail starts
         self._read_base, self._spool, self._budget, self._key = read_base, spool, budget, key
         self._reserved = 0
         self._file: SpoolFile | None = None
-        self._is_kept = False  # what is in the spool is for the mount's next worker, if we end
+        self.is_kept = False
         self._is_abandoned = False  # nobody but us may ever see it
         if base is not None:
             self.extents.put(0, base.size, Origin.BASE)
@@ -148,9 +150,9 @@ class Staged:
 
     def _changed(self) -> None:
         """What was kept is not what the file is now."""
-        if self._is_kept and self._file is not None:
+        if self.is_kept and self._file is not None:
             self._file.describe(Description(key=self._key()))
-        self._is_kept = False
+        self.is_kept = False
 
     def overwrite(self, offset: int, data: Buffer) -> None:
         """Change bytes that are there, all of them before the file's end.
@@ -225,15 +227,22 @@ class Staged:
     def stored(self, info: ObjectInfo) -> None:
         """All bytes are those of this version now; a tail that is the whole file stays."""
         self.base = info
+        self._forget_file()
         if self.is_in_memory:
             return
         self._drop_tail()
         self.extents.truncate(0)
         self.extents.put(0, info.size, Origin.BASE)
-        self._forget_file()
+
+    def sent(self, info: ObjectInfo) -> None:
+        """This version has all bytes that had left; those that have changed since are here."""
+        self.base = info
+        for e in self.extents:
+            if e.origin is Origin.SENT:
+                self.extents.put(e.start, e.end, Origin.BASE)
 
     def _forget_file(self, *, keep: bool = False) -> None:
-        self._is_kept = False
+        self.is_kept = False
         if self._file is not None:
             self._file.close(keep=keep)
             self._file = None
@@ -277,6 +286,8 @@ class Staged:
         try:
             data = await self._read_base(base, start, length)
         except (NotFoundError, ObjectChangedError, StaleError) as exc:
+            if self.base is base:
+                await self.settle()
             if self.base is not None and self.base is not base:  # stored anew meanwhile, by us
                 return await self._base_bytes(start, length)
             raise StaleError(f"{base.key}: replaced or deleted while it was changed") from exc
@@ -292,9 +303,14 @@ class Staged:
         replaces: the version in whose place it may put them.
 
         Raises:
-            SpoolFullError: there is no room.
+            SpoolFullError: there is no room, or was none for what left in parts.
 
         """
+        if self.extents.has(Origin.SENT):
+            raise SpoolFullError(
+                f"{self._key()}: some of it left in parts of an upload, without room to keep it",
+                "give the volume a larger spool-size",
+            )
         self._spooled(self.tail_start, self.tail)
         self._drop_tail()
         if self._file is None:  # nothing but zeros and base
@@ -302,18 +318,18 @@ class Staged:
         self._file.describe(
             Description(
                 key=self._key(),
-                is_whole=not self.extents.has(Origin.SENT),
+                is_whole=True,
                 base_etag="" if replaces is None else replaces.etag,
                 base_size=0 if replaces is None else replaces.size,
                 extents=as_lists(list(self.extents)),
             )
         )
-        self._is_kept = True
+        self.is_kept = True
         return self._file.path
 
     def abandon(self) -> None:
         """The file has no name any more: nothing of it is left for a next worker."""
-        self._is_abandoned, self._is_kept = True, False
+        self._is_abandoned, self.is_kept = True, False
         if self._file is not None:
             self._file.unlink()
 
@@ -322,7 +338,7 @@ class Staged:
         self.extents.truncate(0)
         for start, end, origin in description.extents:
             self.extents.put(start, end, Origin(origin))
-        self._file, self._is_kept = file, True
+        self._file, self.is_kept = file, True
 
     def reset(self) -> None:
         """An empty file."""
@@ -332,5 +348,5 @@ class Staged:
 
     def close(self) -> None:
         self._drop_tail()
-        self._forget_file(keep=self._is_kept)
+        self._forget_file(keep=self.is_kept)
         self._read_base.close()

@@ -4,11 +4,12 @@ Bytes given to it are counted in the memory budget until their part is in the st
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from csi_s3.errors import FileTooLargeError, VolumeError
+from csi_s3.errors import CredentialsError, FileTooLargeError, IntegrityError, VolumeError
 from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.outcome import outcome
 from csi_s3.s3.store import MAX_PARTS, Buffer, ObjectInfo, ObjectStore, Part, Upload
@@ -37,7 +38,10 @@ class PartUpload:
     Concurrency: one owner calls; parts run in the group as tasks that return their failure.
     The first failure is final: `complete` and later parts raise it.
 
-    parts: in the file's order, without gaps from 0 to `covered`.
+    parts: in the file's order, without gaps from `start` to `covered`.
+    start: what is before has numbers reserved, and is sent last, in `head`: an edit's unchanged
+        beginning, which is copied when it is sure to be unchanged.
+    tried: the parts of a `complete` that got no answer; the next `complete` is of these again.
     """
 
     def __init__(
@@ -50,13 +54,18 @@ class PartUpload:
         group: asyncio.TaskGroup,
         progress: Callable[[], None],
         like: ObjectInfo | None = None,
+        start: int = 0,
+        reserved: int = 0,
     ) -> None:
+        """reserved: so many numbers are kept for what is before start."""
         self.key = key
         self.parts: list[SentPart] = []
+        self.start, self.reserved = start, reserved
+        self.tried: list[Part] | None = None
         self._store, self._budget, self._group = store, budget, group
         self._part_bytes, self._progress, self._like = part_bytes, progress, like
         self._upload: Upload | None = None
-        self._number = 0
+        self._number = reserved
         self._running: set[asyncio.Task[Part | VolumeError]] = set()
         self._slots = asyncio.Semaphore(PARALLEL_PARTS)
         self._creating = asyncio.Lock()
@@ -75,8 +84,18 @@ class PartUpload:
 
     @property
     def covered(self) -> int:
-        """So many first bytes of the file are in parts."""
-        return self.parts[-1].end if self.parts else 0
+        """So many first bytes of the file are in parts, but for those before `start`."""
+        return self.parts[-1].end if self.parts else self.start
+
+    @contextmanager
+    def head(self) -> Iterator[None]:
+        """Let what is sent meanwhile be what comes before `start`."""
+        behind, number = self.parts, self._number
+        self.parts, self._number, self.start = [], 0, 0
+        try:
+            yield
+        finally:
+            self.parts, self._number = [*self.parts, *behind], number
 
     async def part(self, data: Buffer) -> None:
         """Send the next bytes; returns when they are on their way.
@@ -112,6 +131,8 @@ class PartUpload:
         """
         while self.parts and self.parts[-1].end > size:
             self.parts.pop().task.cancel()
+        if size < self.start:
+            self.start = 0
 
     async def room(self) -> None:
         """Wait until one of the parts that are on their way has arrived; at once if none is."""
@@ -125,18 +146,42 @@ class PartUpload:
 
         Raises:
             PreconditionFailedError: the key holds an object (if_none_match), or not this version.
-            VolumeError: the first failure; the upload is still to be aborted.
+            VolumeError: the first failure; the upload is still to be aborted, but if `tried` is
+                set it may as well be completed again.
 
         """
+        parts = self.tried if self.tried is not None else await self._arrived()
+        if self._upload is None:
+            raise RuntimeError("an upload without parts cannot be completed")
+        try:
+            return await self._upload.complete(
+                parts, if_none_match=if_none_match, if_match=if_match
+            )
+        except VolumeError as exc:
+            if exc.retryable or isinstance(exc, CredentialsError | IntegrityError):
+                self.tried = parts
+            raise
+
+    async def _arrived(self) -> list[Part]:
         parts = []
         for sent in self.parts:
             part = await asyncio.shield(sent.task)
             if isinstance(part, VolumeError):
                 raise part
             parts.append(part)
-        if self._upload is None:
-            raise RuntimeError("an upload without parts cannot be completed")
-        return await self._upload.complete(parts, if_none_match=if_none_match, if_match=if_match)
+        return parts
+
+    def is_as_tried(self, size: int) -> bool:
+        """Whether the file of this size is what `complete` was tried of."""
+        numbers = [part.number for part in self.tried or ()]
+        same = numbers == [sent.number for sent in self.parts]
+        return same and self.covered == size and not any(sent.is_stale for sent in self.parts)
+
+    async def made(self) -> ObjectInfo | None:
+        """The object, if a `complete` whose answer was lost has made it and it is still there."""
+        if self._upload is None or self.tried is None:
+            return None
+        return await self._upload.made(self.tried)
 
     async def abort(self) -> None:
         """Drop all that was sent. An upload being created is waited for, lest it be left."""

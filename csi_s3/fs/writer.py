@@ -155,9 +155,9 @@ class FileWriter:
             return
         end = offset + len(data)
         self._check_kept(offset, end)
-        self._staged.overwrite(offset, data)
-        if self._sending.upload is not None:
+        if self._sending.upload is not None:  # first: a full disk may take some of it
             self._sending.upload.changed(offset, end)
+        self._staged.overwrite(offset, data)
 
     def _check_kept(self, start: int, end: int) -> None:
         """Bytes that are in parts only cannot be sent again in another part."""
@@ -170,7 +170,8 @@ class FileWriter:
     async def _bring_small(self, *, is_append: bool) -> None:
         """Have a small stored file in memory whole before it is changed."""
         staged = self._staged
-        most = self._store.min_part_bytes - 1 if is_append else self._part_bytes
+        is_copied = staged.extents.has(Origin.BASE) and (is_append or self._spool.is_there)
+        most = self._store.min_part_bytes - 1 if is_copied else self._part_bytes
         if staged.is_in_memory or staged.size > most or self._sending.upload is not None:
             return
         if staged.extents.has(Origin.SENT):
@@ -293,6 +294,7 @@ class FileWriter:
             self._check_whole()
             info = await self._sending.store()
             self._staged.stored(info)
+            self._spool.written_anew(info.key)
             self._sending.exclusive = False
             self.is_dirty = self.was_written = False
             self._progress()
@@ -311,6 +313,7 @@ class FileWriter:
                 await self._staged.localise(limit_bytes, self._progress)
             except (SpoolFullError, StaleError, AccessDeniedError, ArchivedError) as exc:
                 log.info("%s: removed while open; reads will fail: %s", self._key(), exc)
+            await self._sending.settle()  # what is there may be ours, and then has to go
             await remove()
             self.is_discarded = True
             self._staged.abandon()
@@ -318,18 +321,29 @@ class FileWriter:
 
     @property
     def must_be_stored_to_move(self) -> bool:
-        """Bytes are in an upload to the present key, and nowhere else."""
-        return self._sending.upload is not None and self._staged.extents.has(Origin.SENT)
+        """Bytes are in an upload to the present key, and nowhere else; or may be there already."""
+        is_sent = self._sending.upload is not None and self._staged.extents.has(Origin.SENT)
+        return is_sent or self._sending.is_unsure
 
     async def detach(self) -> None:
         """Before the key changes: nothing may be on its way to the old one; sent bytes are kept."""
         await self._sending.drop()
+
+    async def give_up(self) -> None:
+        """Nobody will try to store it again: the store need not keep what was sent."""
+        async with self._lock:
+            await self._sending.drop()
 
     def rebase(self, info: ObjectInfo) -> None:
         """The stored version has another key now, maybe another ETag, and the same bytes."""
         self._staged.base = info
         if self._sending.like is not None:
             self._sending.like = info
+
+    @property
+    def is_kept(self) -> bool:
+        """`keep` was called, and nothing has changed since."""
+        return self._staged.is_kept
 
     def keep(self) -> Path | None:
         """See to it that the mount's next worker finds what the store does not have.
@@ -350,7 +364,7 @@ class FileWriter:
     def adopt(self, file: SpoolFile, description: Description) -> None:
         """Go on with what an earlier worker kept."""
         self._staged.adopt(file, description)
-        self.is_dirty = True
+        self.is_dirty = self._sending.is_adopted = True
 
     def cancel(self) -> None:
         """Stop sending; plain code, at the end of the mount."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from typing_extensions import override
 
+from csi_s3.errors import VolumeError
 from csi_s3.mounter.condition import Condition
 from csi_s3.s3.store import Buffer, Chunk, ListPage, ObjectInfo, ObjectStore, Part, Upload
 
@@ -81,9 +82,9 @@ class WatchedStore(ObjectStore):
             await self._store.delete(key, if_match=if_match)
 
     @override
-    async def delete_many(self, keys: Iterable[str]) -> Mapping[str, str]:
+    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
         with self._condition.watching():
-            return await self._store.delete_many(keys)
+            return await self._store.delete_many(objects)
 
     @override
     async def create_upload(
@@ -129,6 +130,11 @@ class _WatchedUpload(Upload):
             return await self._upload.complete(
                 parts, if_none_match=if_none_match, if_match=if_match
             )
+
+    @override
+    async def made(self, parts: Sequence[Part]) -> ObjectInfo | None:
+        with self._condition.watching():
+            return await self._upload.made(parts)
 
     @override
     async def abort(self) -> None:

@@ -126,7 +126,7 @@ class Worker:
                 prefix=volume.bucket.prefix,
                 kernel=session,
                 group=group,
-                state_dir=self._state_dir,
+                state_dir=None if volume.read_only else self._state_dir,  # leftovers stay there
             )
             self._usage = fs.usage
             bridge = Bridge(

@@ -23,11 +23,13 @@ from csi_s3.errors import (
     NotFoundError,
     NotImplementedByStoreError,
     PreconditionFailedError,
+    VolumeError,
 )
-from csi_s3.s3 import answers, checksums, deletion, listing, reading
+from csi_s3.s3 import answers, checksums, listing, reading
 from csi_s3.s3.chain import ca_bundle, chain_for, session_for
 from csi_s3.s3.copying import Copier
 from csi_s3.s3.credentials import Clock, Identity
+from csi_s3.s3.deletion import Deletion
 from csi_s3.s3.endpoint import moved, region_for, resolve
 from csi_s3.s3.faults import Fault
 from csi_s3.s3.headers import Headers
@@ -111,6 +113,7 @@ class Bucket(ObjectStore):
         self._keeping = Keeping(http, self._headers)
         self._sums = checksums.algorithm(config.upload_checksums)
         self._copier = Copier(http, self._headers)
+        self._deletion = Deletion(self, http, self._headers)
 
     @override
     def __repr__(self) -> str:
@@ -275,8 +278,8 @@ class Bucket(ObjectStore):
             await self.delete(key)  # this store cannot compare
 
     @override
-    async def delete_many(self, keys: Iterable[str]) -> Mapping[str, str]:
-        return await deletion.delete_many(self, self._http, self._headers, keys)
+    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
+        return await self._deletion.delete_many(objects)
 
     @override
     async def create_upload(

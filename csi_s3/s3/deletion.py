@@ -1,11 +1,15 @@
-"""DeleteObjects: many keys in one request, in an XML body that cannot hold every key."""
+"""DeleteObjects: many keys in one request, in an XML body that cannot hold every key.
+
+Each key goes with the ETag that its object must have. AWS compares since September 2025; MinIO,
+versitygw and moto take it and do not look; a store that takes no such element is asked without.
+"""
 
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
-from csi_s3.errors import VolumeError
+from csi_s3.errors import NotImplementedByStoreError, StoreRefusedError, VolumeError
 from csi_s3.s3 import answers, faults
 from csi_s3.s3.headers import Headers
 from csi_s3.s3.http import Http
@@ -13,58 +17,90 @@ from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ObjectStore
 
 BATCH = 1000
+# A DELETE of its own settles whether it is another version, or only its ETag spelled otherwise.
+_UNCERTAIN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NotImplemented"})
 
 
-async def delete_many(
-    store: ObjectStore, http: Http, headers: Headers, keys: Iterable[str]
-) -> Mapping[str, str]:
-    """The keys that remain, each with its reason; keys that XML cannot hold go one by one."""
-    remain: dict[str, str] = {}
-    rest = iter(keys)
-    while batch := list(islice(rest, BATCH)):
-        alone = [key for key in batch if not answers.is_xml_text(key)]
-        together = [key for key in batch if answers.is_xml_text(key)]
-        if together:
-            refused = await _delete_batch(http, headers, together)
-            if not refused.keys() <= set(together):
+class Deletion:
+    """compares: until a batch with ETags was refused; then batches go without."""
+
+    def __init__(self, store: ObjectStore, http: Http, headers: Headers) -> None:
+        self._store, self._http, self._headers = store, http, headers
+        self._compares = True
+
+    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
+        """As `store.ObjectStore.delete_many`; keys that XML cannot hold go one by one."""
+        remain: dict[str, VolumeError] = {}
+        rest = iter(objects)
+        while batch := dict(islice(rest, BATCH)):
+            together = {k: etag for k, etag in batch.items() if answers.is_xml_text(k)}
+            alone = [key for key in batch if key not in together]
+            refused = await self._batch(together) if together else {}
+            if not refused.keys() <= together.keys():
                 # Which key is meant? A line end in it, e.g., is another one after parsing.
-                refused, alone = {}, batch
-            alone += [key for key, fault in refused.items() if fault.is_retryable]
-            remain |= {
-                k: f"{f.code}: {f.message}" for k, f in refused.items() if not f.is_retryable
-            }
-        for key in alone:
-            try:
-                await store.delete(key)
-            except VolumeError as exc:
-                remain[key] = str(exc)
-    return remain
+                refused, alone = {}, list(batch)
+            for key, fault in refused.items():
+                if fault.is_retryable or fault.code in _UNCERTAIN:
+                    alone.append(key)
+                else:
+                    remain[key] = self._http.error(_request(key), fault)
+            for key in alone:
+                try:
+                    await self._store.delete(key, if_match=batch[key] or None)
+                except VolumeError as exc:
+                    remain[key] = exc
+        return remain
 
+    async def _batch(self, objects: Mapping[str, str]) -> dict[str, faults.Fault]:
+        if not self._compares:
+            return await self._send(dict.fromkeys(objects, ""))
+        try:
+            return await self._send(objects)
+        except (NotImplementedByStoreError, StoreRefusedError):
+            if not any(objects.values()):
+                raise
+            failed = await self._send(dict.fromkeys(objects, ""))
+            self._compares = False
+            return failed
 
-async def _delete_batch(http: Http, headers: Headers, keys: list[str]) -> dict[str, faults.Fault]:
-    objects = "".join(f"<Object><Key>{answers.escape(key)}</Key></Object>" for key in keys)
-    body = f"<Delete><Quiet>true</Quiet>{objects}</Delete>".encode()
-    md5 = hashlib.md5(body, usedforsecurity=False).digest()
-    request = Request(
-        kind="DELETE-MANY",
-        method="POST",
-        query={"delete": ""},
-        headers={
-            **headers.every,
+    async def _send(self, objects: Mapping[str, str]) -> dict[str, faults.Fault]:
+        """What the store says of the keys that it has not deleted."""
+        items = "".join(
+            f"<Object>{_element('Key', key)}{_element('ETag', etag)}</Object>"
+            for key, etag in objects.items()
+        )
+        body = f"<Delete><Quiet>true</Quiet>{items}</Delete>".encode()
+        md5 = hashlib.md5(body, usedforsecurity=False).digest()
+        headers = {
+            **self._headers.every,
             "Content-Type": "application/xml",
             "Content-MD5": base64.b64encode(md5).decode(),
-        },
+        }
+        root = answers.parse((await self._http.done(_request("", headers, body))).xml)
+        failed = {}
+        for child in root if root is not None else ():
+            if answers.name(child) == "Error":
+                said = answers.fields(child)
+                if said.get("Code") != "NoSuchKey":
+                    failed[said.get("Key", "")] = _fault(said)
+        return failed
+
+
+def _request(key: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Request:
+    """key: that a message is about; a batch is a request to the bucket."""
+    return Request(
+        kind="DELETE-MANY",
+        method="POST",
+        key=key,
+        query={"delete": ""},
+        headers=headers or {},
         body=body,
         answered_with="DeleteResult",
     )
-    root = answers.parse((await http.done(request)).xml)
-    failed = {}
-    for child in root if root is not None else ():
-        if answers.name(child) == "Error":
-            said = answers.fields(child)
-            if said.get("Code") != "NoSuchKey":
-                failed[said.get("Key", "")] = _fault(said)
-    return failed
+
+
+def _element(name: str, text: str) -> str:
+    return f"<{name}>{answers.escape(text)}</{name}>" if text else ""
 
 
 def _fault(said: Mapping[str, str]) -> faults.Fault:

@@ -36,6 +36,7 @@ _RETRYABLE_CODES = frozenset(
     {
         "InternalError",
         "OperationAborted",
+        "ConditionalRequestConflict",  # 409: another request was under way
         "PriorRequestNotComplete",
         "TransientError",
         "ServiceUnavailable",
@@ -67,12 +68,12 @@ _EXPIRED = frozenset(
 _UNKNOWN_KEYS = frozenset({"InvalidAccessKeyId", "XAdminUserNotFound"})  # MinIO's: or ended
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"})
 _BY_CODE: dict[str, type[VolumeError]] = {
+    "AccessDenied": AccessDeniedError,
     "NoSuchBucket": NoSuchBucketError,
     "InvalidBucketName": NoSuchBucketError,
     "NoSuchKey": NotFoundError,
     "NoSuchUpload": NotFoundError,
     "PreconditionFailed": PreconditionFailedError,
-    "ConditionalRequestConflict": PreconditionFailedError,
     "InvalidObjectState": ArchivedError,
     "NotImplemented": NotImplementedByStoreError,
     "BadDigest": IntegrityError,

@@ -18,6 +18,7 @@ from csi_s3.errors import (
     ObjectChangedError,
     PreconditionFailedError,
     StoreRefusedError,
+    VolumeError,
 )
 from csi_s3.s3.store import (
     MAX_KEY_BYTES,
@@ -194,13 +195,19 @@ class MemoryStore(ObjectStore):
         await self.after("DELETE", key)
 
     @override
-    async def delete_many(self, keys: Iterable[str]) -> Mapping[str, str]:
-        for batch in _batches(keys):
-            await self._enter("DELETE_MANY", batch[0])
-            for key in batch:
-                self.objects.pop(key, None)
-            await self.after("DELETE_MANY", batch[0])
-        return {}
+    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
+        remain: dict[str, VolumeError] = {}
+        for batch in _batches(objects):
+            first = batch[0][0]
+            await self._enter("DELETE_MANY", first)
+            for key, etag in batch:
+                found = self.objects.get(key)
+                if etag and found is not None and found.info.etag != etag:
+                    remain[key] = ObjectChangedError(f"DELETE_MANY {key}: now {found.info.etag}")
+                else:
+                    self.objects.pop(key, None)
+            await self.after("DELETE_MANY", first)
+        return remain
 
     @override
     async def create_upload(
@@ -255,8 +262,8 @@ def _position(key: str) -> bytes:
     return key.encode(errors="surrogateescape")
 
 
-def _batches(keys: Iterable[str]) -> Iterable[tuple[str, ...]]:
-    rest = iter(keys)
+def _batches(objects: Iterable[tuple[str, str]]) -> Iterable[tuple[tuple[str, str], ...]]:
+    rest = iter(objects)
     while batch := tuple(itertools.islice(rest, 1000)):
         yield batch
 
@@ -272,6 +279,7 @@ class MemoryUpload(Upload):
     ) -> None:
         self._store, self._key, self._id, self._metadata = store, key, upload_id, metadata
         self._parts: dict[int, tuple[Part, bytes]] = {}
+        self._made: ObjectInfo | None = None
 
     @property
     @override
@@ -319,9 +327,17 @@ class MemoryUpload(Upload):
         self._store._check(self._key, if_none_match=if_none_match, if_match=if_match)  # noqa: SLF001
         data = b"".join(k[1] for k in kept if k is not None)
         del self._store.uploads[self._id]
-        info = self._store.put_now(self._key, data, self._metadata)
+        info = self._made = self._store.put_now(self._key, data, self._metadata)
         await self._store.after("COMPLETE_UPLOAD", self._key)
         return info
+
+    @override
+    async def made(self, parts: Sequence[Part]) -> ObjectInfo | None:
+        try:
+            info = await self._store.head(self._key)
+        except NotFoundError:
+            return None
+        return info if info == self._made else None
 
     @override
     async def abort(self) -> None:

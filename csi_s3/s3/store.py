@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from csi_s3.errors import VolumeError
+
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAX_KEY_BYTES = 1024
@@ -97,8 +99,16 @@ class Upload(Protocol):
         Raises:
             PreconditionFailedError: the key holds an object (if_none_match), or not this version
                 (if_match). The upload is still to be aborted.
+            NotFoundError: the upload is no more, or of no use any more: another one may do.
             IntegrityError: the store's checksum is not ours.
 
+        """
+        ...
+
+    async def made(self, parts: Sequence[Part]) -> ObjectInfo | None:
+        """What a `complete` of these parts whose answer was lost has made, if it is still there.
+
+        None also where the store does not tell enough to be certain.
         """
         ...
 
@@ -198,8 +208,12 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def delete_many(self, keys: Iterable[str]) -> Mapping[str, str]:
-        """Delete in batches of 1000. Returns the keys that remain, each with the store's reason."""
+    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
+        """Delete in batches of 1000: keys, each with the ETag it must have ("": any).
+
+        Returns the keys that remain, each with why: ObjectChangedError where the store compared
+        and found another version.
+        """
         ...
 
     async def create_upload(

@@ -6,6 +6,7 @@ none (PutObjectPart in cmd/erasure-multipart.go: 400 "checksum missing"). There 
 not named; each part still carries its checksum, and MinIO still verifies it.
 """
 
+import hashlib
 import logging
 from collections.abc import Sequence
 
@@ -115,9 +116,7 @@ class MultipartUpload(Upload):
         request = self._complete_request(parts, headers, size=size, whole=whole)
         answer = await self._http.send(request)
         if answer.fault is not None:
-            return await self._settled(
-                request, answer, parts=len(parts), size=size, if_match=if_match
-            )
+            return await self._settled(request, answer, parts, if_match=if_match)
         said = answers.fields(answers.parse(answer.xml))
         checksum = said.get(self._sums.element, "") if self._sums else ""
         if whole and checksum and checksum.partition("-")[0] != whole.partition("-")[0]:
@@ -176,22 +175,49 @@ class MultipartUpload(Upload):
             answered_with="ETag",
         )
 
+    @override
+    async def made(self, parts: Sequence[Part]) -> ObjectInfo | None:
+        """As `Upload.made`: by the ETag that S3 makes of the parts', or by the checksum.
+
+        Size and number of parts prove nothing: two who edit one object have the same.
+        """
+        headers = {**self._headers.every, "x-amz-checksum-mode": "ENABLED"}
+        head = Request(kind="HEAD", method="HEAD", key=self._key, headers=headers)
+        try:
+            found = (await self._http.done(head)).headers
+        except NotFoundError:
+            return None
+        info = describe(self._key, found)
+        ours = info.etag == _etag_of(parts)
+        if self._sums is not None and not ours:  # with KMS
+            whole = self._sums.of_parts(parts)
+            ours = bool(whole) and found.get(self._sums.header) == whole
+        return info if ours and info.size == sum(part.size for part in parts) else None
+
     async def _settled(
-        self, request: Request, answer: Answer, *, parts: int, size: int, if_match: str | None
+        self, request: Request, answer: Answer, parts: Sequence[Part], *, if_match: str | None
     ) -> ObjectInfo:
         """A refusal, unless an earlier attempt whose answer was lost had done it."""
         assert answer.fault is not None  # noqa: S101 - for the type checker
         error = self._http.error(request, answer.fault)
         if answer.maybe_done and isinstance(error, NotFoundError | PreconditionFailedError):
-            head = Request(kind="HEAD", method="HEAD", key=self._key, headers=self._headers.every)
-            found = await self._http.send(head)
-            if found.fault is None:
-                info = describe(self._key, found.headers)
-                if info.size == size and info.etag.endswith(f'-{parts}"'):
-                    return info
+            info = await self.made(parts)
+            if info is not None:
+                return info
+        if answer.fault.code == "ConditionalRequestConflict":  # S3 wants another upload then
+            raise NotFoundError(error.what)
         if if_match and isinstance(error, NotFoundError) and answer.fault.code != "NoSuchUpload":
             raise PreconditionFailedError(error.what, "the object is gone")
         raise error
+
+
+def _etag_of(parts: Sequence[Part]) -> str:
+    """The ETag of an object that was uploaded in these parts; "" where theirs are no MD5s."""
+    try:
+        digests = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
+    except ValueError:
+        return ""
+    return f'"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"'
 
 
 def _part_xml(part: Part, element: str) -> str:

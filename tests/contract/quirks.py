@@ -6,6 +6,7 @@ A test that meets a quirk asserts the other behaviour, so a quirk that is gone f
 QUIRKS: dict[str, dict[str, str]] = {
     "memory": {},
     "moto": {
+        "batch deletes ignore ETags": "DeleteObjects never looks at them",
         "a copy ignores the source's If-Match": "CopyObject and UploadPartCopy never look at it",
         "complete ignores If-Match": "only If-None-Match is implemented",
         "a part for an aborted upload breaks the server": "KeyError in the handler, HTTP 500",
@@ -15,12 +16,14 @@ QUIRKS: dict[str, dict[str, str]] = {
         "server-side encryption is answered": "the header is echoed",
     },
     "minio": {
+        "batch deletes ignore ETags": "DeleteObjects never looks at them",
         "an object hides keys below it": "its listing takes the object's directory for the object",
         "pages of one name end early": "its cursor loses what follows a prefix when max-keys is 1",
         "delete ignores If-Match": "DeleteObject never looks at it",
         "server-side encryption is refused": "no KMS is configured, HTTP 501",
     },
     "versitygw": {
+        "batch deletes ignore ETags": "DeleteObjects never looks at them",
         "an object bars keys below it": "a POSIX file cannot have files below it (409)",
     },
 }

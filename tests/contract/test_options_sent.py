@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from awscrt import checksums
 
-from csi_s3.errors import AccessDeniedError, ArchivedError, IntegrityError
+from csi_s3.errors import AccessDeniedError, ArchivedError, IntegrityError, ObjectChangedError
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.store import ObjectInfo
 from tests.contract.scripted import Reply, error, listing
@@ -30,7 +30,7 @@ async def test_every_request_says_who_pays_and_whose_bucket_it_is(s3):
         await bucket.put("k", b"x")
         await bucket.copy(SOURCE, "c")
         await bucket.delete("k")
-        await bucket.delete_many(["k"])
+        await bucket.delete_many([("k", "")])
         upload = await bucket.create_upload("k")
         part = await upload.part(1, b"x")
         await upload.part_from(2, SOURCE, 0, 1)
@@ -221,12 +221,55 @@ async def test_what_delete_many_could_not_delete_comes_back_with_the_reason(s3):
         </DeleteResult>"""
     s3.replies = [Reply(200, body), Reply(204), Reply(204)]
     async with open_bucket(s3.config()) as bucket:
-        remain = await bucket.delete_many(["kept", "busy", "gone", "a&<b\r\n", "ctl\x01"])
-    assert remain == {"kept": "AccessDenied: no"}
+        keys = ["kept", "busy", "gone", "a&<b\r\n", "ctl\x01"]
+        remain = await bucket.delete_many((key, "") for key in keys)
+    assert list(remain) == ["kept"]
+    assert isinstance(remain["kept"], AccessDeniedError)
+    assert "DELETE-MANY s3://bkt/kept: AccessDenied: no" in str(remain["kept"])
     assert [s.method for s in s3.seen] == ["POST", "DELETE", "DELETE"]
     assert b"<Key>a&amp;&lt;b&#13;&#10;</Key>" in s3.seen[0].body
     assert b"ctl" not in s3.seen[0].body
     assert {s.path for s in s3.seen[1:]} == {"/bkt/ctl%01", "/bkt/busy"}
+
+
+def said_of(**keys):
+    errors = "".join(
+        f"<Error><Key>{key}</Key><Code>{code}</Code></Error>" for key, code in keys.items()
+    )
+    return Reply(200, f"<DeleteResult>{errors}</DeleteResult>".encode())
+
+
+async def test_a_batch_names_the_versions_that_are_to_go(s3):
+    """As AWS answers: a key that holds another version is an error, and so is one without any."""
+    s3.replies = [said_of(theirs="PreconditionFailed", gone="NoSuchKey"), error(412, "x", "x")]
+    async with open_bucket(s3.config()) as bucket:
+        keys = ["ours", "theirs", "gone"]
+        remain = await bucket.delete_many([*((k, f'"{k}&"') for k in keys), ("any", "")])
+    assert list(remain) == ["theirs"]
+    assert isinstance(remain["theirs"], ObjectChangedError)
+    objects = s3.seen[0].body
+    assert b'<Object><Key>ours</Key><ETag>"ours&amp;"</ETag></Object>' in objects
+    assert b"<Object><Key>any</Key></Object>" in objects
+    assert (s3.seen[1].path, s3.seen[1].headers["If-Match"]) == ("/bkt/theirs", '"theirs&"')
+
+
+@pytest.mark.parametrize(
+    "refusal", [error(400, "MalformedXML", "ETag"), error(501, "NotImplemented", "ETag")]
+)
+async def test_a_store_that_takes_no_versions_in_batches_gets_none(s3, refusal):
+    s3.replies = [refusal, said_of(), said_of()]
+    async with open_bucket(s3.config()) as bucket:
+        assert await bucket.delete_many([("a", '"1"')]) == {}
+        assert await bucket.delete_many([("b", '"2"')]) == {}
+    assert [b"ETag" in s.body for s in s3.seen] == [True, False, False]
+
+
+async def test_a_batch_that_is_refused_for_something_else_is_not_sent_without_versions(s3):
+    s3.rule = lambda _: error(403, "AccessDenied", "no")
+    async with open_bucket(s3.config()) as bucket:
+        with pytest.raises(AccessDeniedError):
+            await bucket.delete_many([("a", '"1"')])
+    assert len(s3.seen) == 1
 
 
 async def test_a_store_that_cannot_compare_at_delete_deletes(s3):

@@ -11,7 +11,7 @@ async def test_each_call_is_one_request(served):
     await store.list_page("")
     await store.copy(put, "c")
     await store.delete("c")
-    await store.delete_many(["k"])
+    await store.delete_many([("k", "")])
     upload = await store.create_upload("u")
     await upload.complete([await upload.part(1, b"x")])
     assert served.requests == Counter(

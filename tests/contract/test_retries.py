@@ -184,15 +184,60 @@ async def test_a_412_at_once_is_not_questioned(s3, bucket):
 
 
 CREATED = Reply(200, b"<R><UploadId>U1</UploadId></R>")
-PART = Reply(200, b"", {"ETag": '"p"'})
+PART = Reply(200, b"", {"ETag": f'"{hashlib.md5(b"data").hexdigest()}"'})
+WHOLE = f'"{hashlib.md5(hashlib.md5(b"data").digest()).hexdigest()}-1"'
+SUM = base64.b64encode(crc32c(crc32c(b"data").to_bytes(4, "big")).to_bytes(4, "big")).decode()
 
 
-async def test_a_completed_upload_whose_answer_was_lost_is_recognised_as_done(s3, bucket):
-    done = Reply(200, b"", {"ETag": '"whole-1"', "Content-Length": "4"})
-    s3.replies = [CREATED, PART, Reply(lost=True), error(404, "NoSuchUpload"), done]
+@pytest.mark.parametrize("refusal", [error(404, "NoSuchUpload"), error(412, "PreconditionFailed")])
+@pytest.mark.parametrize(
+    "held", [{"ETag": WHOLE}, {"ETag": '"of-kms-1"', "x-amz-checksum-crc32c": f"{SUM}-1"}]
+)
+async def test_a_completed_upload_whose_answer_was_lost_is_recognised_as_done(
+    s3, bucket, refusal, held
+):
+    done = Reply(200, b"", {"Content-Length": "4", **held})
+    s3.replies = [CREATED, PART, Reply(lost=True), refusal, done]
     upload = await bucket.create_upload("k")
     info = await upload.complete([await upload.part(1, b"data")], if_none_match=True)
-    assert (info.etag, info.size) == ('"whole-1"', 4)
+    assert (info.etag, info.size) == (held["ETag"], 4)
+
+
+@pytest.mark.parametrize("theirs", ['"0123456789abcdef0123456789abcdef-1"', '"of-kms-1"'])
+async def test_somebody_elses_upload_of_the_same_size_in_as_many_parts_is_not_taken_for_ours(
+    s3, bucket, theirs
+):
+    """Two mounts that edit one object are like that."""
+    other = Reply(200, b"", {"ETag": theirs, "Content-Length": "4"})
+    s3.replies = [CREATED, PART, Reply(lost=True), error(412, "PreconditionFailed"), other]
+    upload = await bucket.create_upload("k")
+    with pytest.raises(PreconditionFailedError):
+        await upload.complete([await upload.part(1, b"data")], if_match='"before"')
+
+
+@pytest.mark.parametrize("kind", ["put", "complete"])
+async def test_a_conflict_of_two_conditional_writes_is_tried_again_and_then_decided(
+    s3, bucket, kind
+):
+    """409 says that another request was under way, not who has won."""
+    conflict = error(409, "ConditionalRequestConflict")
+    s3.replies = [CREATED, PART] if kind == "complete" else []
+    upload = await bucket.create_upload("k") if kind == "complete" else None
+    parts = [await upload.part(1, b"data")] if upload else []
+
+    def write():
+        return upload.complete(parts, if_match='"e"') if upload else bucket.put("k", b"data")
+
+    done = Reply(200, b"<R><ETag>e2</ETag></R>", {"ETag": '"e2"'})
+    s3.replies = [conflict, done]
+    assert (await write()).etag == '"e2"'
+    s3.replies = [conflict, error(412, "PreconditionFailed"), _held(b"theirs")]
+    with pytest.raises(PreconditionFailedError):
+        await write()
+    s3.replies = [conflict] * 3  # S3 wants another upload then, with all its parts
+    failure = NotFoundError if upload else StoreUnavailableError
+    with pytest.raises(failure, match="ConditionalRequestConflict"):
+        await write()
 
 
 async def test_an_upload_that_somebody_aborted_is_not_taken_for_done(s3, bucket):

@@ -65,7 +65,7 @@ async def test_a_copy_whose_answer_is_not_one_is_asked_again(s3, bucket, body):
 async def test_a_deletion_whose_answer_is_not_one_has_deleted_nothing(s3, bucket, body):
     s3.rule = lambda _: Reply(200, body)
     with pytest.raises(StoreUnavailableError, match="DELETE-MANY"):
-        await bucket.delete_many(["a", "b"])
+        await bucket.delete_many([("a", ""), ("b", "")])
 
 
 async def test_a_put_that_no_version_came_of_is_not_taken_for_done(s3, bucket):
@@ -87,7 +87,7 @@ async def test_a_deletion_refused_for_a_key_that_was_not_asked_deletes_no_other_
         return Reply(204)
 
     s3.rule = rule
-    assert await bucket.delete_many(["a\r", "b"]) == {}
+    assert await bucket.delete_many([("a\r", ""), ("b", "")]) == {}
     assert asked[1:] == [("DELETE", "/bkt/a%0D"), ("DELETE", "/bkt/b")]
 
 
@@ -163,5 +163,5 @@ async def test_a_key_that_is_not_utf_8_is_asked_for_by_its_bytes(s3, bucket):
     (info,) = (await bucket.list_page("")).objects
     s3.replies = [Reply(204), Reply(204)]
     await bucket.delete(info.key)
-    assert await bucket.delete_many([info.key]) == {}
+    assert await bucket.delete_many([(info.key, info.etag)]) == {}
     assert [seen.path for seen in s3.seen[1:]] == ["/bkt/b%FFd"] * 2

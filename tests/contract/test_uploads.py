@@ -139,6 +139,25 @@ async def test_complete_if_match_spares_another_version(subject, store, change):
     assert left == (["k"] if change == "replaced" else [])
 
 
+async def test_an_upload_knows_its_object_again_and_no_other(store):
+    source = await store.put("source", SIX)
+    uploads = [await store.create_upload("k") for _ in range(2)]
+    made = []
+    for upload, tail in zip(uploads, (b"ours", b"else"), strict=True):
+        copied = await upload.part_from(1, source, 0, len(SIX))
+        made.append([copied, await upload.part(7, tail)])
+    (ours, other), (our_parts, other_parts) = uploads, made
+    assert await ours.made(our_parts) is None
+    info = await ours.complete(our_parts)
+    assert await ours.made(our_parts) == await store.head("k")
+    assert (await ours.made(our_parts)).etag == info.etag
+    await other.complete(other_parts)
+    assert await ours.made(our_parts) is None
+    assert (await other.made(other_parts)).size == info.size
+    await store.delete("k")
+    assert await other.made(other_parts) is None
+
+
 async def test_parts_before_the_last_must_not_be_small(subject, store):
     upload = await store.create_upload("k")
     parts = [await upload.part(1, b"small"), await upload.part(2, b"last")]

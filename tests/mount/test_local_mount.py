@@ -1,15 +1,19 @@
 """`csi-s3 mount` as root: what it prints, returns, and leaves behind."""
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from csi_s3.kernel.mountinfo import mount_at
+from csi_s3.local.session import _state_dir
 from tests.mount.command import (
     CSI_S3,
     WITHIN_S,
@@ -19,6 +23,7 @@ from tests.mount.command import (
     is_mounted,
     mount,
     names,
+    put,
     s3,
     wait_gone,
     wait_unmounted,
@@ -182,6 +187,36 @@ def test_a_read_only_mount_answers_erofs(env, directory):
     with pytest.raises(OSError, match="Read-only") as caught:
         (directory / "x").touch()
     assert caught.value.errno == errno.EROFS
+
+
+def test_a_read_only_mount_leaves_a_half_done_rename_to_the_next_that_may_write(env, directory, s3):
+    put(s3, "half/a", b"1")
+    state = _state_dir("s3://data/", str(directory))
+    state.mkdir(parents=True)
+    intent = state / "rename-1.json"
+    what = {"old": "half/", "new": "done/", "phase": "copying", "began": time.time() + 60}
+    intent.write_text(json.dumps(what))
+    try:
+        assert mount("data", directory, "--read-only", env=env).returncode == 0
+        names(directory)
+        unmount(directory)
+        assert json.loads(intent.read_text()) == what
+        assert s3.request("GET", "/data/half/a") == (200, b"1")
+        assert mount("data", directory, env=env).returncode == 0
+        deadline = time.monotonic() + WITHIN_S
+        while intent.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert (directory / "done/a").read_text() == "1"
+        unmount(directory)
+        assert s3.request("GET", "/data/half/a")[0] == 404
+    finally:
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def unmount(directory: Path) -> None:
+    pid = worker(directory)
+    subprocess.run(["umount", directory], check=True, timeout=WITHIN_S)
+    wait_gone(pid)
 
 
 def test_without_credentials_the_error_says_so_and_no_sign_request_mounts(env, directory):

@@ -287,7 +287,7 @@ async def test_every_request_of_the_protocol_is_watched(condition):
         lambda: store.put("p/b", b"b"),
         lambda: store.copy(put, "p/c"),
         lambda: store.delete("p/c"),
-        lambda: store.delete_many(["p/b"]),
+        lambda: store.delete_many([("p/b", "")]),
         lambda: store.create_upload("p/v"),
         lambda: upload.part(2, b"y"),
         lambda: upload.complete([part]),

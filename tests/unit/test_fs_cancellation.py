@@ -179,6 +179,20 @@ def test_rmdir(slow, turns):
 
 
 @pytest.mark.parametrize("turns", TURNS)
+def test_rmdir_of_what_was_emptied_here(slow, turns):
+    """Who gives up does not stop it; so a directory without a key stays only if nothing began."""
+    slow.put("d/x")
+    slow.put("d/")
+    slow.unlink("d/x")
+    fh = slow.run(slow.fs.opendir(1))
+    cancelled_after(slow, turns, slow.fs.rmdir(1, b"d"))
+    assert slow.exists("d") == (turns == 0)
+    assert slow.run(slow.entries(fh)) == slow.ls() == (["d"] if turns == 0 else [])
+    assert slow.data("d/") == (b"" if turns == 0 else None)
+    slow.fs.releasedir(fh)
+
+
+@pytest.mark.parametrize("turns", TURNS)
 def test_unlink(slow, turns):
     slow.put("f", b"x")
     slow.ino("f")

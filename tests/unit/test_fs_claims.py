@@ -73,6 +73,13 @@ def test_it_costs_two_puts_and_one_if_nothing_is_written(mount):
         mount.close_file(fh)
 
 
+def test_directories_and_links_have_one_too_so_that_a_lost_answer_is_no_other_maker(mount):
+    mount.mkdir("d")
+    mount.run(mount.fs.links.make(1, b"l", b"target"))
+    for key in ("d/", "l.rclonelink"):
+        assert set(mount.store.objects[key].metadata) == {TOKEN}
+
+
 def test_each_claim_has_a_token_of_its_own(mount):
     for name in ("f", "g"):
         mount.close_file(mount.create(name, EXCLUSIVE))

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from csi_s3.errors import StaleError
-from tests.unit.fs_mount import mount, mounts
+from csi_s3.fs import extents
+from tests.unit.fs_mount import Held, mount, mounts
 
 __all__ = ["mount", "mounts"]
 
@@ -97,6 +98,76 @@ def test_a_truncation_of_a_large_object_moves_nothing(spooled):
     mount.truncate("f", 33)
     assert mount.data("f") == LARGE[:33]
     assert moved == {}
+
+
+@pytest.mark.parametrize("at", [0, 2, 30, 61, 63])
+def test_a_change_after_a_long_append_sends_no_more_than_both(spooled, at):
+    """As HDF5 writes: data behind the end, parts of which leave at once, then the beginning."""
+    mount = spooled
+    mount.put("f", LARGE)
+    moved = sent_bytes(mount.store)
+    fh = mount.open("f", os.O_RDWR)
+    mount.write(fh, b"+" * 40, len(LARGE))
+    mount.settle()
+    assert mount.store.requests["UPLOAD_PART"] > 0
+    mount.write(fh, b"!", at)
+    mount.write(fh, b"last", len(LARGE) + 40)
+    mount.close_file(fh)
+    assert mount.data("f") == LARGE[:at] + b"!" + LARGE[at + 1 :] + b"+" * 40 + b"last"
+    assert moved["sent"] <= 44 + 2 * 4
+    assert mount.store.uploads == {}
+
+
+def test_copies_of_at_most_512_mib_go_in_parallel(spooled, monkeypatch):
+    """512 MiB are 8 bytes here."""
+    monkeypatch.setattr(extents, "MAX_COPY_PART_BYTES", 8)
+    mount = spooled
+    mount.put("f", LARGE)
+    fh = mount.open("f", APPEND)
+    mount.write(fh, b"+", len(LARGE))
+    held = Held(mount.store, "UPLOAD_PART_COPY")
+    flushing = mount.start(mount.fs.files.flush(fh))
+    mount.settle()
+    assert held.waiting == 8
+    held.let_go()
+    mount.wait(flushing)
+    mount.release(fh)
+    assert mount.data("f") == LARGE + b"+"
+
+
+@pytest.mark.parametrize("size", [16, 63, 64])
+def test_a_truncation_after_a_long_append_drops_what_left(spooled, size):
+    mount = spooled
+    mount.put("f", LARGE)
+    fh = mount.open("f", os.O_RDWR)
+    mount.write(fh, b"+" * 40, len(LARGE))
+    mount.settle()
+    mount.truncate("f", size)
+    mount.write(fh, b"last" * 9, size)
+    mount.close_file(fh)
+    assert mount.data("f") == LARGE[:size] + b"last" * 9
+    assert mount.store.uploads == {}
+
+
+@pytest.mark.parametrize(("offset", "change"), [(6, b"+"), (5, b"!")])
+def test_what_one_part_could_hold_is_copied_too_if_it_is_5_mib(spooled, offset, change):
+    mount = spooled
+    mount.put("f", b"012345")
+    moved = sent_bytes(mount.store)
+    fh = mount.open("f", os.O_RDWR)
+    mount.write(fh, change, offset)
+    mount.close_file(fh)
+    assert mount.data("f") == b"012345"[:offset] + change
+    assert moved == {"sent": 1}
+
+
+def test_what_one_part_could_hold_can_be_changed_without_a_spool(mounts):
+    mount = mounts(write_part_bytes=8, min_part_bytes=4)
+    mount.put("f", b"012345")
+    fh = mount.open("f", os.O_RDWR)
+    mount.write(fh, b"!", 2)
+    mount.close_file(fh)
+    assert mount.data("f") == b"01!345"
 
 
 def test_opening_to_write_and_closing_asks_once_and_changes_nothing(mount):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 
 from csi_s3.fs.extents import Extents, Origin, plan
-from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PARTS, MIN_PART_BYTES
+from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, MIN_PART_BYTES
 
 ORIGINS = st.sampled_from([Origin.BASE, Origin.SPOOL, Origin.ZERO])
 RUNS = st.lists(st.tuples(st.integers(1, 60), ORIGINS), min_size=1, max_size=30)
@@ -82,6 +82,20 @@ def test_a_plan_covers_what_is_left_once_in_parts_that_s3_takes(runs, start, lea
     assert len(pieces) <= MAX_PARTS
 
 
+@given(RUNS, st.integers(1, 16), st.integers(1, 64))
+@example([(5, Origin.BASE), (1, Origin.SPOOL)], 5, 8)
+@example([(1, Origin.SPOOL), (6, Origin.BASE)], 4, 8)
+def test_what_others_follow_ends_in_a_part_that_s3_takes_too(runs, least, part):
+    extents, part = laid_out(runs), max(part, least)
+    pieces = plan(extents, 0, part_bytes=part, min_part_bytes=least, is_end=False)
+    assert [p.start for p in pieces] == [0, *(p.end for p in pieces[:-1])]
+    assert pieces[-1].end == extents.size
+    assert all(p.size >= min(least, extents.size) for p in pieces)
+    assert all(p.size <= part + 2 * least for p in pieces if not p.is_copy)
+    for p in pieces:
+        assert not p.is_copy or {e.origin for e in extents.within(p.start, p.end)} == {Origin.BASE}
+
+
 @given(RUNS, st.integers(1, 16))
 def test_no_more_is_sent_than_the_changes_and_what_each_lacks_to_be_a_part(runs, least):
     extents = laid_out(runs)
@@ -109,6 +123,14 @@ def test_large_copies_are_cut_to_go_in_parallel():
     assert all(p.is_copy for p in pieces)
     assert all(MIN_PART_BYTES <= p.size <= MAX_COPY_PART_BYTES for p in pieces[:-1])
     assert len(pieces) == 4
+
+
+def test_the_largest_objects_are_copied_in_larger_parts_lest_they_be_too_many():
+    extents = laid_out([(5 << 40, Origin.BASE), (1, Origin.SPOOL)])
+    pieces = plan(extents, 0, part_bytes=8 * MIB)
+    assert len(pieces) <= MAX_PARTS
+    assert [p.size for p in pieces if not p.is_copy] == [1]
+    assert all(MIN_PART_BYTES <= p.size <= MAX_PUT_BYTES for p in pieces[:-1])
 
 
 def test_a_byte_appended_or_changed_in_a_gib_sends_no_more_than_the_least_part():

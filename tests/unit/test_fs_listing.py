@@ -46,6 +46,42 @@ def test_positions_stay_valid_while_names_go(mount):
     mount.fs.releasedir(fh)
 
 
+def test_rm_r_of_three_thousand_while_they_are_listed(mount):
+    """As rm does it: what a read of the directory gave is removed before the next read."""
+    names = [f"{n:04}" for n in range(3000)]
+    for name in names:
+        mount.store.put_now(f"d/{name}")
+    directory = mount.ino("d")
+    fh = mount.run(mount.fs.opendir(directory))
+    beside = mount.run(mount.fs.opendir(directory))
+    position, removed = 0, []
+
+    async def some():
+        found, entries = [], mount.fs.readdir(fh, position)
+        async for entry in entries:
+            found.append((entry.name, entry.position))
+            if len(found) == 70:  # what fits the kernel's buffer; one more is not taken
+                break
+        await entries.aclose()
+        return found
+
+    before = mount.store.requests.copy()
+    while found := mount.run(some()):
+        for name, _ in found:
+            mount.run(mount.fs.unlink(directory, name))
+            removed.append(name.decode())
+        position = found[-1][1]
+    assert removed == names
+    asked = mount.store.requests - before
+    assert asked == {"LIST": 3, "DELETE": 3000}
+    assert mount.run(mount.entries(beside)) == mount.ls("d") == []
+    for handle in (fh, beside):
+        mount.fs.releasedir(handle)
+    mount.rmdir("d")
+    assert mount.store.objects == {}
+    assert mount.ls() == []
+
+
 def test_a_directory_kept_by_a_new_file_is_listed_after_the_file_is_stored(mount):
     """Its name was in the listing as local, and is S3's when the file is closed."""
     mount.put("d/x", b"x")

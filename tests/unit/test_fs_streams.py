@@ -100,6 +100,24 @@ def test_a_file_whose_bytes_were_lost_says_so_to_readers_too(mounts):
     mount.release(reader)
 
 
+@pytest.mark.parametrize("theirs", [b"theirs", None])
+def test_an_append_that_left_in_parts_to_what_somebody_replaced_is_stale_each_time(mounts, theirs):
+    mount = mounts(write_part_bytes=8, min_part_bytes=4)
+    mount.put("f", LARGE)
+    fh = mount.open("f", os.O_WRONLY | os.O_APPEND)
+    mount.write(fh, LARGE, len(LARGE))
+    mount.settle()
+    if theirs is None:
+        mount.delete("f")
+    else:
+        mount.put("f", theirs)
+    for call in (mount.fsync, mount.flush, mount.release):
+        with pytest.raises(StaleError):
+            call(fh)
+    assert mount.data("f") == theirs
+    assert mount.store.uploads == {}
+
+
 def test_a_shortened_file_that_a_request_still_looks_at_can_be_shortened(mount):
     views = []
     put = mount.store.put
@@ -152,15 +170,9 @@ def test_a_store_that_waited_for_one_that_failed_puts_no_empty_object(mount):
     mount.settle()
     fail(mount.store, "PUT", DOWN, times=9, after=True)
     held.let_go()
-
-    async def nothing(*_args):
-        pass
-
-    with pytest.raises(StoreUnavailableError):
-        mount.wait(releasing)
-    mount.store.after = nothing
-    with pytest.raises(StaleError):
-        mount.wait(syncing)
+    for task in (releasing, syncing):
+        with pytest.raises(StoreUnavailableError):
+            mount.wait(task)
     assert mount.data("f") == b"datamore"
     mount.release(reader)
 

@@ -195,7 +195,7 @@ def test_stores_to_a_mapping_after_close_are_uploaded_at_the_last_release(mounts
     Promise: Stores to a shared mapping after close are uploaded at the last RELEASE; if that fails,
     the bytes stay in the spool.
     """
-    mount = mounts(state_dir=tmp_path / "state")
+    mount = mounts(state_dir=tmp_path / "state", min_part_bytes=16)
     mount.put("f", b"0123456789")
     for written in (b"mapped", b"lost??"):
         fh = mount.open("f", os.O_RDWR)

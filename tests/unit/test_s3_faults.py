@@ -51,7 +51,7 @@ def fault(status, code="", message="", **headers):
         (404, "", NotFoundError),
         (404, "NoSuchUpload", NotFoundError),
         (412, "", PreconditionFailedError),
-        (409, "ConditionalRequestConflict", PreconditionFailedError),
+        (409, "ConditionalRequestConflict", StoreUnavailableError),
         (409, "OperationAborted", StoreUnavailableError),
         (501, "NotImplemented", NotImplementedByStoreError),
         (400, "BadDigest", IntegrityError),
