@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest.register_assert_rewrite("tests.programs.runs")  # what differs between two places is shown
+pytest.register_assert_rewrite("tests.programs.runs", "tests.posix.cpython", "tests.posix.place")
 
 pytest_plugins = ["tests.guards"]
 
