@@ -11,6 +11,7 @@ successor worker can later be started on a live mount with the same INIT.
 import asyncio
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable, Coroutine
@@ -18,6 +19,7 @@ from typing import Any
 
 import pyfuse3
 import pyfuse3.asyncio
+from typing_extensions import override
 
 from csi_s3.aio import blocking
 from csi_s3.errors import MountError
@@ -51,6 +53,26 @@ def improved(reply: bytes) -> bytes:
     return bytes(changed)
 
 
+class _Nursery(pyfuse3.asyncio._Nursery):  # noqa: SLF001 - its hook; see Session.serve
+    """Whose tasks go on where a request was there and then was not: who waited was killed.
+
+    pyfuse3 would let the task die, with its place among MAX_TASKS and its buffer.
+    """
+
+    @override
+    def start_soon(
+        self, func: Callable[..., Coroutine[Any, Any, None]], *args: object, name: str | None = None
+    ) -> None:
+        async def reading() -> None:
+            while True:
+                try:
+                    return await func(*args)
+                except BlockingIOError:
+                    log.debug("a request was taken back before it was read")
+
+        super().start_soon(reading, name=name)
+
+
 class Session:
     """Lifetime: one per process, because libfuse and pyfuse3 keep theirs in globals.
 
@@ -70,6 +92,7 @@ class Session:
         if only_owner_and_root:
             self._options.add("allow_root")
         self._waits = 0
+        self._look = select.poll()
         self._is_ended = False
         self.is_answered = asyncio.Event()
 
@@ -84,6 +107,7 @@ class Session:
         pyfuse3.asyncio.enable()
         self._wait_readable = pyfuse3.asyncio.wait_readable
         setattr(pyfuse3.asyncio, "wait_readable", self._relay(kernel_side))  # noqa: B010 - its hook
+        setattr(pyfuse3.asyncio, "open_nursery", _Nursery)  # noqa: B010 - its hook
         fd = libfuse_side.detach()  # libfuse closes it with the session
         pyfuse3.init(operations, f"/dev/fd/{fd}", self._options)
         try:
@@ -131,7 +155,10 @@ class Session:
                 return
             if self._waits == 2:  # noqa: PLR2004 - INIT was processed, its reply is there
                 self._answer(kernel_side.recv(1 << 16), fd)
+                self._look.register(fd, select.POLLIN)
             await self._wait_readable(fd)
+            while not self._look.poll(0):  # whoever asked was killed since
+                await self._wait_readable(fd)
 
         return wait_readable
 

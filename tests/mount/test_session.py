@@ -1,0 +1,77 @@
+"""The FUSE session itself, without a file system of ours behind it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.mount.command import WITHIN_S
+
+PROGRAM = """
+import asyncio, gc, os, stat, subprocess, sys
+import pyfuse3, pyfuse3.asyncio
+from csi_s3.fuse.session import Session
+from csi_s3.kernel import mount
+
+class Root(pyfuse3.Operations):
+    async def getattr(self, inode, ctx):
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino, entry.st_mode = inode, stat.S_IFDIR | 0o755
+        return entry
+
+    async def lookup(self, parent, name, ctx):
+        raise pyfuse3.FUSEError(2)
+
+def ask():
+    code = "import os, sys; os.path.exists(sys.argv[1] + '/x')"
+    return subprocess.Popen([sys.executable, "-c", code, path])
+
+async def main():
+    unseen, asking = [], None
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: unseen.append(what))
+    fd = mount.open_fuse()
+    mount.mount_fuse(fd, path, source_name="test")
+    session = Session(fd, mount.read_init(fd, 10))
+    serving = asyncio.create_task(session.serve(Root()))
+    await session.is_answered.wait()
+    owner, name = (
+        (session, "_wait_readable") if when == "before" else (pyfuse3.asyncio, "wait_readable")
+    )
+    wait_readable = getattr(owner, name)
+
+    async def kill_who_waits(fd):
+        nonlocal asking
+        await wait_readable(fd)
+        if asking is not None:
+            asking.kill()
+            asking.wait()
+            asking = None
+
+    setattr(owner, name, kill_who_waits)
+    for _ in range(20):
+        await asyncio.to_thread(ask().wait)  # so that what is hooked now is waited in
+        asking = ask()
+        while asking is not None:
+            await asyncio.sleep(0.01)
+    gc.collect()
+    assert await asyncio.to_thread(ask().wait) == 0
+    mount.umount(path)
+    await serving
+    assert unseen == [], unseen
+
+path, when = sys.argv[1:]
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_request_whose_caller_is_killed_before_it_is_read_harms_nobody(tmp_path, when):
+    """When: it is gone before, or only after, a last look whether it is there."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, tmp_path, when],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=WITHIN_S,
+    )
+    assert done.returncode == 0, done.stderr
