@@ -185,7 +185,10 @@ class Changes:
         if exc.retryable or isinstance(exc, CredentialsError):
             path = self._keep(inode, writer, exc.code)
             if path is not None:
-                kept = f"what was written is kept in {path}, the volume's next mount uploads it"
+                kept = (
+                    f"what was written is kept in {path}: the volume's next mount on this node"
+                    " uploads it"
+                )
                 exc.hint = f"{exc.hint}; {kept}" if exc.hint else kept
         return path is not None
 

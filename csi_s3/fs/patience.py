@@ -52,7 +52,7 @@ class Patience:
                 task.add_done_callback(partial(_tell, what))
                 raise StoreTimeoutError(
                     f"{what}: no progress in {STALLED_AFTER_S:.0f} s",
-                    "check the connection to the store; the upload goes on",
+                    "check the connection to the store; it is still being tried",
                 )
             await asyncio.wait({task}, timeout=left_s)
         result = task.result()

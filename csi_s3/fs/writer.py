@@ -6,6 +6,7 @@ them to the store; here changes are accepted, in order.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.extents import Origin
 from csi_s3.fs.moves import Moves
 from csi_s3.fs.reader import BaseReader
-from csi_s3.fs.sending import Sending, log
+from csi_s3.fs.sending import Sending
 from csi_s3.fs.spool import Description, Spool, SpoolFile
 from csi_s3.fs.staging import Staged
 from csi_s3.s3.store import MAX_PARTS, ObjectInfo, ObjectStore
+
+log = logging.getLogger(__name__)
 
 LARGEST_SHARE = 8  # of the memory budget: the largest part that is sent
 

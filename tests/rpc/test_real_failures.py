@@ -220,7 +220,7 @@ async def test_bytes_that_miss_the_store_at_the_last_close_are_told_and_uploaded
         pod, _, text = node.events()[0]
         assert pod == "a"
         assert "PUT s3://data/late: " in text
-        assert "the volume's next mount uploads it" in text
+        assert "the volume's next mount on this node uploads it" in text
         await road.open()
         await node.publish(target, ONCE, bucket="data", pod="b")
         await until(lambda: minio.request("GET", "/data/late")[1] == b"kept")
