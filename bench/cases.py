@@ -220,9 +220,10 @@ def _writes(sizes: Sizes) -> list[Case]:
 
 def _changes(sizes: Sizes) -> list[Case]:
     """What programs written for a local disk do beyond reading and writing files once."""
-    limit, size = sizes.limit_s, sizes.part_bytes
-    mib = size // MIB
-    large = Given("large%d.bin", PART, 1)
+    return [*_exclusive_creates(sizes), *_moves_and_edits(sizes), *_trees(sizes)]
+
+
+def _exclusive_creates(sizes: Sizes) -> list[Case]:
     return [
         Case(
             name=f"exclusive-{threads}",
@@ -236,11 +237,18 @@ def _changes(sizes: Sizes) -> list[Case]:
                 str(threads),
             ),
             budget_s=sizes.budget_s,
-            limit_s=limit,
+            limit_s=sizes.limit_s,
             written=CREATED_BYTES,
         )
         for threads in (1, 16)
-    ] + [
+    ]
+
+
+def _moves_and_edits(sizes: Sizes) -> list[Case]:
+    limit, size = sizes.limit_s, sizes.part_bytes
+    mib = size // MIB
+    large = Given("large%d.bin", PART, 1)
+    return [
         Case(
             name="rename-file",
             title="rename of a file of 100 KiB",
@@ -281,7 +289,6 @@ def _changes(sizes: Sizes) -> list[Case]:
             written_in="large0.bin",
             edited_at=size // 2,
         ),
-        *_trees(sizes),
     ]
 
 

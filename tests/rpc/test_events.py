@@ -19,6 +19,14 @@ from tests.rpc.fake_mounter import FakeMounter, until
 EXPIRED = CredentialsError("LIST s3://bucket/: ExpiredToken: too old (HTTP 400)", "give new ones")
 
 
+def let_a_container_have(node, target):
+    """A bind in a mount namespace that hears of no unmount: it outlives the target."""
+    container = node.namespace("private")
+    inside = node.base / "inside"
+    inside.mkdir()
+    assert run("mount", "--bind", target, inside, inside=container.pid).returncode == 0
+
+
 # --- the bucket fails under a live mount ----------------------------------------------------------
 
 
@@ -161,10 +169,7 @@ async def test_bytes_that_were_lost_at_the_end_are_told_to_the_pod_that_left_las
 async def test_a_mount_that_dies_while_only_a_container_has_it_is_told_to_its_pod(node, mounter):
     target = node.target("a")
     await node.publish(target, pod="a")
-    container = node.namespace("private")
-    inside = node.base / "inside"
-    inside.mkdir()
-    assert run("mount", "--bind", target, inside, inside=container.pid).returncode == 0
+    let_a_container_have(node, target)
     await node.unpublish(target)
     await mounter.kill_worker("bucket", WorkerDiedError("died"))
     await until(node.events)
@@ -195,10 +200,7 @@ async def test_what_a_worker_notices_is_an_event_on_the_pods_of_its_mount(node, 
 async def test_what_a_worker_notices_after_the_last_pod_is_an_event_on_that_pod(node, mounter):
     target = node.target("a")
     await node.publish(target, pod="a")
-    container = node.namespace("private")
-    inside = node.base / "inside"
-    inside.mkdir()
-    assert run("mount", "--bind", target, inside, inside=container.pid).returncode == 0
+    let_a_container_have(node, target)
     mount_id = mounter.by_bucket("bucket").spec.mount_id
     await node.unpublish(target)
     away = StoreUnavailableError("PUT s3://bucket/x: 503", "kept")

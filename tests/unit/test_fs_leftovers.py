@@ -11,26 +11,11 @@ from csi_s3.errors import SpoolFullError, StoreUnavailableError
 from csi_s3.fs.spool import Description, Spool
 from csi_s3.s3.memory import MemoryStore
 from tests.unit.fs_mount import REWRITE, Held, fail, mount, mounts
+from tests.unit.test_fs_spool import DOWN, LARGE, files, spooled, state
 
-__all__ = ["mount", "mounts"]
+__all__ = ["mount", "mounts", "spooled", "state"]
 
-DOWN = StoreUnavailableError("S3 is down")
-LARGE = bytes(range(64))
 KEPT = pytest.mark.warnings_expected("could not be uploaded and is kept in .* for the next worker")
-
-
-@pytest.fixture
-def state(tmp_path):
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def spooled(mounts, state):
-    return mounts(write_part_bytes=8, min_part_bytes=4, state_dir=state)
-
-
-def files(state):
-    return sorted(p.name for p in state.iterdir()) if state.exists() else []
 
 
 def fail_to_write(mount, path, data, *, times=9):
