@@ -16,9 +16,7 @@ done
 if [ "${#missing[@]}" != 0 ]; then
   [ "$(id -u)" = 0 ] || { say "please run: sudo apt-get install -y ${missing[*]}"; exit 1; }
   say "installing ${missing[*]}"
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  scripts/apt.sh "${missing[@]}"
 fi
 
 wanted=tests/programs/requirements.txt
@@ -32,4 +30,4 @@ if ! cmp -s "$wanted" build/apps/requirements.txt; then
   cp "$wanted" build/apps/requirements.txt
 fi
 
-.venv/bin/python -m tests.binaries fsx pjdfstest
+.venv/bin/python -m tests.binaries fsx pjdfstest >/dev/null

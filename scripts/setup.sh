@@ -52,9 +52,7 @@ install() {
     exit 1
   fi
   say "installing $*"
-  export DEBIAN_FRONTEND=noninteractive
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+  scripts/apt.sh "$@"
 }
 
 mapfile -t missing < <(missing_packages)

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# build.sh [STEP...]: programs of the cluster, from nothing, into $BIN. Steps: apt kube helm dns
-# pause (default: all). What is there and of the wanted version is not built again.
+# build.sh [STEP...]: programs of the cluster, after `make setup`, into $BIN. Steps: apt kube helm
+# dns pause (default: all). What is there and of the wanted version is not built again.
 #
 # kube/ is one Go module that requires k8s.io/kubernetes and all its staging modules at one release,
-# and etcd; its one main dispatches on argv[0]. helm/ is helm, dns/ is CoreDNS.
+# and etcd; its one main dispatches on argv[0]. dns/ is CoreDNS. helm is that of the tests.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 one_at_a_time "$@"
 
 PACKAGES=(containerd runc containernetworking-plugins iptables nftables conntrack iproute2 openssl
-  jq buildah mmdebstrap gcc libc6-dev util-linux ca-certificates)
+  jq buildah mmdebstrap gcc libc6-dev util-linux ca-certificates curl)
 
 # A go that every go.mod is content with: the machine's, else the one that uv.lock brings.
 find_go() {
@@ -41,7 +41,7 @@ go_build() { # directory product package ldflags
   mv "$BIN/.new" "$BIN/$2"
 }
 
-# Without these flags the components take themselves for version 0.0, and helm for a cluster of 1.20.
+# Without these flags the components take themselves for version 0.0.
 kubernetes() { awk '$1 == "k8s.io/kubernetes" {print $2; exit}' "$HERE/kube/go.mod"; }
 minor() { kubernetes | cut -d. -f2; }
 
@@ -49,13 +49,6 @@ build_kube() {
   local at=k8s.io/component-base/version
   go_build kube kube . "-X $at.gitVersion=$(kubernetes) -X $at.gitMajor=1 -X $at.gitMinor=$(minor)\
     -X $at.gitTreeState=clean -X $at.buildDate=2026-01-01T00:00:00Z"
-}
-
-build_helm() {
-  local at=helm.sh/helm/v3/pkg
-  go_build helm helm helm.sh/helm/v3/cmd/helm "\
-    -X $at/chartutil.k8sVersionMajor=1 -X $at/chartutil.k8sVersionMinor=$(minor)\
-    -X $at/lint/rules.k8sVersionMajor=1 -X $at/lint/rules.k8sVersionMinor=$(minor)"
 }
 
 build_dns() { go_build dns coredns . ""; }
@@ -72,8 +65,7 @@ do_apt() {
   set -- $missing
   [ "$(id -u)" = 0 ] || die "packages are missing: sudo apt-get install -y $*"
   say "installing $*"
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+  "$REPO/scripts/apt.sh" "$@"
 }
 do_kube() {
   step kube kube build_kube
@@ -82,13 +74,18 @@ do_kube() {
     ln -sf kube "$BIN/$name"
   done
 }
-do_helm() { step helm helm build_helm; }
+do_helm() {
+  local helm
+  [ -x "$REPO/.venv/bin/python" ] || die "no .venv: make setup makes it"
+  helm=$(cd "$REPO" && .venv/bin/python -m tests.binaries helm)
+  ln -sf "$helm" "$BIN/helm"
+}
 do_dns() { step dns coredns build_dns; }
 do_pause() { step pause pause build_pause; }
 
 mkdir -p "$BIN"
 [ $# -gt 0 ] || set -- apt kube helm dns pause
-case " $* " in *" kube "* | *" helm "* | *" dns "*)
+case " $* " in *" kube "* | *" dns "*)
   root=$(find_go)
   export PATH=$root/bin:$PATH GOTOOLCHAIN=local CGO_ENABLED=0
   export GOFLAGS="-trimpath -buildvcs=false ${GOFLAGS:-}"

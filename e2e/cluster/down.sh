@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # down.sh [--wipe]: ends everything that up.sh started, by pid. --wipe also removes the cluster's
-# state: certificates, objects, imported images. Programs and built images stay.
+# state (certificates, objects, imported images) and the directories that nodes made on the machine,
+# if they are empty. Programs and built images stay.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 one_at_a_time "$@"
@@ -33,4 +34,6 @@ done
 for name in coredns kube-scheduler kube-controller-manager kube-apiserver; do end $name KILL; done
 end etcd TERM
 ip link del "$BRIDGE" 2>/dev/null || true
-[ "${1:-}" != --wipe ] || rm -rf "$STATE"
+[ "${1:-}" = --wipe ] || exit 0
+[ ! -e "$STATE/made" ] || tac "$STATE/made" | xargs -r -d '\n' rmdir --ignore-fail-on-non-empty || true
+rm -rf "$STATE"

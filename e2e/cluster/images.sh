@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # images.sh base|driver|workload|pause...  builds images with buildah: no container engine runs
-# images.sh import [NAME...]               gives them to every running node (default: driver, workload)
+# images.sh import NAME...                 gives them to every running node
 # images.sh list [NODE]                    what a node has
 #
 # driver is the project's Dockerfile, as it is. Its base image is pulled where a registry answers;
@@ -50,7 +50,7 @@ registry_mounts() {
 # shellcheck disable=SC2016 # mmdebstrap's hooks expand their own $1
 stand_in() {
   say "no registry answers; making a stand-in for $BASE of Debian's packages"
-  local release=${BASE##*-} tar=$IMAGES/base.tar container
+  local release=${BASE##*-} tar=$TMPDIR/base.$$.tar container
   mmdebstrap --quiet --variant=minbase \
     --include=ca-certificates,python3-dev,python3-venv,python3-pip \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
@@ -78,10 +78,10 @@ do_base() {
 build() { # name
   local name=$1 archive=$IMAGES/$1.tar started=$SECONDS id mounts
   mapfile -t mounts < <(registry_mounts)
-  store build --quiet --pull-never --layers --network host "${mounts[@]}" --iidfile "$TMPDIR/id" \
+  store build --quiet --pull-never --layers --network host "${mounts[@]}" --iidfile "$TMPDIR/$name.id" \
     --tag "${TAG[$name]}" --file "${FILE[$name]}" "${CONTEXT[$name]}" >"$TMPDIR/$name.log" 2>&1 ||
     { tail -40 "$TMPDIR/$name.log" >&2; die "the image $name could not be built"; }
-  id=$(cat "$TMPDIR/id")
+  id=$(cat "$TMPDIR/$name.id")
   if [ "$(cat "$archive.id" 2>/dev/null)" != "$id" ]; then
     store push --quiet --disable-compression "${TAG[$name]}" "oci-archive:$archive.new:${TAG[$name]}"
     mv "$archive.new" "$archive"
@@ -98,7 +98,6 @@ digest() { tar -xOf "$1" index.json | jq -r '.manifests[0].digest'; }
 
 do_import() { # NAME...
   local name node pid imports=()
-  [ $# -gt 0 ] || set -- driver workload
   for name in "$@"; do
     [ -e "$IMAGES/$name.tar" ] || die "no image $name; images.sh $name builds it"
     for node in $(running_nodes); do import_to "$node" "$name" & imports+=($!); done

@@ -44,11 +44,17 @@ mount_system() {
   mount -t tmpfs -o mode=755 tmpfs /run
 }
 
+# A node's mount points are directories of the machine; down.sh removes those that are made here.
+make_dir() {
+  [ -d "$1" ] || { make_dir "${1%/*}" && mkdir "$1" && echo "$1" >>"$STATE/made"; }
+}
+
 mount_data() {
   local at
   for at in /var/lib/kubelet /var/lib/containerd /var/lib/cni /var/log/pods /var/log/containers \
     /etc/cni/net.d; do
-    mkdir -p "$at" "$data$at"
+    make_dir "$at"
+    mkdir -p "$data$at"
     mount --bind "$data$at" "$at"
   done
   mkdir -p "$data/opt"
