@@ -58,8 +58,8 @@ def domino():
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_example_works(release, s3, workload, path, domino):
-    text, bucket = replaced(path.read_text(), s3, workload)
+def test_the_example_works(release, s3, image, path, domino):
+    text, bucket = replaced(path.read_text(), s3, image)
     objects = [found for found in yaml.safe_load_all(text) if found]
     listing = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     assert "YOUR-" not in text
