@@ -47,12 +47,13 @@ def cluster(nodes, host) -> str:
     pytest.skip(f"README's walk-through is for kind and for e2e/cluster; this is {server}")
 
 
-def pasted(text: str, log: Path) -> str:
+def pasted(text: str, tmp: Path) -> str:
     """Run it in a bash; what it left running is ended. Returns what was printed."""
+    log = tmp / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            ["bash", "-e", "-c", text], cwd=ROOT, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            ["bash", "-e", "-c", text], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp)},
+            start_new_session=True, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
         )  # fmt: skip
     try:
         code: int | str = process.wait(WITHIN_S)
@@ -72,7 +73,7 @@ def test_the_walk_through_ends_in_a_pod_that_lists_the_bucket(free, cluster):
     *_, store = blocks("### On kind, or on a cluster made on this machine, with a demo store")
     look, use, remove = blocks("### A volume and a pod")
     with tempfile.TemporaryDirectory(prefix="e2e-readme-") as tmp:
-        said = pasted(script(cluster, store, look, use, remove), Path(tmp) / "log")
+        said = pasted(script(cluster, store, look, use, remove), Path(tmp))
     _, _, listed = said.partition("pod/s3-pod condition met")
     assert listed.splitlines()[2].endswith(" README.md")
     assert not free.is_installed()
