@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from errno import (
     EACCES,
+    EDQUOT,
     EEXIST,
     EFBIG,
     EINVAL,
@@ -55,11 +56,17 @@ class VolumeError(Exception):
     status: ClassVar[Status] = Status.INTERNAL
     code: ClassVar[str] = "internal"  # stable: log field, metric label, docs anchor
     retryable: ClassVar[bool] = False
+    mendable: ClassVar[bool] = False  # once somebody has given keys, or room
     level: ClassVar[int] = logging.INFO  # how loud the boundary reports it
 
     what: str
     hint: str = ""
     was_logged: bool = field(default=False, init=False, repr=False)
+
+    @property
+    def keeps_bytes(self) -> bool:
+        """What was to be stored may be stored later as it is: it is not thrown away."""
+        return self.retryable or self.mendable
 
     @override
     def __str__(self) -> str:
@@ -103,6 +110,7 @@ class CredentialsError(VolumeError):
     """None found, expired, or refused as such."""
 
     errno, status, code = EACCES, Status.UNAUTHENTICATED, "s3-credentials"
+    mendable = True
     level = logging.ERROR
 
 
@@ -135,6 +143,22 @@ class StoreTimeoutError(VolumeError):
     """No progress in time."""
 
     errno, status, code, retryable = ETIMEDOUT, Status.DEADLINE_EXCEEDED, "s3-timeout", True
+    level = logging.WARNING
+
+
+class StoreFullError(VolumeError):
+    """The store has no room for more bytes (507)."""
+
+    errno, status, code = ENOSPC, Status.RESOURCE_EXHAUSTED, "s3-full"
+    mendable = True
+    level = logging.WARNING
+
+
+class QuotaExceededError(VolumeError):
+    """A quota of the bucket, or of its owner, is used up."""
+
+    errno, status, code = EDQUOT, Status.RESOURCE_EXHAUSTED, "s3-quota"
+    mendable = True
     level = logging.WARNING
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
-    CredentialsError,
     IsDirectoryError,
     NotPermittedError,
     SpoolFullError,
@@ -182,7 +181,7 @@ class Changes:
     def _keep_for_later(self, inode: Inode, writer: FileWriter, exc: VolumeError) -> bool:
         """Keep what another try may store, and have the error say so to whoever is told of it."""
         path = None
-        if exc.retryable or isinstance(exc, CredentialsError):
+        if exc.keeps_bytes:
             path = self._keep(inode, writer, exc.code)
             if path is not None:
                 kept = (

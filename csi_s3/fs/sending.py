@@ -11,7 +11,6 @@ from functools import partial
 
 from csi_s3.aio import finish
 from csi_s3.errors import (
-    CredentialsError,
     ExistsError,
     FileTooLargeError,
     IntegrityError,
@@ -331,7 +330,7 @@ class Sending:
             info = await upload.made() if refused else None
             if info is not None:
                 return info
-            if not (exc.retryable or isinstance(exc, CredentialsError)):
+            if not exc.keeps_bytes:
                 await self._give_up(exc)
             raise
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from csi_s3.errors import CredentialsError, FileTooLargeError, IntegrityError, VolumeError
+from csi_s3.errors import FileTooLargeError, IntegrityError, VolumeError
 from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.outcome import outcome
 from csi_s3.s3.store import MAX_PARTS, Buffer, ObjectInfo, ObjectStore, Part, Upload
@@ -158,7 +158,7 @@ class PartUpload:
                 parts, if_none_match=if_none_match, if_match=if_match
             )
         except VolumeError as exc:
-            if exc.retryable or isinstance(exc, CredentialsError | IntegrityError):
+            if exc.keeps_bytes or isinstance(exc, IntegrityError):
                 self.tried = parts
             raise
 

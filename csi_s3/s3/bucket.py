@@ -35,7 +35,7 @@ from csi_s3.s3.faults import Fault
 from csi_s3.s3.headers import Headers
 from csi_s3.s3.http import Http, RequestRecord
 from csi_s3.s3.keeping import Keeping
-from csi_s3.s3.objects import conditions, describe, hold_to_checksum, version_of
+from csi_s3.s3.objects import conditions, describe, stored, version_of
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import (
     MIN_PART_BYTES,
@@ -149,8 +149,11 @@ class Bucket(ObjectStore):
                 max_keys=max_keys,
             ),
             headers={**self._headers.every, **(extra if self._http.endpoint.is_aws else {})},
+            answered_with="ListBucketResult",
         )
-        return listing.parse_page((await self._http.done(request)).xml)
+        root = (await self._http.done(request)).root
+        assert root is not None  # noqa: S101 - for the type checker: answered_with
+        return listing.page_of(root)
 
     @override
     async def read_range(
@@ -206,10 +209,10 @@ class Bucket(ObjectStore):
                 **({sums.header: checksum} if sums else {}),
             },
             body=data,
+            check=stored(f"PUT {key!r}", sums, checksum),
         )
         answer = await self._http.send(request)
         if answer.fault is None:
-            hold_to_checksum(f"PUT {key!r}", sums, checksum, answer.headers)
             self._headers.check_encryption(f"PUT {key!r}", answer.headers)
             etag = version_of(f"PUT {key!r}", answer.headers)
             return ObjectInfo(key=key, size=len(data), etag=etag, last_modified=0.0)
@@ -316,6 +319,7 @@ class Bucket(ObjectStore):
                 **({"x-amz-checksum-algorithm": named.name} if named else {}),
                 **({"x-amz-checksum-type": "FULL_OBJECT"} if named and named.full_object else {}),
             },
+            answered_with="UploadId",  # without it a part would be the object
         )
         answer = await self._http.send(request)
         if answer.fault is not None:
@@ -323,12 +327,9 @@ class Bucket(ObjectStore):
                 return await self._create_upload(key, kept, metadata)
             raise self._http.error(request, answer.fault)
         self._headers.check_encryption(f"upload of {key!r}", answer.headers)
-        upload_id = answers.fields(answers.parse(answer.xml)).get("UploadId", "")
-        if not upload_id:  # without it a part would be the object, and an abort its deletion
-            raise IntegrityError(
-                f"upload of {key!r}: the answer names no upload: {answer.xml[:60]!r}",
-                "check that `endpoint-url` is an S3 endpoint, not a proxy's page",
-            )
+        upload_id = answers.fields(answer.root).get("UploadId", "")
+        if not upload_id:  # an abort would delete the object
+            raise IntegrityError(f"upload of {key!r}: the answer names no upload")
         upload = MultipartUpload(
             self._http,
             self._headers,

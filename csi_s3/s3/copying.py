@@ -80,7 +80,7 @@ class Copier:
                     return there  # ours, whose answer was lost; at least it has the same bytes
             raise error
         self._headers.check_encryption(f"COPY {key!r}", answer.headers)
-        said = answers.fields(answers.parse(answer.xml))
+        said = answers.fields(answer.root)
         return ObjectInfo(
             key=key,
             size=source.size,

@@ -76,7 +76,7 @@ class Deletion:
             "Content-Type": "application/xml",
             "Content-MD5": base64.b64encode(md5).decode(),
         }
-        root = answers.parse((await self._http.done(_request("", headers, body))).xml)
+        root = (await self._http.done(_request("", headers, body))).root
         failed = {}
         for child in root if root is not None else ():
             if answers.name(child) == "Error":

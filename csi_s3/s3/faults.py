@@ -23,6 +23,8 @@ from csi_s3.errors import (
     NotFoundError,
     NotImplementedByStoreError,
     PreconditionFailedError,
+    QuotaExceededError,
+    StoreFullError,
     StoreRefusedError,
     StoreTimeoutError,
     StoreUnavailableError,
@@ -31,9 +33,17 @@ from csi_s3.errors import (
 from csi_s3.s3 import answers
 
 _NO_ANSWER = "no answer of S3"  # in place of a code
-_RETRYABLE_STATUS = frozenset({429, 500, 502, 503, 504})
-_RETRYABLE_CODES = frozenset(
+# Passing is all of 5xx, a gateway's own included (520 to 527 are Cloudflare's), but for these: not
+# implemented, HTTP version, negotiation, no room, loop, extension, a network that wants a login.
+_RETRYABLE_BELOW_500 = frozenset({408, 425, 429, 499})
+_FINAL_FROM_500 = frozenset({501, 505, 506, 507, 508, 510, 511})
+# The body was damaged or cut on its way to the store; it is still here.
+_DAMAGED = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
+_RETRYABLE_CODES = _DAMAGED | frozenset(
     {
+        "IncompleteBody",
+        "ClientDisconnected",  # MinIO: a proxy before it gave up
+        "XMinioBackendDown",
         "InternalError",
         "OperationAborted",
         "ConditionalRequestConflict",  # 409: another request was under way
@@ -65,8 +75,17 @@ _EXPIRED = frozenset(
         "InvalidTokenId",  # MinIO
     }
 )
+# A quota, in a code (Ceph, versitygw, Ozone 403; Scality 429; MinIO 400; Huawei 403) or, where the
+# code is another's, in the text (Garage 403 AccessDenied). A rate is no quota of bytes: a text
+# counts only with these statuses.
+_QUOTA_CODE = re.compile(r"Quota\w*Exceeded|InsufficientStorageSpace", re.IGNORECASE)
+_QUOTA_TEXT = re.compile(
+    r"quota (is |was |has been )?(reached|exceeded)|cap exceeded", re.IGNORECASE
+)
+_QUOTA_TEXT_STATUS = frozenset({400, 403, 413, 507})
 _UNKNOWN_KEYS = frozenset({"InvalidAccessKeyId", "XAdminUserNotFound"})  # MinIO's: or ended
 _ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"})
+_FULL = frozenset({"XMinioStorageFull", "InsufficientStorage"})
 _BY_CODE: dict[str, type[VolumeError]] = {
     "AccessDenied": AccessDeniedError,
     "NoSuchBucket": NoSuchBucketError,
@@ -76,10 +95,7 @@ _BY_CODE: dict[str, type[VolumeError]] = {
     "PreconditionFailed": PreconditionFailedError,
     "InvalidObjectState": ArchivedError,
     "NotImplemented": NotImplementedByStoreError,
-    "BadDigest": IntegrityError,
     "InvalidDigest": IntegrityError,
-    "XAmzContentSHA256Mismatch": IntegrityError,
-    "XAmzContentChecksumMismatch": IntegrityError,
     "KeyTooLongError": KeyTooLongError,
     "XMinioInvalidObjectName": InvalidNameError,
     "XMinioInvalidResourceName": InvalidNameError,
@@ -142,7 +158,25 @@ class Fault:
 
     @property
     def is_retryable(self) -> bool:
-        return self.status in _RETRYABLE_STATUS or self.code in _RETRYABLE_CODES
+        if self.no_room is not None:
+            return False
+        passing = self.status in _RETRYABLE_BELOW_500 or (
+            self.status >= 500 and self.status not in _FINAL_FROM_500  # noqa: PLR2004
+        )
+        return passing or self.code in _RETRYABLE_CODES
+
+    @property
+    def is_unaccepted(self) -> bool:
+        """S3 itself says that it did nothing; a gateway's word of its own is no proof."""
+        return bool(self.code) and self.status in {400, 429, 503}
+
+    @property
+    def no_room(self) -> type[VolumeError] | None:
+        """The error of a store without room for more bytes, if that is what was said."""
+        in_text = self.status in _QUOTA_TEXT_STATUS and _QUOTA_TEXT.search(self.message)
+        if in_text or _QUOTA_CODE.search(self.code):
+            return QuotaExceededError
+        return StoreFullError if self.status == 507 or self.code in _FULL else None  # noqa: PLR2004
 
     @property
     def is_expired(self) -> bool:
@@ -156,7 +190,7 @@ class Fault:
     @property
     def may_mean_keys(self) -> bool:
         """Other keys might be let in; a HEAD is refused without a word."""
-        return self.is_of_keys or self.status in {401, 403}
+        return self.no_room is None and (self.is_of_keys or self.status in {401, 403})
 
     @property
     def is_moved(self) -> bool:
@@ -172,7 +206,8 @@ class Fault:
     @property
     def refuses_checksum(self) -> bool:
         """A store that does not know x-amz-checksum-… (Backblaze B2 names the header)."""
-        return self.status in {400, 501} and "x-amz-checksum" in self.message.lower()
+        refused = self.status in {400, 501} and self.code not in _DAMAGED
+        return refused and "x-amz-checksum" in self.message.lower()
 
 
 def read(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
@@ -200,9 +235,10 @@ def read_late(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
 
 def to_error(fault: Fault, asked: Asked) -> VolumeError:
     """The class that the file system and the CSI answers understand, with message and hint."""
-    if fault.is_retryable:
-        cls: type[VolumeError] = StoreUnavailableError
-    else:
+    cls: type[VolumeError] = fault.no_room or StoreUnavailableError
+    if fault.code in _DAMAGED:
+        cls = IntegrityError
+    elif fault.no_room is None and not fault.is_retryable:
         cls = _BY_CODE.get(fault.code) or _BY_STATUS.get(fault.status, StoreRefusedError)
     said = ": ".join(filter(None, [fault.code, fault.message])) or "no explanation"
     request = f", request id {fault.request_id}" if fault.request_id else ""
@@ -253,6 +289,8 @@ def _hint(cls: type[VolumeError], fault: Fault, asked: Asked) -> str:
         return f"check the bucket's name and `endpoint-url` (asked at {asked.endpoint})"
     if cls is CredentialsError:
         return _credentials_hint(fault, asked)
+    if fault.code == _NO_ANSWER:
+        return "is `endpoint-url` an S3 endpoint, and no console, and no proxy's page?"
     return _HINTS.get(cls, "")
 
 
@@ -262,6 +300,11 @@ _CHECK_OPTIONS = (
 )
 _HINTS: dict[type[VolumeError], str] = {
     StoreUnavailableError: "the store is overloaded or failing; this was tried several times",
+    StoreFullError: "the store has no room: remove objects there, or give it more disks",
+    QuotaExceededError: (
+        "a quota of the bucket, or of its owner, is used up: remove objects, or have it raised"
+    ),
+    IntegrityError: "the bytes change on their way: check memory and network of this node",
     ArchivedError: "restore the object from its archive tier first",
     StoreRefusedError: _CHECK_OPTIONS,
     NotImplementedByStoreError: _CHECK_OPTIONS,

@@ -10,14 +10,15 @@ import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
+from lxml import etree
 from typing_extensions import override
 
 from csi_s3.config import environment
-from csi_s3.errors import VolumeError
+from csi_s3.errors import IntegrityError, VolumeError
 from csi_s3.s3 import answers, faults
 from csi_s3.s3.credentials import Identity, Keys
 from csi_s3.s3.endpoint import Endpoint
@@ -55,6 +56,7 @@ class RequestRecord:
 class Answer:
     """The last answer. fault: what S3 refused, None for a success.
 
+    root: of the body, where the request says what it is answered with.
     maybe_done: an earlier attempt was lost after it may have taken effect.
     """
 
@@ -62,11 +64,8 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes | bytearray
     fault: Fault | None = None
+    root: etree._Element | None = None
     maybe_done: bool = False
-
-    @property
-    def xml(self) -> bytes:
-        return bytes(self.body)
 
 
 @dataclass(slots=True)
@@ -137,6 +136,7 @@ class Http:
 
         Raises:
             StoreUnavailableError, StoreTimeoutError: no answer in max_attempts attempts.
+            IntegrityError: the last of them was answered with what cannot be.
             CredentialsError: credentials cannot be refreshed.
 
         """
@@ -146,30 +146,35 @@ class Http:
             keys = await self._identity.keys() if self._identity else None
             try:
                 answer = await self._attempt(request, endpoint, keys)
-            except _LOST as exc:
-                tried.failures += 1
-                tried.maybe_done |= not isinstance(exc, aiohttp.ClientConnectorError)
-                if tried.failures >= self._max_attempts or faults.is_untrusted(exc):
-                    raise faults.from_connection(exc, self._asked(request)) from exc
-                stale = isinstance(exc, aiohttp.ServerDisconnectedError) and tried.failures == 1
-                await self._back_off(0 if stale else tried.failures)
+            except (*_LOST, IntegrityError) as exc:
+                await self._lost(request, tried, exc)
                 continue
             fault = answer.fault
             if fault is None:
                 break
             if fault.is_retryable and tried.failures + 1 < self._max_attempts:
                 tried.failures += 1
-                tried.maybe_done |= fault.status != 503  # noqa: PLR2004 - 503: not accepted
+                tried.maybe_done |= not fault.is_unaccepted
                 await self._back_off(tried.failures)
             elif not await self._mended(fault, tried, endpoint, keys):
                 break
-        return Answer(
-            status=answer.status,
-            headers=answer.headers,
-            body=answer.body,
-            fault=answer.fault,
-            maybe_done=tried.maybe_done,
-        )
+        return replace(answer, maybe_done=tried.maybe_done)
+
+    async def _lost(self, request: Request, tried: _Try, exc: Exception) -> None:
+        """No answer, or none that can be believed: wait for the next attempt.
+
+        Raises:
+            VolumeError: there is none.
+
+        """
+        tried.failures += 1
+        tried.maybe_done |= not isinstance(exc, aiohttp.ClientConnectorError)
+        if tried.failures >= self._max_attempts or faults.is_untrusted(exc):
+            if isinstance(exc, IntegrityError):
+                raise exc
+            raise faults.from_connection(exc, self._asked(request)) from exc
+        stale = isinstance(exc, aiohttp.ServerDisconnectedError) and tried.failures == 1
+        await self._back_off(0 if stale else tried.failures)
 
     async def _mended(
         self, fault: Fault, tried: _Try, endpoint: Endpoint, keys: Keys | None
@@ -227,14 +232,19 @@ class Http:
                         )
                     )
         self.server = response.headers.get("Server", "")
-        fault = _fault(request, status, response.headers, body)
-        return Answer(status=status, headers=response.headers, body=body, fault=fault)
+        fault, root = _told(request, status, response.headers, body)
+        if fault is None and request.check is not None:
+            request.check(status, response.headers, body)
+        return Answer(status=status, headers=response.headers, body=body, fault=fault, root=root)
 
     async def _back_off(self, failures: int) -> None:
-        """Full jitter, doubling (https://aws.amazon.com/builders-library, "Timeouts, retries")."""
+        """Doubling, with jitter of a half: no pause is shorter than the one before, but at the top.
+
+        https://aws.amazon.com/builders-library, "Timeouts, retries and backoff with jitter".
+        """
         if failures:
             longest = min(BACKOFF_MAX_S, BACKOFF_S * 2.0**failures)
-            await self._pause(secrets.SystemRandom().uniform(0, longest))
+            await self._pause(secrets.SystemRandom().uniform(longest / 2, longest))
 
     def _asked(self, request: Request) -> Asked:
         return Asked(
@@ -252,17 +262,21 @@ def _total_s(request: Request) -> float:
     return TOTAL_S + passing / SLOWEST_BODY + request.heavy_bytes / SLOWEST_STORE
 
 
-def _fault(
+def _told(
     request: Request, status: int, headers: Mapping[str, str], body: bytes | bytearray
-) -> Fault | None:
+) -> tuple[Fault | None, etree._Element | None]:
+    """What the answer says: a refusal, or the root of the body that was asked for."""
     if status >= 300:  # noqa: PLR2004
-        return faults.read(status, headers, bytes(body))
+        return faults.read(status, headers, bytes(body)), None
+    is_data = request.kind == "GET"  # whatever an object holds
+    root = None if is_data or not body else answers.parse(bytes(body))
+    if root is not None and answers.name(root) == "Error":
+        return faults.read_late(status, headers, bytes(body)), None
     if request.answered_with:
-        root = answers.parse(bytes(body))
-        found = set() if root is None else {answers.name(e) for e in (root, *root)}
-        if request.answered_with not in found:
-            return faults.read_late(status, headers, bytes(body))
-    return None
+        found = () if root is None else (root, *root)
+        if not any(answers.name(e) == request.answered_with for e in found):
+            return faults.read_late(status, headers, bytes(body)), None
+    return None, root
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | bytearray:

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
+from lxml import etree
+
 from csi_s3.errors import AccessDeniedError, NotFoundError, VolumeError
 from csi_s3.s3 import answers
 from csi_s3.s3.headers import SSE, SSE_KEY, Headers
@@ -63,13 +65,14 @@ class Keeping:
             key=key,
             query={"tagging": ""},
             headers=self._headers.every,
+            answered_with="TagSet",
         )
         try:
             answer = await self._http.done(request)
         except AccessDeniedError as exc:
             self.leave_tags(exc)
             return {}
-        return {"x-amz-tagging": urlencode(_tag_pairs(answer.xml))}
+        return {"x-amz-tagging": urlencode(_tag_pairs(answer.root))}
 
     def leave_tags(self, refused: VolumeError) -> None:
         """The policy refuses tags: say so once, and do not try again."""
@@ -82,9 +85,8 @@ class Keeping:
             )
 
 
-def _tag_pairs(xml: bytes) -> list[tuple[str, str]]:
+def _tag_pairs(root: etree._Element | None) -> list[tuple[str, str]]:
     pairs = []
-    root = answers.parse(xml)
     for tag in () if root is None else root.iter("{*}Tag"):
         said: Mapping[str, str] = answers.fields(tag)
         pairs.append((said.get("Key", ""), said.get("Value", "")))

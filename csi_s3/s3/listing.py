@@ -31,19 +31,13 @@ def query(
     return {k: v for k, v in asked.items() if v}
 
 
-def parse_page(body: bytes) -> ListPage:
+def page_of(root: etree._Element) -> ListPage:
     """One page, keys decoded.
 
     Raises:
-        IntegrityError: not a listing.
+        IntegrityError: the listing lacks something.
 
     """
-    root = answers.parse(body)
-    if root is None or answers.name(root) != "ListBucketResult":
-        raise IntegrityError(
-            f"LIST was answered with something else: {body[:100]!r}",
-            "check that `endpoint-url` is an S3 endpoint, not a console or a proxy's page",
-        )
     try:
         return _page(root)
     except (KeyError, ValueError) as exc:

@@ -8,7 +8,8 @@ from csi_s3.errors import IntegrityError
 from csi_s3.s3 import answers
 from csi_s3.s3.checksums import Algorithm
 from csi_s3.s3.listing import ARCHIVES
-from csi_s3.s3.store import ObjectInfo
+from csi_s3.s3.signing import Check
+from csi_s3.s3.store import Buffer, ObjectInfo
 
 
 def describe(key: str, headers: Mapping[str, str], *, size: int | None = None) -> ObjectInfo:
@@ -60,21 +61,19 @@ def version_of(what: str, answer: Mapping[str, str]) -> str:
     return answers.quoted_etag(etag)
 
 
-def hold_to_checksum(
-    what: str, sums: Algorithm | None, ours: str, answer: Mapping[str, str]
-) -> None:
-    """Compare the checksum that the store computed, where it tells one.
+def stored(what: str, sums: Algorithm | None, ours: str) -> Check:
+    """For the answer to a write: it has an ETag, and the store's checksum, if told, is ours."""
 
-    Raises:
-        IntegrityError: it is not ours.
+    def check(_status: int, answer: Mapping[str, str], _body: Buffer) -> None:
+        version_of(what, answer)
+        said = answer.get(sums.header) if sums else None
+        if said and said != ours:
+            raise IntegrityError(
+                f"{what}: the store's checksum is {said}, ours {ours}",
+                "the bytes changed on their way; check memory and network of this node",
+            )
 
-    """
-    said = answer.get(sums.header) if sums else None
-    if said and said != ours:
-        raise IntegrityError(
-            f"{what}: the store's checksum is {said}, ours {ours}",
-            "the bytes changed on their way; check memory and network of this node",
-        )
+    return check
 
 
 def _http_date(text: str) -> float:

@@ -1,6 +1,7 @@
 """HEAD and ranged GET: the one place where another client for bulk reads could be chosen."""
 
 import re
+from collections.abc import Mapping
 
 from csi_s3.errors import (
     IntegrityError,
@@ -10,12 +11,13 @@ from csi_s3.errors import (
     StoreRefusedError,
 )
 from csi_s3.s3.headers import Headers
-from csi_s3.s3.http import Answer, Http
+from csi_s3.s3.http import Http
 from csi_s3.s3.objects import conditions, describe
-from csi_s3.s3.signing import Request
-from csi_s3.s3.store import Chunk, ObjectInfo
+from csi_s3.s3.signing import Check, Request
+from csi_s3.s3.store import Buffer, Chunk, ObjectInfo
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
+_WHO_CHANGES = "is `endpoint-url` an S3 endpoint, and does nothing before it change its answers?"
 READ_AGAIN = 3  # an object that grows all the time is not one
 
 
@@ -42,11 +44,13 @@ async def read_range(
             "Range": f"bytes={start}-{start + length - 1}",
         },
         answer_bytes=length,
+        check=_of_range(key, start, length),
     )
     for _ in range(READ_AGAIN):
         answer = await http.send(request)
         if answer.fault is None:
-            info = describe(key, answer.headers, size=_whole_size(key, answer, start, length))
+            size = _size(answer.status, answer.headers, answer.body)
+            info = describe(key, answer.headers, size=size)
             if etag is not None and info.etag != etag:
                 raise changed(key, etag)
             return Chunk(info=info, data=answer.body)
@@ -66,7 +70,13 @@ def changed(key: str, etag: str | None) -> ObjectChangedError:
 
 
 async def _head(http: Http, headers: Headers, key: str) -> ObjectInfo:
-    request = Request(kind="HEAD", method="HEAD", key=key, headers=headers.every)
+    request = Request(
+        kind="HEAD",
+        method="HEAD",
+        key=key,
+        headers=headers.every,
+        check=lambda _status, answer, _body: _check_head(key, answer),
+    )
     return describe(key, (await http.done(request)).headers)
 
 
@@ -77,20 +87,45 @@ async def _empty(http: Http, headers: Headers, key: str, etag: str | None) -> Ch
     return Chunk(info=info, data=b"")
 
 
-def _whole_size(key: str, answer: Answer, start: int, length: int) -> int:
-    """The object's size by the answer to a ranged GET, whose body is held to its promise."""
-    got = len(answer.body)
-    if answer.status == 206:  # noqa: PLR2004
-        told = answer.headers.get("Content-Range", "")
+def _of_range(key: str, start: int, length: int) -> Check:
+    """Hold the answer to a ranged GET to its promise: these bytes of an object."""
+
+    def check(status: int, headers: Mapping[str, str], body: Buffer) -> None:
+        _check_version(key, headers)
+        got, told = len(body), headers.get("Content-Range", "")
         found = _CONTENT_RANGE.fullmatch(told)
-        if found is None or int(found[1]) != start:
-            raise IntegrityError(f"GET {key!r}: asked from {start}, Content-Range is {told!r}")
-        total = int(found[2])
+        if status == 206:  # noqa: PLR2004
+            if found is None or int(found[1]) != start:
+                raise IntegrityError(
+                    f"GET {key!r}: asked from {start}, Content-Range is {told!r}", _WHO_CHANGES
+                )
+        elif status != 200:  # noqa: PLR2004
+            raise IntegrityError(f"GET {key!r}: HTTP {status} is no answer to it", _WHO_CHANGES)
+        elif start or got > length:
+            raise NotImplementedByStoreError(f"GET {key!r}: the store does not know ranges")
+        total = _size(status, headers, body)
         due = min(length, total - start)
-    elif start or got > length:
-        raise NotImplementedByStoreError(f"GET {key!r}: the store does not know ranges")
-    else:  # 200: the whole object, and it fits
-        total = due = int(answer.headers.get("Content-Length", got))
-    if got != due:
-        raise IntegrityError(f"GET {key!r}: {got} bytes from {start}, {due} were due of {total}")
-    return total
+        if got != due:
+            raise IntegrityError(
+                f"GET {key!r}: {got} bytes from {start}, {due} were due of {total}", _WHO_CHANGES
+            )
+
+    return check
+
+
+def _size(status: int, headers: Mapping[str, str], body: Buffer) -> int:
+    """The whole object's, by the answer to a ranged GET; 200: it fits, and is there whole."""
+    if status == 206:  # noqa: PLR2004
+        return int(headers.get("Content-Range", "").rpartition("/")[2])
+    return int(headers.get("Content-Length", len(body)))
+
+
+def _check_version(key: str, headers: Mapping[str, str]) -> None:
+    """Without an ETag it is a page of something before the store; a marker is never read."""
+    if not headers.get("ETag") and not key.endswith("/"):
+        raise IntegrityError(f"{key!r}: the answer has no ETag", _WHO_CHANGES)
+
+
+def _check_head(key: str, headers: Mapping[str, str]) -> None:
+    describe(key, headers)
+    _check_version(key, headers)

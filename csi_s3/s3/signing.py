@@ -5,8 +5,9 @@ URLs are quoted here, once, and neither signer nor aiohttp may touch them again,
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
 from botocore.auth import S3SigV4Auth
@@ -20,6 +21,7 @@ from csi_s3.s3.store import Buffer
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
 _ERRORS = "surrogateescape"
+Check: TypeAlias = Callable[[int, Mapping[str, str], Buffer], None]  # status, headers, body
 _NO_BODY = hashlib.sha256(b"").hexdigest()
 
 
@@ -34,6 +36,7 @@ class Request:
         copy): for the deadline.
     answered_with: the element, root or below it, without which a 200 is no success: S3 may say so
         before it knows (copy, complete), and a proxy may say so of its own page.
+    check: raises IntegrityError where a success cannot be one; the request is then sent again.
     """
 
     kind: str
@@ -46,6 +49,7 @@ class Request:
     answer_bytes: int = 0
     heavy_bytes: int = 0
     answered_with: str = ""
+    check: Check | None = None
 
 
 def quoted_key(key: str) -> str:

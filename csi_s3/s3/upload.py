@@ -23,7 +23,7 @@ from csi_s3.s3 import answers
 from csi_s3.s3.checksums import Algorithm
 from csi_s3.s3.headers import Headers
 from csi_s3.s3.http import Answer, Http
-from csi_s3.s3.objects import conditions, describe, hold_to_checksum, version_of
+from csi_s3.s3.objects import conditions, describe, stored, version_of
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import Buffer, ObjectInfo, Part, Upload
 
@@ -72,9 +72,9 @@ class MultipartUpload(Upload):
                 **({self._sums.header: checksum} if self._sums else {}),
             },
             body=data,
+            check=stored(f"part {number} of {self._key!r}", self._sums, checksum),
         )
         answer = await self._http.done(request)
-        hold_to_checksum(f"part {number} of {self._key!r}", self._sums, checksum, answer.headers)
         etag = version_of(f"part {number} of {self._key!r}", answer.headers)
         return Part(number=number, etag=etag, size=len(data), checksum=checksum)
 
@@ -101,7 +101,7 @@ class MultipartUpload(Upload):
             if gone or isinstance(error, PreconditionFailedError):
                 raise ObjectChangedError(f"{source.key!r} is no longer {source.etag}: {error.what}")
             raise error
-        said = answers.fields(answers.parse(answer.xml))
+        said = answers.fields(answer.root)
         checksum = said.get(self._sums.element, "") if self._sums else ""
         etag = answers.quoted_etag(said.get("ETag", ""))
         return Part(number=number, etag=etag, size=length, checksum=checksum)
@@ -117,7 +117,7 @@ class MultipartUpload(Upload):
         answer = await self._http.send(request)
         if answer.fault is not None:
             return await self._settled(request, answer, parts, if_match=if_match)
-        said = answers.fields(answers.parse(answer.xml))
+        said = answers.fields(answer.root)
         checksum = said.get(self._sums.element, "") if self._sums else ""
         if whole and checksum and checksum.partition("-")[0] != whole.partition("-")[0]:
             raise IntegrityError(

@@ -6,9 +6,16 @@ from dataclasses import replace
 import pytest
 from awscrt import checksums
 
-from csi_s3.errors import AccessDeniedError, ArchivedError, IntegrityError, ObjectChangedError
+from csi_s3.errors import (
+    AccessDeniedError,
+    ArchivedError,
+    IntegrityError,
+    ObjectChangedError,
+    StoreUnavailableError,
+)
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.store import ObjectInfo
+from tests.contract.conftest import at_once
 from tests.contract.scripted import Reply, error, listing
 
 PUT = Reply(200, b"", {"ETag": '"e"'})
@@ -107,8 +114,8 @@ async def test_a_copy_keeps_the_storage_class_of_its_source_unless_told(s3):
 
 
 async def test_a_put_carries_its_checksum_and_the_answer_is_held_to_it(s3):
-    async with open_bucket(s3.config()) as bucket:
-        s3.replies = [Reply(200, b"", {"ETag": '"e"', "x-amz-checksum-crc32c": "AAAAAA=="})]
+    async with open_bucket(s3.config(), pause=at_once) as bucket:
+        s3.rule = lambda _: Reply(200, b"", {"ETag": '"e"', "x-amz-checksum-crc32c": "AAAAAA=="})
         with pytest.raises(IntegrityError, match="the store's checksum is AAAAAA=="):
             await bucket.put("k", b"data")
     assert s3.seen[0].headers["x-amz-checksum-crc32c"] == crc32c(b"data")
@@ -318,11 +325,11 @@ async def test_reading_an_archived_object_says_that_it_must_be_restored(s3):
 
 
 async def test_a_page_that_is_no_listing_says_so(s3):
-    s3.replies = [Reply(200, b"<html>Welcome to the console</html>")]
-    async with open_bucket(s3.config()) as bucket:
-        with pytest.raises(IntegrityError, match="something else") as caught:
+    s3.rule = lambda _: Reply(200, b"<html>Welcome to the console</html>")
+    async with open_bucket(s3.config(), pause=at_once) as bucket:
+        with pytest.raises(StoreUnavailableError, match="no answer of S3") as caught:
             await bucket.list_page("")
-    assert "endpoint-url" in caught.value.hint
+    assert "is `endpoint-url` an S3 endpoint" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,7 @@ async def test_an_overloaded_store_is_asked_again_after_growing_pauses(s3, bucke
     page = await bucket.list_page("")
     assert [info.key for info in page.objects] == ["k"]
     assert len(s3.seen) == 3
-    assert 0 <= pauses[0] <= 0.2
-    assert 0 <= pauses[1] <= 0.4
+    assert 0.1 <= pauses[0] <= 0.2 <= pauses[1] <= 0.4
 
 
 async def test_a_store_that_stays_overloaded_is_given_up_and_its_words_are_passed_on(s3, bucket):
@@ -66,7 +65,7 @@ async def test_a_store_that_stays_overloaded_is_given_up_and_its_words_are_passe
     )
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 412, 501])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 409, 412, 501, 505, 507])
 async def test_a_refusal_is_not_asked_twice(s3, bucket, status):
     s3.rule = lambda _: error(status, "SomeCode", "no")
     with pytest.raises(Exception, match="SomeCode: no"):

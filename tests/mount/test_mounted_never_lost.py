@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from csi_s3.local.session import _state_dir
+from tests.faulty import faulty
 from tests.mount.command import WITHIN_S, directory, mount, wait_gone, worker
-from tests.mount.gate import gated
 from tests.mount.mounted import errno_of, minio
 from tests.programs.runs import objects
 from tests.servers import Server
@@ -193,7 +193,7 @@ def test_what_could_not_be_stored_is_uploaded_by_the_next_mount(
     old, edited = os.urandom(7 * MIB), bytearray()
     for key in ("edited", "replaced"):
         assert minio.request("PUT", f"/{bucket}/{key}", old)[0] == 200
-    with gated(minio.endpoint) as gate:
+    with faulty(minio.endpoint) as gate:
         env = environment(minio, gate.endpoint, tmp_path)
         mounted(bucket, directory, env, "--aws-max-attempts=1")
         edited[:] = old

@@ -130,7 +130,7 @@ def test_unlink_that_s3_refuses_leaves_the_file(mount):
 
 
 def test_an_unlink_whose_answer_was_lost_may_be_repeated(mount):
-    """Promise: EIO: a 5xx answer after the retries."""
+    """Promise: EIO: a fault that stays, after the retries."""
     mount.put("f", b"x")
     fail(mount.store, "DELETE", StoreUnavailableError("503"), after=True)
     with pytest.raises(StoreUnavailableError) as caught:

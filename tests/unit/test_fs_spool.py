@@ -6,7 +6,13 @@ import os
 
 import pytest
 
-from csi_s3.errors import CredentialsError, SpoolFullError, StoreUnavailableError
+from csi_s3.errors import (
+    CredentialsError,
+    QuotaExceededError,
+    SpoolFullError,
+    StoreFullError,
+    StoreUnavailableError,
+)
 from csi_s3.fs.spool import Description, Spool
 from tests.unit.fs_mount import REWRITE, fail, mount, mounts
 
@@ -126,8 +132,6 @@ def test_what_holds_nothing_is_removed(state):
 def test_the_limit_is_kept_and_what_was_accepted_stays(mounts, state):
     """Promise: What the spool keeps does not exceed `spool-size`; a change that does not fit is
     ENOSPC, and what was accepted stays.
-
-    Promise: ENOSPC: the spool, or its disk, is full.
     """
     mount = mounts(write_part_bytes=8, min_part_bytes=4, state_dir=state, spool_bytes=30)
     mount.put("f", LARGE)
@@ -186,16 +190,31 @@ KEPT = pytest.mark.warnings_expected(
 
 
 @KEPT
-@pytest.mark.parametrize("data", [b"small", LARGE])
-@pytest.mark.parametrize("error", [DOWN, CredentialsError("expired")])
-def test_what_could_not_be_uploaded_is_uploaded_by_the_next_worker(spooled, state, data, error):
-    """Promise: What could not be uploaded for want of an answer or of credentials when its last
-    handle was closed, or at the mount's end, stays in the spool: the mount's next worker uploads it
-    if S3 still has the version that it changes, else the log names object and path."""
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"small", "PUT"),
+        (LARGE, "CREATE_UPLOAD"),
+        (LARGE, "UPLOAD_PART"),
+        (LARGE, "COMPLETE_UPLOAD"),
+    ],
+)
+@pytest.mark.parametrize(
+    "error",
+    [DOWN, CredentialsError("expired"), StoreFullError("507"), QuotaExceededError("403")],
+    ids=lambda e: e.code,
+)
+def test_what_could_not_be_uploaded_is_uploaded_by_the_next_worker(
+    spooled, state, data, kind, error
+):
+    """Promise: What could not be uploaded for want of an answer, of credentials or of room in the
+    store when its last handle was closed, or at the mount's end, stays in the spool: the mount's
+    next worker uploads it if S3 still has the version that it changes, else the log names object
+    and path."""
     mount = spooled
     fh = mount.create("f")
+    fail(mount.store, kind, error, times=99)
     mount.write(fh, data)
-    fail(mount.store, "PUT" if data == b"small" else "COMPLETE_UPLOAD", error, times=9)
     with pytest.raises(type(error)):
         mount.close_file(fh)
     assert not mount.exists("f")
@@ -207,6 +226,36 @@ def test_what_could_not_be_uploaded_is_uploaded_by_the_next_worker(spooled, stat
     assert mount.cat("f") == data
     assert files(state) == []
     assert mount.spool.used_bytes == 0
+
+
+@KEPT
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [(StoreFullError("507"), errno.ENOSPC), (QuotaExceededError("403"), errno.EDQUOT)],
+)
+def test_a_store_without_room_is_told_at_once_and_may_be_asked_again(spooled, state, error, number):
+    """Promise: ENOSPC: the spool, its disk, or the store is full.
+
+    Promise: EDQUOT: a quota of the store is used up.
+    """
+    mount = spooled
+    mount.put("f", LARGE)
+    fh = mount.open("f", os.O_RDWR)
+    mount.write(fh, b"!" * 30, 7)
+    expected = LARGE[:7] + b"!" * 30 + LARGE[37:]
+    for kind in ("CREATE_UPLOAD", "UPLOAD_PART", "COMPLETE_UPLOAD"):
+        fail(mount.store, kind, error, times=99)
+        for call in (mount.flush, mount.fsync):
+            with pytest.raises(type(error)) as caught:
+                call(fh)
+            assert caught.value.errno == number
+        assert mount.read(fh) == expected
+        assert mount.data("f") == LARGE
+    mount.store_works()
+    mount.close_file(fh)
+    assert mount.data("f") == expected
+    assert mount.store.uploads == {}
+    assert files(state) == []
 
 
 @KEPT

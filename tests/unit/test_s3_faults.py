@@ -13,6 +13,8 @@ from csi_s3.errors import (
     NotFoundError,
     NotImplementedByStoreError,
     PreconditionFailedError,
+    QuotaExceededError,
+    StoreFullError,
     StoreRefusedError,
     StoreUnavailableError,
 )
@@ -62,10 +64,45 @@ def fault(status, code="", message="", **headers):
         (503, "SlowDown", StoreUnavailableError),
         (400, "RequestTimeout", StoreUnavailableError),
         (200, "InternalError", StoreUnavailableError),
+        (408, "", StoreUnavailableError),
+        (520, "", StoreUnavailableError),
+        (505, "", StoreRefusedError),
+        (403, "QuotaExceeded", QuotaExceededError),  # Ceph, versitygw, Ozone
+        (429, "QuotaExceeded", QuotaExceededError),  # Scality
+        (400, "XMinioAdminBucketQuotaExceeded", QuotaExceededError),
+        (403, "InsufficientStorageSpace", QuotaExceededError),  # Huawei
+        (507, "XMinioStorageFull", StoreFullError),
+        (507, "InsufficientStorage", StoreFullError),  # versitygw
+        (507, "", StoreFullError),
     ],
 )
 def test_each_refusal_has_its_class(status, code, expected):
     assert type(faults.to_error(fault(status, code), ASKED)) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "expected"),
+    [
+        (403, "AccessDenied", "Bucket size quota is reached, maximum is 9", QuotaExceededError),
+        (507, "EntityTooLarge", "bucket quota exceeded", QuotaExceededError),
+        (403, "AccessDenied", "storage cap exceeded", QuotaExceededError),
+        (429, "TooManyRequests", "request quota exceeded", StoreUnavailableError),
+    ],
+)
+def test_a_quota_that_only_the_text_tells_is_one_of_bytes(status, code, message, expected):
+    found = fault(status, code, message)
+    assert type(faults.to_error(found, ASKED)) is expected
+    assert not (found.may_mean_keys and expected is QuotaExceededError)
+
+
+def test_a_store_without_room_is_no_question_of_policy_or_options():
+    for full in (fault(403, "QuotaExceeded"), fault(507, "XMinioStorageFull")):
+        error = faults.to_error(full, ASKED)
+        assert not full.is_retryable
+        assert error.keeps_bytes
+        assert "remove objects" in error.hint
+        assert "policy" not in error.hint
+        assert "option" not in error.hint
 
 
 def test_a_message_tells_what_where_why_and_which_request():
