@@ -130,21 +130,21 @@ class Changes:
 
     # into the store
 
-    async def store(self, inode: Inode) -> None:
-        """Have all of it in S3; waits as long as there is progress."""
+    async def store(self, inode: Inode, *, joins: bool = False) -> None:
+        """Have all of it in S3; waits as long as there is progress. joins: see `FileWriter`."""
         writer = inode.writer
         if writer is None or not writer.is_dirty:
             return
 
         async def storing() -> None:
             async with self.moves.change(lambda: self._inodes.key(inode)):
-                await self._store_now(inode, writer)
+                await self._store_now(inode, writer, joins=joins)
 
         await self._patience.wait(storing, f"upload of {inode.name}")
 
-    async def _store_now(self, inode: Inode, writer: FileWriter) -> None:
+    async def _store_now(self, inode: Inode, writer: FileWriter, *, joins: bool = False) -> None:
         """Store, and show it: in one task, lest a handler that gives up leave the name behind."""
-        info = await writer.store()
+        info = await writer.store(joins=joins)
         if info is None or inode.is_version(info):
             return
         inode.info = info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)

@@ -253,10 +253,15 @@ class Files:
         return len(data)
 
     async def flush(self, fh: int) -> None:
-        """close() of any descriptor: waits for the upload of what was written, if anything was."""
-        inode = self._handles.file(fh).inode
-        if inode.writer is not None and inode.writer.was_written:
-            await self.changes.store(inode)
+        """close() of any descriptor: waits for the upload of what was written, if anything was.
+
+        Who closes is not known: a child that ends closes what it inherited, and is answered as the
+        program is. A handle that cannot write has nothing to store.
+        """
+        handle = self._handles.file(fh)
+        writer = handle.inode.writer
+        if handle.is_writable and writer is not None and writer.was_written:
+            await self.changes.store(handle.inode, joins=True)
 
     async def fsync(self, fh: int) -> None:
         await self.changes.store(self._handles.file(fh).inode)

@@ -16,6 +16,7 @@ from csi_s3.errors import (
     FileTooLargeError,
     SpoolFullError,
     StaleError,
+    VolumeError,
 )
 from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.extents import Origin
@@ -79,6 +80,7 @@ class FileWriter:
             exclusive=exclusive,
         )
         self._lock = asyncio.Lock()
+        self._storing: list[VolumeError] | None = None  # under way; its failure, at the end
         self._is_closed = False
 
     @property
@@ -282,8 +284,11 @@ class FileWriter:
 
     # into the store
 
-    async def store(self) -> ObjectInfo | None:
+    async def store(self, *, joins: bool = False) -> ObjectInfo | None:
         """Bring all bytes into the store, if they are not there. Returns what it then holds.
+
+        joins: while they are on their way already, a failure of that is ours, too: it is not tried
+        again at once with the same bytes.
 
         Raises:
             ExistsError: created exclusively, and somebody else made the object meanwhile.
@@ -291,11 +296,21 @@ class FileWriter:
             VolumeError: what the store answered; it may be tried again unless bytes are lost.
 
         """
+        under_way = self._storing if joins else None
         async with self._lock:
+            if under_way:
+                raise under_way[0]
             if not self.is_dirty or self.is_discarded:
                 return self.base
             self._check_whole()
-            info = await self._sending.store()
+            self._storing = failed = []
+            try:
+                info = await self._sending.store()
+            except VolumeError as exc:
+                failed.append(exc)
+                raise
+            finally:
+                self._storing = None
             self._staged.stored(info)
             self._spool.written_anew(info.key)
             self._sending.exclusive = False

@@ -1,6 +1,7 @@
 """Uploads that fail, and objects that others change meanwhile: what the caller is told."""
 
 import gc
+from contextlib import nullcontext
 
 import pytest
 
@@ -64,6 +65,26 @@ def test_a_reader_of_a_file_that_could_not_be_uploaded_is_stale_not_empty(mount)
     with pytest.raises(StaleError):
         mount.read(reader)
     mount.release(reader)
+
+
+def test_a_flush_while_the_file_is_on_its_way_gets_the_outcome_of_that(mount):
+    """Promise: A FLUSH while the file is on its way to S3 gets the outcome of that, and sends
+    nothing."""
+    fh = mount.create("f")
+    mount.write(fh, b"new")
+    for fails in (True, False):
+        held = Held(mount.store, "PUT")
+        if fails:
+            fail(mount.store, "PUT", DOWN, after=True)
+        with mount.requests(PUT=1):
+            calls = [mount.start(mount.fs.files.flush(fh)) for _ in range(10)]
+            mount.settle()
+            held.let_go()
+            for call in calls:
+                with pytest.raises(StoreUnavailableError) if fails else nullcontext():
+                    mount.wait(call)
+    assert mount.data("f") == b"new"
+    mount.close_file(fh)
 
 
 def test_fsync_may_be_tried_again(mount):
