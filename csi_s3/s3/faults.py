@@ -160,10 +160,7 @@ class Fault:
     def is_retryable(self) -> bool:
         if self.no_room is not None:
             return False
-        passing = self.status in _RETRYABLE_BELOW_500 or (
-            self.status >= 500 and self.status not in _FINAL_FROM_500  # noqa: PLR2004
-        )
-        return passing or self.code in _RETRYABLE_CODES
+        return is_passing(self.status) or self.code in _RETRYABLE_CODES
 
     @property
     def is_unaccepted(self) -> bool:
@@ -208,6 +205,13 @@ class Fault:
         """A store that does not know x-amz-checksum-… (Backblaze B2 names the header)."""
         refused = self.status in {400, 501} and self.code not in _DAMAGED
         return refused and "x-amz-checksum" in self.message.lower()
+
+
+def is_passing(status: int) -> bool:
+    """Whether another attempt may be answered otherwise, by the status alone."""
+    if status < 500:  # noqa: PLR2004
+        return status in _RETRYABLE_BELOW_500
+    return status not in _FINAL_FROM_500
 
 
 def read(status: int, headers: Mapping[str, str], body: bytes) -> Fault:

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from csi_s3.config import environment
 from csi_s3.errors import CredentialsError
-from csi_s3.s3 import fetch
+from csi_s3.s3 import faults, fetch
 from csi_s3.s3.credentials import Clock, Found, Keys, Secret, Source
 from csi_s3.s3.keyfiles import printable
 
@@ -121,7 +121,7 @@ class Instance(Source):
 
 
 async def _ask(method: str, url: str, headers: dict[str, str]) -> fetch.Reply:
-    """Ask, and once more where no answer or a server's error came."""
+    """Ask, and once more where no answer came, or one that may pass."""
     for attempt in range(1, ATTEMPTS + 1):
         try:
             reply = await fetch.fetch(method, url, within_s=WITHIN_S, headers=headers)
@@ -129,7 +129,7 @@ async def _ask(method: str, url: str, headers: dict[str, str]) -> fetch.Reply:
             if attempt == ATTEMPTS:
                 raise
             continue
-        if reply.status < 500:  # noqa: PLR2004
+        if not faults.is_passing(reply.status):
             break
     return reply
 

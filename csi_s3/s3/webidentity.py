@@ -103,7 +103,7 @@ class WebIdentity(Source):
                     keys=keys, said=f"web identity, role {role}", source=self, expires=expires
                 )
             code, error = _refused(reply, url, role, token)
-            if reply.status < 500 and code not in _TRY_AGAIN:  # noqa: PLR2004
+            if not faults.is_passing(reply.status) and code not in _TRY_AGAIN:
                 break
         raise error
 

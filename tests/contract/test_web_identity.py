@@ -172,6 +172,14 @@ async def test_an_sts_that_is_down_at_renewal_is_not_noticed_by_readers(sts, buc
     assert [key_of(seen) for seen in bucket_server.seen] == ["ONE", "ONE", "TWO"]
 
 
+@pytest.mark.parametrize("status", [408, 429, 520])
+async def test_a_gateway_before_sts_that_fails_once_fails_nothing(sts, bucket_server, status):
+    sts.replies = [Reply(status), given("ONE", now=datetime.now(UTC))]
+    async with open_bucket(bucket_server.config()) as bucket:
+        await bucket.list_page("")
+    assert len(sts.seen) == 2
+
+
 async def test_a_busy_sts_is_asked_again(sts, bucket_server):
     now = datetime.now(UTC)
     sts.replies = [
