@@ -93,6 +93,7 @@ class Keeper:
         self._outbox: Outbox | None = None
         self._owners = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()  # replaced when it is set: a share came back
         self._draining = False
 
     @override
@@ -244,7 +245,7 @@ class Keeper:
                 served.stop()
         elif message.type == "usage":
             if served is None:
-                self._refuse(mount_id, VolumeNotFoundError(f"mount {mount_id} is not served here"))
+                self._deny(mount_id, VolumeNotFoundError(f"mount {mount_id} is not served here"))
             else:
                 await served.ask_usage()
         else:
@@ -258,7 +259,7 @@ class Keeper:
         if self._outbox is not None:  # else nobody could make an Event of it; the log has it
             self._outbox.put("notice", {"notice": notice.to_json()})
 
-    def _refuse(self, mount_id: str, error: VolumeError) -> None:
+    def _deny(self, mount_id: str, error: VolumeError) -> None:
         self._tell(Report(mount_id=mount_id, state=State.FAILED, error=error))
 
     # --- mounts -----------------------------------------------------------------------------------
@@ -267,7 +268,7 @@ class Keeper:
         spec: Mapping[str, Any] = message.body.get("spec") or {}
         mount_id = str(spec.get("mount_id"))
         if self._draining:
-            self._refuse(mount_id, MounterUnavailableError("the mounter is ending"))
+            self._refuse(spec, MounterUnavailableError("the mounter is ending"))
             return
         predecessor = self._mounts.get(mount_id)
         fd = message.take_fd()
@@ -281,15 +282,10 @@ class Keeper:
                 allot=self._allot,
                 predecessor=predecessor,
             )
-        except MemoryLimitError as exc:
-            os.close(fd)
-            log.log(exc.level, "%s", exc, extra={"mount": mount_id, "code": exc.code})
-            self._refuse(mount_id, exc)
-            return
         except (KeyError, TypeError, ValueError) as exc:
             os.close(fd)
             what = f"node described mount {mount_id} in a way this mounter cannot read: {exc!r}"
-            self._refuse(mount_id, BadRequestError(what, "node and mounter differ in version"))
+            self._refuse(spec, BadRequestError(what, "node and mounter differ in version"))
             return
         if predecessor is not None:
             predecessor.supersede()
@@ -310,7 +306,34 @@ class Keeper:
             if self._mounts.get(served.mount_id) is served:
                 del self._mounts[served.mount_id]
                 self._shares.release(served.mount_id)
+            self._freed.set()
+            self._freed = asyncio.Event()
 
-    def _allot(self, spec: MountSpec) -> MountSpec:
-        volume = self._shares.allot(spec.mount_id, spec.volume_handle, spec.volume)
-        return replace(spec, volume=volume)
+    def _refuse(self, spec: Mapping[str, Any], error: VolumeError) -> None:
+        """Refuse a mount that never becomes a `Served`, which counts its own failures."""
+        metrics.MOUNT_FAILURES.inc(volume=str(spec.get("volume_handle")), code=error.code)
+        self._deny(str(spec.get("mount_id")), error)
+
+    async def _allot(self, spec: MountSpec) -> MountSpec:
+        """Give a mount its share; where none is left, wait for those of mounts that are ending.
+
+        Node unmounts a volume before its worker has uploaded what is open and has ended, and
+        kubelet may publish the next one in between. A mount in use is not waited for.
+
+        Raises:
+            MemoryLimitError: there is not enough left, and nothing is about to come back.
+
+        """
+        while True:
+            freed = self._freed
+            try:
+                volume = self._shares.allot(spec.mount_id, spec.volume_handle, spec.volume)
+            except MemoryLimitError:
+                others = (s for s in self._mounts.values() if s.mount_id != spec.mount_id)
+                if not any(served.is_ending for served in others):
+                    raise
+            else:
+                return replace(spec, volume=volume)
+            fields = {"volume": spec.volume_handle, "mount": spec.mount_id}
+            log.info("waiting for the memory of a mount that is ending", extra=fields)
+            await freed.wait()

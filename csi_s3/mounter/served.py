@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from functools import partial
 from typing import Any
 
 from typing_extensions import override
 
-from csi_s3.errors import VolumeError, WorkerDiedError
+from csi_s3.errors import MemoryLimitError, VolumeError, WorkerDiedError
+from csi_s3.kernel import mount
 from csi_s3.link.channel import Channel, Message
 from csi_s3.link.report import Notice, Report, State
 from csi_s3.link.spec import MountSpec
@@ -36,7 +37,8 @@ class Served:
     leaves the worker to the nursery, whose end is every worker's.
     tell: takes every report, the last one with state FAILED or ENDED, exactly once.
     notify: takes what users should hear, as the worker's message has it.
-    allot: gives the volume its share of memory; what node sent is kept as it came, for `have`.
+    allot: waits for the volume's share of memory and gives it, or raises MemoryLimitError; what
+        node sent is kept as it came, for `have`.
     meter: what the worker has counted.
     """
 
@@ -48,16 +50,16 @@ class Served:
         *,
         tell: Callable[[Report], None],
         notify: Callable[[Notice], None],
-        allot: Callable[[MountSpec], MountSpec],
+        allot: Callable[[MountSpec], Awaitable[MountSpec]],
         predecessor: "Served | None" = None,
     ) -> None:
-        parsed = allot(MountSpec.from_json(spec))
+        parsed = MountSpec.from_json(spec)
         self.mount_id = parsed.mount_id
         self.volume_handle = parsed.volume_handle
         self.report: Report | None = None
         self.meter = Meter(parsed.volume_handle)
         self._spec, self._init, self._fd = spec, init, fd
-        self._allotted = parsed.to_json()
+        self._parsed, self._allot = parsed, allot
         self._drain_s = parsed.volume.tree.drain_timeout_s
         self._tell, self._notify = tell, notify
         self._predecessor = predecessor
@@ -70,6 +72,14 @@ class Served:
     def __repr__(self) -> str:
         state = self.report.state.value if self.report else "starting"
         return f"<Served {self.mount_id} {self.volume_handle!r} {state}>"
+
+    @property
+    def is_ending(self) -> bool:
+        """Its memory comes back by itself: nobody has the mount any more, or it was told to end."""
+        if self._gone.is_set():
+            return False
+        said = self.report is not None and self.report.state is not State.SERVING
+        return said or self._stop.is_set() or mount.is_over(self._fd)
 
     def have(self) -> tuple[dict[str, Any], int]:
         """What node is told of this mount after it connects, and a duplicate of the descriptor."""
@@ -100,10 +110,14 @@ class Served:
             if self._predecessor is not None:  # one worker per mount id, ever
                 await self._predecessor._gone.wait()  # noqa: SLF001 - of the same class
                 self._predecessor = None
-            if self._stop.is_set():
+            allotted = await self._room()
+            if allotted is None:
                 self._pass_on(Report(mount_id=self.mount_id, state=State.ENDED))
                 return
-            await self._serve(nursery)
+            await self._serve(nursery, allotted)
+        except MemoryLimitError as exc:
+            log.log(exc.level, "%s", exc, extra={**self._fields(), "code": exc.code})
+            self.fail(exc)
         finally:
             os.close(self._fd)
             self._gone.set()
@@ -114,7 +128,29 @@ class Served:
             usage = {"usage": self.report.usage} if self.report else {}
             self._pass_on(Report(mount_id=self.mount_id, state=State.FAILED, error=error, **usage))
 
-    async def _serve(self, nursery: Nursery) -> None:
+    async def _room(self) -> MountSpec | None:
+        """Wait for the share of memory. None: the mount was stopped before there was one."""
+        async with asyncio.TaskGroup() as tasks:
+            stopped = tasks.create_task(self._stop.wait())
+            allotted = tasks.create_task(self._allotted())
+            await asyncio.wait({stopped, allotted}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            allotted.cancel()
+        if allotted.cancelled() or self._stop.is_set():
+            return None
+        found = allotted.result()
+        if isinstance(found, MemoryLimitError):
+            raise found
+        return found
+
+    async def _allotted(self) -> MountSpec | MemoryLimitError:
+        """A failure is a result: raised, it would come out of the group as a group of errors."""
+        try:
+            return await self._allot(self._parsed)
+        except MemoryLimitError as exc:
+            return exc
+
+    async def _serve(self, nursery: Nursery, allotted: MountSpec) -> None:
         channel, theirs = Channel.pair()
         with closing(channel):
             with theirs:
@@ -127,7 +163,7 @@ class Served:
             log.info("worker is pid %s", child.pid.result(), extra=self._fields())
             metrics.WORKER_STARTS.inc(volume=self.volume_handle)
             self._channel = channel
-            await self._say("serve", {"spec": self._allotted, "init": self._init}, self._fd)
+            await self._say("serve", {"spec": allotted.to_json(), "init": self._init}, self._fd)
             self.meter.opened(child.pid.result(), partial(self._say, "metrics"))
             async with asyncio.TaskGroup() as tasks:
                 drain = tasks.create_task(self._drain(nursery, child, channel))

@@ -136,8 +136,9 @@ WORKER_DEATHS = Counter(
 MOUNT_FAILURES = Counter(
     "mount_failures",
     unit="mounts",
-    text="Mounts that could not be served, or not any more. volume: the volume handle; code: the "
-    "stable code (errors.md).",
+    text="Mounts that the mounter refused, could not serve, or could not serve any more. What the "
+    "node plugin refuses by itself, such as a wrong option, is in csi_s3_csi_errors_total. volume: "
+    "the volume handle; code: the stable code (errors.md).",
     source=Source.MOUNTER,
     labels=("volume", "code"),
 )

@@ -1,5 +1,6 @@
 """What the keeper makes of its workers' numbers, and the memory it gives them."""
 
+import logging
 import os
 import signal
 
@@ -10,6 +11,7 @@ from csi_s3.mounter import accounts
 from csi_s3.mounter.shares import MIB, Shares
 from csi_s3.obs import metrics
 from tests.mounter.harness import line, mounter
+from tests.rpc.fake_mounter import until
 from tests.scraping import Scrape
 
 OTHER = "b" * 32
@@ -118,6 +120,8 @@ async def test_a_volume_gets_its_share_and_one_too_many_is_refused(tmp_path):
         assert (report.state, report.error.code) == (State.FAILED, "memory-limit")
         assert "mounter.maxVolumes" in report.error.hint
         os.close(refused)
+        found = await scraped(running)
+        assert found.value("mount_failures_total", volume="counts", code="memory-limit") == 1
 
         await running.node.say("stop")
         assert (await running.node.report()).state is State.ENDED
@@ -127,6 +131,43 @@ async def test_a_volume_gets_its_share_and_one_too_many_is_refused(tmp_path):
         assert (await running.node.report()).state is State.SERVING
         for fuse in fuses:
             os.close(fuse)
+
+
+@pytest.fixture
+async def full(tmp_path):
+    """A mounter whose one volume, which nobody has mounted any more, is still ending."""
+    async with mounter(tmp_path / "node.sock", shares=Shares(400 * MIB, 1)) as running:
+        fuse = await running.node.serve("obedient")
+        await line(fuse)
+        assert (await running.node.report()).state is State.SERVING
+        os.close(fuse)  # as the kernel ends a connection: the keeper's end has POLLERR now
+        yield running
+
+
+def waits(caplog) -> bool:
+    return "waiting for the memory of a mount that is ending" in caplog.text
+
+
+async def test_a_volume_waits_for_the_memory_of_one_that_is_ending(full, caplog):
+    caplog.set_level(logging.INFO)
+    fuse = await full.node.serve("obedient", mount_id=OTHER)
+    await until(lambda: waits(caplog))
+    await full.node.say("stop")  # its worker ends now, and not before
+    ended, serving = await full.node.report(), await full.node.report()
+    assert (ended.mount_id, ended.state) == ("a" * 32, State.ENDED)
+    assert (serving.mount_id, serving.state) == (OTHER, State.SERVING)
+    os.close(fuse)
+
+
+async def test_a_volume_that_waits_for_memory_can_be_given_up(full, caplog):
+    caplog.set_level(logging.INFO)
+    fuse = await full.node.serve("obedient", mount_id=OTHER)
+    await until(lambda: waits(caplog))
+    await full.node.say("stop", OTHER)
+    report = await full.node.report()
+    assert (report.mount_id, report.state) == (OTHER, State.ENDED)
+    assert await line(fuse) == ""
+    os.close(fuse)
 
 
 async def test_node_gets_the_spec_back_as_it_sent_it(tmp_path):

@@ -1,6 +1,7 @@
 """/metrics, /healthz and /readyz of node and mounter, around a workload that is known."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -205,8 +206,28 @@ async def test_a_volume_too_many_is_answered_resource_exhausted(idle, ports):
     assert text.endswith("[memory-limit]")
     assert "mounter.maxVolumes" in text
     await idle.unpublish(idle.target("t0"), handle="pv-0")
-    await until(lambda: len(idle.volume_directories()) == MAX_VOLUMES - 1)
     await idle.publish(idle.target("x"), *OPTIONS, bucket="data", handle="x")
+
+
+async def test_a_volume_that_comes_right_after_another_waits_for_its_memory(idle, ports):
+    await idle.publish(idle.target("t0"), *OPTIONS, bucket="data", handle="pv-0")
+    (worker,) = workers(idle.mounter_pid)
+    for n in range(1, MAX_VOLUMES):
+        await idle.publish(idle.target(f"t{n}"), *OPTIONS, bucket="data", handle=f"pv-{n}")
+    mounter = idle.base / "mounter.log"
+    os.kill(worker, signal.SIGSTOP)  # it cannot end yet
+    try:
+        await idle.unpublish(idle.target("t0"), handle="pv-0")
+        new = idle.publish(idle.target("x"), *OPTIONS, bucket="data", handle="x")
+        async with asyncio.TaskGroup() as tasks:
+            publishing = tasks.create_task(new)
+            await until(lambda: "waiting for the memory of a mount" in mounter.read_text())
+            assert not publishing.done()
+            os.kill(worker, signal.SIGCONT)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGCONT)
+    assert str(idle.target("x")) in idle.fuse_mounts()
 
 
 @pytest.mark.parametrize(
