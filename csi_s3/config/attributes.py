@@ -21,6 +21,9 @@ from csi_s3.errors import BadOptionError
 KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 FS_GROUP_DIR_MODE, FS_GROUP_FILE_MODE = 0o770, 0o660
 
+# What other drivers call the option, in lower case.
+_MEANT = dict.fromkeys(("bucketprefix", "directory", "path", "subdir", "subpath"), "prefix")
+
 _CACHE_WHY = "there is no disk cache yet; data is read from S3 and kept in the page cache"
 _POD_WHY = "volumes share the driver's mounter; give it resources in the chart"
 _PROXY_WHY = "proxies are set for the whole mounter, as HTTPS_PROXY and NO_PROXY in its environment"
@@ -122,13 +125,14 @@ def _attributes(volume_context: Mapping[str, str]) -> Given:
     given = Given(
         Place.ATTRIBUTE, ATTRIBUTES, elsewhere="docs/options.md lists the attributes there are"
     )
-    for name, text in volume_context.items():
+    for name, text in sorted(volume_context.items()):  # a map: of two errors always the same one
         if name.startswith(KUBERNETES_PREFIXES):
             continue
-        if given.find(name) is None and name in SPELLINGS:
+        meant = _MEANT.get(name.lower(), name.lower())
+        if given.find(name) is None and meant in SPELLINGS:
             raise BadOptionError(
                 f"volume attribute {name} is not known",
-                f"{name} is a mount option: put it into the volume's mountOptions",
+                f"{meant} is a mount option: put it into the volume's mountOptions",
             )
         given.add(name, text)
     if "bucketName" not in given.values:

@@ -133,6 +133,8 @@ def read_prefix(text: str) -> str:
         return ""
     if text.startswith("/"):
         raise FormError("leave out the leading '/'")
+    if re.fullmatch(r"""(["']).*\1""", text, re.DOTALL):  # no shell takes them away
+        raise FormError("leave out the quotes: they would be part of every key")
     prefix = text if text.endswith("/") else f"{text}/"
     if "\0" in prefix or any(part in {"", ".", ".."} for part in prefix[:-1].split("/")):
         raise FormError("a directory cannot show such a key")
@@ -150,7 +152,7 @@ def read_bucket(text: str) -> str:
     stands wherever a bucket's name does.
     """
     if text.startswith("arn:"):
-        raise FormError("give the access point's alias in place of its ARN")
+        raise FormError(_instead_of_arn(text))
     if "/" in text:
         raise FormError("the name alone; what comes after it is the option prefix")
     for suffix, what in _OTHER_BUCKETS.items():
@@ -163,11 +165,27 @@ def read_bucket(text: str) -> str:
     return text
 
 
+def _instead_of_arn(arn: str) -> str:
+    _, _, service, _, _, resource = (*arn.split(":", 5), "", "", "", "")[:6]
+    if service in _OTHER_SERVICES:
+        return f"{_OTHER_SERVICES[service]} are not served yet"
+    if resource.endswith(".mrap"):
+        return f"{_OTHER_BUCKETS['.mrap']} are not served yet"
+    if service == "s3" and not re.match("accesspoint[:/]", resource):
+        return "give the bucket's name in place of its ARN"
+    return "give the access point's alias in place of its ARN"
+
+
 _OTHER_BUCKETS = {
     "--x-s3": "directory buckets (S3 Express One Zone)",
     "--op-s3": "Outposts buckets",
     "--ol-s3": "Object Lambda access points",
     ".mrap": "multi-region access points",
+}
+_OTHER_SERVICES = {
+    "s3express": _OTHER_BUCKETS["--x-s3"],
+    "s3-outposts": _OTHER_BUCKETS["--op-s3"],
+    "s3-object-lambda": _OTHER_BUCKETS["--ol-s3"],
 }
 
 

@@ -1,5 +1,7 @@
 """What is said about a wrong volume, read as a person would read it in `kubectl describe pod`."""
 
+import itertools
+
 import pytest
 
 from csi_s3.config.attributes import parse_volume
@@ -77,6 +79,16 @@ def refusal(*flags, context=BUCKET, **kwargs):
                 "volume attribute mountpointEnv.LD_PRELOAD is not known (value '/x.so') "
                 "(docs/options.md lists the attributes there are)"
             ),
+        ),
+        *(
+            (
+                {**BUCKET, name: "a/"},
+                (
+                    f"volume attribute {name} is not known "
+                    "(prefix is a mount option: put it into the volume's mountOptions)"
+                ),
+            )
+            for name in ("bucketprefix", "bucketPrefix", "Prefix", "directory", "subPath", "subdir")
         ),
         (
             {**BUCKET, "prefix": "a/"},
@@ -203,6 +215,17 @@ def test_a_wrong_attribute_is_explained(context, message):
                 "data/sales/, no part of it empty, . or ..; leave out the leading '/')"
             ),
         ),
+        *(
+            (
+                f"prefix={quotes}my data/{quotes}",
+                (
+                    f"mount option prefix={quotes + 'my data/' + quotes!r} is not valid (expected a"
+                    " key prefix such as data/sales/, no part of it empty, . or ..; leave out the"
+                    " quotes: they would be part of every key)"
+                ),
+            )
+            for quotes in ('"', "'")
+        ),
         (
             f"sse-kms-key-id={KMS}",
             (
@@ -253,3 +276,18 @@ def test_no_part_of_a_password_in_a_url_is_shown(password):
     said = refusal(f"endpoint-url=https://me:{password}@host/path")
     assert "endpoint-url='https://***@host/path'" in said
     assert "er2" not in said
+
+
+def test_of_two_wrong_attributes_the_same_one_is_named_whatever_their_order():
+    wrong = [
+        ("mountpointEnv.NO_PROXY", "a"),
+        ("mountpointEnv.HTTPS_PROXY", "b"),
+        ("bucketName", ""),
+    ]
+    said = {refusal(context=dict(order)) for order in itertools.permutations(wrong)}
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("prefix", ['a"b"/', '"a"b/', "it's/", '"', 'a/"b"'])
+def test_quotes_in_a_prefix_are_names_of_keys(prefix):
+    assert config(f"prefix={prefix}").bucket.prefix.rstrip("/") == prefix.rstrip("/")

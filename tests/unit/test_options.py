@@ -234,6 +234,28 @@ def test_a_bucket_name_is_taken(name):
         ),
         ("b--usw2-az1--x-s3", "directory buckets (S3 Express One Zone) are not served yet"),
         ("b--op-s3", "Outposts buckets are not served yet"),
+        ("arn:aws:s3:::data", "give the bucket's name in place of its ARN"),
+        (
+            "arn:aws:s3:eu-west-1:123456789012:accesspoint:x",
+            "give the access point's alias in place of its ARN",
+        ),
+        (
+            "arn:aws:s3::123456789012:accesspoint/m123.mrap",
+            "multi-region access points are not served yet",
+        ),
+        (
+            "arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/x",
+            "Outposts buckets are not served yet",
+        ),
+        (
+            "arn:aws:s3-object-lambda:eu-west-1:123456789012:accesspoint/x",
+            "Object Lambda access points are not served yet",
+        ),
+        (
+            "arn:aws:s3express:eu-west-1:123456789012:bucket/b--euw1-az1--x-s3",
+            "directory buckets (S3 Express One Zone) are not served yet",
+        ),
+        ("arn:", "give the access point's alias in place of its ARN"),
     ],
 )
 def test_what_is_no_bucket_name_is_refused_with_the_reason(name, reason):
