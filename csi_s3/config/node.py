@@ -25,7 +25,8 @@ _NAME = re.compile(r"[a-zA-Z]([a-zA-Z0-9.-]{0,61}[a-zA-Z0-9])?")
 _MAX_NODE_ID_BYTES = 256  # CSI: size limits
 _MAX_ID = (1 << 32) - 2
 _MAX_PORT = (1 << 16) - 1
-_MAX_VOLUMES = 16
+_MAX_VOLUMES, _MOST_VOLUMES = 16, 10_000
+_SPARE = 8  # one place in so many is kept from the scheduler
 _HTTP = "where /metrics, /healthz and /readyz are served"
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[a-zA-Z0-9._-]+):([0-9]{1,5})")
 # Kubernetes: a taint's key is a name, with a DNS name and "/" before it as a rule.
@@ -46,6 +47,7 @@ class NodeConfig:
     kubelet_endpoint: path of `endpoint` as kubelet sees it.
     http_address: HOST:PORT of metrics and health; "" is off.
     default_mount_options: what every volume starts from.
+    max_volumes: the mounter's; None: its memory has no limit, and so no number of volumes.
     startup_taint: key of the taint to remove from this node when it can serve; "" is none.
     events: whether pods get Events through the cluster's API.
     api_server: that API, where taint or Events ask for it.
@@ -62,9 +64,21 @@ class NodeConfig:
     kubelet_endpoint: Path
     http_address: str = ""
     default_mount_options: DefaultOptions = DefaultOptions()  # noqa: RUF009 - frozen
+    max_volumes: int | None = None
     startup_taint: str = ""
     events: bool = False
     api_server: ApiServer | None = None
+
+    @property
+    def max_volumes_announced(self) -> int:
+        """What the scheduler is told, 0 for no limit: an eighth less than the mounter serves.
+
+        The scheduler counts volume handles. A volume that pods use with several fsGroups, or with
+        options that were edited meanwhile, is several mounts to the mounter, and one whose pods are
+        gone has its place until its files are uploaded. Without some places for those, a pod would
+        wait on a node that the scheduler takes for free.
+        """
+        return 0 if self.max_volumes is None else self.max_volumes - self.max_volumes // _SPARE
 
     @classmethod
     def from_args(cls, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Self:
@@ -86,6 +100,7 @@ class NodeConfig:
         parser.optional("--kubelet-endpoint", "PATH", "--endpoint's path as kubelet sees it")
         parser.optional("--http-address", "HOST:PORT", _HTTP)
         parser.optional("--default-mount-options", "LIST", "mount options every volume starts from")
+        parser.optional("--max-volumes", "N", "the mounter's, for the cluster's scheduler")
         parser.optional("--startup-taint", "KEY", "taint to take from this node when it is ready")
         parser.flag("--events", "on|off", "post Events on pods whose volumes fail", "off")
         given = parser.read(argv)
@@ -105,6 +120,7 @@ class NodeConfig:
             ),
             http_address=_address(given["http_address"]),
             default_mount_options=parse_defaults(_items(given["default_mount_options"])),
+            max_volumes=_max_volumes(given["max_volumes"]) if given["max_volumes"] else None,
             startup_taint=taint,
             events=events,
             api_server=in_cluster(environ) if taint or events else None,
@@ -142,7 +158,7 @@ class MounterConfig:
             socket=_absolute("--socket", given["socket"]),
             http_address=_address(given["http_address"]),
             memory_limit=_memory_limit(given["memory_limit"]),
-            max_volumes=_number("--max-volumes", given["max_volumes"], low=1, high=10_000),
+            max_volumes=_max_volumes(given["max_volumes"]),
             credentials_dir=_directory("--credentials-dir", given["credentials_dir"]),
         )
 
@@ -267,6 +283,10 @@ def _memory_limit(value: str) -> int | None:
     if not value:
         return None
     return _number("--memory-limit", value, low=1, high=1 << 60)
+
+
+def _max_volumes(value: str) -> int:
+    return _number("--max-volumes", value, low=1, high=_MOST_VOLUMES)
 
 
 def _number(flag: str, value: str, *, low: int, high: int) -> int:

@@ -27,15 +27,26 @@ log = logging.getLogger(__name__)
 
 
 class Node(csi_pb2_grpc.NodeServicer):
-    def __init__(self, node_id: str, volumes: Volumes, *, default_options: DefaultOptions) -> None:
+    """max_volumes: how many the scheduler may send here; 0: as many as it likes."""
+
+    def __init__(
+        self,
+        node_id: str,
+        volumes: Volumes,
+        *,
+        default_options: DefaultOptions,
+        max_volumes: int = 0,
+    ) -> None:
         self._node_id, self._volumes = node_id, volumes
-        self._default_options = default_options
+        self._default_options, self._max_volumes = default_options, max_volumes
 
     @override
     async def NodeGetInfo(
         self, request: csi.NodeGetInfoRequest, context: Context
     ) -> csi.NodeGetInfoResponse:
-        return csi.NodeGetInfoResponse(node_id=self._node_id)
+        return csi.NodeGetInfoResponse(
+            node_id=self._node_id, max_volumes_per_node=self._max_volumes
+        )
 
     @override
     async def NodeGetCapabilities(
@@ -130,6 +141,13 @@ def _parsed(request: csi.NodePublishVolumeRequest, default_options: DefaultOptio
     capability = request.volume_capability
     if not request.HasField("volume_capability"):
         raise BadRequestError("NodePublishVolume without volume_capability")
+    if request.secrets:  # names and values are nobody's to read
+        raise BadRequestError(
+            f"volume {request.volume_id!r} names a Secret of its own (nodePublishSecretRef), and"
+            " identities per volume are not built yet: all volumes have the driver's identity",
+            "take nodePublishSecretRef out of the PersistentVolume, which must be made again for"
+            " it; keys for all volumes belong into the driver's own Secret (docs/identity.md)",
+        )
     if capability.HasField("block"):
         raise BadRequestError(
             f"volume {request.volume_id!r} is asked for as a block device: a bucket has files only",

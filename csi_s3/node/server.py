@@ -63,7 +63,13 @@ async def serve(config: NodeConfig) -> None:
         Identity(config.driver_name, mounters), server
     )
     csi_pb2_grpc.add_NodeServicer_to_server(  # type: ignore[no-untyped-call]
-        Node(config.node_id, volumes, default_options=config.default_mount_options), server
+        Node(
+            config.node_id,
+            volumes,
+            default_options=config.default_mount_options,
+            max_volumes=config.max_volumes_announced,
+        ),
+        server,
     )
     registration = Registration(
         config.registration_dir, driver_name=config.driver_name, endpoint=config.kubelet_endpoint

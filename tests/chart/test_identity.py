@@ -75,7 +75,7 @@ def test_two_roles_are_an_error_that_names_both():
     assert "node.serviceAccount.annotations" in said
 
 
-@pytest.mark.parametrize("values", ["serviceAccount", "node", "controller", "mounter"])
+@pytest.mark.parametrize("values", ["serviceAccount", "node", "mounter"])
 def test_an_account_that_somebody_else_makes_is_left_alone(values):
     create = {"create": False}
     rendered = render(
@@ -83,6 +83,30 @@ def test_an_account_that_somebody_else_makes_is_left_alone(values):
     )
     assert [s["metadata"]["name"] for s in rendered.all("ServiceAccount")] == ["s3-csi-node-sa"]
     assert rendered.mounter["serviceAccountName"] == "s3-csi-driver-sa"
+
+
+CONTROLLERS = {"controller": {"serviceAccount": {"create": False}}}
+
+
+def test_an_account_of_a_controller_is_not_the_driver_s(tmp_path):
+    with pytest.raises(RefusedError, match="this driver has no controller") as refusal:
+        render(CONTROLLERS)
+    assert "say serviceAccount.create=false" in str(refusal.value)
+    rendered = render({**CONTROLLERS, "serviceAccount": {"create": False}})
+    assert [s["metadata"]["name"] for s in rendered.all("ServiceAccount")] == ["s3-csi-node-sa"]
+    with cluster(tmp_path, s3_csi_driver_sa={}) as kubeconfig:  # it is there: nothing to doubt
+        installed(kubeconfig, "controller.serviceAccount.create=false")
+
+
+@pytest.mark.parametrize("where", ["node", "controller"])
+def test_a_role_that_is_empty_is_none(where):
+    rendered = render({where: {"serviceAccount": {"annotations": {ROLE: ""}}}})
+    assert "annotations" not in account(rendered)["metadata"]
+    values = {
+        "node": {"serviceAccount": {"annotations": {ROLE: ARN}}},
+        "controller": {"serviceAccount": {"annotations": {ROLE: ""}}},
+    }
+    assert account(render(values))["metadata"]["annotations"] == {ROLE: ARN}
 
 
 @pytest.mark.parametrize("where", ["node", "mounter"])

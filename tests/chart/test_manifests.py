@@ -1,13 +1,18 @@
 """The pods of the chart run what the programs understand, and fit together."""
 
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from typing_extensions import override
 
 from csi_s3.config.node import MounterConfig, NodeConfig
-from tests.chart.rendered import CHART, ROOT, Rendered, containers, environ, render
+from csi_s3.errors import BadOptionError
+from csi_s3.mounter.shares import Shares
+from tests.chart.rendered import CHART, ROOT, Rendered, containers, environ, render, template
 from tests.chart.test_security import EVERYTHING, LITTLE
 
 MIB = 1 << 20
@@ -116,6 +121,71 @@ def test_the_memory_limit_of_the_pod_is_what_the_mounter_divides():
     assert mounter_config(render(LITTLE)).memory_limit is None
 
 
+def test_the_scheduler_is_told_of_the_number_that_the_memory_is_divided_by():
+    for number in (2, 16):
+        rendered = render({"mounter": {"maxVolumes": number}})
+        assert node_config(rendered).max_volumes == mounter_config(rendered).max_volumes == number
+    assert node_config(render(LITTLE)).max_volumes is None  # no limit: nothing is divided
+
+
+def test_a_volume_s_share_is_the_one_that_values_and_docs_tell():
+    config = mounter_config(render())
+    share = Shares(config.memory_limit, config.max_volumes).share_bytes // MIB
+    announced = node_config(render()).max_volumes_announced
+    comment = words(CHART / "values.yaml")
+    assert f"4Gi and {config.max_volumes} give each volume's buffers {share} MiB" in comment
+    assert f"an eighth fewer ({announced} of {config.max_volumes})" in comment
+    page = words(ROOT / "docs" / "kubernetes.md")
+    assert f"of 4 GiB, {config.max_volumes} volumes get {share} MiB each" in page
+    assert f"{announced} of {config.max_volumes}" in page
+    with pytest.raises(BadOptionError, match=r"\((\d+) MiB\)") as refusal:
+        Shares(MIB, config.max_volumes)
+    least = re.search(r"\((\d+) MiB\)", str(refusal.value))[1]
+    page = words(ROOT / "docs" / "troubleshooting.md")
+    assert f"{least} MiB for {config.max_volumes} volumes" in page
+
+
+def words(path: Path) -> str:
+    """The text of a page or of comments, as if it had no line ends."""
+    return " ".join(path.read_text(encoding="utf-8").replace("\n  # ", " ").split())
+
+
+def test_labels_of_the_pods_may_be_ours_by_name_and_are_there_once():
+    name, component = "app.kubernetes.io/name", "app.kubernetes.io/component"
+    given = {name: "mine", component: "storage", "app": "x", "team": "data"}
+    text = template({"node": {"podLabels": given}})
+    rendered = Rendered([document for document in yaml.load_all(text, Strict) if document])
+    for daemonset, own in (("s3-csi-node", "node"), ("s3-csi-mounter", "mounter")):
+        labels = rendered.one("DaemonSet", daemonset)["spec"]["template"]["metadata"]["labels"]
+        assert labels == {
+            "app": "s3-csi-node",
+            "component": own,
+            name: "mine",
+            component: "storage",
+            "app.kubernetes.io/instance": "csi-s3",
+            "team": "data",
+        }
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING, LITTLE])
+def test_no_key_and_no_variable_is_there_twice(values):
+    for document in yaml.load_all(template(values), Strict):
+        for _, pod in Rendered([document]).pods() if document else ():
+            for container in containers(pod):
+                names = [variable["name"] for variable in container.get("env", [])]
+                assert len(names) == len(set(names))
+
+
+class Strict(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, as kubectl's readers do."""
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key is there twice: {sorted(keys)}"
+        return super().construct_mapping(node, deep)
+
+
 def test_events_and_taint_follow_their_values():
     assert node_config(render()).events
     assert node_config(render()).startup_taint == "s3.csi.aws.com/agent-not-ready"
@@ -193,10 +263,6 @@ def test_the_csidriver_object_says_what_the_driver_is():
         "requiresRepublish": True,
         "fsGroupPolicy": "None",
         "volumeLifecycleModes": ["Persistent"],
-        "tokenRequests": [
-            {"audience": "sts.amazonaws.com", "expirationSeconds": 3600},
-            {"audience": "pods.eks.amazonaws.com", "expirationSeconds": 3600},
-        ],
     }
 
 

@@ -59,6 +59,29 @@ def test_two_ca_bundles_are_one_too_many():
         render({"s3": {"caBundle": {"configMap": "a", "secret": "b"}}})
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"s3": {"region": "a"}}, "mounter.env sets AWS_REGION, which a value of the chart sets"),
+        ({}, None),
+    ],
+)
+def test_a_variable_that_a_value_sets_cannot_be_set_by_hand_as_well(values, said):
+    mounter = {"env": [{"name": "AWS_REGION", "value": "b"}]}
+    if said is None:
+        render({**values, "mounter": mounter})
+        return
+    with pytest.raises(RefusedError, match=said):
+        render({**values, "mounter": mounter})
+
+
+@pytest.mark.parametrize("name", ["A", "CSI_S3_MEMORY_LIMIT"])
+def test_a_variable_is_set_once(name):
+    twice = [{"name": name, "value": str(n)} for n in range(2)]
+    with pytest.raises(RefusedError, match=f"mounter.env sets {name}, which"):
+        render({"mounter": {"env": twice}})
+
+
 def test_the_schema_knows_the_values_and_no_others():
     assert differing(VALUES, SCHEMA, "") == {"global"}  # helm's own, for subcharts
     jsonschema.Draft7Validator.check_schema(SCHEMA)

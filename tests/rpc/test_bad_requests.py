@@ -35,6 +35,10 @@ CASES = {
         },
         "volume 'pv' is asked for as a block device: a bucket has files only (set volumeMode:",
     ),
+    "a Secret of its own": (
+        {"secrets": {"key_id": "AKIA", "access_key": "hidden"}},
+        "volume 'pv' names a Secret of its own (nodePublishSecretRef), and identities per volume",
+    ),
     "no access type": (
         {"volume_capability": csi.VolumeCapability(access_mode=MODE)},
         "volume_capability names no access type (expected mount)",
@@ -58,6 +62,8 @@ async def test_a_bad_publish_says_what_is_wrong(node, mounter, case):
     code, details = await refused(node.rpc.NodePublishVolume(request(node, **changes)))
     assert code is INVALID
     assert text in details
+    assert "hidden" not in details + node.log.read_text()
+    assert not mounter.messages
     assert mounter.messages == []
     assert not node.target("a").exists()
 

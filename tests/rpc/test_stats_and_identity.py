@@ -78,6 +78,12 @@ async def test_node_tells_its_id_and_capabilities(node):
     }
 
 
+async def test_the_scheduler_is_told_how_many_volumes_there_may_be(idle):
+    await idle.start("--max-volumes", "16")  # no mounter yet: kubelet asks once, at registration
+    info = await idle.rpc.NodeGetInfo(csi.NodeGetInfoRequest())
+    assert info.max_volumes_per_node == 14
+
+
 async def test_the_plugin_tells_its_name_and_version(idle):
     await idle.start("--driver-name", "s3.example.org")
     info = await idle.identity.GetPluginInfo(csi.GetPluginInfoRequest())

@@ -23,6 +23,7 @@ FOREIGN = {
     "MountVolume.SetUp failed for volume",
     "pod has unbound immediate PersistentVolumeClaims",
     "not found in the list of registered CSI drivers",
+    "exceed max volume count",
     "timed out waiting for external-attacher",
     'volume mode "Ephemeral" not supported by driver',
     "ContainerCreating",
@@ -52,6 +53,8 @@ def test_every_error_code_and_every_metric_has_a_row_that_says_what_it_is():
 
 def test_the_headings_of_troubleshooting_are_messages_that_the_code_has():
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "csi_s3").rglob("*.py")]
+    helpers = ROOT / "charts" / "csi-s3" / "templates" / "_helpers.tpl"
+    sources.append(helpers.read_text(encoding="utf-8"))
     said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # literals that go on in the next line
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     texts = re.findall(r"`([^`]+)`", "\n".join(re.findall(r"^### (.*)$", page, re.MULTILINE)))

@@ -41,6 +41,17 @@ def test_flags_are_enough():
     )
 
 
+@pytest.mark.parametrize(("most", "announced"), [("", 0), ("1", 1), ("7", 7), ("16", 14)])
+def test_the_scheduler_gets_an_eighth_less_than_the_mounter_serves(most, announced):
+    assert NodeConfig.from_args(argv(max_volumes=most), {}).max_volumes_announced == announced
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "10001"])
+def test_a_number_of_volumes_that_cannot_be_is_named(value):
+    with pytest.raises(BadOptionError, match=f"--max-volumes '{value}' is not valid"):
+        NodeConfig.from_args(argv(max_volumes=value), {})
+
+
 def test_what_a_cluster_needs_is_optional():
     config = NodeConfig.from_args(
         argv(
@@ -49,6 +60,7 @@ def test_what_a_cluster_needs_is_optional():
             http_address="[::]:9810",
             startup_taint="s3.csi.aws.com/agent-not-ready",
             events="on",
+            max_volumes="16",
         ),
         {"CSI_S3_DEFAULT_MOUNT_OPTIONS": "allow-delete\nregion us-west-2\n", **IN_A_POD},
     )
@@ -57,6 +69,7 @@ def test_what_a_cluster_needs_is_optional():
     assert config.http_address == "[::]:9810"
     assert config.startup_taint == "s3.csi.aws.com/agent-not-ready"
     assert config.events
+    assert config.max_volumes == 16
     assert config.api_server is not None
     assert config.api_server.url == "https://10.96.0.1:443"
     assert config.default_mount_options.values == {"allow-delete": True, "region": "us-west-2"}

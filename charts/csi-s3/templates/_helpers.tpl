@@ -10,12 +10,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* Labels of the pods, by component. `app` is the one that guides use to find logs. */}}
 {{- define "csi-s3.podLabels" -}}
 {{ include "csi-s3.selector" . }}
-app.kubernetes.io/name: csi-s3
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/component: {{ .component }}
-{{- with omit .root.Values.node.podLabels "app" "component" }}
-{{ toYaml . }}
-{{- end }}
+{{- $labels := dict
+    "app.kubernetes.io/name" "csi-s3"
+    "app.kubernetes.io/instance" .root.Release.Name
+    "app.kubernetes.io/component" .component }}
+{{ merge (omit .root.Values.node.podLabels "app" "component") $labels | toYaml }}
 {{- end -}}
 
 {{- define "csi-s3.selector" -}}
@@ -113,17 +112,20 @@ s3-csi-node-sa
 {{- $name -}}
 {{- end -}}
 
-{{/* Annotations of all places, merged. Two different values of one: which one was meant? */}}
+{{/* Annotations of all places, merged. Two different values of one: which one was meant? A role
+     that is empty is none: templated values files leave it so where there is no IRSA. */}}
 {{- define "csi-s3.driverAnnotations" -}}
 {{- $merged := dict -}}
 {{- $from := dict -}}
 {{- range $where, $account := include "csi-s3.driverAccounts" . | fromYaml -}}
 {{- range $key, $value := $account.annotations -}}
+{{- if or $value (ne $key "eks.amazonaws.com/role-arn") -}}
 {{- if and (hasKey $merged $key) (ne (get $merged $key) $value) -}}
 {{- fail (printf "\n\n%s.annotations and %s.annotations give %s two values:\n  %s\n  %s\nThe driver has one identity, service account %s: keep one of them.\n" (get $from $key) $where $key (get $merged $key) $value (include "csi-s3.driverServiceAccount" $)) -}}
 {{- end -}}
 {{- $_ := set $merged $key $value -}}
 {{- $_ := set $from $key $where -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- toYaml $merged -}}
@@ -134,7 +136,9 @@ s3-csi-node-sa
 {{- define "csi-s3.createDriverServiceAccount" -}}
 {{- $create := true -}}
 {{- range $where, $account := include "csi-s3.driverAccounts" . | fromYaml -}}
-{{- if eq (toString $account.create) "false" -}}{{- $create = false -}}{{- end -}}
+{{- if and (eq (toString $account.create) "false") (ne $where "controller.serviceAccount") -}}
+{{- $create = false -}}
+{{- end -}}
 {{- end -}}
 {{- $name := include "csi-s3.driverServiceAccount" . -}}
 {{- $wanted := include "csi-s3.driverAnnotations" . | fromYaml -}}
@@ -150,6 +154,8 @@ s3-csi-node-sa
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- else if and $create (eq (toString .Values.controller.serviceAccount.create) "false") -}}
+{{- fail (printf "\n\ncontroller.serviceAccount.create is false, and this driver has no controller whose account that could be. If somebody else makes %s, the account under which the driver asks S3, say serviceAccount.create=false; else leave it out.\n" $name) -}}
 {{- end -}}
 {{- if $create }}yes{{ end -}}
 {{- end -}}
@@ -159,9 +165,32 @@ s3-csi-node-sa
 {{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}yes{{ end -}}
 {{- end -}}
 
-{{/* What the mounter alone is told: limits, and how S3 is reached. */}}
+{{/* What is divided among volumes; empty: nothing limits them, nor their number. */}}
+{{- define "csi-s3.mounterMemoryLimit" -}}
+{{ with ((.Values.mounter.resources).limits).memory }}{{ . }}{{ end }}
+{{- end -}}
+
+{{/* The mounter's environment. A variable of mounter.env that a value sets as well would be there
+     twice, which the API server refuses or not, depending on how it is asked. */}}
 {{- define "csi-s3.mounterEnv" -}}
-{{- if ((.Values.mounter.resources).limits).memory }}
+{{- $ours := include "csi-s3.mounterOwnEnv" . | trim -}}
+{{- $seen := dict -}}
+{{- range $ours | fromYamlArray -}}{{- $_ := set $seen .name "a value of the chart" -}}{{- end -}}
+{{- range $item := .Values.mounter.env -}}
+{{- with get $seen $item.name -}}
+{{- fail (printf "\n\nmounter.env sets %s, which %s sets, too: keep one of them. Values of the chart: mounter.resources, s3, sts, proxy, eksPodIdentityAgent.\n" $item.name .) -}}
+{{- end -}}
+{{- $_ := set $seen $item.name "another item of mounter.env" -}}
+{{- end -}}
+{{ $ours }}
+{{- with .Values.mounter.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* What the chart's values tell the mounter alone: limits, and how S3 is reached. */}}
+{{- define "csi-s3.mounterOwnEnv" -}}
+{{- if include "csi-s3.mounterMemoryLimit" . }}
 - name: CSI_S3_MEMORY_LIMIT
   valueFrom: {resourceFieldRef: {containerName: s3-plugin, resource: limits.memory}}
 {{- end }}
@@ -188,9 +217,6 @@ s3-csi-node-sa
 {{- end }}
 {{- with .Values.proxy.noProxy }}
 - {name: NO_PROXY, value: {{ . | quote }}}
-{{- end }}
-{{- with .Values.mounter.env }}
-{{- toYaml . | nindent 0 }}
 {{- end }}
 {{- end -}}
 
