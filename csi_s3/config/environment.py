@@ -27,6 +27,11 @@ def aws_endpoint_url(service: str = "S3") -> str | None:
     return aws(f"ENDPOINT_URL_{service}") or aws("ENDPOINT_URL")
 
 
+def credentials_secret() -> str | None:
+    """The name of the Secret that --credentials-dir is mounted from, for messages."""
+    return _environ.get("CSI_S3_CREDENTIALS_SECRET") or None
+
+
 def proxy_for(url: str) -> str | None:
     """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name for this URL, or None.
 

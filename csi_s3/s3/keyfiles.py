@@ -34,6 +34,10 @@ class KeyFiles(Source):
 
     def __init__(self, directory: Path, clock: Clock) -> None:
         self._directory, self._clock = directory, clock
+        secret = environment.credentials_secret()  # its reader does not know our pod's directories
+        self._called, self._said = str(directory), f"files in {directory}"
+        if secret is not None:
+            self._called = self._said = f"Secret {secret} in the driver's namespace"
         self._stamp: Stamp | None = None
         self._keys: Keys | None = None
         self._look_at = 0.0
@@ -41,7 +45,7 @@ class KeyFiles(Source):
     @override
     async def find(self) -> Found | str:
         self._keys = self._read()
-        return self._found() if self._keys else f"{self._directory} has no file key_id"
+        return self._found() if self._keys else f"{self._called} has no key_id"
 
     def newer(self, *, at_once: bool) -> Found | None:
         """What the files hold now, if it differs from what they held; `credentials.Finder.newer`.
@@ -69,7 +73,7 @@ class KeyFiles(Source):
     def _found(self) -> Found:
         if self._keys is None:
             raise RuntimeError("no keys were read")
-        return Found(keys=self._keys, said=f"files in {self._directory}", source=self)
+        return Found(keys=self._keys, said=self._said, source=self)
 
     def _stamp_now(self) -> Stamp:
         return tuple(_stamp(self._directory / name) for name in FILES)
@@ -88,7 +92,7 @@ class KeyFiles(Source):
             return None
         if not access_key:
             raise CredentialsError(
-                f"{self._directory} has key_id, but access_key is missing or empty",
+                f"{self._called} has key_id, but access_key is missing or empty",
                 "the Secret needs both keys: key_id and access_key",
             )
         return Keys(key_id, Secret(access_key), Secret(session_token) if session_token else None)
@@ -102,10 +106,14 @@ class KeyFiles(Source):
             return ""
         except OSError as exc:
             raise CredentialsError(
-                f"{path} cannot be read: {exc.strerror}",
+                f"{self._file(name)} cannot be read: {exc.strerror}",
                 "the mounter's user must be able to read the Secret (its volume's defaultMode)",
             ) from exc
-        return printable(data.decode("utf-8", "replace"), str(path))
+        return printable(data.decode("utf-8", "replace"), self._file(name))
+
+    def _file(self, name: str) -> str:
+        in_secret = self._called == self._said
+        return f"{self._called}: {name}" if in_secret else str(self._directory / name)
 
 
 class Environment(Source):

@@ -201,6 +201,7 @@ def test_what_concerns_s3_is_in_the_mounter_s_environment_and_nowhere_else():
     rendered = render(EVERYTHING)
     [mounter], [node] = containers(rendered.mounter), containers(rendered.node)
     assert environ(mounter) == {
+        "CSI_S3_CREDENTIALS_SECRET": "aws-secret",
         "CSI_S3_MEMORY_LIMIT": str(4096 * MIB),
         "AWS_ENDPOINT_URL_S3": "https://minio.example.com:9000",
         "AWS_REGION": "eu-central-1",
@@ -213,7 +214,8 @@ def test_what_concerns_s3_is_in_the_mounter_s_environment_and_nowhere_else():
         "AWS_PROFILE": "p",
     }
     assert set(environ(node)) == {"CSI_S3_NODE_ID", "CSI_S3_DEFAULT_MOUNT_OPTIONS"}
-    assert set(environ(containers(render().mounter)[0])) == {"CSI_S3_MEMORY_LIMIT"}
+    always = {"CSI_S3_CREDENTIALS_SECRET", "CSI_S3_MEMORY_LIMIT"}
+    assert set(environ(containers(render().mounter)[0])) == always
 
 
 @pytest.mark.parametrize("kind", ["configMap", "secret"])
@@ -233,6 +235,7 @@ def test_the_secret_s_keys_become_the_files_that_the_mounter_reads():
     rendered = render({"awsAccessSecret": names})
     [volume] = [v for v in rendered.mounter["volumes"] if "secret" in v]
     assert volume["secret"]["secretName"] == "s"
+    assert environ(containers(rendered.mounter)[0])["CSI_S3_CREDENTIALS_SECRET"] == "s"
     assert volume["secret"]["optional"] is True
     assert {i["key"]: i["path"] for i in volume["secret"]["items"]} == {
         "ID": "key_id",

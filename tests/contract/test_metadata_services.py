@@ -242,7 +242,7 @@ async def test_without_credentials_the_error_lists_what_was_looked_at_and_what_s
         async with open_bucket(bucket_server.config(), credentials_dir=tmp_path / "secret"):
             pass
     for text in (
-        f"awsAccessSecret): {tmp_path}/secret has no file key_id",
+        f"awsAccessSecret): {tmp_path}/secret has no key_id",
         "mounter.env): AWS_ACCESS_KEY_ID is not set",
         "eks.amazonaws.com/role-arn): AWS_WEB_IDENTITY_TOKEN_FILE is not set",
         "profile): no keys for profile 'default'",

@@ -72,7 +72,7 @@ async def test_a_rotated_secret_is_used_by_a_mount_that_is_up(node, tmp_path):
             target = node.target("a")
             code, text = await refused(node.publish(target, bucket="data"))
             assert code is grpc.StatusCode.UNAUTHENTICATED
-            assert f"{secret} has no file key_id" in text
+            assert f"{secret} has no key_id" in text
             write_secret(secret, "OLDKEY")  # it appears later, without a restart
             await node.publish(target, bucket="data")
             read = await asyncio.to_thread(run, "cat", target / "hello.txt")

@@ -70,15 +70,28 @@ async def test_keys_come_from_the_files_without_the_line_ends_that_editors_add(v
     assert found.expires is None
 
 
+async def test_messages_name_the_secret_where_the_files_are_one_s(volume, monkeypatch):
+    """Who reads them does not know the directories of the driver's pods."""
+    monkeypatch.setenv("CSI_S3_CREDENTIALS_SECRET", "aws-secret")
+    files = KeyFiles(volume.path, Clock())
+    called = "Secret aws-secret in the driver's namespace"
+    assert await files.find() == f"{called} has no key_id"
+    volume.write(key_id="AKIA")
+    with pytest.raises(CredentialsError, match=f"^{called} has key_id, but access_key is missing"):
+        await files.find()
+    volume.write(**OLD)
+    assert (await files.find()).said == called
+
+
 @pytest.mark.parametrize("content", [{}, {"key_id": ""}, {"access_key": "x"}, {"other": "y"}])
 async def test_a_directory_without_a_key_id_is_as_if_not_given(volume, files, content):
     volume.write(**content)
-    assert await files.find() == f"{volume.path} has no file key_id"
+    assert await files.find() == f"{volume.path} has no key_id"
 
 
 async def test_a_directory_that_is_not_there_is_as_if_not_given(tmp_path):
     files = KeyFiles(tmp_path / "nowhere", Clock())
-    assert "has no file key_id" in await files.find()
+    assert "has no key_id" in await files.find()
     assert files.newer(at_once=True) is None
 
 

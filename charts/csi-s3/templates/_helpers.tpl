@@ -190,6 +190,7 @@ s3-csi-node-sa
 
 {{/* What the chart's values tell the mounter alone: limits, and how S3 is reached. */}}
 {{- define "csi-s3.mounterOwnEnv" -}}
+- {name: CSI_S3_CREDENTIALS_SECRET, value: {{ .Values.awsAccessSecret.name | quote }}}  # for messages
 {{- if include "csi-s3.mounterMemoryLimit" . }}
 - name: CSI_S3_MEMORY_LIMIT
   valueFrom: {resourceFieldRef: {containerName: s3-plugin, resource: limits.memory}}
