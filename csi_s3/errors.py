@@ -50,7 +50,10 @@ class Status(Enum):
 
 @dataclass(eq=False)
 class VolumeError(Exception):
-    """Base of the tree. `what` says what failed and where, `hint` what to do next."""
+    """Base of the tree. `what` says what failed and where, `hint` what to do next.
+
+    public: in place of `what`, see `as_told`; for logs `what` has it all.
+    """
 
     errno: ClassVar[int] = EIO
     status: ClassVar[Status] = Status.INTERNAL
@@ -61,6 +64,7 @@ class VolumeError(Exception):
 
     what: str
     hint: str = ""
+    public: str = field(default="", kw_only=True, repr=False)
     was_logged: bool = field(default=False, init=False, repr=False)
 
     @property
@@ -71,6 +75,13 @@ class VolumeError(Exception):
     @override
     def __str__(self) -> str:
         return f"{self.what} ({self.hint})" if self.hint else self.what
+
+    def as_told(self) -> "VolumeError":
+        """The same for CSI answers and Events, every time in the same words: kubelet counts these.
+
+        It names no object, because an Event is on all pods of a volume, and no request.
+        """
+        return type(self)(self.public or self.what, self.hint)
 
 
 class InternalError(VolumeError):

@@ -381,4 +381,5 @@ def _of_upload(exc: VolumeError) -> VolumeError:
         exc.what,
         "who aborts uploads? a lifecycle rule (AbortIncompleteMultipartUpload) must leave them as"
         " long as files are open",
+        public=exc.public,
     )

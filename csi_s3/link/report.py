@@ -95,9 +95,14 @@ class Notice:
 
 
 def error_to_json(error: VolumeError) -> dict[str, str]:
-    return {"code": error.code, "what": error.what, "hint": error.hint}
+    return {
+        "code": error.code,
+        "what": error.what,
+        "hint": error.hint,
+        "public": error.public,
+    }
 
 
 def error_from_json(data: Mapping[str, Any]) -> VolumeError:
     cls = by_code().get(data.get("code", ""), InternalError)
-    return cls(data.get("what", ""), data.get("hint", ""))
+    return cls(data.get("what", ""), data.get("hint", ""), public=data.get("public", ""))

@@ -6,7 +6,7 @@ Events of what is told here; the log has all of it.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from csi_s3.errors import IntegrityError, NotPermittedError, VolumeError
@@ -17,6 +17,11 @@ log = logging.getLogger(__name__)
 Clock: TypeAlias = Callable[[], float]
 
 UPLOADS_EVERY_S = 60.0
+# Of errors that are about a file and name it: what all pods of the mount are told.
+_PUBLIC = {
+    Reason.UPLOAD_FAILED: "a file could not be stored",
+    Reason.INTEGRITY: "the store has, or gave, other bytes than it should, or encrypted otherwise",
+}
 
 
 class Notices:
@@ -37,6 +42,7 @@ class Notices:
         """Take a failed operation of the mount."""
         reason = _reason(op, error)
         if reason is not None and self._is_due(reason, error):
+            error.public = error.public or _PUBLIC.get(reason, "")
             self._put(reason, error)
 
     def stranger(self, uid: int, gid: int) -> None:
@@ -72,6 +78,14 @@ class Notices:
         if due:
             self._told_at[reason] = now
         return due
+
+
+def last_words(failures: Sequence[VolumeError]) -> VolumeError | None:
+    """What is told of files that could not be stored at the mount's end: the first of them."""
+    for failure in failures:
+        failure.public = failure.public or _PUBLIC[Reason.UPLOAD_FAILED]
+        return failure
+    return None
 
 
 def _reason(op: str, error: VolumeError) -> Reason | None:

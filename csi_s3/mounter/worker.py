@@ -30,7 +30,7 @@ from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import MountSpec
 from csi_s3.mounter import counting
 from csi_s3.mounter.condition import Condition, Watch
-from csi_s3.mounter.notices import Notices
+from csi_s3.mounter.notices import Notices, last_words
 from csi_s3.mounter.watched import WatchedStore
 from csi_s3.obs import logs
 from csi_s3.s3.bucket import open_bucket
@@ -261,7 +261,7 @@ class Worker:
             log.error("at the end: %s", failure, extra={"op": "drain", "code": failure.code})
         if self._watch is not None:
             await self._notices.all_told()  # of a last close: the pod may be gone before it failed
-        await self.report(State.ENDED, failures[0] if failures else None)
+        await self.report(State.ENDED, last_words(failures))
 
 
 async def first_answer(store: ObjectStore, volume: VolumeConfig) -> None:

@@ -1,10 +1,10 @@
 """Which pod has which target, and what pods are told by Events.
 
 An answer to NodePublishVolume reaches the pod it is for; the rest has no request to answer: a mount
-that broke under running containers, an operation that was refused for want of an option, bytes that
-could not be uploaded. kubelet names the pod with each publish (podInfoOnMount) and repeats it, so
-nothing is stored: after a restart of ours the pods are learned again, and are told then what they
-should have heard meanwhile.
+that broke under running containers, an operation that was refused for want of an option, an option
+without effect, bytes that could not be uploaded. kubelet names the pod with each publish
+(podInfoOnMount) and repeats it, so nothing is stored: after a restart of ours the pods are learned
+again, and are told then what they should have heard meanwhile.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ MAX_WAITING = 1000
 
 VOLUME_BROKEN = "VolumeBroken"
 DUPLICATE_HANDLE = "DuplicateVolumeHandle"
+IGNORED_OPTION = "IgnoredOption"
 
 
 class Events(Protocol):

@@ -8,19 +8,23 @@ account tokens in `volume_context` are not among them.
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 from typing_extensions import override
 
-from csi_s3.errors import Status, UnsupportedError, VolumeError
+from csi_s3.errors import BusyError, Status, UnsupportedError, VolumeError
 from csi_s3.obs import metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _FIELDS = {"volume": "volume_id", "target": "target_path"}
+# What a pod waits for, to start or to end.
+_AWAITED = {"NodePublishVolume", "NodeUnpublishVolume"}
+MOST_REFUSED = 1000  # targets whose last refusal is remembered
 _POD = ("csi.storage.k8s.io/pod.namespace", "csi.storage.k8s.io/pod.name")
 MOST_BYTES = 800  # of an answer: an Event has 1024, in which kubelet says what it was about
 
@@ -29,6 +33,9 @@ log = logging.getLogger(__name__)
 
 class Answering(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not generic at run time
     """Every unary call ends in a message or a status; one log line says how."""
+
+    def __init__(self) -> None:
+        self._refusals = Refusals()
 
     @override
     async def intercept_service(
@@ -41,13 +48,42 @@ class Answering(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not gen
             return handler  # type: ignore[return-value] # None: gRPC itself answers UNIMPLEMENTED
         op = handler_call_details.method.rpartition("/")[2]
         return grpc.unary_unary_rpc_method_handler(
-            _answering(handler.unary_unary, op),
+            _answering(handler.unary_unary, op, self._refusals),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
 
-def _answering(method: Callable[..., Any], op: str) -> Callable[..., Any]:
+class Refusals:
+    """How loud a refusal is logged: kubelet asks again and again, with the same outcome."""
+
+    def __init__(self) -> None:
+        self._said: OrderedDict[tuple[str, str], str] = OrderedDict()
+
+    def level(self, op: str, target: str, error: VolumeError) -> int:
+        """WARNING at least where a pod waits for it, the first time; DEBUG until the cause differs.
+
+        That another operation is under way is the error's own level: nobody need act.
+        """
+        if op not in _AWAITED or isinstance(error, BusyError):
+            return error.level
+        said = told(error)
+        if self._said.get((op, target)) == said:
+            return logging.DEBUG
+        self._said[op, target] = said
+        self._said.move_to_end((op, target))
+        if len(self._said) > MOST_REFUSED:
+            self._said.popitem(last=False)
+        return max(error.level, logging.WARNING)
+
+    def succeeded(self, op: str, target: str) -> None:
+        """Forget: if it is refused after this, that is news."""
+        self._said.pop((op, target), None)
+        if op == "NodeUnpublishVolume":
+            self._said.pop(("NodePublishVolume", target), None)
+
+
+def _answering(method: Callable[..., Any], op: str, refusals: Refusals) -> Callable[..., Any]:
     timer = metrics.CSI_SECONDS.child(op)
 
     async def counted(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
@@ -67,7 +103,8 @@ def _answering(method: Callable[..., Any], op: str) -> Callable[..., Any]:
         try:
             response = await method(request, context)
         except VolumeError as exc:
-            log.log(exc.level, "%s", exc, extra={**fields, "code": exc.code})
+            level = refusals.level(op, fields.get("target", ""), exc)
+            log.log(level, "%s", exc, extra={**fields, "code": exc.code})
             code, details, named = _code(exc.status), told(exc), exc.code
         except NotImplementedError:  # what the generated base class raises
             code, details = grpc.StatusCode.UNIMPLEMENTED, f"{op} is not offered by this driver"
@@ -79,6 +116,7 @@ def _answering(method: Callable[..., Any], op: str) -> Callable[..., Any]:
             named = "internal"
         else:
             log.debug("done", extra=fields)
+            refusals.succeeded(op, fields.get("target", ""))
             metrics.CSI_CALLS.inc(method=op, status="OK")
             return response
         metrics.CSI_CALLS.inc(method=op, status=code.name)
@@ -95,6 +133,7 @@ def _pod(request: Any) -> str:  # noqa: ANN401 - any message
 
 def told(error: VolumeError) -> str:
     """One line of what, hint and code, short enough for an Event; a long `what` loses its end."""
+    error = error.as_told()
     what, hint = " ".join(error.what.split()), " ".join(error.hint.split())
     end = f" ({hint}) [{error.code}]" if hint else f" [{error.code}]"
     return _cut(what, MOST_BYTES - len(end.encode())) + end

@@ -161,19 +161,20 @@ class Mount:
 
     def noticed(self, notice: Notice) -> None:
         """Tell the pods."""
-        error, text = notice.error, f"volume {self.spec.volume_handle}: {notice.error.what}"
-        told = self._users()
+        error, told = notice.error.as_told(), self._users()
+        text = f"volume {self.spec.volume_handle}: {error.what}"
         if notice.reason is Reason.NOT_WRITABLE:
             told = [target for target, read_only in self.targets.items() if not read_only]
             text += f": {error.hint}"
         elif notice.reason is Reason.MISSING_OPTION:
-            text += (
-                f": refused, this {error.hint}: add it to the PersistentVolume's mountOptions and"
-                " create the pods anew"
+            text = (
+                f"volume {self.spec.volume_handle}: a program's change was refused, because it"
+                f" {error.hint}; add it to the PersistentVolume's mountOptions, and create the pods"
+                " anew"
             )
         else:
             text += f" ({error.hint})" if error.hint else ""
-            text += f" [{error.code}]; the mounter's log has all such failures of this volume"
+            text += f" [{error.code}]; the mounter's log has all such failures, with the files"
         self._audience.tell(told, notice.reason.value, text)
 
     def lost(self) -> None:
@@ -219,8 +220,9 @@ class Mount:
         """Ask the worker how it is; raises what is wrong with the mount or its bucket."""
         await self.usage()
         if self.wrong is not None:
-            what = f"volume {self.spec.volume_handle} is mounted, but {self.wrong.what}"
-            raise type(self.wrong)(what, self.wrong.hint)
+            but, told = f"volume {self.spec.volume_handle} is mounted, but", self.wrong.as_told()
+            what, public = f"{but} {self.wrong.what}", f"{but} {told.what}"
+            raise type(self.wrong)(what, self.wrong.hint, public=public)
 
     async def _start(self) -> Source:
         """Mount, and have a worker serve it."""
@@ -286,14 +288,15 @@ class Mount:
         if not (self.leaving and source.is_over):
             self.broken = error
             log.error("%s", error, extra=fields)
-            self._audience.tell(self._users(), VOLUME_BROKEN, self._obituary(error))
+            self._audience.tell(self._users(), VOLUME_BROKEN, self._obituary(error.as_told()))
         elif harmless:
             log.info("volume is unmounted everywhere", extra=self._fields)
         else:
             log.log(error.level, "%s", error, extra=fields)
             died = isinstance(error, WorkerDiedError)
             reason = VOLUME_BROKEN if died else Reason.UPLOAD_FAILED.value
-            text = f"volume {self.spec.volume_handle}, after its last pod: {error} [{error.code}]"
+            told = f"{error.as_told()} [{error.code}]"
+            text = f"volume {self.spec.volume_handle}, after its last pod: {told}"
             self._audience.tell(self._users(), reason, text)
         await self._take_down()
 

@@ -66,14 +66,12 @@ class Node(csi_pb2_grpc.NodeServicer):
         _require(request, "volume_id", "target_path")
         parsed, pod = _parsed(request, self._default_options), _pod(request)
         fresh = await self._volumes.publish(
-            request.volume_id, request.target_path, parsed.config, pod
+            request.volume_id, request.target_path, parsed.config, pod, warnings=parsed.warnings
         )
         if fresh:  # kubelet repeats the request every minute or so
             fields = {"volume": request.volume_id, "target": request.target_path}
             if pod is not None:
                 fields["pod"] = f"{pod.namespace}/{pod.name}"
-            for warning in parsed.warnings:
-                log.warning("%s", warning, extra=fields)
             log.info("volume is published", extra=fields)
         return csi.NodePublishVolumeResponse()
 
@@ -108,7 +106,7 @@ class Node(csi_pb2_grpc.NodeServicer):
             ],
             volume_condition=csi.VolumeCondition(
                 abnormal=wrong is not None,
-                message="the volume is served" if wrong is None else str(wrong),
+                message="the volume is served" if wrong is None else str(wrong.as_told()),
             ),
         )
 

@@ -30,7 +30,13 @@ from csi_s3.errors import (
 )
 from csi_s3.link.report import Notice, Report, Usage
 from csi_s3.link.spec import MountSpec
-from csi_s3.node.audience import DUPLICATE_HANDLE, VOLUME_BROKEN, Audience, Events
+from csi_s3.node.audience import (
+    DUPLICATE_HANDLE,
+    IGNORED_OPTION,
+    VOLUME_BROKEN,
+    Audience,
+    Events,
+)
 from csi_s3.node.mount import Mount
 from csi_s3.node.mounters import Have, Mounters
 from csi_s3.node.owner import Owner
@@ -73,6 +79,7 @@ class Volumes:
         self._mounts: dict[str, Mount] = {}
         self._held: set[Target] = set()
         self._lost: set[Target] = set()  # running pods', mounted before we started, dead since
+        self._outdated: dict[Target, str] = {}  # by the identity that is asked for and not served
         self._strays = Owner()
         self._group = asyncio.TaskGroup()
 
@@ -84,11 +91,17 @@ class Volumes:
     # --- requests ---------------------------------------------------------------------------------
 
     async def publish(
-        self, handle: str, path: str, config: VolumeConfig, pod: PodRef | None = None
+        self,
+        handle: str,
+        path: str,
+        config: VolumeConfig,
+        pod: PodRef | None = None,
+        *,
+        warnings: Sequence[str] = (),
     ) -> bool:
         """Have the volume mounted at path, read-only as config says. False: it was already.
 
-        pod: whose path it is, where kubelet tells.
+        pod: whose path it is, where kubelet tells. warnings: what it is told once, when it starts.
 
         Raises:
             BadRequestError: path may not be used.
@@ -117,6 +130,7 @@ class Volumes:
             self._audience.met(target, pod)
             if fresh and not is_again:
                 self._warn_of_twins(mount, target)
+                self._warn_of_options(handle, target, warnings)
             return fresh
 
     async def unpublish(self, path: str) -> None:
@@ -133,6 +147,7 @@ class Volumes:
             mount = self._mount_on(target)
             self._audience.left(target)
             self._lost.discard(target)
+            self._outdated.pop(target, None)
             if mount is None:
                 await hold(self._strays.enqueue(partial(self._unpublish_stray, target)))
             else:
@@ -218,10 +233,12 @@ class Volumes:
                     "unpublish that first",
                 )
             if there.is_up:
-                log.info(
-                    "the volume's options have changed; running pods keep the old ones",
-                    extra={"volume": handle, "target": target.path},
-                )
+                if self._outdated.get(target) != identity:  # kubelet asks again every minute
+                    self._outdated[target] = identity
+                    log.info(
+                        "the volume's options have changed; running pods keep the old ones",
+                        extra={"volume": handle, "target": target.path},
+                    )
                 return there
             there.disown(target)
         for mount in self._mounts.values():
@@ -232,10 +249,11 @@ class Volumes:
     async def _refuse_kindly(self, target: Target, error: VolumeError) -> None:
         """Raise in place of a final answer one that kubelet does not tear a dead mount down for."""
         if await off_loop(target.mounted, "reading mountinfo") is None:
+            failed = f"{target.path} was mounted, and mounting it again failed:"
             raise RemountError(
-                f"{target.path} was mounted, and mounting it again failed: {error.what}"
-                f" [{error.code}]",
+                f"{failed} {error.what} [{error.code}]",
                 error.hint,
+                public=f"{failed} {error.as_told().what} [{error.code}]",
             ) from error
 
     def _warn_of_twins(self, mount: Mount, target: Target) -> None:
@@ -260,6 +278,11 @@ class Volumes:
             log.warning("%s", text, extra={"volume": handle, "target": target.path})
             self._audience.tell([target], DUPLICATE_HANDLE, text)
             return
+
+    def _warn_of_options(self, handle: str, target: Target, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            log.warning("%s", warning, extra={"volume": handle, "target": target.path})
+            self._audience.tell([target], IGNORED_OPTION, f"volume {handle}: {warning}")
 
     def _new_mount(self, handle: str, config: VolumeConfig) -> Mount:
         ids = (_mount_id(_identity(handle, config), n) for n in count())

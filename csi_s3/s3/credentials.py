@@ -155,7 +155,8 @@ class Identity:
                 if self._is_due():
                     await self._refresh()
         if self._failure is not None and self._has_ended():
-            raise CredentialsError(self._failure.what, self._failure.hint)
+            failure = self._failure
+            raise CredentialsError(failure.what, failure.hint, public=failure.public)
         return self._present().keys
 
     async def renew(self, refused: Keys, *, unknown: bool) -> bool:

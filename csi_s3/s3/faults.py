@@ -141,6 +141,16 @@ class Asked:
         key = repr(self.key)[1:-1]  # control characters escaped
         return f"{self.kind} s3://{self.bucket}/{key}"
 
+    @property
+    def public(self) -> str:
+        """Without the key (`VolumeError.as_told`)."""
+        return f"{self.kind} s3://{self.bucket}/{self.key and '…'}"
+
+    def hide(self, text: str) -> str:
+        """Take the key out of a message of S3's, which names it in AWS's AccessDenied."""
+        full = f"{self.bucket}/{self.key}"
+        return text.replace(full, f"{self.bucket}/…") if self.key else text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
@@ -246,32 +256,38 @@ def to_error(fault: Fault, asked: Asked) -> VolumeError:
         cls = _BY_CODE.get(fault.code) or _BY_STATUS.get(fault.status, StoreRefusedError)
     said = ": ".join(filter(None, [fault.code, fault.message])) or "no explanation"
     request = f", request id {fault.request_id}" if fault.request_id else ""
-    return cls(f"{asked}: {said} (HTTP {fault.status}{request})", _hint(cls, fault, asked))
+    return cls(
+        f"{asked}: {said} (HTTP {fault.status}{request})",
+        _hint(cls, fault, asked),
+        public=f"{asked.public}: {asked.hide(said)} (HTTP {fault.status})",
+    )
 
 
 def from_connection(exc: Exception, asked: Asked) -> VolumeError:
     """No usable answer: time passed, the connection failed, or the answer was cut."""
+    cls: type[VolumeError] = StoreUnavailableError
     if isinstance(exc, TimeoutError) or isinstance(exc.__cause__, TimeoutError):
-        return StoreTimeoutError(
-            f"{asked}: no progress at {asked.endpoint}",
-            "check that this node reaches the endpoint (network policy, proxy, route)",
+        cls, said = StoreTimeoutError, f"no progress at {asked.endpoint}"
+        hint = "check that this node reaches the endpoint (network policy, proxy, route)"
+    elif isinstance(exc, aiohttp.ClientHttpProxyError):  # its own text has the proxy's password
+        refusal = f"{exc.status} {exc.message}"
+        said = f"the proxy refuses to connect to {asked.endpoint}: {refusal}"
+        hint = "check HTTPS_PROXY, with its user and password, and NO_PROXY"
+    elif is_untrusted(exc):
+        said = f"TLS to {asked.endpoint} failed: {_words(exc)}"
+        hint = "check `endpoint-url`; for a private certificate authority set `ca-bundle`"
+    else:
+        said = f"{asked.endpoint}: {type(exc).__name__}: {_words(exc)}"
+        hint = (
+            "check `endpoint-url` and `region`, name resolution, and that this node reaches the"
+            " endpoint; a store without bucket host names needs `force-path-style`"
         )
-    if isinstance(exc, aiohttp.ClientHttpProxyError):  # its own text has the proxy's password
-        return StoreUnavailableError(
-            f"{asked}: the proxy refuses to connect to {asked.endpoint}: "
-            f"{exc.status} {exc.message}",
-            "check HTTPS_PROXY, with its user and password, and NO_PROXY",
-        )
-    if is_untrusted(exc):
-        return StoreUnavailableError(
-            f"{asked}: TLS to {asked.endpoint} failed: {exc}",
-            "check `endpoint-url`; for a private certificate authority set `ca-bundle`",
-        )
-    return StoreUnavailableError(
-        f"{asked}: {asked.endpoint}: {type(exc).__name__}: {exc}",
-        "check `endpoint-url` and `region`, name resolution, and that this node reaches the"
-        " endpoint; a store without bucket host names needs `force-path-style`",
-    )
+    return cls(f"{asked}: {said}", hint, public=f"{asked.public}: {said}")
+
+
+def _words(exc: Exception) -> str:
+    """The exception's text without aiohttp's note on TLS, which is an object's address at worst."""
+    return re.sub(r" ssl:(?:<[^>]*>|\w+)(?= \[|$)", "", str(exc))
 
 
 def is_untrusted(exc: Exception) -> bool:

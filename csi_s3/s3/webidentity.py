@@ -155,10 +155,12 @@ def _refused(reply: fetch.Reply, url: str, role: str, token: str) -> tuple[str, 
     code = said.get("Code", "")
     text = ": ".join(filter(None, [code, said.get("Message", "")])) or "no answer of STS's"
     request = reply.headers.get("x-amzn-RequestId")
-    where = f"HTTP {reply.status}, {url}" + (f", request id {request}" if request else "")
-    text = text.replace(token, "***")
+    where = f"HTTP {reply.status}, {url}"
+    what = f"STS does not give role {role}: {text.replace(token, '***')}"
     return code, CredentialsError(
-        f"STS does not give role {role}: {text} ({where})", _hint(code, claims(token))
+        f"{what} ({where}, request id {request})" if request else f"{what} ({where})",
+        _hint(code, claims(token)),
+        public=f"{what} ({where})",
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from csi_s3 import csi_pb2 as csi
 from csi_s3 import csi_pb2_grpc
-from csi_s3.errors import Status, VolumeError, by_code
+from csi_s3.errors import BadRequestError, BusyError, Status, VolumeError, by_code
+from csi_s3.node import interceptors
 from csi_s3.node.interceptors import Answering
 from tests.rpc.conftest import refused
 
@@ -60,3 +61,20 @@ async def test_every_class_of_the_tree_has_its_status(failing):
 def test_every_status_is_one_of_grpcs():
     assert {s.name for s in Status} <= {c.name for c in grpc.StatusCode}
     assert VolumeError.status in Status
+
+
+def test_the_refusals_that_are_remembered_are_bounded(monkeypatch):
+    monkeypatch.setattr(interceptors, "MOST_REFUSED", 3)
+    refusals = interceptors.Refusals()
+    for number in range(10 * 3):
+        refusals.level("NodePublishVolume", f"/{number}", BadRequestError("no"))
+    assert len(refusals._said) == 3
+    assert refusals.level("NodePublishVolume", "/29", BadRequestError("no")) == logging.DEBUG
+    assert refusals.level("NodePublishVolume", "/0", BadRequestError("no")) == logging.WARNING
+
+
+def test_what_kubelet_only_asks_again_or_nobody_waits_for_is_as_loud_as_the_error():
+    refusals = interceptors.Refusals()
+    for _ in range(2):
+        assert refusals.level("NodePublishVolume", "/a", BusyError("pending")) == BusyError.level
+        assert refusals.level("NodeGetVolumeStats", "/a", BadRequestError("no")) == logging.INFO

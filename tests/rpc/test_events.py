@@ -16,7 +16,11 @@ from csi_s3.link.report import Notice, Reason
 from tests.rpc.conftest import pod_info, refused, run
 from tests.rpc.fake_mounter import FakeMounter, until
 
-EXPIRED = CredentialsError("LIST s3://bucket/: ExpiredToken: too old (HTTP 400)", "give new ones")
+EXPIRED = CredentialsError(
+    "LIST s3://bucket/of-some-pod/: ExpiredToken: too old (HTTP 400, request id 1)",
+    "give new ones",
+    public="LIST s3://bucket/…: ExpiredToken: too old (HTTP 400)",
+)
 
 
 def let_a_container_have(node, target):
@@ -38,13 +42,15 @@ async def test_a_volume_whose_bucket_fails_says_so_at_each_repeated_publish(node
         code, text = await refused(node.publish(target, pod="a"))
         assert code is grpc.StatusCode.UNAUTHENTICATED
         assert text == (
-            "volume pv is mounted, but LIST s3://bucket/: ExpiredToken: too old (HTTP 400)"
+            "volume pv is mounted, but LIST s3://bucket/…: ExpiredToken: too old (HTTP 400)"
             " (give new ones) [s3-credentials]"
         )
     assert run("cat", target / "hello").stdout == "hello\n"
     condition = (await node.stats(target)).volume_condition
     assert condition.abnormal
     assert "ExpiredToken" in condition.message
+    assert "of-some-pod" not in condition.message
+    assert "of-some-pod/: ExpiredToken: too old (HTTP 400, request id 1)" in node.log.read_text()
     mounter.wrong.clear()
     await node.publish(target, pod="a")
     assert not (await node.stats(target)).volume_condition.abnormal
@@ -142,7 +148,7 @@ async def test_kubelet_is_never_told_finally_that_a_dead_mount_cannot_be_made_ag
     mounter.refuse["bucket"] = EXPIRED
     code, text = await refused(node.publish(target, pod="a"))
     assert code is grpc.StatusCode.UNAVAILABLE
-    assert "ExpiredToken" in text
+    assert "failed: LIST s3://bucket/…: ExpiredToken: too old (HTTP 400)" in text
     assert "[s3-credentials] (give new ones) [remount-failed]" in text
     code, _ = await refused(node.publish(node.target("new"), pod="b"))
     assert code is grpc.StatusCode.UNAUTHENTICATED
@@ -153,7 +159,10 @@ async def test_kubelet_is_never_told_finally_that_a_dead_mount_cannot_be_made_ag
 async def test_bytes_that_were_lost_at_the_end_are_told_to_the_pod_that_left_last(node, mounter):
     await node.publish(node.target("a"), pod="a")
     await node.publish(node.target("b"), pod="b")
-    mounter.last_words = AccessDeniedError("PUT s3://bucket/x: AccessDenied", "allow it")
+    denied = "AccessDenied"
+    mounter.last_words = AccessDeniedError(
+        f"PUT s3://bucket/x: {denied}", "allow it", public=f"PUT s3://bucket/…: {denied}"
+    )
     await node.unpublish(node.target("a"))
     await node.unpublish(node.target("b"))
     await node.wait_until_clean()
@@ -161,7 +170,7 @@ async def test_bytes_that_were_lost_at_the_end_are_told_to_the_pod_that_left_las
     ((pod, reason, text),) = node.events()
     assert (pod, reason) == ("b", "UploadFailed")
     assert text == (
-        "volume pv, after its last pod: PUT s3://bucket/x: AccessDenied (allow it)"
+        "volume pv, after its last pod: PUT s3://bucket/…: AccessDenied (allow it)"
         " [s3-access-denied]"
     )
 
@@ -192,8 +201,8 @@ async def test_what_a_worker_notices_is_an_event_on_the_pods_of_its_mount(node, 
         ("b", "MissingMountOption"),
     }
     assert node.events()[0][2] == (
-        "volume pv: unlink of data/x: refused, this needs the mount option allow-delete: add it to"
-        " the PersistentVolume's mountOptions and create the pods anew"
+        "volume pv: a program's change was refused, because it needs the mount option allow-delete;"
+        " add it to the PersistentVolume's mountOptions, and create the pods anew"
     )
 
 
@@ -203,10 +212,19 @@ async def test_what_a_worker_notices_after_the_last_pod_is_an_event_on_that_pod(
     let_a_container_have(node, target)
     mount_id = mounter.by_bucket("bucket").spec.mount_id
     await node.unpublish(target)
-    away = StoreUnavailableError("PUT s3://bucket/x: 503", "kept")
+    away = StoreUnavailableError("PUT s3://bucket/x: 503", "kept", public="PUT s3://bucket/…: 503")
     await mounter.notice(Notice(mount_id=mount_id, reason=Reason.UPLOAD_FAILED, error=away))
     await until(node.events)
-    assert [(pod, reason) for pod, reason, _ in node.events()] == [("a", "UploadFailed")]
+    assert node.events() == [
+        (
+            "a",
+            "UploadFailed",
+            (
+                "volume pv: PUT s3://bucket/…: 503 (kept) [s3-unavailable]; the mounter's log has"
+                " all such failures, with the files"
+            ),
+        )
+    ]
 
 
 async def test_messages_of_a_newer_mounter_are_passed_over(node, mounter):
@@ -247,6 +265,28 @@ async def test_pods_of_one_volume_with_different_fs_groups_are_no_reason_to_warn
     assert not node.events()
 
 
+# --- options without effect -----------------------------------------------------------------------
+
+
+async def test_an_option_without_effect_is_told_to_each_pod_once(node, mounter):
+    flags = ("cache=/tmp/c", "max-threads=4")
+    for name in ("a", "b"):
+        for _ in range(2):
+            await node.publish(node.target(name), *flags, pod=name)
+    await until(lambda: len(node.events()) == 4)
+    assert sorted((pod, reason, text.split(":")[1]) for pod, reason, text in node.events()) == [
+        (pod, "IgnoredOption", f" mount option {option} has no effect")
+        for pod in ("a", "b")
+        for option in ("cache", "max-threads")
+    ]
+    await mounter.kill_worker("bucket", WorkerDiedError("died"))
+    await until(lambda: len(node.events()) == 6)  # VolumeBroken
+    await node.publish(node.target("a"), *flags, pod="a")
+    await node.publish(node.target("c"), pod="c")
+    assert [reason for _, reason, _ in node.events()].count("IgnoredOption") == 4
+    assert len(node.logged("WARNING", "has no effect")) == 4
+
+
 # --- who may ask ----------------------------------------------------------------------------------
 
 
@@ -270,6 +310,31 @@ async def test_the_log_names_volume_and_pod(node, mounter):
     await node.publish(node.target("a"), pod="a")
     (line,) = node.logged("INFO", "volume is published")
     assert (line["volume"], line["pod"]) == ("pv", "science/a")
+
+
+async def test_a_refused_mount_is_a_warning_once_for_each_cause(node, mounter):
+    a, b = node.target("a"), node.target("b")
+    for _ in range(3):  # as kubelet does
+        await refused(node.publish(a, "alow-delete"))
+    await refused(node.publish(b, "alow-delete"))
+    said = [line["target"] for line in node.logged("WARNING", "alow-delete is not known")]
+    assert said == [str(a), str(b)]
+    assert len(node.logged("DEBUG", "alow-delete is not known")) == 2
+    for _ in range(2):
+        await refused(node.publish(a, "uid=root"))
+    await refused(node.publish(a, "alow-delete"))  # it is the newest cause again
+    assert len(node.logged("WARNING", "uid='root' is not valid")) == 1
+    assert len(node.logged("WARNING", "alow-delete is not known")) == 3
+    await node.publish(a)
+    await refused(node.publish(a, "alow-delete"))  # it had worked
+    assert len(node.logged("WARNING", "alow-delete is not known")) == 4
+
+
+async def test_a_failed_bucket_is_as_loud_as_it_is_and_no_more_often(node, mounter):
+    mounter.refuse["bucket"] = EXPIRED
+    for _ in range(3):
+        await refused(node.publish(node.target("a"), pod="a"))
+    assert len(node.logged("ERROR")) == 1
 
 
 @pytest.mark.parametrize("what", ["one\ntwo\r\n  three", "x" * 5000, "é" * 2000])

@@ -120,10 +120,13 @@ async def test_publishing_again_with_the_other_read_only_is_refused(node, mounte
 async def test_changed_options_keep_a_live_mount_and_new_pods_get_the_new_ones(node, mounter):
     old, new = node.target("old"), node.target("new")
     await node.publish(old)
-    await node.publish(old, "allow-delete")
+    for _ in range(3):  # as kubelet does, every minute
+        await node.publish(old, "allow-delete")
     assert mounter.count("serve") == 1
     (line,) = node.logged("INFO", "options have changed")
     assert line["volume"] == "pv"
+    await node.publish(old, "allow-overwrite")  # changed once more
+    assert len(node.logged("INFO", "options have changed")) == 2
     await node.publish(new, "allow-delete")
     assert mounter.count("serve") == 2
     assert node.fuse_mounts()[str(old)].device != node.fuse_mounts()[str(new)].device
@@ -242,13 +245,13 @@ async def test_a_foreign_mount_on_the_target_is_refused_and_left(node, mounter):
 
 
 async def test_secrets_and_tokens_are_not_logged(node, mounter):
-    await node.publish(
-        node.target("a"),
-        secrets={"secret_key": "HUNTER2"},
-        context={
-            "bucketName": "bucket",
-            "csi.storage.k8s.io/serviceAccount.tokens": '{"sts": {"token": "HUNTER3"}}',
-        },
-    )
+    tokens = {
+        "bucketName": "bucket",
+        "csi.storage.k8s.io/serviceAccount.tokens": '{"sts": {"token": "HUNTER3"}}',
+    }
+    await node.publish(node.target("a"), context=tokens)
+    secrets = {"secret_key": "HUNTER2"}
+    _, text = await refused(node.publish(node.target("b"), context=tokens, secrets=secrets))
+    assert "HUNTER" not in text
     assert any(line.get("op") == "NodePublishVolume" for line in node.lines())
     assert "HUNTER" not in node.log.read_text()

@@ -55,12 +55,13 @@ def test_every_error_arrives_as_its_own_class(cls):
     report = Report(
         mount_id="m",
         state=State.FAILED,
-        error=cls("bucket b: no", "do this"),
+        error=cls("bucket b: no", "do this", public="no"),
         usage=Usage(open_files=1, inodes=2, dirty_bytes=3),
     )
     found = Report.from_json(over_the_link(report.to_json()))
     assert type(found.error) is cls
     assert (found.error.what, found.error.hint) == ("bucket b: no", "do this")
+    assert str(found.error.as_told()) == "no (do this)"
     assert (found.mount_id, found.state, found.usage) == ("m", State.FAILED, report.usage)
 
 

@@ -8,10 +8,11 @@ from csi_s3.errors import (
     AccessDeniedError,
     IntegrityError,
     NotPermittedError,
+    StaleError,
     StoreUnavailableError,
 )
 from csi_s3.link.report import Notice, Reason
-from csi_s3.mounter.notices import UPLOADS_EVERY_S, Notices
+from csi_s3.mounter.notices import UPLOADS_EVERY_S, Notices, last_words
 
 
 class Told:
@@ -48,6 +49,27 @@ async def test_a_missing_option_is_told_once_for_each(told):
         (Reason.MISSING_OPTION, "unlink of 0"),
         (Reason.MISSING_OPTION, "open"),
     ]
+
+
+async def test_what_is_told_of_a_file_does_not_name_it(told):
+    failures = [
+        ("release", StaleError('a.csv: somebody else replaced "1"', "compare")),
+        ("read", IntegrityError("GET 'b.csv': the store's checksum is 1, ours 2")),
+    ]
+    await told.hear(*failures)
+    for _, error in failures:
+        assert ".csv" in error.what
+        assert ".csv" not in str(error.as_told())
+    assert str(failures[0][1].as_told()) == "a file could not be stored (compare)"
+    last = last_words([StaleError("c.csv: replaced"), StaleError("d.csv: replaced")])
+    assert last.as_told().what == "a file could not be stored"
+    assert last_words([]) is None
+
+
+async def test_what_s3_says_of_an_upload_is_told(told):
+    refused = AccessDeniedError("PUT s3://b/x: no", public="PUT s3://b/…: no")
+    await told.hear(("release", refused))
+    assert refused.as_told().what == "PUT s3://b/…: no"
 
 
 async def test_what_no_option_would_allow_is_not_told(told):

@@ -1,5 +1,11 @@
 """S3's answers, and what they become."""
 
+import errno
+import ssl
+from dataclasses import replace
+from types import SimpleNamespace
+
+import aiohttp
 import pytest
 
 from csi_s3.errors import (
@@ -113,6 +119,48 @@ def test_a_message_tells_what_where_why_and_which_request():
     )
     assert "must allow s3:GetObject on the key" in error.hint
     assert "credentials: iam-role" in error.hint
+
+
+@pytest.mark.parametrize("key", ["dir/a", "other/b"])
+@pytest.mark.parametrize("request_id", ["R1", "R2"])
+def test_what_is_told_is_the_same_for_every_object_and_every_request(key, request_id):
+    said = f'no s3:GetObject on resource: "arn:aws:s3:::bkt/{key}"'  # as AWS has it
+    refusal = fault(403, "AccessDenied", said, **{"x-amz-request-id": request_id})
+    error = faults.to_error(refusal, replace(ASKED, key=key))
+    assert key in error.what
+    assert request_id in error.what
+    told = error.as_told()
+    assert type(told) is AccessDeniedError
+    assert told.hint == error.hint
+    assert told.what == (
+        'GET s3://bkt/…: AccessDenied: no s3:GetObject on resource: "arn:aws:s3:::bkt/…" (HTTP 403)'
+    )
+
+
+def test_a_listing_of_the_whole_bucket_is_told_as_such():
+    error = faults.to_error(fault(404, "NoSuchBucket"), replace(ASKED, kind="LIST", key=""))
+    assert error.as_told().what == "LIST s3://bkt/: NoSuchBucket (HTTP 404)"
+
+
+@pytest.mark.parametrize("context", [True, ssl.create_default_context()])
+def test_a_failed_connection_is_told_without_aiohttp_s_note_on_tls(context):
+    connection = SimpleNamespace(host="10.0.0.1", port=9, is_ssl=False, ssl=context)
+    refused = OSError(errno.ECONNREFUSED, "Connect call failed ('10.0.0.1', 9)")
+    exc = aiohttp.ClientConnectorError(connection, refused)
+    error = faults.from_connection(exc, ASKED)
+    said = "ClientConnectorError: Cannot connect to host 10.0.0.1:9 [Connect call failed ('10.0.0."
+    assert f"GET s3://bkt/dir/a\\nb: {ASKED.endpoint}: {said}" in error.what
+    assert f"GET s3://bkt/…: {ASKED.endpoint}: {said}" in error.as_told().what
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [TimeoutError(), aiohttp.ClientHttpProxyError(None, (), status=407, message="no"), OSError()],
+)
+def test_no_failed_connection_is_told_with_the_object(exc):
+    error = faults.from_connection(exc, ASKED)
+    assert r"dir/a\nb" in error.what
+    assert error.as_told().what.startswith("GET s3://bkt/…: ")
 
 
 def test_a_page_of_a_proxy_is_not_taken_for_s3s_words():
