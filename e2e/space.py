@@ -45,10 +45,16 @@ class Space:
         name: str = "",
         mode: str = "ReadWriteMany",
         handle: str = "",
+        **source: Any,
     ) -> str:
-        """Make a PersistentVolume of the bucket and its claim; return the claim's name."""
+        """Make a PersistentVolume of the bucket and its claim; return the claim's name.
+
+        source: further fields of its `csi`.
+        """
         name = name or f"s3-{secrets.token_hex(3)}"
-        self._bind([self._volume(bucket, options, name, mode, handle)])
+        volume = self._volume(bucket, options, name, mode, handle)
+        volume["spec"]["csi"] |= source
+        self._bind([volume])
         return name
 
     def claims(self, *buckets: str) -> list[str]:

@@ -15,6 +15,24 @@ def test_a_wrong_option_is_named_with_the_form_expected(ns, bucket, option):
     assert "allow-delete" in said if option == "allow-delet" else "expected" in said
 
 
+def test_a_secret_of_the_volumes_own_is_refused_and_not_told(ns, bucket):
+    kube.apply({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "own", "namespace": ns.name},
+        "stringData": {"access_key": "hidden"},
+    })  # fmt: skip
+    reference = {"name": "own", "namespace": ns.name}
+    pod = ns.start(ns.claim(bucket, nodePublishSecretRef=reference))
+    said = ns.event(pod, MOUNT + "InvalidArgument desc = .*nodePublishSecretRef")
+    assert "hidden" not in said
+
+
+def test_an_option_without_effect_is_an_event_on_the_pod(ns, bucket):
+    pod = ns.pod(ns.claim(bucket, "cache /tmp"))
+    assert "mount option cache has no effect" in ns.event(pod, "IgnoredOption")
+
+
 def test_a_wrong_bucket_is_named_and_the_pod_starts_once_it_is_there(ns, s3):
     name = s3.bucket() + "-x"
     pod = ns.start(ns.claim(name))

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from e2e import kube, space
-from e2e.release import ROLE, ROLE_FLAG, second
+from e2e.release import ROLE, ROLE_FLAG, SECRET, second
 from e2e.store import AUDIENCE
 
 TOKEN = "/var/run/secrets/eks.amazonaws.com/serviceaccount/token"
@@ -74,7 +74,8 @@ def test_wrong_keys_are_an_event_and_right_ones_start_the_pod(ns, bucket, releas
             )  # fmt: skip
         pod = ns.start(ns.claim(bucket))
         said = ns.event(pod, "FailedMount: .*rpc error: code = Unauthenticated desc = .*")
-        for part in ("SignatureDoesNotMatch", "access key and secret key", "[s3-credentials]"):
+        secret = f"Secret {SECRET} in the driver's namespace"
+        for part in ("SignatureDoesNotMatch", secret, "[s3-credentials]"):
             assert part in said
         assert identity[1] not in said
     finally:
