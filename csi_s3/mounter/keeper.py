@@ -311,7 +311,7 @@ class Keeper:
 
     def _refuse(self, spec: Mapping[str, Any], error: VolumeError) -> None:
         """Refuse a mount that never becomes a `Served`, which counts its own failures."""
-        metrics.MOUNT_FAILURES.inc(volume=str(spec.get("volume_handle")), code=error.code)
+        metrics.MOUNT_FAILURES.inc(volume=str(spec.get("volume_handle", "")), code=error.code)
         self._deny(str(spec.get("mount_id")), error)
 
     async def _allot(self, spec: MountSpec) -> MountSpec:

@@ -19,6 +19,9 @@ from tests.mounter.harness import WITHIN_S, ZYGOTE, Node, line, mounter
 OTHER = "b" * 32
 
 
+refusals = metrics.MOUNT_FAILURES.value
+
+
 @pytest.fixture
 async def running(tmp_path):
     async with mounter(tmp_path / "node.sock") as found:
@@ -56,6 +59,7 @@ async def test_usage_of_a_mount_that_is_not_served_is_answered_not_found(node):
         State.FAILED,
         "volume-not-found",
     )
+    assert "volume-not-found" not in str(metrics.MOUNT_FAILURES.held())  # no mount was asked for
 
 
 async def test_stop_ends_the_worker_and_closes_the_descriptor(running, node):
@@ -221,12 +225,14 @@ async def test_a_worker_that_does_not_drain_in_time_is_killed(node, monkeypatch)
 
 
 async def test_a_description_that_cannot_be_read_is_refused_and_nothing_else_suffers(node):
+    before = refusals(volume="", code="bad-request")
     fuse = await node.serve(mount_id=OTHER)
     await node.report()
     await node.channel.send("serve", {"spec": {"mount_id": "a" * 32}, "init": ""}, [fuse])
     report = await node.report()
     assert (report.mount_id, report.error.code) == ("a" * 32, "bad-request")
     assert "differ in version" in report.error.hint
+    assert refusals(volume="", code="bad-request") == before + 1
     await node.channel.send("new-in-version-9", {})
     await node.say("usage", OTHER)
     assert (await node.report()).state is State.SERVING
@@ -268,9 +274,11 @@ async def test_a_keeper_that_is_ending_takes_no_new_mount(running, node, monkeyp
     await node.report()
     running.stop.set()
     await asyncio.sleep(0)
+    before = refusals(volume="obedient", code="mounter-unavailable")
     second = await node.serve(mount_id=OTHER)
     report = await node.report()
     assert (report.mount_id, report.error.code) == (OTHER, "mounter-unavailable")
+    assert refusals(volume="obedient", code="mounter-unavailable") == before + 1
     os.kill(pid, signal.SIGTERM)
     assert (await node.report()).error.what.endswith("died: SIGTERM")
     os.close(first)
