@@ -3,7 +3,7 @@
 import pytest
 
 from e2e import kube
-from e2e.release import ROLE_FLAG, VALUES, Release
+from e2e.release import ROLE_FLAG, VALUES
 
 MOST = 2
 
@@ -12,26 +12,26 @@ MOST = 2
 def few(release, s3, nodes):
     """The release, with two volumes a node. Its mounters are not replaced, and could serve more."""
 
-    def announced(driver: str) -> set[int]:
+    def announced() -> dict[str, int]:
         return {
-            found.get("allocatable", {}).get("count", 0)
+            node["metadata"]["name"]: found.get("allocatable", {}).get("count", 0)
             for node in kube.find("csinodes")
             for found in node["spec"]["drivers"] or []
-            if found["name"] == driver and node["metadata"]["name"] in nodes
+            if found["name"] == release.driver and node["metadata"]["name"] in nodes
         }
 
-    def upgrade(release: Release, **more: object) -> None:
-        before = announced(release.driver)
+    def upgrade(wanted: dict[str, int], **more: object) -> None:
         release.upgrade(s3, *ROLE_FLAG, **VALUES, **more)
         release.wait_ready()
-        kube.until(lambda: before.isdisjoint(announced(release.driver)), what="the new number")
+        kube.until(lambda: announced() == wanted, what=f"{wanted} volumes in the CSINodes")
 
-    upgrade(release, mounter={"maxVolumes": MOST})
+    usual = announced()
+    assert min(usual.values()) > MOST
     try:
-        assert announced(release.driver) == {MOST}
-        yield release
+        upgrade(dict.fromkeys(nodes, MOST), mounter={"maxVolumes": MOST})
+        yield
     finally:
-        upgrade(release)
+        upgrade(usual)
 
 
 @pytest.mark.usefixtures("few")
