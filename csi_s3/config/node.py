@@ -71,7 +71,7 @@ class NodeConfig:
 
     @property
     def max_volumes_announced(self) -> int:
-        """What the scheduler is told, 0 for no limit: an eighth less than the mounter serves.
+        """The number for the scheduler, 0 for no limit: an eighth less than the mounter serves.
 
         The scheduler counts volume handles. A volume that pods use with several fsGroups, or with
         options that were edited meanwhile, is several mounts to the mounter, and one whose pods are

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 Clock: TypeAlias = Callable[[], float]
 
 UPLOADS_EVERY_S = 60.0
-# Of errors that are about a file and name it: what all pods of the mount are told.
+# The words for all pods of the mount in place of an error's own, which name the file.
 _PUBLIC = {
     Reason.UPLOAD_FAILED: "a file could not be stored",
     Reason.INTEGRITY: "the store has, or gave, other bytes than it should, or encrypted otherwise",
@@ -81,7 +81,7 @@ class Notices:
 
 
 def last_words(failures: Sequence[VolumeError]) -> VolumeError | None:
-    """What is told of files that could not be stored at the mount's end: the first of them."""
+    """The failure to report of files that could not be stored at the mount's end: the first."""
     for failure in failures:
         failure.public = failure.public or _PUBLIC[Reason.UPLOAD_FAILED]
         return failure

@@ -170,7 +170,7 @@ class Mount:
             text = (
                 f"volume {self.spec.volume_handle}: a program's change was refused, because it"
                 f" {error.hint}; add it to the PersistentVolume's mountOptions, and create the pods"
-                " anew"
+                " again"
             )
         else:
             text += f" ({error.hint})" if error.hint else ""

@@ -101,7 +101,7 @@ class Volumes:
     ) -> bool:
         """Have the volume mounted at path, read-only as config says. False: it was already.
 
-        pod: whose path it is, where kubelet tells. warnings: what it is told once, when it starts.
+        pod: whose path it is, where kubelet tells. warnings: for one Event each when it starts.
 
         Raises:
             BadRequestError: path may not be used.

@@ -91,7 +91,7 @@ CONTROLLERS = {"controller": {"serviceAccount": {"create": False}}}
 def test_an_account_of_a_controller_is_not_the_driver_s(tmp_path):
     with pytest.raises(RefusedError, match="this driver has no controller") as refusal:
         render(CONTROLLERS)
-    assert "say serviceAccount.create=false" in str(refusal.value)
+    assert "set serviceAccount.create=false" in str(refusal.value)
     rendered = render({**CONTROLLERS, "serviceAccount": {"create": False}})
     assert [s["metadata"]["name"] for s in rendered.all("ServiceAccount")] == ["s3-csi-node-sa"]
     with cluster(tmp_path, s3_csi_driver_sa={}) as kubeconfig:  # it is there: nothing to doubt

@@ -62,7 +62,7 @@ def test_two_ca_bundles_are_one_too_many():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"s3": {"region": "a"}}, "mounter.env sets AWS_REGION, which a value of the chart sets"),
+        ({"s3": {"region": "a"}}, "mounter.env sets AWS_REGION, and so does a value of the chart"),
         ({}, None),
     ],
 )
@@ -78,7 +78,7 @@ def test_a_variable_that_a_value_sets_cannot_be_set_by_hand_as_well(values, said
 @pytest.mark.parametrize("name", ["A", "CSI_S3_MEMORY_LIMIT"])
 def test_a_variable_is_set_once(name):
     twice = [{"name": name, "value": str(n)} for n in range(2)]
-    with pytest.raises(RefusedError, match=f"mounter.env sets {name}, which"):
+    with pytest.raises(RefusedError, match=f"mounter.env sets {name}, and so does"):
         render({"mounter": {"env": twice}})
 
 

@@ -202,7 +202,7 @@ async def test_what_a_worker_notices_is_an_event_on_the_pods_of_its_mount(node, 
     }
     assert node.events()[0][2] == (
         "volume pv: a program's change was refused, because it needs the mount option allow-delete;"
-        " add it to the PersistentVolume's mountOptions, and create the pods anew"
+        " add it to the PersistentVolume's mountOptions, and create the pods again"
     )
 
 

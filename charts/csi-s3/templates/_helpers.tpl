@@ -155,7 +155,7 @@ s3-csi-node-sa
 {{- end -}}
 {{- end -}}
 {{- else if and $create (eq (toString .Values.controller.serviceAccount.create) "false") -}}
-{{- fail (printf "\n\ncontroller.serviceAccount.create is false, and this driver has no controller whose account that could be. If somebody else makes %s, the account under which the driver asks S3, say serviceAccount.create=false; else leave it out.\n" $name) -}}
+{{- fail (printf "\n\ncontroller.serviceAccount.create is false, and this driver has no controller whose account that could be. If %s, the account under which the driver asks S3, is made outside this chart, set serviceAccount.create=false; if not, leave controller.serviceAccount.create out.\n" $name) -}}
 {{- end -}}
 {{- if $create }}yes{{ end -}}
 {{- end -}}
@@ -178,7 +178,7 @@ s3-csi-node-sa
 {{- range $ours | fromYamlArray -}}{{- $_ := set $seen .name "a value of the chart" -}}{{- end -}}
 {{- range $item := .Values.mounter.env -}}
 {{- with get $seen $item.name -}}
-{{- fail (printf "\n\nmounter.env sets %s, which %s sets, too: keep one of them. Values of the chart: mounter.resources, s3, sts, proxy, eksPodIdentityAgent.\n" $item.name .) -}}
+{{- fail (printf "\n\nmounter.env sets %s, and so does %s: keep one of them. Values of the chart: mounter.resources, s3, sts, proxy, eksPodIdentityAgent.\n" $item.name .) -}}
 {{- end -}}
 {{- $_ := set $seen $item.name "another item of mounter.env" -}}
 {{- end -}}
