@@ -274,10 +274,10 @@ def from_connection(exc: Exception, asked: Asked) -> VolumeError:
         said = f"the proxy refuses to connect to {asked.endpoint}: {refusal}"
         hint = "check HTTPS_PROXY, with its user and password, and NO_PROXY"
     elif is_untrusted(exc):
-        said = f"TLS to {asked.endpoint} failed: {_words(exc)}"
+        said = f"TLS to {asked.endpoint} failed: {words(exc)}"
         hint = "check `endpoint-url`; for a private certificate authority set `ca-bundle`"
     else:
-        said = f"{asked.endpoint}: {type(exc).__name__}: {_words(exc)}"
+        said = f"{asked.endpoint}: {type(exc).__name__}: {words(exc)}"
         hint = (
             "check `endpoint-url` and `region`, name resolution, and that this node reaches the"
             " endpoint; a store without bucket host names needs `force-path-style`"
@@ -285,7 +285,7 @@ def from_connection(exc: Exception, asked: Asked) -> VolumeError:
     return cls(f"{asked}: {said}", hint, public=f"{asked.public}: {said}")
 
 
-def _words(exc: Exception) -> str:
+def words(exc: Exception) -> str:
     """The exception's text without aiohttp's note on TLS, which is an object's address at worst."""
     return re.sub(r" ssl:(?:<[^>]*>|\w+)(?= \[|$)", "", str(exc))
 

@@ -11,6 +11,7 @@ import aiohttp
 from yarl import URL
 
 from csi_s3 import __version__
+from csi_s3.s3 import faults
 
 ANSWER_BYTES = 1 << 20
 
@@ -23,7 +24,7 @@ def why(exc: Exception) -> str:
         return "nothing came in time"
     if isinstance(exc, aiohttp.ClientHttpProxyError):  # its own text has the proxy's password
         return f"the proxy refuses: {exc.status} {exc.message}"
-    return f"{type(exc).__name__}: {exc}"
+    return f"{type(exc).__name__}: {faults.words(exc)}"
 
 
 @dataclass(frozen=True, slots=True)

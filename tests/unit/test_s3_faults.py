@@ -24,7 +24,7 @@ from csi_s3.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from csi_s3.s3 import faults
+from csi_s3.s3 import faults, fetch
 from csi_s3.s3.checksums import algorithm
 from csi_s3.s3.store import Part
 
@@ -151,6 +151,7 @@ def test_a_failed_connection_is_told_without_aiohttp_s_note_on_tls(context):
     said = "ClientConnectorError: Cannot connect to host 10.0.0.1:9 [Connect call failed ('10.0.0."
     assert f"GET s3://bkt/dir/a\\nb: {ASKED.endpoint}: {said}" in error.what
     assert f"GET s3://bkt/…: {ASKED.endpoint}: {said}" in error.as_told().what
+    assert fetch.why(exc).startswith(said)  # of STS and the metadata services
 
 
 @pytest.mark.parametrize(
