@@ -1,6 +1,6 @@
 """An OpenID issuer on loopback, as a cluster is one for its service accounts' tokens.
 
-    with issuer() as found, running("minio", env=minio_trusts(found)) as server:
+    with issuer() as found, minio_with_role(found) as server:
         token = found.token("system:serviceaccount:kube-system:s3-csi-driver-sa")
 
 A thread serves it, so that session fixtures and async tests can use it alike.
@@ -10,14 +10,21 @@ import base64
 import hashlib
 import json
 import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlencode
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from tests.servers import READY_WITHIN_S, Server, running
 
 AUDIENCE = "sts.amazonaws.com"
 MINIO_ROLE = (
@@ -104,13 +111,45 @@ def issuer() -> Iterator[Issuer]:
             thread.join()
 
 
-def minio_trusts(found: Issuer, *, policy: str = "readwrite") -> dict[str, str]:
-    """For MinIO's environment: tokens of this issuer may have MINIO_ROLE, with that policy."""
-    return {
+@contextmanager
+def minio_with_role(found: Issuer, *, policy: str = "readwrite") -> Iterator[Server]:
+    """A MinIO where tokens of this issuer may have MINIO_ROLE, with that policy.
+
+    It serves S3 before it has read its policies, so a role is asked for until it is given.
+
+    Raises:
+        RuntimeError: it is never given.
+
+    """
+    env = {
         "MINIO_IDENTITY_OPENID_CONFIG_URL": f"{found.url}/.well-known/openid-configuration",
         "MINIO_IDENTITY_OPENID_CLIENT_ID": AUDIENCE,
         "MINIO_IDENTITY_OPENID_ROLE_POLICY": policy,
     }
+    with running("minio", env=env) as server:
+        deadline = time.monotonic() + READY_WITHIN_S
+        while (answer := _asked_for_role(server, found.token("anybody")))[0] != HTTPStatus.OK:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"MinIO gives no role: {answer}")
+            time.sleep(0.05)
+        yield server
+
+
+def _asked_for_role(server: Server, token: str) -> tuple[int, bytes]:
+    form = {
+        "Action": "AssumeRoleWithWebIdentity",
+        "Version": "2011-06-15",
+        "RoleArn": MINIO_ROLE,
+        "RoleSessionName": "ready",
+        "WebIdentityToken": token,
+    }
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(server.endpoint, data=urlencode(form).encode(), timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, exc.read()
 
 
 def _b64(data: bytes) -> bytes:

@@ -15,7 +15,7 @@ from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.credentials import Clock
 from tests.contract.conftest import SECRET
 from tests.contract.scripted import Reply, error, listing, scripted_s3
-from tests.issuer import MINIO_ROLE, issuer, minio_trusts
+from tests.issuer import MINIO_ROLE, issuer, minio_with_role
 from tests.servers import running
 
 ROLE = "arn:aws:iam::123456789012:role/s3-reader"
@@ -379,7 +379,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def minio(cluster):
-    with running("minio", env=minio_trusts(cluster)) as server:
+    with minio_with_role(cluster) as server:
         server.create_bucket("data")
         yield server
 

@@ -11,10 +11,9 @@ import grpc
 import pytest
 
 from tests.contract.scripted import Reply, error, listing, scripted_s3
-from tests.issuer import MINIO_ROLE, issuer, minio_trusts
+from tests.issuer import MINIO_ROLE, issuer, minio_with_role
 from tests.rpc.conftest import real_mounter, refused, run
 from tests.rpc.fake_mounter import until
-from tests.servers import running
 
 SUBJECT = "system:serviceaccount:kube-system:s3-csi-driver-sa"
 ALONE = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": "/nonexistent"}
@@ -98,7 +97,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def minio(cluster):
-    with running("minio", env=minio_trusts(cluster)) as server:
+    with minio_with_role(cluster) as server:
         server.create_bucket("data")
         body = b"".join(bytes([number]) * (1 << 20) for number in range(64))
         assert server.request("PUT", "/data/large", body)[0] == 200
