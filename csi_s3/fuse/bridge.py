@@ -9,7 +9,7 @@ from typing import Any, cast
 import pyfuse3
 from typing_extensions import override
 
-from csi_s3.errors import NotFoundError, NotPermittedError
+from csi_s3.errors import NotFoundError
 from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fuse.boundary import answered
@@ -159,7 +159,7 @@ class Bridge(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Context
     ) -> pyfuse3.EntryAttributes:
         if not stat.S_ISREG(mode):
-            raise NotPermittedError(f"mknod of {name!r}", "S3 holds files and directories only")
+            raise pyfuse3.FUSEError(errno.EPERM)  # a fifo, socket or device
         fh, attributes = await self._fs.files.create(parent_inode, name, os.O_EXCL)
         try:
             await self._fs.files.release(fh)
@@ -202,7 +202,7 @@ class Bridge(pyfuse3.Operations):
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        raise NotPermittedError(f"hard link {new_name!r}", "an object has one key: copy the file")
+        raise pyfuse3.FUSEError(errno.EPERM)  # no error of ours: git tries one for each file
 
     @override
     @answered(ANSWER_WITHIN_S)

@@ -259,15 +259,16 @@ def fallocate(fd):
     return ctypes.get_errno()
 
 
-def test_what_s3_cannot_hold_says_eperm(here):
+def test_what_s3_cannot_hold_says_eperm(here, mounted):
     """Promise: Hard link, fifo, socket and device give EPERM (not EOPNOTSUPP: programs fall back to
-    O_EXCL only on EPERM and its like)."""
+    O_EXCL only on EPERM and its like), without a line in the log."""
     (here / "f").write_text("data")
     assert errno_of(lambda: os.link(here / "f", here / "g")) == errno.EPERM
     assert errno_of(lambda: os.mkfifo(here / "p")) == errno.EPERM
     assert errno_of(lambda: os.mknod(here / "d", 0o20600, os.makedev(1, 3))) == errno.EPERM
     os.mknod(here / "regular")
     assert names(here) == ["f", "regular"]
+    assert [line for line in mounted.log() if line.get("op") in ("link", "mknod")] == []
 
 
 def test_a_write_in_the_middle_of_a_new_file(here, mounted):
