@@ -31,6 +31,7 @@ from botocore.credentials import Credentials
 from tests.binaries import binary
 
 KINDS = ("moto", "minio", "versitygw")
+VERSIONED = "minio-versioned"  # MinIO, whose buckets here keep versions
 REGION = "us-east-1"
 READY_WITHIN_S = 60.0
 END_WITHIN_S = 10.0
@@ -61,7 +62,18 @@ class Server:
         status, body = self.request("PUT", f"/{name}")
         if status != 200:
             raise RuntimeError(f"{self.kind}: create bucket {name!r}: {status} {body[:300]!r}")
+        if self.kind == VERSIONED:
+            self.set_versioning(name, "Enabled")
         return name
+
+    def set_versioning(self, bucket: str, state: str) -> None:
+        """Have the bucket keep versions from now on (Enabled), or keep no more (Suspended)."""
+        namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
+        body = f'<VersioningConfiguration xmlns="{namespace}"><Status>{state}</Status>'
+        body += "</VersioningConfiguration>"
+        status, answer = self.request("PUT", f"/{bucket}?versioning=", body.encode())
+        if status != 200:
+            raise RuntimeError(f"{self.kind}: versioning of {bucket!r}: {status} {answer[:300]!r}")
 
     def head(self, path: str) -> Mapping[str, str]:
         """The headers that the server answers to a HEAD, by lower-case name."""
@@ -116,7 +128,7 @@ class Server:
 def running(
     kind: str, *, data_parent: Path | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
-    """Start a server of KINDS, wait until it answers, end it and remove its data.
+    """Start a server of KINDS, or VERSIONED, wait until it answers, end it and remove its data.
 
     data_parent: where its data directory is made (the bench: a tmpfs); default: the temp dir.
     env: more for its environment (moto: INITIAL_NO_AUTH_ACTION_COUNT).
@@ -153,7 +165,7 @@ def _command(
     address = f"127.0.0.1:{port}"
     if kind == "moto":
         return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], {}
-    if kind == "minio":
+    if kind in ("minio", VERSIONED):
         command = [str(binary("minio")), "server", "--address", address, "--quiet", str(data)]
         return command, {
             "MINIO_ROOT_USER": access,
@@ -168,7 +180,7 @@ def _command(
             "ROOT_ACCESS_KEY_ID": access,
             "ROOT_SECRET_ACCESS_KEY": secret,
         }
-    raise ValueError(f"no S3 server {kind!r}; there are {', '.join(KINDS)}")
+    raise ValueError(f"no S3 server {kind!r}; there are {', '.join((*KINDS, VERSIONED))}")
 
 
 def _clean_env() -> dict[str, str]:

@@ -6,9 +6,16 @@ directory hides a file, and a file hides a symbolic link of its name.
 
 import asyncio
 
-from csi_s3.errors import AccessDeniedError, InvalidNameError, NotFoundError, VolumeError
+from csi_s3.errors import (
+    AccessDeniedError,
+    InvalidNameError,
+    KeyTooLongError,
+    NotFoundError,
+    VolumeError,
+)
 from csi_s3.fs.directory import Found, Link, Special
 from csi_s3.fs.keys import LINK_SUFFIX, MAX_NAME_BYTES, link_name
+from csi_s3.fs.pages import first_below
 from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo, ObjectStore
 
 
@@ -77,7 +84,7 @@ class Asking:
         if too_long or not self._links:
             return NotFoundError(f"{link}: no symbolic link")
         answer = await self._head_object(link)
-        if isinstance(answer, InvalidNameError):  # the suffix is too much for it: MinIO, 255 bytes
+        if isinstance(answer, InvalidNameError | KeyTooLongError):
             return NotFoundError(f"{link}: a key that the store does not take")
         return answer
 
@@ -89,13 +96,9 @@ class Asking:
 
     async def _has_keys(self, prefix: str) -> bool | VolumeError:
         try:
-            page = await self._store.list_page(prefix, max_keys=1)
+            return bool(await first_below(self._store, prefix, 1))
         except VolumeError as exc:
             return exc
-        return bool(page.objects or page.prefixes)
 
     async def _from_list(self, key: str) -> ObjectInfo | None:
-        page = await self._store.list_page(key, max_keys=1)
-        if page.objects and page.objects[0].key == key:
-            return page.objects[0]
-        return None
+        return (await first_below(self._store, key, 1)).get(key)  # no key sorts before it

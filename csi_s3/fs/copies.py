@@ -18,6 +18,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.extents import Extents, Origin, plan
+from csi_s3.fs.pages import Pages
 from csi_s3.fs.upload import PartUpload
 from csi_s3.s3.store import (
     MAX_COPY_PART_BYTES,
@@ -213,15 +214,13 @@ class Copies:
         return bool(remain)
 
     async def pages(self, prefix: str) -> AsyncGenerator[Sequence[ObjectInfo], None]:
-        """Every object under prefix, a LIST's answer at a time."""
-        token: str | None = None
-        while True:
-            page = await self._store.list_page(prefix, delimiter="", token=token)
-            self._progress()
-            yield page.objects
-            token = page.next_token
-            if token is None:
-                return
+        """Every object under prefix, a LIST's answer at a time. An empty one is no progress."""
+        pages = Pages(self._store, prefix, delimiter="")
+        while not pages.is_over:
+            page = await pages.following()
+            if page.objects:
+                self._progress()
+                yield page.objects
 
 
 def _check_lengths(objects: Sequence[ObjectInfo], old: str, new: str) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from functools import partial
 from typing import TypeAlias
 
 from csi_s3.errors import VolumeError
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.keys import is_visible, link_name
 from csi_s3.fs.outcome import outcome
+from csi_s3.fs.pages import Pages
 from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
 
 
@@ -149,7 +149,7 @@ class Listing:
         self._store, self._prefix, self._directory = store, prefix, directory
         self._group, self._links = group, links
         self._held: list[tuple[bytes, str, ObjectInfo | Link]] = []
-        self._token: str | None = None
+        self._pages = Pages(store, prefix)
         self._began = 0
         self._page: asyncio.Task[ListPage | VolumeError] | None = None
 
@@ -182,8 +182,7 @@ class Listing:
             self._merge(answer)
         finally:
             self._directory.end()
-        self._token = answer.next_token
-        if self._token is None:
+        if self._pages.is_over:
             self._finish()
         else:
             self._start()
@@ -192,7 +191,7 @@ class Listing:
         """The directory was renamed: what is to come is listed anew, known names are asked for."""
         self.close()
         self._held.clear()
-        self._prefix, self._token = prefix, None
+        self._prefix, self._pages = prefix, Pages(self._store, prefix)
         for name, found in self.entries.items():
             if not isinstance(found, Special):
                 self.entries[name] = Special.LOCAL
@@ -219,8 +218,7 @@ class Listing:
     def _start(self) -> None:
         """The observation lasts until the page is merged: changes meanwhile must be remembered."""
         self._began = self._directory.begin()
-        asked = partial(self._store.list_page, self._prefix, token=self._token)
-        self._page = self._group.create_task(outcome(asked))
+        self._page = self._group.create_task(outcome(self._pages.following))
 
     def _merge(self, page: ListPage) -> None:
         """Objects and prefixes in key order: `x` sorts before `x-`, and that before `x/`.

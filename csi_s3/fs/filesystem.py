@@ -34,6 +34,7 @@ from csi_s3.fs.intents import Intents
 from csi_s3.fs.keys import child_key, decode_name
 from csi_s3.fs.links import Links
 from csi_s3.fs.outcome import outcome
+from csi_s3.fs.pages import first_below
 from csi_s3.fs.patience import Patience
 from csi_s3.fs.rename import Renames
 from csi_s3.fs.spool import Spool
@@ -286,11 +287,10 @@ class FileSystem:
 
     async def _remove_empty(self, inode: Inode) -> None:
         key = self._inodes.key(inode)
-        page = await self._store.list_page(key, max_keys=2)
-        has_marker = any(o.key == key for o in page.objects)
-        if len(page.objects) + len(page.prefixes) > has_marker or self._tree.directory(inode).local:
+        found = await first_below(self._store, key, 2)
+        if found.keys() - {key} or self._tree.directory(inode).local:
             raise NotEmptyError(f"{key}: not empty")
-        if has_marker:
+        if found:
             await self._store.delete(key)
 
     async def unlink(self, parent: int, name: bytes) -> None:

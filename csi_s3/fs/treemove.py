@@ -22,6 +22,7 @@ from csi_s3.fs.copies import Copies, TreeCopy
 from csi_s3.fs.directory import Found, Link, Special
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.intents import DirectoryRename, Intent, Intents
+from csi_s3.fs.pages import first_below
 from csi_s3.fs.tree import Clock, Tree
 from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo, ObjectStore
 
@@ -135,10 +136,8 @@ class TreeMoves:
                 )
 
     async def _check_empty(self, target: Inode, prefix: str) -> None:
-        page = await self._store.list_page(prefix, max_keys=2)
-        has_marker = any(o.key == prefix for o in page.objects)
-        there = len(page.objects) + len(page.prefixes)
-        if there > has_marker or self._tree.directory(target).local:
+        found = await first_below(self._store, prefix, 2)
+        if found.keys() - {prefix} or self._tree.directory(target).local:
             raise NotEmptyError(f"{prefix}: not empty")
 
     def _follow(self, inode: Inode, what: DirectoryRename, copied: TreeCopy) -> None:

@@ -32,6 +32,7 @@ from csi_s3.s3.credentials import Clock, Identity
 from csi_s3.s3.deletion import Deletion
 from csi_s3.s3.endpoint import moved, region_for, resolve
 from csi_s3.s3.faults import Fault
+from csi_s3.s3.ghosts import Ghosts
 from csi_s3.s3.headers import Headers
 from csi_s3.s3.http import Http, RequestRecord
 from csi_s3.s3.keeping import Keeping
@@ -114,6 +115,7 @@ class Bucket(ObjectStore):
         self._sums = checksums.algorithm(config.upload_checksums)
         self._copier = Copier(http, self._headers)
         self._deletion = Deletion(self, http, self._headers)
+        self._ghosts = Ghosts(self, http, self._headers)
 
     @override
     def __repr__(self) -> str:
@@ -153,7 +155,7 @@ class Bucket(ObjectStore):
         )
         root = (await self._http.done(request)).root
         assert root is not None  # noqa: S101 - for the type checker: answered_with
-        return listing.page_of(root)
+        return await self._ghosts.without(listing.page_of(root))
 
     @override
     async def read_range(

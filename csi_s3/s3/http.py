@@ -101,6 +101,7 @@ class Http:
     ) -> None:
         self.endpoint = endpoint
         self.server = ""  # the last answer's Server header
+        self.has_versions = False  # some answer told the version of an object
         self._bucket, self._identity, self._move = bucket, identity, move
         self._max_attempts, self._observe, self._pause = max_attempts, observe, pause
         self._proxy = environment.proxy_for(endpoint.url)
@@ -232,6 +233,7 @@ class Http:
                         )
                     )
         self.server = response.headers.get("Server", "")
+        self.has_versions |= "x-amz-version-id" in response.headers
         fault, root = _told(request, status, response.headers, body)
         if fault is None and request.check is not None:
             request.check(status, response.headers, body)

@@ -33,6 +33,7 @@ from csi_s3.s3.store import (
 )
 
 Gate = Callable[[str, str], Awaitable[None]]
+_AFTER_NOTHING = "\0empty page\0"  # begins the token that an empty page names
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class MemoryStore(ObjectStore):
     requests: how many calls of each kind were made, by their S3 names.
     gate: awaited before a call takes effect; it may raise one of `errors`.
     min_part_bytes: S3's, or less in tests that want many parts of few bytes.
+    is_sparse: each page of a listing comes after an empty one, as where S3 passes delete markers.
     after: awaited between a call's effect and its answer; a failure there is a lost answer.
     """
 
@@ -63,6 +65,7 @@ class MemoryStore(ObjectStore):
     ) -> None:
         self.min_part_bytes = min_part_bytes
         self.conditional_writes: bool | None = True
+        self.is_sparse = False
         self.objects: dict[str, Stored] = {}
         self.uploads: dict[str, MemoryUpload] = {}
         self.requests: Counter[str] = Counter()
@@ -118,7 +121,9 @@ class MemoryStore(ObjectStore):
         max_keys: int = 1000,
     ) -> ListPage:
         await self._enter("LIST", prefix)
-        after = _position(token or "")
+        if self.is_sparse and not (token or "").startswith(_AFTER_NOTHING):
+            return ListPage(objects=[], prefixes=[], next_token=_AFTER_NOTHING + (token or ""))
+        after = _position((token or "").removeprefix(_AFTER_NOTHING))
         objects: list[ObjectInfo] = []
         prefixes: list[str] = []
         last = ""

@@ -43,7 +43,8 @@ class ObjectInfo:
 class ListPage:
     """One page of a listing, both parts in the store's order (UTF-8 bytes of the key).
 
-    next_token: opaque; None on the last page.
+    prefixes: each with a key below it. next_token: opaque; None on the last page, and on no other:
+        a page may hold nothing and not be the last.
     """
 
     objects: Sequence[ObjectInfo]

@@ -1,4 +1,4 @@
-"""One suite, four stores: the `subject` of every contract test."""
+"""One suite, five stores: the `subject` of every contract test."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,7 +14,7 @@ from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
 from tests.authority import Authority, make_authority
 from tests.contract.quirks import ODD_KEYS, QUIRKS
 from tests.contract.scripted import ScriptedS3, scripted_s3
-from tests.servers import KINDS, Server, running
+from tests.servers import KINDS, VERSIONED, Server, running
 
 SECRET = "secretsecretsecretsecretsecretsecretsecr"
 
@@ -95,7 +95,7 @@ async def s3(aws_keys: pytest.MonkeyPatch) -> AsyncIterator[ScriptedS3]:
         yield running_s3
 
 
-@pytest.fixture(scope="session", params=("memory", *KINDS))
+@pytest.fixture(scope="session", params=("memory", *KINDS, VERSIONED))
 def backend(request: pytest.FixtureRequest) -> Iterator[Server | None]:
     if request.param == "memory":
         yield None

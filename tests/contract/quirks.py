@@ -28,6 +28,8 @@ QUIRKS: dict[str, dict[str, str]] = {
     },
 }
 
+QUIRKS["minio-versioned"] = QUIRKS["minio"]
+
 REFUSED = "refused"
 LISTED_OTHERWISE = "put and read under its name, but listed under another"
 NOT_COPIED = "everything but a copy"
@@ -50,3 +52,4 @@ ODD_KEYS: dict[str, dict[str, str]] = {
         **dict.fromkeys(["dir/", "a?versionId=null"], NOT_COPIED),
     },
 }
+ODD_KEYS["minio-versioned"] = ODD_KEYS["minio"]

@@ -73,6 +73,23 @@ async def test_a_prefix_with_nothing_under_it_lists_nothing(subject, trapped):
     assert (list(page.objects), list(page.prefixes)) == ([], [])
 
 
+async def test_a_prefix_whose_keys_are_gone_is_listed_no_more(subject, store):
+    for key in ("d/", "d/a/x", "d/a/b/y", "e/x", "f"):
+        await store.put(key, b"")
+    for key in ("d/", "d/a/x"):
+        await store.delete(key)
+    assert await store.delete_many([("d/a/b/y", "")]) == {}
+    folded = await subject.listed()
+    assert ([info.key for info in folded.objects], folded.prefixes) == (["f"], ["e/"])
+    everything = await subject.listed(delimiter="")
+    assert [info.key for info in everything.objects] == ["e/x", "f"]
+    for prefix in ("d/", "d/a/", "d/a/b/"):
+        page = await store.list_page(prefix, delimiter="", max_keys=2)
+        assert (list(page.objects), page.next_token) == ([], None)
+    await store.put("d/a/b/y", b"")
+    assert (await subject.listed("d/")).prefixes == ["d/a/"]
+
+
 async def test_an_object_and_keys_below_its_name_are_listed_side_by_side(subject, store):
     await store.put("x", b"file")
     if subject.quirk("an object bars keys below it"):

@@ -67,8 +67,12 @@ class Common(RuleBasedStateMachine):
 
     # somebody else
 
-    @initialize(objects=st.dictionaries(PATHS, DATA, min_size=3, max_size=9))
-    def there_are_files(self, objects):
+    @initialize(
+        objects=st.dictionaries(PATHS, DATA, min_size=3, max_size=9), is_sparse=st.booleans()
+    )
+    def there_are_files(self, objects, is_sparse):
+        """is_sparse: listings have empty pages, as where S3 passes delete markers."""
+        self.kernel.mount.store.is_sparse = is_sparse
         for path, data in objects.items():
             self.somebody_else_puts(path, data)
 

@@ -49,8 +49,9 @@ class Mounted:
 
 
 @pytest.fixture(scope="module")
-def minio() -> Iterator[Server]:
-    with running("minio") as server:
+def minio(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Or another store, where a module's tests are parametrised (indirectly) by its kind."""
+    with running(getattr(request, "param", "minio")) as server:
         server.create_bucket("data")
         yield server
 

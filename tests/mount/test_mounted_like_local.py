@@ -11,8 +11,11 @@ from tests.mount.command import WITHIN_S
 from tests.mount.differing import EVERYTHING, FLAGS, NAMES, Side, same
 from tests.mount.mounted import env, here, minio, mounted
 from tests.programs.runs import objects
+from tests.servers import VERSIONED
 
 __all__ = ["env", "here", "minio", "mounted"]
+
+pytestmark = pytest.mark.parametrize("minio", ["minio", VERSIONED], indirect=True, scope="module")
 
 PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(
     lambda names: "/".join(("in", *names))  # so that a link to ../a stays in its example
