@@ -178,6 +178,11 @@ class Bucket(ObjectStore):
         request = partial(
             self._put, key, data, metadata=metadata, if_none_match=if_none_match, if_match=if_match
         )
+        return await self._put_keeping(request, kept)
+
+    async def _put_keeping(
+        self, request: Callable[..., Awaitable[ObjectInfo]], kept: dict[str, str]
+    ) -> ObjectInfo:
         try:
             return await request(kept=kept)
         except AccessDeniedError as exc:
@@ -261,7 +266,14 @@ class Bucket(ObjectStore):
     async def copy(
         self, source: ObjectInfo, key: str, *, if_none_match: bool = False
     ) -> ObjectInfo:
-        return await self._copier.copy(source, key, if_none_match=if_none_match)
+        if not (source.key.endswith("/") and source.size == 0):
+            return await self._copier.copy(source, key, if_none_match=if_none_match)
+        # A directory's marker: versitygw copies none. One that has bytes is no marker.
+        kept = await self._keeping.kept_of(source)
+        request = partial(
+            self._put, key, b"", metadata=None, if_none_match=if_none_match, if_match=None
+        )
+        return await self._put_keeping(request, kept)
 
     @override
     async def delete(self, key: str, *, if_match: str | None = None) -> None:

@@ -122,6 +122,7 @@ _ACTIONS = {
     "DELETE-MANY": "s3:DeleteObject on the keys",
     "ABORT": "s3:AbortMultipartUpload on the key",
 }
+_MINIO_NAME_BYTES = 246  # of a directory that has a marker; of a file 255
 _OLD_ENDPOINT = re.compile(r"(?:^|\.)s3[.-]([a-z0-9-]+)\.amazonaws\.com")
 
 
@@ -254,6 +255,8 @@ def to_error(fault: Fault, asked: Asked) -> VolumeError:
         cls = IntegrityError
     elif fault.no_room is None and not fault.is_retryable:
         cls = _BY_CODE.get(fault.code) or _BY_STATUS.get(fault.status, StoreRefusedError)
+    if cls is InvalidNameError and _is_long_for_minio(asked.key):
+        cls = KeyTooLongError
     said = ": ".join(filter(None, [fault.code, fault.message])) or "no explanation"
     request = f", request id {fault.request_id}" if fault.request_id else ""
     return cls(
@@ -261,6 +264,11 @@ def to_error(fault: Fault, asked: Asked) -> VolumeError:
         _hint(cls, fault, asked),
         public=f"{asked.public}: {asked.hide(said)} (HTTP {fault.status})",
     )
+
+
+def _is_long_for_minio(key: str) -> bool:
+    longest = max(key.encode(errors="surrogateescape").split(b"/"), key=len)
+    return len(longest) > _MINIO_NAME_BYTES
 
 
 def from_connection(exc: Exception, asked: Asked) -> VolumeError:
@@ -319,6 +327,9 @@ _CHECK_OPTIONS = (
     " expected-bucket-owner), and `endpoint-url`"
 )
 _HINTS: dict[type[VolumeError], str] = {
+    KeyTooLongError: (
+        "a key has at most 1024 bytes; on MinIO the name of a directory at most 246: shorten it"
+    ),
     StoreUnavailableError: "the store is overloaded or failing; this was tried several times",
     StoreFullError: "the store has no room: remove objects there, or give it more disks",
     QuotaExceededError: (

@@ -73,8 +73,9 @@ class Ghosts:
             method="GET",
             query={"versioning": ""},
             headers=self._headers.every,
+            answered_with="VersioningConfiguration",
         )
         answer = await self._http.send(request)
         if answer.fault is not None:
             return None if answer.fault.is_retryable else False
-        return "Status" in answers.fields(answers.parse(answer.xml))
+        return "Status" in answers.fields(answer.root)

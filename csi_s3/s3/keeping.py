@@ -11,10 +11,12 @@ from urllib.parse import urlencode
 from lxml import etree
 
 from csi_s3.errors import AccessDeniedError, NotFoundError, VolumeError
-from csi_s3.s3 import answers
+from csi_s3.s3 import answers, reading
 from csi_s3.s3.headers import SSE, SSE_KEY, Headers
 from csi_s3.s3.http import Http
+from csi_s3.s3.objects import describe
 from csi_s3.s3.signing import Request
+from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +47,28 @@ class Keeping:
 
         Options of the volume win over them: put those behind.
         """
-        head = Request(kind="HEAD", method="HEAD", key=key, headers=self._headers.every)
         try:
-            found = (await self._http.done(head)).headers
+            return await self._of(key, await self._head(key))
         except (NotFoundError, AccessDeniedError):
             return {}
+
+    async def kept_of(self, source: ObjectInfo) -> dict[str, str]:
+        """As `kept`, of that version: what a copy would keep.
+
+        Raises:
+            NotFoundError, ObjectChangedError: the source is gone, or another version.
+
+        """
+        found = await self._head(source.key)
+        if source.etag and describe(source.key, found).etag != source.etag:
+            raise reading.changed(source.key, source.etag)
+        return await self._of(source.key, found)
+
+    async def _head(self, key: str) -> Mapping[str, str]:
+        head = Request(kind="HEAD", method="HEAD", key=key, headers=self._headers.every)
+        return (await self._http.done(head)).headers
+
+    async def _of(self, key: str, found: Mapping[str, str]) -> dict[str, str]:
         kept = {name: found[name] for name in _KEPT if found.get(name)}
         kept |= {k.lower(): v for k, v in found.items() if k.lower().startswith(_META)}
         if int(found.get("x-amz-tagging-count", "0")):

@@ -181,14 +181,24 @@ class MemoryStore(ObjectStore):
     async def copy(
         self, source: ObjectInfo, key: str, *, if_none_match: bool = False
     ) -> ObjectInfo:
-        await self._enter("COPY", key)
+        if source.key.endswith("/") and source.size == 0:
+            await self._enter("HEAD", source.key)
+            found, kind = self._version(source), "PUT"
+            await self._enter(kind, key)
+        else:
+            kind = "COPY"
+            await self._enter(kind, key)
+            found = self._version(source)
+        self._check(key, if_none_match=if_none_match, if_match=None)
+        info = self.put_now(key, found.data, found.metadata)
+        await self.after(kind, key)
+        return info
+
+    def _version(self, source: ObjectInfo) -> Stored:
         found = self._find(source.key)
         if found.info.etag != source.etag:
             raise ObjectChangedError(f"COPY {source.key}: now {found.info.etag}")
-        self._check(key, if_none_match=if_none_match, if_match=None)
-        info = self.put_now(key, found.data, found.metadata)
-        await self.after("COPY", key)
-        return info
+        return found
 
     @override
     async def delete(self, key: str, *, if_match: str | None = None) -> None:

@@ -192,6 +192,8 @@ class ObjectStore(Protocol):
     ) -> ObjectInfo:
         """Copy that version (at most MAX_PUT_BYTES) to key, with its metadata and headers.
 
+        A marker (key ends with `/`, no bytes) is a HEAD and a PUT: not every store copies one.
+
         Raises:
             NotFoundError: the source is gone.
             ObjectChangedError: the source is another version now.

@@ -25,6 +25,7 @@ QUIRKS: dict[str, dict[str, str]] = {
     "versitygw": {
         "batch deletes ignore ETags": "DeleteObjects never looks at them",
         "an object bars keys below it": "a POSIX file cannot have files below it (409)",
+        "a marker holds no bytes": "a POSIX directory has none (400)",
     },
 }
 
@@ -37,8 +38,8 @@ NOT_COPIED = "everything but a copy"
 _POSIX_PATHS = ["/lead", "x//y", "./d", "sub/./d", "sub/../d"]
 
 # moto: werkzeug's routes match no line end. MinIO: refuses components that are empty, "." or "..".
-# versitygw: cleans paths; lists control characters as U+FFFD; a copied marker "contains data";
-# takes a quoted ?versionId= in a key for a version.
+# versitygw: cleans paths; lists control characters as U+FFFD; takes a quoted ?versionId= in a key
+# for a version.
 ODD_KEYS: dict[str, dict[str, str]] = {
     "memory": {},
     "moto": {"n\nl": REFUSED},
@@ -49,7 +50,7 @@ ODD_KEYS: dict[str, dict[str, str]] = {
     "versitygw": {
         **dict.fromkeys(["//", ".."], REFUSED),
         **dict.fromkeys([*_POSIX_PATHS, "ctl\x01x", "esc\x1b[0m"], LISTED_OTHERWISE),
-        **dict.fromkeys(["dir/", "a?versionId=null"], NOT_COPIED),
+        "a?versionId=null": NOT_COPIED,
     },
 }
 ODD_KEYS["minio-versioned"] = ODD_KEYS["minio"]

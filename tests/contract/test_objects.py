@@ -2,7 +2,12 @@
 
 import pytest
 
-from csi_s3.errors import NotFoundError, ObjectChangedError, PreconditionFailedError
+from csi_s3.errors import (
+    NotFoundError,
+    ObjectChangedError,
+    PreconditionFailedError,
+    StoreRefusedError,
+)
 
 NOBODY = '"00000000000000000000000000000000"'
 
@@ -143,6 +148,42 @@ async def test_copy_of_a_version_that_was_replaced_fails(subject, store):
         await store.copy(old, "b")
     with pytest.raises(NotFoundError):
         await store.head("b")
+
+
+async def test_copy_of_a_marker_keeps_what_it_has(subject, store):
+    """A marker is put again, not copied: versitygw copies none."""
+    source = await store.put("d/", b"", metadata={"token": "t1"})
+    made = await store.copy(source, "e/")
+    head = await store.head("e/")
+    assert (made.key, made.size, made.etag) == ("e/", 0, head.etag)
+    if subject.server is None:
+        assert store.objects["e/"].metadata == {"token": "t1"}
+    else:
+        assert subject.server.head(f"/{subject.config.bucket}/e/")["x-amz-meta-token"] == "t1"
+        assert "COPY" not in subject.requests
+
+
+async def test_copy_of_what_ends_in_a_slash_and_has_bytes_keeps_them(subject, store):
+    if subject.quirk("a marker holds no bytes"):
+        with pytest.raises(StoreRefusedError):
+            await store.put("d/", b"precious")
+        return
+    source = await store.put("d/", b"precious")
+    await store.copy(source, "e/")
+    assert (await store.read_range("e/", 0, 10)).data == b"precious"
+
+
+async def test_copy_of_a_marker_that_is_gone_or_replaced_makes_none(subject, store):
+    marker = await store.put("d/", b"")
+    if not subject.quirk("a marker holds no bytes"):
+        await store.put("d/", b"precious")
+        with pytest.raises(ObjectChangedError):
+            await store.copy(marker, "e/")
+    await store.delete("d/")
+    with pytest.raises(NotFoundError):
+        await store.copy(marker, "e/")
+    with pytest.raises(NotFoundError):
+        await store.head("e/")
 
 
 async def test_copy_of_nothing_says_so(store):

@@ -113,6 +113,23 @@ async def test_a_copy_keeps_the_storage_class_of_its_source_unless_told(s3):
     assert "x-amz-storage-class" not in s3.seen[1].headers
 
 
+@pytest.mark.parametrize("etag", ['"e"', ""])  # some stores list no ETag
+async def test_a_marker_is_put_again_with_the_headers_and_tags_of_its_version(s3, etag):
+    kept = {"Cache-Control": "no-cache", "x-amz-meta-k": "v", "x-amz-storage-class": "STANDARD_IA"}
+    head = Reply(
+        200, b"", {"ETag": '"e"', "Content-Length": "0", "x-amz-tagging-count": "1", **kept}
+    )
+    tags = b"<Tagging><TagSet><Tag><Key>t</Key><Value>1</Value></Tag></TagSet></Tagging>"
+    s3.replies = [head, Reply(200, tags), PUT]
+    async with open_bucket(s3.config()) as bucket:
+        await bucket.copy(replace(SOURCE, key="d/", size=0, etag=etag), "e/")
+    assert [seen.method for seen in s3.seen] == ["HEAD", "GET", "PUT"]
+    put = s3.seen[-1]
+    assert (put.path, put.headers["x-amz-tagging"]) == ("/bkt/e/", "t=1")
+    assert {name: put.headers[name] for name in kept} == kept
+    assert "x-amz-copy-source" not in put.headers
+
+
 async def test_a_put_carries_its_checksum_and_the_answer_is_held_to_it(s3):
     async with open_bucket(s3.config(), pause=at_once) as bucket:
         s3.rule = lambda _: Reply(200, b"", {"ETag": '"e"', "x-amz-checksum-crc32c": "AAAAAA=="})

@@ -47,7 +47,7 @@ class MountModel(Names, Files):
         old=PLACES,
         new=PATHS,
         at=st.tuples(
-            st.sampled_from(["LIST", "COPY", "DELETE", "DELETE_MANY"]),
+            st.sampled_from(["LIST", "COPY", "PUT", "DELETE", "DELETE_MANY"]),
             st.integers(0, 3),
             st.booleans(),
         ),

@@ -1,5 +1,6 @@
-"""What a store may do otherwise about directories: MinIO, and one that keeps versions."""
+"""What a store may do otherwise about directories: MinIO, one that keeps versions, versitygw."""
 
+import errno
 import re
 import shutil
 import time
@@ -7,15 +8,29 @@ import time
 import pytest
 
 from tests.mount.command import WITHIN_S, names
-from tests.mount.mounted import env, here, minio, mounted, sh
+from tests.mount.mounted import env, errno_of, here, minio, mounted, sh
 from tests.programs.runs import objects
 from tests.servers import VERSIONED
 
 __all__ = ["env", "here", "minio", "mounted"]
 
 pytestmark = pytest.mark.parametrize(
-    "minio", ["minio", VERSIONED], indirect=True, scope="module"
+    "minio", ["minio", VERSIONED, "versitygw"], indirect=True, scope="module"
 )
+LONG = "n" * 247
+SPARK = """
+mkdir -p table/_temporary/0/_temporary/attempt_1 table/_temporary/0/_temporary/attempt_2
+for n in 1 2; do
+    mkdir -p table/_temporary/0/_temporary/attempt_$n/day=$n
+    echo $n > table/_temporary/0/_temporary/attempt_$n/day=$n/part-$n
+    mv table/_temporary/0/_temporary/attempt_$n table/_temporary/0/task_$n
+done
+mv table/_temporary/0/task_1/day=1 table/day=1
+mv table/_temporary/0/task_2/day=2 table/day=2
+rm -r table/_temporary
+touch table/_SUCCESS
+mv table final
+"""
 
 
 def seen(here, mounted):
@@ -29,6 +44,31 @@ def wait_for(what):
     while not what():
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("fill", ["", "echo x > e1/x; mkdir e1/sub; echo y > e1/sub/y; "])
+def test_a_directory_that_mkdir_made_is_renamed(here, mounted, fill):
+    """Promise: rename of a directory works on every store: its marker is put again with the same
+    headers, not copied (versitygw copies none); an object with such a key that has bytes is copied.
+    """
+    sh(f"mkdir e1; {fill} mv e1 e2; test ! -e e1; test -d e2", here)
+    inside = {"e2/x": b"x\n", "e2/sub": None, "e2/sub/y": b"y\n"} if fill else {}
+    assert seen(here, mounted) == {"e2": None, **inside}
+    sh("mkdir e1; mkdir e3; mv -T e2 e3; rmdir e1; rm -r e3", here)
+    assert names(here) == []
+    assert seen(here, mounted) == {}
+
+
+def test_spark_commits_by_renames_of_directories(here, mounted):
+    sh(SPARK, here)
+    assert seen(here, mounted) == {
+        "final": None,
+        **{f"final/day={n}": None for n in (1, 2)},
+        **{f"final/day={n}/part-{n}": b"%d\n" % n for n in (1, 2)},
+        "final/_SUCCESS": b"",
+    }
+    assert sorted(names(here / "final")) == ["_SUCCESS", "day=1", "day=2"]
+    assert names(here) == ["final"]
 
 
 def test_what_rm_r_and_mv_took_away_is_not_there_any_more(here, mounted):
@@ -62,6 +102,31 @@ def test_a_rename_over_a_directory_that_others_emptied(here, mounted):
     (here / "c").rename(here / "a")
     assert (here / "a" / "f").read_bytes() == b"x"
     assert seen(here, mounted) == {"a": None, "a/f": b"x"}
+
+
+def test_a_directory_name_that_the_store_cannot_hold_is_too_long(here, mounted):
+    """Promise: MinIO takes no directory whose name has more than 246 bytes: mkdir and rename give
+    ENAMETOOLONG, and nothing has changed."""
+    if mounted.server.kind == "versitygw":
+        (here / LONG).mkdir()
+        (here / LONG).rename(here / f"{LONG}mmmmmmmm")
+        assert seen(here, mounted) == {f"{LONG}mmmmmmmm": None}
+        return
+    (here / LONG[:-1]).mkdir()
+    (here / "d").mkdir()
+    for n in range(5):
+        (here / "d" / f"{n}").write_bytes(b"x")
+    before = seen(here, mounted)
+    for name in (LONG, f"{LONG}mmmmmmmm"):
+        assert errno_of((here / name).mkdir) == errno.ENAMETOOLONG
+        assert errno_of(lambda name=name: (here / "d").rename(here / name)) == errno.ENAMETOOLONG
+        assert not (here / name).exists()
+        (here / name).write_bytes(b"a file may")
+        (here / name).unlink()
+    assert sorted(names(here)) == ["d", LONG[:-1]]
+    assert len(names(here / "d")) == 5
+    assert seen(here, mounted) == before
+    assert any("at most 246" in str(line["message"]) for line in mounted.log())
 
 
 def test_nothing_deletes_a_version(here, mounted):

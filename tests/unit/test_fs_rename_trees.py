@@ -47,13 +47,13 @@ def beside(keys):
 
 @pytest.mark.parametrize(("files", "lists", "deletes"), [(0, 1, 1), (998, 1, 1), (1500, 2, 2)])
 def test_what_a_directory_of_n_files_costs(mount, files, lists, deletes):
-    """Promise: rename of a directory of N files costs ceil(N/1000) LISTs, N+1 copies and
-    ceil((N+1)/1000) batch deletes."""
+    """Promise: rename of a directory of N files costs ceil(N/1000) LISTs, N copies, HEAD and PUT of
+    the marker, and ceil((N+1)/1000) batch deletes."""
     mount.put("d/")
     for n in range(files):
         mount.put(f"d/{n:04}", b"x")
     mount.lookup("d")
-    with mount.requests(LIST=lists, COPY=files + 1, DELETE_MANY=deletes):
+    with mount.requests(LIST=lists, COPY=files, HEAD=1, PUT=1, DELETE_MANY=deletes):
         mount.run(mount.fs.rename(1, b"d", 1, b"e", may_replace=True))
     assert set(stored(mount)) == {"e/", *(f"e/{n:04}" for n in range(files))}
 

@@ -44,6 +44,17 @@ def fault(status, code="", message="", **headers):
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [("n" * 246, InvalidNameError), ("n" * 247, KeyTooLongError), ("é" * 124, KeyTooLongError)],
+)
+def test_a_name_that_is_too_long_for_minio_is_told_so(name, expected):
+    answer = fault(400, "XMinioInvalidObjectName", "Object name contains unsupported characters.")
+    error = faults.to_error(answer, replace(ASKED, key=f"dir/{name}/"))
+    assert type(error) is expected
+    assert ("at most 246" in error.hint) == (expected is KeyTooLongError)
+
+
+@pytest.mark.parametrize(
     ("status", "code", "expected"),
     [
         (403, "AccessDenied", AccessDeniedError),
