@@ -13,7 +13,7 @@ from csi_s3.errors import (
     NotFoundError,
     VolumeError,
 )
-from csi_s3.fs.directory import Found, Link, Special
+from csi_s3.fs.entries import Found, Link, Special
 from csi_s3.fs.keys import LINK_SUFFIX, MAX_NAME_BYTES, link_name
 from csi_s3.fs.pages import first_below
 from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo, ObjectStore

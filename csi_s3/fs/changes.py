@@ -20,7 +20,7 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.budget import MemoryBudget
-from csi_s3.fs.directory import Special
+from csi_s3.fs.entries import Special
 from csi_s3.fs.handles import FileHandle, Handles
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.moves import Moves

@@ -11,32 +11,14 @@ somebody else's later change).
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum, auto
-from typing import TypeAlias
 
 from csi_s3.errors import VolumeError
+from csi_s3.fs.entries import Entries, Found, Link, Special
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.keys import is_visible, link_name
 from csi_s3.fs.outcome import outcome
 from csi_s3.fs.pages import Pages
 from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
-
-
-class Special(Enum):
-    DIRECTORY = auto()
-    ABSENT = auto()
-    LOCAL = auto()  # exists on this mount only, so far
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A symbolic link; info is that of the object which holds its target."""
-
-    info: ObjectInfo
-
-
-Found: TypeAlias = ObjectInfo | Link | Special
 
 
 class Directory:
@@ -142,10 +124,9 @@ class Listing:
     ) -> None:
         """links: whether `x.rclonelink` is the symbolic link `x`."""
         self.names: list[str] = []
-        self.entries: dict[str, Found] = {}
+        self.entries = Entries(prefix)
         self.hidden: list[str] = []
         self.is_complete = False
-        self._seen: set[str] = set()
         self._store, self._prefix, self._directory = store, prefix, directory
         self._group, self._links = group, links
         self._held: list[tuple[bytes, str, ObjectInfo | Link]] = []
@@ -192,9 +173,7 @@ class Listing:
         self.close()
         self._held.clear()
         self._prefix, self._pages = prefix, Pages(self._store, prefix)
-        for name, found in self.entries.items():
-            if not isinstance(found, Special):
-                self.entries[name] = Special.LOCAL
+        self.entries.moved(prefix)
 
     def _is_relisted(self, page: "asyncio.Task[ListPage | VolumeError]") -> bool:
         return page.cancelled() and self._page is not page
@@ -211,7 +190,7 @@ class Listing:
         was_held = any(h[1] == name for h in self._held)
         self._held = [h for h in self._held if h[1] != name]
         if found is Special.ABSENT:
-            self.entries.pop(name, None)
+            self.entries.remove(name)
         elif add or was_held or name in self.entries:
             self._add(name, found)
 
@@ -279,10 +258,9 @@ class Listing:
         self._held = still
 
     def _add(self, name: str, found: Found) -> None:
-        if name not in self._seen:  # removed and made again: at its old position
-            self._seen.add(name)
+        if not self.entries.was_seen(name):  # removed and made again: at its old position
             self.names.append(name)
-        self.entries[name] = found
+        self.entries.put(name, found)
 
     def _finish(self) -> None:
         for _, name, info in self._held:

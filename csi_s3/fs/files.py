@@ -202,14 +202,14 @@ class Files:
         local = self._tree.directory(above).local.get(text)
         if local is not None:
             fh = await self.open(local.ino, flags)
-            self._inodes.remember(local)
+            self._tree.remember(local)
             return fh, self._tree.attributes(local)
         inode = self._inodes.add(above.ino, text, is_dir=False, info=claimed)
         self.changes.begin(inode, base=claimed, exclusive=exclusive)
         self._tree.entries_changed(above)
         inode.mtime_ns = self._clock.realtime_ns()
         inode.maybe_cached = True
-        self._inodes.remember(inode)
+        self._tree.remember(inode)
         fh = self._handles.add(FileHandle(inode, is_writable=True, is_creator=True))
         return fh, self._tree.attributes(inode)
 
@@ -298,3 +298,4 @@ class Files:
                 handle.reader.close()
         self._patience.close()
         self.changes.close()
+        self._tree.close()

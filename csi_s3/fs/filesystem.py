@@ -26,7 +26,7 @@ from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.claims import put_new
 from csi_s3.fs.copies import Copies
-from csi_s3.fs.directory import Found, Special
+from csi_s3.fs.entries import Found, Special
 from csi_s3.fs.files import Files
 from csi_s3.fs.handles import DirHandle, Handles
 from csi_s3.fs.inodes import ROOT, Inode
@@ -109,6 +109,8 @@ class FileSystem:
         return Usage(
             open_files=len(self._handles),
             inodes=len(self._inodes),
+            inodes_limit=self._tree.inodes_limit,
+            inodes_asked=self._inodes.asked,
             dirty_bytes=sum(w.size for w in writers if w.is_dirty),
             buffers_bytes=self.files.budget.used_bytes,
             buffers_limit_bytes=self.files.budget.total_bytes,
@@ -129,7 +131,7 @@ class FileSystem:
         except InvalidNameError as exc:
             raise NotFoundError(str(exc)) from exc
         inode = await self._tree.lookup(self._inodes.get(parent), text)
-        self._inodes.remember(inode)
+        self._tree.remember(inode)
         return self._tree.attributes(inode)
 
     def forget(self, ino: int, n: int) -> None:
@@ -186,7 +188,8 @@ class FileSystem:
             while at >= len(listing.names):
                 if listing.is_complete:
                     return
-                await listing.more()
+                with self._tree.reading(handle.inode):
+                    await listing.more()
             name = listing.names[at]
             at += 1
             found = listing.entries.get(name)
@@ -208,7 +211,8 @@ class FileSystem:
         if local is not None:
             return local
         if found is Special.LOCAL:  # no more: S3 has it since
-            found = await self._tree.find(parent, name)
+            with self._tree.reading(parent):
+                found = await self._tree.find(parent, name)
         return await self._tree.adopt(parent, name, found)
 
     def _rewind(self, handle: DirHandle) -> None:
@@ -217,10 +221,12 @@ class FileSystem:
         handle.listing = self._tree.list_directory(handle.inode)
         handle.position = 0
 
-    def remember(self, ino: int) -> None:
-        """The kernel took a listed entry, and holds its inode once more."""
-        self._inodes.remember(self._inodes.get(ino))
-        self._tree.evict()
+    def remember(self, ino: int) -> bool:
+        """The kernel took a listed entry, and holds its inode once more.
+
+        False: it holds so many that the answer should end here; there is more to come.
+        """
+        return self._tree.remember(self._inodes.get(ino))
 
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)
@@ -251,7 +257,7 @@ class FileSystem:
         directory.note(text, Special.DIRECTORY)
         for changed in (above, inode):
             self._tree.entries_changed(changed)
-        self._inodes.remember(inode)
+        self._tree.remember(inode)
         return self._tree.attributes(inode)
 
     async def _put_marker(self, key: str) -> None:

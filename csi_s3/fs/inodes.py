@@ -8,10 +8,10 @@ that are below it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from csi_s3.errors import StaleError
+from csi_s3.fs.idle import IdleFiles
 from csi_s3.fs.keys import LINK_SUFFIX, child_key
 from csi_s3.s3.store import ObjectInfo
 
@@ -39,6 +39,7 @@ class Inode:
     is_kept: a directory that exists although S3 may have no key for it.
     is_ours: made through this mount (a directory), so that rmdir needs no allow-delete; such a
         one is not forgotten.
+    was_asked: the kernel was asked to drop its name, and it has not been used since.
     """
 
     ino: int
@@ -58,6 +59,7 @@ class Inode:
     maybe_cached: bool = False
     is_kept: bool = False
     is_ours: bool = False
+    was_asked: bool = False
     writer: "FileWriter | None" = None
     directory: "Directory | None" = None
 
@@ -77,6 +79,11 @@ class Inode:
     def is_open(self) -> bool:
         return bool(self.handles) or self.writer is not None
 
+    @property
+    def is_idle(self) -> bool:
+        """A file that only the kernel's name cache holds."""
+        return bool(self.lookups) and self.is_linked and not (self.is_dir or self.is_open)
+
     def is_version(self, info: ObjectInfo) -> bool:
         return self.info is not None and self.info.etag == info.etag
 
@@ -86,9 +93,13 @@ class Inodes:
 
     Lifetime of an entry: from `add` until nothing refers to it any more (`drop_unused`). Numbers
     are never used twice in a worker's life, so no generation is needed.
+
+    idle: the files that the kernel may be asked to drop. asked: so many of the table it was asked
+    to drop, and has not yet.
     """
 
     def __init__(self, prefix: str) -> None:
+        self.idle, self.asked = IdleFiles(), 0
         self._prefix = prefix
         self._by_number: dict[int, Inode] = {}
         self._by_name: dict[tuple[int, str], Inode] = {}
@@ -162,12 +173,14 @@ class Inodes:
         there = self._by_name.get((parent, name))
         if there is not None and there is not inode:
             self.unlink(there)
+        self.idle.discard(inode)
         before = self._by_number[inode.parent]
         del self._by_name[inode.parent, inode.name]
         self._by_number[parent].children += 1
         inode.parent, inode.name = parent, name
         self._by_name[parent, name] = inode
         before.children -= 1
+        self._used(inode)
         self.drop_unused(before)
 
     def is_below(self, inode: Inode, directory: Inode) -> bool:
@@ -194,6 +207,7 @@ class Inodes:
         """The name is gone, or another's; the inode lives on while it is in use."""
         if not inode.is_linked or inode.ino == ROOT:
             return
+        self.idle.discard(inode)
         inode.is_linked = False
         inode.is_kept = inode.is_ours = False
         if self._by_name.get((inode.parent, inode.name)) is inode:
@@ -201,27 +215,22 @@ class Inodes:
         self.drop_unused(inode)
 
     def drop_unused(self, inode: Inode) -> None:
-        """Forget it, and its parents, if nothing refers to it any more."""
+        """Something that it was used for has ended: forget it, and its parents, if that was all."""
         while not inode.is_in_use and inode.ino in self._by_number:
+            self.idle.discard(inode)
+            self.asked -= inode.was_asked
             del self._by_number[inode.ino]
             if inode.is_linked:
                 del self._by_name[inode.parent, inode.name]
             parent = self._by_number[inode.parent]
             parent.children -= 1
             inode = parent
+        self._used(inode)
 
     def remember(self, inode: Inode) -> None:
         """The kernel was given the inode once more."""
         inode.lookups += 1
-
-    def idle_files(self, n: int) -> list[Inode]:
-        """The oldest n files that only the kernel's name cache holds, for eviction."""
-        idle = (
-            i
-            for i in self._by_number.values()
-            if i.lookups and i.is_linked and not (i.is_dir or i.handles or i.writer is not None)
-        )
-        return list(islice(idle, n))
+        self._used(inode)
 
     def forget(self, ino: int, n: int) -> None:
         """The kernel gives back n of its references."""
@@ -230,3 +239,26 @@ class Inodes:
             return
         inode.lookups = max(0, inode.lookups - n)
         self.drop_unused(inode)
+
+    def ask(self) -> Inode | None:
+        """The idle file that was used longest ago, which the kernel is asked to drop now."""
+        while (inode := self.idle.take()) is not None:
+            if inode.is_idle:
+                inode.was_asked = True
+                self.asked += 1
+                return inode
+        return None  # those that are open come back when they are closed
+
+    def not_asked(self, ino: int) -> None:
+        """The kernel could not be asked for it."""
+        inode = self._by_number.get(ino)
+        if inode is not None:
+            self._used(inode)
+
+    def _used(self, inode: Inode) -> None:
+        self.asked -= inode.was_asked
+        inode.was_asked = False
+        if inode.is_idle:
+            self.idle.add(inode)
+        else:
+            self.idle.discard(inode)

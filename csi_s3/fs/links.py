@@ -15,7 +15,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.claims import put_new
-from csi_s3.fs.directory import Link
+from csi_s3.fs.entries import Link
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.moves import Moves
@@ -57,7 +57,7 @@ class Links:
             info = await self._put(key(), target)
             inode = self._made(above, text, info)
         inode.target, inode.mtime_ns = target, self._clock.realtime_ns()
-        self._tree.inodes.remember(inode)
+        self._tree.remember(inode)
         return self._tree.attributes(inode)
 
     def _made(self, above: Inode, name: str, info: ObjectInfo) -> Inode:

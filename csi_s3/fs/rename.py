@@ -22,7 +22,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.changes import Changes
 from csi_s3.fs.copies import Copies
-from csi_s3.fs.directory import Special
+from csi_s3.fs.entries import Special
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.intents import Intents
 from csi_s3.fs.keys import decode_name

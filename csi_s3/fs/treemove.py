@@ -19,7 +19,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.changes import Changes
 from csi_s3.fs.copies import Copies, TreeCopy
-from csi_s3.fs.directory import Found, Link, Special
+from csi_s3.fs.entries import Found, Link, Special
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.intents import DirectoryRename, Intent, Intents
 from csi_s3.fs.pages import first_below

@@ -108,7 +108,8 @@ class Bridge(pyfuse3.Operations):
                 position = found.position + DOTS
                 if not pyfuse3.readdir_reply(token, found.name, entry(found.attributes), position):
                     return
-                self._fs.remember(found.attributes.ino)
+                if not self._fs.remember(found.attributes.ino):
+                    return
         finally:
             await entries.aclose()
 

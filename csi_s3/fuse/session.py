@@ -14,7 +14,8 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import pyfuse3
@@ -23,11 +24,14 @@ from typing_extensions import override
 
 from csi_s3.aio import blocking
 from csi_s3.errors import MountError
+from csi_s3.fs.eviction import Name
+from csi_s3.fuse.notifier import Notifier
 
 log = logging.getLogger(__name__)
 
 MAX_TASKS = 4096  # writers may wait for memory, and must not keep readers from being served
 INVALIDATE_WITHIN_S = 10.0
+DROP_WITHIN_S = 150.0  # a READDIR, for which a directory is locked, is answered before
 
 # include/uapi/linux/fuse.h: struct fuse_out_header, then struct fuse_init_out
 _FLAGS_AT = 28
@@ -91,6 +95,7 @@ class Session:
         self._options = set(pyfuse3.default_options)
         if only_owner_and_root:
             self._options.add("allow_root")
+        self._notifier: Notifier | None = None
         self._waits = 0
         self._look = select.poll()
         self._is_ended = False
@@ -116,6 +121,8 @@ class Session:
             self._is_ended = True  # `terminate` of a closed session would crash
             pyfuse3.asyncio.wait_readable = self._wait_readable
             kernel_side.close()
+            if self._notifier is not None:
+                self._notifier.close()
             pyfuse3.close(unmount=False)
             if self._fuse_fd >= 0:
                 os.close(self._fuse_fd)
@@ -142,8 +149,21 @@ class Session:
         await blocking(drop, within_s=INVALIDATE_WITHIN_S)
 
     def forget_name(self, parent: int, name: bytes) -> None:
-        """Ask the kernel to drop a name; a thread of pyfuse3's does it."""
+        """Ask the kernel to look a name up again; a thread of pyfuse3's does it."""
         pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)
+
+    async def drop_names(
+        self, names: Sequence[Name], *, is_read: Callable[[int], bool]
+    ) -> Sequence[Name]:
+        """Ask the kernel to drop names that nobody uses; see `Notifier.drop`."""
+        if self._notifier is None:
+            return names
+        drop = partial(self._notifier.drop, names, is_read=is_read)
+        try:
+            return await blocking(drop, within_s=DROP_WITHIN_S)
+        except TimeoutError:
+            log.debug("the kernel keeps a directory locked")
+            return ()
 
     def _relay(self, kernel_side: socket.socket) -> Callable[[int], Coroutine[Any, Any, None]]:
         """A wait_readable whose first two calls hand INIT in and its reply out."""
@@ -167,6 +187,7 @@ class Session:
             os.write(self._fuse_fd, improved(reply))
         except OSError as exc:
             raise MountError(f"the kernel refused the INIT reply: {exc.strerror}") from exc
+        self._notifier = Notifier(self._fuse_fd, self._init_request)
         os.set_blocking(self._fuse_fd, False)
         os.dup2(self._fuse_fd, fd, inheritable=False)
         os.close(self._fuse_fd)

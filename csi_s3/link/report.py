@@ -22,10 +22,15 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What NodeGetVolumeStats and metrics show, as it is now in the worker."""
+    """What NodeGetVolumeStats and metrics show, as it is now in the worker.
+
+    inodes_asked: of inodes, those that the kernel was asked to forget and has not yet.
+    """
 
     open_files: int = 0
     inodes: int = 0
+    inodes_limit: int = 0
+    inodes_asked: int = 0
     dirty_bytes: int = 0
     buffers_bytes: int = 0
     buffers_limit_bytes: int = 0

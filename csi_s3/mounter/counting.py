@@ -26,6 +26,8 @@ def counted(usage: Usage) -> dict[str, Any]:
     """
     metrics.OPEN_FILES.set(usage.open_files)
     metrics.INODES.set(usage.inodes)
+    metrics.INODES_LIMIT.set(usage.inodes_limit)
+    metrics.INODES_ASKED.set(usage.inodes_asked)
     metrics.DIRTY_BYTES.set(usage.dirty_bytes)
     metrics.BUFFERS_BYTES.set(usage.buffers_bytes)
     metrics.BUFFERS_LIMIT_BYTES.set(usage.buffers_limit_bytes)

@@ -97,6 +97,18 @@ INODES = Gauge(
     text="Files and directories that the kernel remembers.",
     source=Source.WORKER,
 )
+INODES_LIMIT = Gauge(
+    "inodes_limit",
+    unit="inodes",
+    text="So many have a share of memory-target; above it the kernel is asked to forget files.",
+    source=Source.WORKER,
+)
+INODES_ASKED = Gauge(
+    "inodes_asked",
+    unit="inodes",
+    text="Files that the kernel was asked to forget and still remembers.",
+    source=Source.WORKER,
+)
 DIRTY_BYTES = Gauge(
     "dirty_bytes",
     unit="bytes",

@@ -36,6 +36,9 @@ class FakeKernel:
     def forget_name(self, parent: int, name: bytes) -> None:
         self.forgotten.append((parent, name))
 
+    async def drop_names(self, names, *, is_read):
+        return ()
+
 
 class FakeClock:
     def __init__(self) -> None:

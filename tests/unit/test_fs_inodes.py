@@ -1,10 +1,9 @@
-"""The inode table: what holds an inode, when it goes, and that a `find` cannot fill the memory."""
+"""The inode table: what holds an inode, and when it goes."""
 
 import pytest
 
 from csi_s3.errors import StaleError
 from csi_s3.fs.inodes import ROOT, Inodes
-from csi_s3.fs.tree import INODE_BYTES, INODES_SHARE
 from tests.unit.fs_mount import mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -70,24 +69,6 @@ def test_the_table_is_empty_when_the_kernel_has_forgotten_all(mount):
     mount.forget_all()
     assert mount.fs.usage().inodes == 1
     assert mount.fs.usage().open_files == 0
-
-
-def test_names_above_their_share_of_memory_are_asked_back_from_the_kernel(mounts):
-    limit = 100
-    mount = mounts(memory_bytes=limit * INODE_BYTES * INODES_SHARE)
-    for n in range(3 * limit):
-        mount.store.put_now(f"{n:04}")
-    mount.store.put_now("open")
-    mount.store.put_now("d/")
-    mount.time.now_s += 2
-    fh = mount.open("open")
-    mount.ls()
-    asked = mount.kernel.forgotten
-    assert len(asked) >= limit
-    assert all(parent == ROOT for parent, _ in asked)
-    names = {name for _, name in asked}
-    assert names <= {b"%04d" % n for n in range(3 * limit)}, "neither directories nor open files"
-    mount.release(fh)
 
 
 def test_usage_counts_what_is_dirty(mount):

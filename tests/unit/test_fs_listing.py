@@ -5,7 +5,7 @@ import pytest
 from csi_s3.errors import (
     StoreUnavailableError,
 )
-from csi_s3.fs.directory import Special
+from csi_s3.fs.entries import Special
 from tests.unit.fs_mount import fail, mount, mounts, paged
 
 __all__ = ["mount", "mounts"]
@@ -110,7 +110,7 @@ def test_a_listed_local_name_whose_file_was_stored_while_it_was_read(mount):
 
     mount.run(complete())
     directory = mount.fs._handles.directory(listing)
-    assert directory.listing.entries["d"] is Special.LOCAL
+    assert directory.listing.entries.get("d") is Special.LOCAL
     mount.close_file(fh)
     directory.position = 0  # another reader of the same listing
     assert mount.run(mount.entries(listing)) == ["d"]

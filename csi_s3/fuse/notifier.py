@@ -1,0 +1,91 @@
+"""What the kernel is asked of our own accord, written to /dev/fuse: to drop names nobody uses.
+
+Since Linux 6.18 it takes many inode numbers at once, locks no directory, and leaves alone what is
+in use (FUSE_NOTIFY_PRUNE). Before, it takes one name at a time and waits for the directory's lock,
+which it holds itself while a READDIR, a look-up or a change of that directory is under way.
+
+pyfuse3 has no FUSE_NOTIFY_PRUNE. Rejected: FUSE_EXPIRE_ONLY, with which the kernel (6.18) asks for
+a name again at its next use, but keeps the inode.
+"""
+
+import fcntl
+import logging
+import os
+import struct
+from collections.abc import Callable, Sequence
+
+from csi_s3.fs.eviction import Name
+
+log = logging.getLogger(__name__)
+
+# include/uapi/linux/fuse.h
+_MINOR_AT = 44  # in an INIT request: struct fuse_in_header, then struct fuse_init_in
+_HEADER = struct.Struct("<IiQ")  # struct fuse_out_header: length, code of a notification, 0
+FUSE_NOTIFY_INVAL_ENTRY = 3
+_ENTRY = struct.Struct("<QII")  # struct fuse_notify_inval_entry_out
+FUSE_NOTIFY_PRUNE = 9
+_PRUNE = struct.Struct("<IIQ")  # struct fuse_notify_prune_out
+PRUNE_SINCE_MINOR = 45
+
+
+def can_prune(init_request: bytes) -> bool:
+    """Whether the kernel that sent this INIT knows FUSE_NOTIFY_PRUNE."""
+    (minor,) = struct.unpack_from("<I", init_request, _MINOR_AT)
+    return bool(minor >= PRUNE_SINCE_MINOR)
+
+
+def prune(inodes: Sequence[int]) -> bytes:
+    body = _PRUNE.pack(len(inodes), 0, 0) + struct.pack(f"<{len(inodes)}Q", *inodes)
+    return _HEADER.pack(_HEADER.size + len(body), FUSE_NOTIFY_PRUNE, 0) + body
+
+
+def invalidate(parent: int, name: bytes) -> bytes:
+    body = _ENTRY.pack(parent, len(name), 0) + name + b"\0"
+    return _HEADER.pack(_HEADER.size + len(body), FUSE_NOTIFY_INVAL_ENTRY, 0) + body
+
+
+class Notifier:
+    """Lifetime: from the INIT reply to `close`. Concurrency: `drop` is called in a thread.
+
+    Its descriptor's number is never given free, so that a thread which comes back late cannot
+    write into another file.
+    """
+
+    def __init__(self, fuse_fd: int, init_request: bytes) -> None:
+        self._fd = fcntl.fcntl(fuse_fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        self._can_prune = can_prune(init_request)
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Let go of the connection; plain code."""
+        self._is_closed = True
+        nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nothing, self._fd, inheritable=False)
+        os.close(nothing)
+
+    def drop(self, names: Sequence[Name], *, is_read: Callable[[int], bool]) -> Sequence[Name]:
+        """Ask for each name; may block. Returns those that it did not ask for.
+
+        These are the names of directories that are being read. A READDIR that is answered without
+        the store, or that we have not seen yet, is waited for.
+        """
+        if self._can_prune:
+            self._write(prune([name.ino for name in names]))
+            return ()
+        left = []
+        for name in names:
+            if is_read(name.parent):
+                left.append(name)
+            else:
+                self._write(invalidate(name.parent, name.name))
+        return left
+
+    def _write(self, notice: bytes) -> None:
+        if self._is_closed:
+            return
+        try:
+            os.write(self._fd, notice)
+        except FileNotFoundError:
+            pass  # the kernel does not hold it
+        except OSError as exc:
+            log.debug("the kernel was asked to drop names: %s", exc)

@@ -1,0 +1,62 @@
+"""The kernel's name cache, for a mount of `fs_mount`: when it drops what it is asked for."""
+
+from collections import Counter
+from collections.abc import Iterator
+from enum import Enum, auto
+
+from csi_s3.fs.eviction import Name
+
+
+class Drops(Enum):
+    AT_ONCE = auto()
+    LATE = auto()  # at `catch_up`
+    NEVER = auto()
+
+
+class NameCache:
+    """Takes the place of `drop_names` and of `held` in a driver.
+
+    asked: how often for each inode. longest: the longest list of names at a time. most: the most
+    inodes that the file system had when it was asked.
+    """
+
+    def __init__(self, mount, drops: Drops) -> None:
+        self.mount, self.drops = mount, drops
+        self.asked: Counter[Name] = Counter()
+        self.longest = self.most = self.calls = self.under_way = 0
+        self._refs: Counter[int] = Counter()
+        self._late: list[Name] = []
+        mount.held, mount.kernel.drop_names = self, self.drop_names
+
+    def append(self, ino: int) -> None:
+        """It was given an inode."""
+        self._refs[ino] += 1
+        self.most = max(self.most, self.mount.fs.usage().inodes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(list(self._refs.elements()))
+
+    async def drop_names(self, names, *, is_read):
+        assert not self.under_way, "one batch at a time"
+        self.calls += 1
+        self.longest = max(self.longest, len(names))
+        left = [name for name in names if is_read(name.parent)]
+        for name in names:
+            if name in left:
+                continue
+            self.asked[name] += 1
+            if self.drops is Drops.AT_ONCE:
+                self._drop(name)
+            elif self.drops is Drops.LATE:
+                self._late.append(name)
+        return left
+
+    def catch_up(self) -> None:
+        late, self._late = self._late, []
+        for name in late:
+            self._drop(name)
+
+    def _drop(self, name: Name) -> None:
+        """One whose look-up is not answered yet is in use."""
+        if references := self._refs.pop(name.ino, 0):
+            self.mount.fs.forget(name.ino, references)

@@ -1,0 +1,89 @@
+"""What is written to /dev/fuse when the kernel is asked to drop names; a pipe is in its place."""
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from csi_s3.fs.eviction import Name
+from csi_s3.fuse.notifier import Notifier, can_prune
+
+NAMES = [Name(1, b"a", 11), Name(2, "\u00e9".encode(), 12), Name(1, b"c", 13)]
+ENTRY, PRUNE = 3, 9  # include/uapi/linux/fuse.h
+
+
+def init(minor: int) -> bytes:
+    return struct.pack("<40xIIII64x", 7, minor, 1 << 17, 0)
+
+
+@pytest.fixture
+def fuse():
+    """Make a notifier of a kernel of that minor version, and the end that reads."""
+    ends = []
+
+    def make(minor: int) -> tuple[Notifier, int]:
+        out, into = os.pipe()
+        os.set_blocking(out, False)
+        notifier = Notifier(into, init(minor))
+        os.close(into)
+        ends.append((out, notifier))
+        return notifier, out
+
+    yield make
+    for out, notifier in ends:
+        notifier.close()
+        os.close(out)
+        os.close(notifier._fd)
+
+
+def notices(out: int) -> list[tuple[int, bytes]]:
+    """Code and body of each."""
+    data, found = os.read(out, 1 << 16), []
+    while data:
+        length, code, unique = struct.unpack_from("<IiQ", data)
+        assert unique == 0, "a notice, not an answer"
+        found.append((code, data[16:length]))
+        data = data[length:]
+    return found
+
+
+def test_a_kernel_that_can_is_given_all_inodes_at_once(fuse):
+    notifier, out = fuse(45)
+    assert notifier.drop(NAMES, is_read=lambda _: True) == ()
+    assert notices(out) == [(PRUNE, struct.pack("<IIQ3Q", 3, 0, 0, 11, 12, 13))]
+
+
+def test_an_older_one_is_asked_for_one_name_after_the_other_but_not_where_it_reads(fuse):
+    notifier, out = fuse(44)
+    assert notifier.drop(NAMES, is_read=lambda directory: directory == 2) == [NAMES[1]]
+    assert notices(out) == [
+        (ENTRY, struct.pack("<QII", 1, 1, 0) + b"a\0"),
+        (ENTRY, struct.pack("<QII", 1, 1, 0) + b"c\0"),
+    ]
+    notifier.drop([NAMES[1]], is_read=lambda _: False)
+    assert notices(out) == [(ENTRY, struct.pack("<QII", 2, 2, 0) + b"\xc3\xa9\0")]
+
+
+@pytest.mark.parametrize("minor", [44, 45])
+def test_after_the_end_nothing_is_written_and_the_number_stays_taken(fuse, minor):
+    notifier, out = fuse(minor)
+    notifier.close()
+    notifier.drop(NAMES, is_read=lambda _: False)
+    assert os.read(out, 100) == b"", "the connection was let go of"
+    assert os.fstat(notifier._fd).st_rdev == Path(os.devnull).stat().st_rdev
+
+
+@pytest.mark.parametrize("minor", [44, 45])
+def test_a_kernel_that_is_gone_is_no_error(minor):
+    out, into = os.pipe()
+    notifier = Notifier(into, init(minor))
+    os.close(into)
+    os.close(out)
+    notifier.drop(NAMES, is_read=lambda _: False)
+    notifier.close()
+    os.close(notifier._fd)
+
+
+def test_the_version_is_that_of_the_init_request():
+    assert [can_prune(init(minor)) for minor in (31, 44, 45, 46)] == [False, False, True, True]
