@@ -71,10 +71,11 @@ class Files:
     async def open(self, ino: int, flags: int) -> int:
         """Open a file; asks S3 for its version, and the answer brings the first bytes along.
 
-        The kernel may keep the pages it has: pages of another version are gone when this returns.
+        The kernel may keep the pages it has: pages of another version are gone when this returns,
+        and the size it knows is that of the version that is opened.
 
         Raises:
-            StaleError: another version is there and handles are open; look the name up again.
+            StaleError: another version is there than the kernel knows; look the name up again.
             NotPermittedError: an existing object is to be changed, without allow-overwrite.
 
         """
@@ -83,16 +84,16 @@ class Files:
             raise IsDirectoryError(f"{inode.name}: is a directory")
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             return await self._open_to_write(inode, flags)
+        renewed = inode.renewed
+        self._tree.sizes.check(inode, renewed)
         if inode.writer is not None:
             return self._handles.add(FileHandle(inode))
-        reader = None if self._tree.is_fresh(inode) else await self._ask_to_read(inode)
+        is_fresh = self._tree.is_fresh(inode)
+        answer = None if is_fresh else await self._ask_to_open(inode, with_bytes=True)
+        self._tree.sizes.check(inode, renewed)
+        reader = None if answer is None else self._reader(*answer)
         inode.maybe_cached = True
         return self._handles.add(FileHandle(inode, reader=reader))
-
-    async def _ask_to_read(self, inode: Inode) -> Reader | None:
-        """A reader of the first bytes, for the version that the inode stands for now."""
-        answer = await self._ask_to_open(inode, with_bytes=True)
-        return None if answer is None else self._reader(*answer)
 
     async def _ask_to_open(
         self, inode: Inode, *, with_bytes: bool
@@ -152,16 +153,21 @@ class Files:
         )
 
     async def _open_to_write(self, inode: Inode, flags: int) -> int:
-        changes = self.changes
-        if not flags & os.O_TRUNC:
+        changes, renewed = self.changes, inode.renewed
+        is_kept = not flags & os.O_TRUNC
+        if is_kept:
+            self._tree.sizes.check(inode, renewed)
             await self._ask_to_change(inode)
         async with self._tree.versions.hold(inode.ino):
             changes.check(inode, "opening it for writing")
+            if is_kept:
+                self._tree.sizes.check(inode, renewed)
             if inode.writer is None:
-                changes.begin(inode, base=None if flags & os.O_TRUNC else inode.info)
+                changes.begin(inode, base=inode.info if is_kept else None)
                 inode.maybe_cached = True  # the kernel keeps the pages that it writes
-            elif flags & os.O_TRUNC:
+            elif not is_kept:
                 await inode.writer.reset()
+            inode.is_told = True  # O_TRUNC: the kernel makes the size 0 itself
             return self._handles.add(FileHandle(inode, is_writable=True))
 
     async def _ask_to_change(self, inode: Inode) -> None:
@@ -208,7 +214,7 @@ class Files:
         self.changes.begin(inode, base=claimed, exclusive=exclusive)
         self._tree.entries_changed(above)
         inode.mtime_ns = self._clock.realtime_ns()
-        inode.maybe_cached = True
+        inode.maybe_cached = inode.is_told = True
         self._tree.remember(inode)
         fh = self._handles.add(FileHandle(inode, is_writable=True, is_creator=True))
         return fh, self._tree.attributes(inode)

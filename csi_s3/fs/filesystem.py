@@ -5,9 +5,9 @@ docs/semantics.md; this module decides about names, `files` about bytes; `tree` 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -130,17 +130,20 @@ class FileSystem:
             text = decode_name(name)
         except InvalidNameError as exc:
             raise NotFoundError(str(exc)) from exc
+        began = self._tree.sizes.now
         inode = await self._tree.lookup(self._inodes.get(parent), text)
         self._tree.remember(inode)
+        self._tree.sizes.told(inode, began=began)
         return self._tree.attributes(inode)
 
     def forget(self, ino: int, n: int) -> None:
         self._inodes.forget(ino, n)
 
     async def getattr(self, ino: int) -> Attributes:
-        inode = self._inodes.get(ino)
-        await self._tree.refresh(inode)
-        return self._tree.attributes(inode)
+        inode, began = self._inodes.get(ino), self._tree.sizes.now
+        ttl_s = await self._tree.refresh(inode)
+        self._tree.sizes.told(inode, began=began)
+        return replace(self._tree.attributes(inode), ttl_s=ttl_s)
 
     async def setattr(
         self,
@@ -163,6 +166,7 @@ class FileSystem:
             inode.mtime_ns = mtime_ns
         if atime_ns is not None:
             inode.atime_ns = atime_ns
+        inode.is_told = True  # the kernel takes these attributes whatever came meanwhile
         return self._tree.attributes(inode)
 
     async def opendir(self, ino: int) -> int:
@@ -178,7 +182,7 @@ class FileSystem:
     async def readdir(self, fh: int, start: int) -> AsyncGenerator[DirEntry, None]:
         """Entries from a position on (0: the beginning), without `.` and `..`: see `dots`.
 
-        The caller calls `remember` for each that it passed on.
+        The caller calls `remember` for each that it passed on, and `told` once it has answered.
         """
         handle = self._handles.directory(fh)
         if start == 0 and handle.position > 0:
@@ -227,6 +231,16 @@ class FileSystem:
         False: it holds so many that the answer should end here; there is more to come.
         """
         return self._tree.remember(self._inodes.get(ino))
+
+    @property
+    def now(self) -> int:
+        """When a request begins, for `told`."""
+        return self._tree.sizes.now
+
+    def told(self, inos: Iterable[int], *, began: int) -> None:
+        """The attributes of listed entries were the answer to a request, as `Sizes.told`."""
+        for ino in inos:
+            self._tree.sizes.told(self._inodes.get(ino), began=began)
 
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)

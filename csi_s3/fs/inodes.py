@@ -34,6 +34,8 @@ class Inode:
     fresh_until: on the monotonic clock; until then `metadata-ttl` lets info answer without S3.
     is_linked: False once its name is gone or stands for another inode.
     maybe_cached: the kernel may hold pages of it.
+    is_told: the kernel was told the size of this version, or has made it what it is.
+    renewed: by the tree's count, when another version was taken over; 0: never.
     writer: set while the file is being changed through this mount.
     directory: what is known of a directory's names beyond S3's answers; made at first need.
     is_kept: a directory that exists although S3 may have no key for it.
@@ -57,6 +59,8 @@ class Inode:
     children: int = 0
     is_linked: bool = True
     maybe_cached: bool = False
+    is_told: bool = False
+    renewed: int = 0
     is_kept: bool = False
     is_ours: bool = False
     was_asked: bool = False

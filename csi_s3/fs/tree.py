@@ -35,6 +35,7 @@ from csi_s3.fs.keys import (
     is_visible,
     link_name,
 )
+from csi_s3.fs.sizes import AttributesCache, Sizes
 from csi_s3.obs import metrics
 from csi_s3.s3.store import ObjectInfo, ObjectStore
 
@@ -45,7 +46,7 @@ INODES_SHARE = 4  # of the memory budget; buffers have a budget of their own
 _CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; the time module does not name it
 
 
-class Kernel(Protocol):
+class Kernel(AttributesCache, Protocol):
     """What the file system may ask of the kernel; `fuse.session` is the real one."""
 
     async def invalidate_inode(self, ino: int) -> None:
@@ -108,6 +109,7 @@ class Tree:
         self._eviction = Eviction(self.inodes, kernel, group, limit=self.inodes_limit)
         self._snapshots: deque[tuple[float, Directory, Listing, int]] = deque()
         self._snapshot_names = 0
+        self.sizes = Sizes(kernel)
 
     # names
 
@@ -132,7 +134,7 @@ class Tree:
         if not is_visible(name):
             raise NotFoundError(f"{name!r} cannot be shown")
         present = self.inodes.child(parent.ino, name)
-        if present is not None and self.is_fresh(present):
+        if present is not None and (self.is_fresh(present) or self.untold_for_s(present) > 0):
             return present
         found = directory.from_snapshot(name, self._clock.monotonic_s())
         if found is None or found is Special.LOCAL:
@@ -202,6 +204,12 @@ class Tree:
             and self._clock.monotonic_s() < inode.fresh_until
         )
 
+    def untold_for_s(self, inode: Inode) -> float:
+        """For so long a version that the kernel was not told of answers it without a request."""
+        if inode.is_told or inode.is_dir:
+            return 0.0
+        return max(0.0, inode.fresh_until - self._clock.monotonic_s())
+
     async def renew(self, inode: Inode, info: ObjectInfo) -> bool:
         """Let a file's inode stand for this version; False if it cannot, because handles are open.
 
@@ -231,6 +239,7 @@ class Tree:
         inode.info, inode.maybe_cached = info, False
         inode.mtime_ns = inode.atime_ns = None
         inode.target = None
+        self.sizes.renewed(inode)
         return True
 
     def _check_key(self, inode: Inode, info: ObjectInfo) -> None:
@@ -359,28 +368,35 @@ class Tree:
 
     # attributes
 
-    async def refresh(self, inode: Inode) -> None:
+    async def refresh(self, inode: Inode) -> float:
         """Ask S3 again about a file that nobody holds open.
+
+        Returns for how many seconds its attributes may be believed.
 
         Raises:
             NotFoundError: it is gone, or a directory has its name now.
 
         """
+        ttl_s = self._config.metadata_ttl_s
         if inode.is_dir or not inode.is_linked or inode.handles or inode.writer is not None:
-            return  # an open file is the version that was opened; a held directory stays
+            return ttl_s  # an open file is the version that was opened; a held directory stays
         if self.is_fresh(inode):
-            return
+            return ttl_s
+        left_s = self.untold_for_s(inode)
+        if left_s > 0:
+            return left_s
         parent = self.inodes.get(inode.parent)
         fresh = self.directory(parent).from_snapshot(inode.name, self._clock.monotonic_s())
         key = self.inodes.key(inode)
         info = _info(inode, fresh) or _info(inode, await self.find(parent, inode.name))
         if self.inodes.key(inode) != key:
-            return  # renamed meanwhile, by us
+            return ttl_s  # renamed meanwhile, by us
         if info is None or not await self.renew(inode, info):
             if inode.writer is not None or inode.handles:
-                return  # opened meanwhile
+                return ttl_s  # opened meanwhile
             self.inodes.unlink(inode)
             raise NotFoundError(f"{inode.name!r} is gone")
+        return ttl_s
 
     def attributes(self, inode: Inode) -> Attributes:
         return attributes(inode, self._config, mounted_ns=self._mounted_ns)

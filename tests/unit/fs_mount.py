@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from csi_s3.config.volume import TreeConfig
+from csi_s3.errors import StaleError
 from csi_s3.fs.attributes import Attributes
 from csi_s3.s3.memory import MemoryStore, _open
 from csi_s3.s3.store import ListPage
@@ -109,7 +110,19 @@ class Mount(Driver):
         return fh
 
     def open(self, path: str, flags: int = os.O_RDONLY) -> int:
-        return self.run(self.fs.files.open(self.ino(path), flags))
+        """ESTALE has the kernel look the path up once more, and open what is there then."""
+        try:
+            return self.run(self.fs.files.open(self.ino(path), flags))
+        except StaleError:
+            return self.run(self.fs.files.open(self.ino(path), flags))
+
+    async def opened(self, ino: int, flags: int = os.O_RDONLY) -> int:
+        """As the kernel opens a file that is a mount point: after ESTALE it asks for attributes."""
+        try:
+            return await self.fs.files.open(ino, flags)
+        except StaleError:
+            await self.fs.getattr(ino)
+            return await self.fs.files.open(ino, flags)
 
     def read(self, fh: int, offset: int = 0, length: int = 1 << 20) -> bytes:
         return bytes(self.run(self.fs.files.read(fh, offset, length)))

@@ -1,6 +1,5 @@
 """What a reader fetches: no byte twice in a stream, at random what is asked, parts in parallel."""
 
-import os
 import random
 from array import array
 from functools import cache
@@ -167,6 +166,6 @@ def test_a_file_that_grew_since_it_was_looked_up_is_read_whole(mount):
     ino = mount.ino("f")
     data = pattern(3 * MIB)
     mount.put("f", data)
-    fh = mount.run(mount.fs.files.open(ino, os.O_RDONLY))
+    fh = mount.run(mount.opened(ino))
     assert mount.read(fh, 0, 3 * MIB) == data
     mount.release(fh)

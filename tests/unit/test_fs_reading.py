@@ -45,15 +45,15 @@ def test_open_does_not_ask_while_a_metadata_ttl_set_by_hand_lasts(mounts):
     mount = mounts(metadata_ttl_s=60, metadata_ttl_by_hand=True)
     mount.put("f", b"old")
     ino = mount.ino("f")
-    mount.release(mount.run(mount.fs.files.open(ino, os.O_RDONLY)))
+    mount.release(mount.run(mount.opened(ino)))
     mount.put("f", b"newer")
     with mount.requests():
-        fh = mount.run(mount.fs.files.open(ino, os.O_RDONLY))
+        fh = mount.run(mount.opened(ino))
         assert mount.run(mount.fs.getattr(ino)).size == 3
     mount.release(fh)
     mount.time.now_s += 61
     with mount.requests(HEAD=1):
-        mount.release(mount.run(mount.fs.files.open(ino, os.O_RDONLY)))
+        mount.release(mount.run(mount.opened(ino)))
     assert mount.stat("f").size == 5
 
 
@@ -73,7 +73,7 @@ def test_another_version_is_dropped_from_the_page_cache_before_open_answers(moun
     mount.cat("f")
     ino = mount.ino("f")
     mount.put("f", b"new")
-    fh = mount.run(mount.fs.files.open(ino, os.O_RDONLY))
+    fh = mount.run(mount.opened(ino))
     assert mount.kernel.dropped == [ino]
     assert mount.read(fh) == b"new"
     mount.release(fh)
@@ -98,7 +98,7 @@ def test_no_open_of_the_new_version_answers_before_the_old_pages_are_gone(mount)
     ino = mount.ino("f")
     mount.put("f", b"new")
     release = slow_kernel(mount)
-    opens = [mount.start(mount.fs.files.open(ino, os.O_RDONLY)) for _ in range(3)]
+    opens = [mount.start(mount.opened(ino)) for _ in range(3)]
     mount.settle()
     assert [task.done() for task in opens] == [False] * 3
     release.set()
@@ -113,13 +113,13 @@ def test_an_open_cancelled_while_pages_are_dropped_leaves_it_to_the_next(mount):
     ino = mount.ino("f")
     mount.put("f", b"new")
     release = slow_kernel(mount)
-    first = mount.start(mount.fs.files.open(ino, os.O_RDONLY))
+    first = mount.start(mount.opened(ino))
     mount.settle()
     first.cancel()
     release.set()
     with pytest.raises(asyncio.CancelledError):
         mount.wait(first)
-    fh = mount.run(mount.fs.files.open(ino, os.O_RDONLY))
+    fh = mount.run(mount.opened(ino))
     assert mount.kernel.dropped == [ino]
     assert mount.read(fh) == b"new"
     mount.release(fh)
@@ -132,7 +132,7 @@ def test_pages_of_a_rewrite_are_dropped_when_somebody_else_replaces_it(mount):
     ino = mount.ino("f")
     assert mount.kernel.dropped == []
     mount.put("f", b"them")
-    fh = mount.run(mount.fs.files.open(ino, os.O_RDONLY))
+    fh = mount.run(mount.opened(ino))
     assert mount.kernel.dropped == [ino]
     mount.release(fh)
 
