@@ -33,6 +33,7 @@ class Directory:
         self._sequence = 0
         self._observers = 0
         self._changed: dict[str, tuple[int, Found]] = {}
+        self._learned: dict[str, tuple[int, ObjectInfo]] = {}
 
     def begin(self) -> int:
         """A question to S3 starts; returns when, for `changed_since`. `end` must follow."""
@@ -44,6 +45,8 @@ class Directory:
         self._observers -= 1
         if self._observers == 0:
             self._changed.clear()
+        if not any(x.is_asking for x in self.listings):
+            self._learned.clear()
 
     @contextmanager
     def observe(self) -> Iterator[int]:
@@ -58,6 +61,11 @@ class Directory:
         sequence, found = self._changed.get(name, (0, Special.ABSENT))
         return found if sequence > began else None
 
+    def learned_since(self, began: int, name: str) -> ObjectInfo | None:
+        """The version that S3 told of in an answer after that, while a page was under way."""
+        sequence, info = self._learned.get(name, (0, None))
+        return info if sequence > began else None
+
     def note(self, name: str, found: Found) -> None:
         """We changed the name, and S3 has taken the change (or the name is local)."""
         self._sequence += 1
@@ -66,7 +74,10 @@ class Directory:
         self.learn(name, found, add=True)
 
     def learn(self, name: str, found: Found, *, add: bool = False) -> None:
-        """S3 told something newer about a name than merged listings may hold."""
+        """S3 told something newer about a name than merged listings may hold, or pages to come."""
+        if isinstance(found, ObjectInfo) and any(x.is_asking for x in self.listings):
+            self._sequence += 1
+            self._learned[name] = self._sequence, found
         for listing in {id(x): x for x in (*self.listings, self._snapshot) if x}.values():
             listing.correct(name, found, add=add)
 
@@ -168,6 +179,10 @@ class Listing:
         else:
             self._start()
 
+    @property
+    def is_asking(self) -> bool:
+        return self._page is not None
+
     def moved(self, prefix: str) -> None:
         """The directory was renamed: what is to come is listed anew, known names are asked for."""
         self.close()
@@ -228,7 +243,7 @@ class Listing:
             self.hidden.append(info.key)
             return
         if link is None:
-            self._hold(name, info)
+            self._hold(name, self._directory.learned_since(self._began, name) or info)
         elif all(h[1] != name for h in self._held):
             self._hold(name, Link(info))
 

@@ -206,9 +206,8 @@ class Tree:
 
     def untold_for_s(self, inode: Inode) -> float:
         """For so long a version that the kernel was not told of answers it without a request."""
-        if inode.is_told or inode.is_dir:
-            return 0.0
-        return max(0.0, inode.fresh_until - self._clock.monotonic_s())
+        left_s = inode.fresh_until - self._clock.monotonic_s()
+        return 0.0 if inode.is_told or inode.is_dir else max(0.0, left_s)
 
     async def renew(self, inode: Inode, info: ObjectInfo) -> bool:
         """Let a file's inode stand for this version; False if it cannot, because handles are open.
@@ -224,9 +223,11 @@ class Tree:
         if inode.is_version(info) and not self.versions.busy(inode.ino):
             inode.info = info
             return True
+        renewed = inode.renewed
         async with self.versions.hold(inode.ino):
             self._check_key(inode, info)
-            return await self.renew_held(inode, info)
+            is_newer = inode.renewed != renewed  # by another answer; this one may be older
+            return is_newer or await self.renew_held(inode, info)
 
     async def renew_held(self, inode: Inode, info: ObjectInfo) -> bool:
         """As `renew`, for a caller who holds the inode's version."""
@@ -382,8 +383,7 @@ class Tree:
             return ttl_s  # an open file is the version that was opened; a held directory stays
         if self.is_fresh(inode):
             return ttl_s
-        left_s = self.untold_for_s(inode)
-        if left_s > 0:
+        if (left_s := self.untold_for_s(inode)) > 0:
             return left_s
         parent = self.inodes.get(inode.parent)
         fresh = self.directory(parent).from_snapshot(inode.name, self._clock.monotonic_s())

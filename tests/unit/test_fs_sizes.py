@@ -133,3 +133,22 @@ def test_a_truncation_by_path_tells_the_kernel_the_size(mount):
     mount.run(mount.fs.setattr(ino, size=4))
     assert mount.data("f") == b"much"
     assert not is_stale(mount, opening(mount, ino))
+
+
+def test_a_page_of_a_listing_that_was_asked_for_before_brings_no_older_version_back(mount):
+    for name in ("e", "f"):
+        mount.put(name, b"old")
+    ino = mount.ino("f")
+    held = Held(mount.store, "LIST", after=True)
+    fh = mount.run(mount.fs.opendir(1))
+    listing = mount.start(mount.entries(fh))
+    mount.settle()
+    mount.store.put_now("f", b"newer")
+    assert is_stale(mount, opening(mount, ino))
+    mount.run(mount.fs.getattr(ino))
+    mount.store_works()
+    held.let_go()
+    assert mount.wait(listing) == ["e", "f"]
+    assert mount.run(mount.fs.getattr(ino)).size == 5
+    mount.fs.releasedir(fh)
+    assert not is_stale(mount, opening(mount, ino))
