@@ -285,3 +285,10 @@ class Listing:
             if name not in self.entries:
                 self._add(name, Special.LOCAL)
         self.is_complete = True
+
+
+def info_of(inode: Inode, found: Found | None) -> ObjectInfo | None:
+    """The version found of a file or symbolic link, if it still is that kind of thing."""
+    if inode.is_link:
+        return found.info if isinstance(found, Link) else None
+    return found if isinstance(found, ObjectInfo) else None

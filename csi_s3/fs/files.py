@@ -104,7 +104,7 @@ class Files:
             StaleError: another version is there and handles are open; or it is gone.
 
         """
-        key = self._inodes.key(inode)
+        key, asked = self._inodes.key(inode), self._tree.sizes.now
         if not inode.is_linked:
             raise StaleError(f"{key}: replaced or removed")
         directory = self._tree.directory(self._inodes.get(inode.parent))
@@ -118,14 +118,14 @@ class Files:
         if self._inodes.key(inode) != key:
             return await self._ask_to_open(inode, with_bytes=with_bytes)  # renamed meanwhile
         if changed is None:
-            directory.learn(inode.name, info)
+            self._tree.learn(self._inodes.get(inode.parent), inode.name, info, asked=asked)
         elif isinstance(changed, ObjectInfo):
             info, first = changed, b""  # written through this mount meanwhile
         elif inode.writer is not None:
             return None
         else:
             raise StaleError(f"{key}: removed meanwhile")
-        if not await self._tree.renew(inode, info):
+        if not await self._tree.renew(inode, info, began=asked):
             if inode.writer is not None:
                 return None  # opened for writing meanwhile: its bytes are the file
             raise StaleError(f"{key}: another version is in S3 while this one is open")

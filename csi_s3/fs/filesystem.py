@@ -211,13 +211,13 @@ class FileSystem:
                 self._inodes.drop_unused(inode)
 
     async def _listed(self, parent: Inode, name: str, found: Found) -> Inode:
-        local = self._tree.directory(parent).local.get(name)
+        local, began = self._tree.directory(parent).local.get(name), self._tree.sizes.now
         if local is not None:
             return local
         if found is Special.LOCAL:  # no more: S3 has it since
             with self._tree.reading(parent):
                 found = await self._tree.find(parent, name)
-        return await self._tree.adopt(parent, name, found)
+        return await self._tree.adopt(parent, name, found, began=began)
 
     def _rewind(self, handle: DirHandle) -> None:
         """rewinddir: what is read from now on is as of now."""

@@ -47,6 +47,10 @@ class Sizes:
         if inode.renewed <= began:
             inode.is_told = True
 
+    def untold_for_s(self, inode: Inode, now_s: float) -> float:
+        """For so long a version that the kernel was not told of answers it without a request."""
+        return 0.0 if inode.is_told or inode.is_dir else max(0.0, inode.fresh_until - now_s)
+
     def check(self, inode: Inode, renewed: int) -> None:
         """Whether the kernel had the size of the inode's version when it sent an OPEN.
 

@@ -23,7 +23,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.asking import Asking
 from csi_s3.fs.attributes import Attributes, attributes
-from csi_s3.fs.directory import Directory, Listing
+from csi_s3.fs.directory import Directory, Listing, info_of
 from csi_s3.fs.entries import Found, Link, Special
 from csi_s3.fs.eviction import Eviction, Name
 from csi_s3.fs.inodes import ROOT, Inode, Inodes
@@ -133,19 +133,21 @@ class Tree:
             return local
         if not is_visible(name):
             raise NotFoundError(f"{name!r} cannot be shown")
-        present = self.inodes.child(parent.ino, name)
-        if present is not None and (self.is_fresh(present) or self.untold_for_s(present) > 0):
+        present, now_s = self.inodes.child(parent.ino, name), self._clock.monotonic_s()
+        if present is not None and (
+            self.is_fresh(present) or self.sizes.untold_for_s(present, now_s) > 0
+        ):
             return present
-        found = directory.from_snapshot(name, self._clock.monotonic_s())
+        found, began = directory.from_snapshot(name, now_s), self.sizes.now
         if found is None or found is Special.LOCAL:
             found = await self.find(parent, name)
-        return await self.adopt(parent, name, found)
+        return await self.adopt(parent, name, found, began=began)
 
     async def find(self, parent: Inode, name: str) -> Found:
         """Ask S3 what a name stands for; what we did to it meanwhile wins."""
         directory = self.directory(parent)
         key = child_key(self.inodes.key(parent), name, is_dir=False)
-        known = self.inodes.child(parent.ino, name)
+        known, asked = self.inodes.child(parent.ino, name), self.sizes.now
         with directory.observe() as began:
             found = await self._asking.ask(key, link_last=known is not None and not known.is_link)
             changed = directory.changed_since(began, name)
@@ -153,11 +155,19 @@ class Tree:
             return changed
         if child_key(self.inodes.key(parent), name, is_dir=False) != key:
             return await self.find(parent, name)  # the directory was renamed meanwhile
-        directory.learn(name, found)
+        self.learn(parent, name, found, asked=asked)
         return found
 
-    async def adopt(self, parent: Inode, name: str, found: Found) -> Inode:
+    def learn(self, parent: Inode, name: str, found: Found, *, asked: int) -> None:
+        """Correct what listings hold, unless a newer answer came since this was asked for."""
+        known = self.inodes.child(parent.ino, name)
+        if known is None or known.renewed <= asked:
+            self.directory(parent).learn(name, found)
+
+    async def adopt(self, parent: Inode, name: str, found: Found, *, began: int) -> Inode:
         """The inode that stands for what was found: the present one, changed or not, or a new one.
+
+        began: as `renew`.
 
         Raises:
             NotFoundError: nothing was found.
@@ -179,7 +189,7 @@ class Tree:
         if (
             present is None
             or (present.is_dir, present.is_link) != (False, is_link)
-            or not await self.renew(present, info)
+            or not await self.renew(present, info, began=began)
         ):
             return self.inodes.add(parent.ino, name, is_dir=False, is_link=is_link, info=info)
         return present
@@ -204,30 +214,27 @@ class Tree:
             and self._clock.monotonic_s() < inode.fresh_until
         )
 
-    def untold_for_s(self, inode: Inode) -> float:
-        """For so long a version that the kernel was not told of answers it without a request."""
-        left_s = inode.fresh_until - self._clock.monotonic_s()
-        return 0.0 if inode.is_told or inode.is_dir else max(0.0, left_s)
-
-    async def renew(self, inode: Inode, info: ObjectInfo) -> bool:
+    async def renew(self, inode: Inode, info: ObjectInfo, *, began: int) -> bool:
         """Let a file's inode stand for this version; False if it cannot, because handles are open.
 
         The kernel's pages of another version are gone when this returns.
+        began: `sizes.now` when S3 was asked. A version that was taken over since may be newer, and
+            stays.
 
         Raises:
             StaleError: the inode was given another key since that version was asked for.
 
         """
         self._check_key(inode, info)
+        if inode.renewed > began:
+            return True
         inode.fresh_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
         if inode.is_version(info) and not self.versions.busy(inode.ino):
             inode.info = info
             return True
-        renewed = inode.renewed
         async with self.versions.hold(inode.ino):
             self._check_key(inode, info)
-            is_newer = inode.renewed != renewed  # by another answer; this one may be older
-            return is_newer or await self.renew_held(inode, info)
+            return inode.renewed > began or await self.renew_held(inode, info)
 
     async def renew_held(self, inode: Inode, info: ObjectInfo) -> bool:
         """As `renew`, for a caller who holds the inode's version."""
@@ -383,15 +390,15 @@ class Tree:
             return ttl_s  # an open file is the version that was opened; a held directory stays
         if self.is_fresh(inode):
             return ttl_s
-        if (left_s := self.untold_for_s(inode)) > 0:
+        if (left_s := self.sizes.untold_for_s(inode, self._clock.monotonic_s())) > 0:
             return left_s
         parent = self.inodes.get(inode.parent)
         fresh = self.directory(parent).from_snapshot(inode.name, self._clock.monotonic_s())
-        key = self.inodes.key(inode)
-        info = _info(inode, fresh) or _info(inode, await self.find(parent, inode.name))
+        key, began = self.inodes.key(inode), self.sizes.now
+        info = info_of(inode, fresh) or info_of(inode, await self.find(parent, inode.name))
         if self.inodes.key(inode) != key:
             return ttl_s  # renamed meanwhile, by us
-        if info is None or not await self.renew(inode, info):
+        if info is None or not await self.renew(inode, info, began=began):
             if inode.writer is not None or inode.handles:
                 return ttl_s  # opened meanwhile
             self.inodes.unlink(inode)
@@ -407,10 +414,3 @@ class Tree:
         Python's import system lists a directory anew only when its time has changed.
         """
         directory.mtime_ns = self._clock.realtime_ns()
-
-
-def _info(inode: Inode, found: Found | None) -> ObjectInfo | None:
-    """The version found of a file or symbolic link, if it still is that kind of thing."""
-    if inode.is_link:
-        return found.info if isinstance(found, Link) else None
-    return found if isinstance(found, ObjectInfo) else None

@@ -274,7 +274,10 @@ def play(this: Round, here: Path, there: Path, stored: Callable[[], bytes | None
 def _play(this: Round, here: Path, there: Path, stored: Callable[[], bytes | None]) -> str | None:
     this.look(here)
     now = this.change(there, OLD)
-    got, then = this.use(here, now)
+    try:
+        got, then = this.use(here, now)
+    except OSError as exc:
+        return f"{this}: {exc}"
     if got != now:
         return f"{this}: read {got[:50]!r} ({len(got)}), not {now[:50]!r} ({len(now)})"
     left = stored()

@@ -152,3 +152,22 @@ def test_a_page_of_a_listing_that_was_asked_for_before_brings_no_older_version_b
     assert mount.run(mount.fs.getattr(ino)).size == 5
     mount.fs.releasedir(fh)
     assert not is_stale(mount, opening(mount, ino))
+
+
+@pytest.mark.parametrize("look", ["lookup", "getattr"])
+def test_an_answer_to_a_question_that_began_before_brings_no_older_version_back(mount, look):
+    """A look-up's HEAD is answered at once, and its LIST late."""
+    mount.put("f", b"old")
+    ino = mount.ino("f")
+    held = Held(mount.store, "LIST")
+    task = mount.start(mount.fs.lookup(1, b"f") if look == "lookup" else mount.fs.getattr(ino))
+    mount.settle()
+    mount.store.put_now("f", b"newer")
+    assert is_stale(mount, opening(mount, ino))
+    mount.run(mount.fs.getattr(ino))
+    mount.store_works()
+    held.let_go()
+    assert mount.wait(task).size == 5
+    if look == "lookup":
+        mount.held.append(ino)
+    assert not is_stale(mount, opening(mount, ino))
