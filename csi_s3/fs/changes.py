@@ -20,6 +20,7 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.budget import MemoryBudget
+from csi_s3.fs.clock import Clock
 from csi_s3.fs.entries import Special
 from csi_s3.fs.handles import FileHandle, Handles
 from csi_s3.fs.inodes import Inode
@@ -28,7 +29,7 @@ from csi_s3.fs.patience import Patience
 from csi_s3.fs.reader import BaseReader, Reader
 from csi_s3.fs.recovery import recover
 from csi_s3.fs.spool import Spool
-from csi_s3.fs.tree import Clock, Tree
+from csi_s3.fs.tree import Tree
 from csi_s3.fs.writer import FileWriter
 from csi_s3.s3.store import ObjectInfo, ObjectStore
 

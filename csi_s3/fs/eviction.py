@@ -26,12 +26,18 @@ class Name(NamedTuple):
     ino: int
 
 
-class Dropper(Protocol):
-    """The part of the kernel that drops names; see `tree.Kernel`."""
+class NameCache(Protocol):
+    """The kernel's."""
 
     async def drop_names(
         self, names: Sequence[Name], *, is_read: Callable[[int], bool]
-    ) -> Sequence[Name]: ...
+    ) -> Sequence[Name]:
+        """Ask it to drop names that nobody uses, and so their inodes.
+
+        Waits as long as the kernel has a directory locked, as it does for a READDIR. So those whose
+        directory is_read are left out: there it may take long. Returns these.
+        """
+        ...
 
 
 class Eviction:
@@ -41,7 +47,7 @@ class Eviction:
     """
 
     def __init__(
-        self, inodes: Inodes, kernel: Dropper, group: asyncio.TaskGroup, *, limit: int
+        self, inodes: Inodes, kernel: NameCache, group: asyncio.TaskGroup, *, limit: int
     ) -> None:
         """limit: so many inodes have their share of memory."""
         self._inodes, self._kernel, self._group = inodes, kernel, group

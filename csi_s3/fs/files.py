@@ -21,13 +21,14 @@ from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.changes import Changes
 from csi_s3.fs.claims import Claims
+from csi_s3.fs.clock import Clock
 from csi_s3.fs.handles import DirHandle, FileHandle, Handles
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.keys import child_key
 from csi_s3.fs.patience import Patience
 from csi_s3.fs.reader import Reader
 from csi_s3.fs.spool import Spool
-from csi_s3.fs.tree import Clock, Tree
+from csi_s3.fs.tree import Tree
 from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
 
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole

@@ -25,6 +25,7 @@ from csi_s3.errors import (
 from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.budget import MemoryBudget
 from csi_s3.fs.claims import put_new
+from csi_s3.fs.clock import Clock
 from csi_s3.fs.copies import Copies
 from csi_s3.fs.entries import Found, Special
 from csi_s3.fs.files import Files
@@ -38,7 +39,7 @@ from csi_s3.fs.pages import first_below
 from csi_s3.fs.patience import Patience
 from csi_s3.fs.rename import Renames
 from csi_s3.fs.spool import Spool
-from csi_s3.fs.tree import Clock, Kernel, Tree
+from csi_s3.fs.tree import Kernel, Tree
 from csi_s3.link.report import Usage
 from csi_s3.s3.store import ObjectStore
 

@@ -15,11 +15,12 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.claims import put_new
+from csi_s3.fs.clock import Clock
 from csi_s3.fs.entries import Link
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.moves import Moves
-from csi_s3.fs.tree import Clock, Tree
+from csi_s3.fs.tree import Tree
 from csi_s3.s3.store import ObjectInfo, ObjectStore
 
 MAX_TARGET_BYTES = 4095  # PATH_MAX, less its NUL

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from csi_s3.errors import StoreTimeoutError, VolumeError
+from csi_s3.fs.clock import Clock
 from csi_s3.fs.outcome import outcome
-from csi_s3.fs.tree import Clock
 
 log = logging.getLogger(__name__)
 

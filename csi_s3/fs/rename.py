@@ -21,12 +21,13 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.changes import Changes
+from csi_s3.fs.clock import Clock
 from csi_s3.fs.copies import Copies
 from csi_s3.fs.entries import Special
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.intents import Intents
 from csi_s3.fs.keys import decode_name
-from csi_s3.fs.tree import Clock, Tree
+from csi_s3.fs.tree import Tree
 from csi_s3.fs.treemove import TreeMoves, found_as, take_place
 from csi_s3.fs.unfinished import Unfinished
 from csi_s3.s3.store import ObjectInfo, ObjectStore

@@ -5,11 +5,8 @@ Asks S3 (or a listing that is fresh enough) and turns answers into inodes; chang
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from csi_s3.aio import KeyLocks
@@ -23,9 +20,10 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.asking import Asking
 from csi_s3.fs.attributes import Attributes, attributes
+from csi_s3.fs.clock import Clock
 from csi_s3.fs.directory import Directory, Listing, info_of
 from csi_s3.fs.entries import Found, Link, Special
-from csi_s3.fs.eviction import Eviction, Name
+from csi_s3.fs.eviction import Eviction, NameCache
 from csi_s3.fs.inodes import ROOT, Inode, Inodes
 from csi_s3.fs.keys import (
     LINK_SUFFIX,
@@ -43,10 +41,9 @@ log = logging.getLogger(__name__)
 
 INODE_BYTES = 950  # measured: 798 to 941, as full as tables are; a key of 25 characters
 INODES_SHARE = 4  # of the memory budget; buffers have a budget of their own
-_CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; the time module does not name it
 
 
-class Kernel(AttributesCache, Protocol):
+class Kernel(AttributesCache, NameCache, Protocol):
     """What the file system may ask of the kernel; `fuse.session` is the real one."""
 
     async def invalidate_inode(self, ino: int) -> None:
@@ -56,32 +53,6 @@ class Kernel(AttributesCache, Protocol):
     def forget_name(self, parent: int, name: bytes) -> None:
         """Ask it to look a name up again before its next use; it may take its time."""
         ...
-
-    async def drop_names(
-        self, names: Sequence[Name], *, is_read: Callable[[int], bool]
-    ) -> Sequence[Name]:
-        """Ask it to drop names that nobody uses, and so their inodes.
-
-        Waits as long as the kernel has a directory locked, as it does for a READDIR. So those whose
-        directory is_read are left out: there it may take long. Returns these.
-        """
-        ...
-
-
-def stamp_ns() -> int:
-    """Now, by the clock that the kernel takes time stamps from: up to a tick behind the finer one.
-
-    utimens without a time brings that one, and must not be before a write that came before.
-    """
-    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clock:
-    """monotonic_s for durations, realtime_ns for time stamps that people see."""
-
-    monotonic_s: Callable[[], float] = time.monotonic
-    realtime_ns: Callable[[], int] = stamp_ns
 
 
 class Tree:

@@ -18,12 +18,13 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.changes import Changes
+from csi_s3.fs.clock import Clock
 from csi_s3.fs.copies import Copies, TreeCopy
 from csi_s3.fs.entries import Found, Link, Special
 from csi_s3.fs.inodes import Inode
 from csi_s3.fs.intents import DirectoryRename, Intent, Intents
 from csi_s3.fs.pages import first_below
-from csi_s3.fs.tree import Clock, Tree
+from csi_s3.fs.tree import Tree
 from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)

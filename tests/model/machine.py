@@ -14,8 +14,8 @@ from csi_s3.errors import (
     StoreUnavailableError,
     UnsupportedError,
 )
+from csi_s3.fs.clock import Clock
 from csi_s3.fs.filesystem import FileSystem
-from csi_s3.fs.tree import Clock
 from csi_s3.s3.memory import MemoryStore
 from tests.model.caches import Caches
 
