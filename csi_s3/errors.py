@@ -312,6 +312,13 @@ class MountError(VolumeError):
     level = logging.ERROR
 
 
+class TargetNotEmptyError(VolumeError):
+    """Files lie below a target that is not mounted, and could not be moved out of the way."""
+
+    status, code = Status.INTERNAL, "target-not-empty"
+    level = logging.WARNING
+
+
 class FuseUnavailableError(MountError):
     """This machine, or this container, has no usable /dev/fuse."""
 
@@ -340,10 +347,10 @@ class WorkerDiedError(VolumeError):
 
 
 class RemountError(VolumeError):
-    """The mount of a running pod is gone, and making it anew failed; the message has the cause.
+    """A running pod's mount was unmounted by hand, and making it again failed; why is in it.
 
     UNAVAILABLE whatever the cause: kubelet takes other codes as final and then removes what it
-    knows of a volume that is not mounted, and the pod could never end (decision 0012).
+    knows of a volume that is not mounted, and the pod could never end (decision 0014).
     """
 
     status, code, retryable = Status.UNAVAILABLE, "remount-failed", True

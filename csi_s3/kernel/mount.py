@@ -136,26 +136,28 @@ def is_over(fd: int) -> bool:
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
-def bind(source: Path, target: int, *, read_only: bool) -> None:
-    """Attach one more copy of the mount at source onto target, an open directory (O_PATH).
+def bind(source: int, target: int, *, read_only: bool) -> None:
+    """Attach one more copy of the mount at source onto target; both are open (O_PATH).
 
-    Acts on descriptors, so that nobody can turn the target into something else meanwhile.
+    Acts on descriptors, so that nobody can turn the target into something else meanwhile. On a
+    target that is the root of a mount the copy is on top of that.
+    The copy shares no mounts with the others: a copy that is still the source's peer passes what
+    is mounted on top of it on to all of them, writable (tried).
 
     Raises:
         MountError: the kernel refused.
 
     """
     try:
-        tree = syscalls.clone_mount(str(source))
+        tree = syscalls.clone_mount(source)
         try:
-            if read_only:
-                syscalls.set_read_only(tree)
+            syscalls.set_private(tree, read_only=read_only)
             syscalls.attach_mount(tree, target)
         finally:
             os.close(tree)
     except OSError as exc:
         hint = _PRIVILEGED if exc.errno == EPERM else ""
-        raise MountError(f"cannot bind {source} to its target: {exc.strerror}", hint) from exc
+        raise MountError(f"cannot bind a mount to its target: {exc.strerror}", hint) from exc
 
 
 def umount(target: Path | str, *, lazy: bool = True, force: bool = False) -> bool:

@@ -77,11 +77,12 @@ def read_mountinfo() -> list[MountEntry]:
 
 def mount_at(path: str) -> MountEntry | None:
     """The topmost mount on exactly this path (resolved: no symlink in it)."""
-    found = None
-    for entry in read_mountinfo():
-        if entry.mount_point == path:
-            found = entry
-    return found
+    return next(reversed(mounts_at(path)), None)
+
+
+def mounts_at(path: str) -> list[MountEntry]:
+    """All mounts on exactly this path (resolved: no symlink in it), the topmost last."""
+    return [entry for entry in read_mountinfo() if entry.mount_point == path]
 
 
 def _text(field: bytes) -> str:

@@ -18,6 +18,7 @@ _AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
 _OPEN_TREE_CLONE = 0x1
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 _MOUNT_ATTR_RDONLY = 0x1
+_MS_PRIVATE = 1 << 18
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x2, 0x4, 0x8
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -71,10 +72,10 @@ def open_beneath(directory: int, path: str, flags: int) -> int:
     )
 
 
-def clone_mount(path: str) -> int:
-    """open_tree(2): a copy of the mount that path is in, attached nowhere yet."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
-    return _syscall("open_tree", path, _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+def clone_mount(place: int) -> int:
+    """open_tree(2): a copy of the mount from place on (O_PATH is enough), attached nowhere yet."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
+    return _syscall("open_tree", "", _SYS_OPEN_TREE, place, b"", flags)
 
 
 def detached_mount(fs_type: str) -> int:
@@ -87,9 +88,12 @@ def detached_mount(fs_type: str) -> int:
         os.close(context)
 
 
-def set_read_only(tree: int) -> None:
-    """mount_setattr(2) on one mount; its other copies stay as they are."""
-    attr = _MountAttr(attr_set=_MOUNT_ATTR_RDONLY)
+def set_private(tree: int, *, read_only: bool) -> None:
+    """mount_setattr(2) on one mount; its other copies stay as they are.
+
+    What is mounted on it later does not appear on them; read_only is not taken away.
+    """
+    attr = _MountAttr(attr_set=_MOUNT_ATTR_RDONLY if read_only else 0, propagation=_MS_PRIVATE)
     size = ctypes.c_size_t(ctypes.sizeof(attr))
     _syscall(
         "mount_setattr",

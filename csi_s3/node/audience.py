@@ -20,6 +20,7 @@ MAX_WAITING = 1000
 VOLUME_BROKEN = "VolumeBroken"
 DUPLICATE_HANDLE = "DuplicateVolumeHandle"
 IGNORED_OPTION = "IgnoredOption"
+FILES_ON_NODE = "FilesOnNode"
 
 
 class Events(Protocol):
@@ -77,6 +78,11 @@ class Audience:
             elif pod not in told:
                 told.add(pod)
                 self._post(pod, reason, message)
+
+    def tell_last(self, target: Target, reason: str, message: str) -> None:
+        """Post an Event on the pod of a target that goes, if it is known: it is not met again."""
+        if pod := self._pods.get(target) or self._gone.get(target):
+            self._post(pod, reason, message)
 
     def _post(self, pod: PodRef, reason: str, message: str) -> None:
         if not self._waiting.full():  # else the cluster's API is away; the log has it all

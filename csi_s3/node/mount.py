@@ -10,23 +10,21 @@ import logging
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from typing_extensions import override
 
 from csi_s3.errors import (
-    ExistsError,
-    MountError,
     MounterUnavailableError,
     VolumeError,
     WorkerDiedError,
 )
 from csi_s3.kernel import tuning
-from csi_s3.kernel.mount import FS_TYPE
 from csi_s3.link.report import Notice, Reason, Report, State, Usage
 from csi_s3.link.spec import MountSpec
+from csi_s3.node import binds
 from csi_s3.node.audience import VOLUME_BROKEN, Audience
+from csi_s3.node.leftovers import Leftovers
 from csi_s3.node.mounters import Mounters
 from csi_s3.node.owner import Owner
 from csi_s3.node.sources import Source, Sources, off_loop
@@ -36,6 +34,12 @@ START_S = (
     100.0  # until it serves; the worker gives up after 90 and has the reason, kubelet after 120
 )
 USAGE_S = 5.0
+
+# What a dead mount means for its pods, in Events.
+AFTERWARDS = (
+    "Containers see 'Transport endpoint is not connected' in the volume until they are restarted. A"
+    " restart works once kubelet has published the volume again, which takes up to two minutes"
+)
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -52,7 +56,12 @@ class Mount:
     """
 
     def __init__(
-        self, spec: MountSpec, sources: Sources, mounters: Mounters, audience: Audience
+        self,
+        spec: MountSpec,
+        sources: Sources,
+        mounters: Mounters,
+        audience: Audience,
+        leftovers: Leftovers,
     ) -> None:
         self.spec = spec
         self.targets: dict[Target, bool] = {}  # as published; the value: read-only
@@ -60,6 +69,7 @@ class Mount:
         self.wrong: VolumeError | None = None
         self.leaving = False
         self._sources, self._mounters, self._audience = sources, mounters, audience
+        self._leftovers = leftovers
         self._last_target: Target | None = None  # of those that were unpublished
         self._source: Source | None = None
         self._owner = Owner()
@@ -114,7 +124,7 @@ class Mount:
         """Have target unmounted and its directory removed.
 
         Raises (the future):
-            NotEmptyError: there are files in it, which is left as it is.
+            TargetNotEmptyError: there are files in it, which cannot be moved; they are left.
 
         """
         return self._owner.enqueue(partial(self._unpublish, target))
@@ -195,7 +205,7 @@ class Mount:
     def _death(self, how: str) -> WorkerDiedError:
         return WorkerDiedError(
             f"the process that serves volume {self.spec.volume_handle} {how}",
-            "its mount was removed; kubelet mounts it anew, running pods must be restarted",
+            "its mount is dead; kubelet asks for a new one, running containers must be restarted",
         )
 
     # --- jobs -------------------------------------------------------------------------------------
@@ -206,15 +216,33 @@ class Mount:
                 await self._hear()
             source = self._source or await self._start()
             path = self._sources.path(source.mount_id)
-            attach = partial(_attach, source, path, target, read_only=read_only)
-            fresh = await self._call(attach, "binding")
+            attach = partial(binds.attach, source, path, target, read_only=read_only)
+            attached = await self._call(attach, "binding")
         except Exception:
             self._publishing -= 1
             await self._settle()
             raise
         self._publishing -= 1
         self.targets[target] = read_only
-        return fresh
+        if attached.hides_files:
+            self._leftovers.found(target, self.spec.volume_handle)
+        self._owner.later(partial(self._renew_subpaths, source, target))
+        return attached.fresh
+
+    async def _renew_subpaths(self, source: Source, target: Target) -> None:
+        if self._source is not source or target not in self.targets:
+            return  # it died or was unpublished meanwhile
+        renew = partial(
+            binds.renew_subpaths,
+            source,
+            self._sources.path(source.mount_id),
+            target,
+            read_only=self.targets[target],
+        )
+        try:
+            await self._call(renew, "binding subPaths")
+        except VolumeError as exc:
+            log.warning("%s", exc, extra={**self._fields, "code": exc.code})
 
     async def _hear(self) -> None:
         """Ask the worker how it is; raises what is wrong with the mount or its bucket."""
@@ -266,7 +294,7 @@ class Mount:
         self.targets.pop(target, None)
         self._last_target = target
         try:
-            await self._call(target.remove, "removing the target")
+            await self._leftovers.remove(target)
         finally:
             await self._settle()
 
@@ -306,16 +334,15 @@ class Mount:
 
     def _obituary(self, error: VolumeError) -> str:
         return (
-            f"{error.what}. Containers that ran then see 'Transport endpoint is not connected' in"
-            " the volume for ever, and what they had not closed or synced may be lost: delete the"
-            f" pod, its successor has a new mount; a restarted container has it, too [{error.code}]"
+            f"{error.what}. What was not closed or synced then may be lost. {AFTERWARDS}"
+            f" [{error.code}]"
         )
 
     async def _take_down(self) -> None:
-        """Free who waits in the mount, and remove all that the node has of it.
+        """Free who waits in the mount, and remove its source.
 
-        The targets stay known: kubelet publishes them again, or unpublishes them. One that cannot
-        be unmounted does not keep the rest.
+        The targets stay known, with the dead mount on them, which keeps containers off the node's
+        disk: kubelet publishes them again, or unpublishes them.
         """
         source, self._source, self.leaving = self._source, None, False
         self.wrong = None
@@ -323,7 +350,6 @@ class Mount:
             return
         steps: list[tuple[Callable[[], object], str]] = [
             (partial(self._sources.end, source), "ending the connection"),
-            *((target.detach, "unmounting a target") for target in self.targets),
             (partial(self._sources.detach, source.mount_id), "unmounting"),
             (partial(_close, source), "closing"),
             (partial(self._sources.remove, source.mount_id), "removing directories"),
@@ -336,39 +362,6 @@ class Mount:
 
     async def _call(self, step: Callable[[], T], doing: str) -> T:
         return await off_loop(step, f"{doing} (volume {self.spec.volume_handle})")
-
-
-def _attach(source: Source, path: Path, target: Target, *, read_only: bool) -> bool:
-    """Bind the mount to target unless it is there, and look whether it is. False: it was there."""
-    entry = target.mounted()
-    if entry is not None and entry.device == source.device:
-        if entry.read_only != read_only:
-            is_, wanted = (
-                ("read-only", "read-write") if entry.read_only else ("read-write", "read-only")
-            )
-            raise ExistsError(
-                f"{target.path} is published {is_} already, and {wanted} was asked for",
-                "unpublish it first",
-            )
-        return False
-    if entry is not None and entry.fs_type != FS_TYPE:
-        raise MountError(
-            f"{target.path} holds another mount: {entry.source} of type {entry.fs_type}",
-            f"delete the pod that uses it, or find out who mounted it and umount {target.path}",
-        )
-    target.detach()  # a dead mount of ours, if any
-    made = target.create()
-    try:
-        target.bind(path, read_only=read_only)
-        entry = target.mounted()
-        if entry is None or entry.device != source.device or entry.read_only != read_only:
-            raise MountError(f"{target.path} was mounted, and is not what was mounted")
-    except VolumeError:
-        target.detach()
-        if made:
-            target.remove()
-        raise
-    return True
 
 
 def _close(source: Source) -> None:

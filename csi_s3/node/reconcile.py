@@ -1,7 +1,8 @@
 """After a start of ours: what the kernel has mounted, against what the mounter says it serves.
 
 A restart of node leaves pods' mounts alone, so the table is rebuilt from the mounter's `have`
-messages and mountinfo. What nobody serves is aborted and removed: whoever touched it would hang.
+messages and mountinfo. What nobody serves is aborted, because whoever touched it would hang, and
+its source is removed; on the targets it stays, dead (`node.binds`).
 Everything here blocks: call it in a thread.
 """
 
@@ -36,7 +37,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """found: what lives. lost: targets whose mount was dead and is removed, with its source."""
+    """found: what lives. lost: targets whose mount is dead, with its source."""
 
     found: list[Found]
     lost: dict[Target, str]
@@ -76,24 +77,19 @@ def survey(
             entry = at.get(str(sources.path(mount_id)))
             if entry is not None:
                 lost |= dict.fromkeys(targets_on(entry.device), entry.source)
-            _clean(mount_id, entry, sources, targets_on)
+            _clean(mount_id, entry, sources)
     return Survey(found=found, lost=lost)
 
 
-def _clean(
-    mount_id: str,
-    entry: MountEntry | None,
-    sources: Sources,
-    targets_on: Callable[[str], dict[Target, bool]],
-) -> None:
+def _clean(mount_id: str, entry: MountEntry | None, sources: Sources) -> None:
     if entry is not None:
         log.warning(
-            "a mount of %s was left that nobody serves; it is removed. Pods that use it must be "
-            "restarted",
+            "a mount of %s was left that nobody serves; it is aborted. Containers that use it must "
+            "be restarted",
             entry.source,
             extra={"mount": mount_id},
         )
-    for step in _steps(mount_id, entry, sources, targets_on):
+    for step in _steps(mount_id, entry, sources):
         try:
             step()
         except VolumeError as exc:
@@ -101,14 +97,9 @@ def _clean(
 
 
 def _steps(
-    mount_id: str,
-    entry: MountEntry | None,
-    sources: Sources,
-    targets_on: Callable[[str], dict[Target, bool]],
+    mount_id: str, entry: MountEntry | None, sources: Sources
 ) -> Iterator[Callable[[], object]]:
     if entry is not None:
         yield partial(sources.end_orphan, entry)
-        for target in targets_on(entry.device):
-            yield target.detach
     yield partial(sources.detach, mount_id)
     yield partial(sources.remove, mount_id)

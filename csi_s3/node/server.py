@@ -110,7 +110,7 @@ def _tidy(config: NodeConfig, mounters: Mounters) -> None:
     anew with the next one.
     """
     mounters.remove()
-    paths = [config.state_dir / "volumes", config.state_dir]
+    paths = [config.state_dir / "volumes", config.state_dir / "leftovers", config.state_dir]
     if _has_own_link(config):
         paths.append(config.mounter.parent)
     if config.endpoint.parent.name == config.driver_name:  # as kubelet's plugins directory has it

@@ -51,6 +51,7 @@ class Source:
 class Sources:
     def __init__(self, state_dir: Path, *, owner: int) -> None:
         self.volumes = state_dir.resolve() / "volumes"
+        self.leftovers = state_dir.resolve() / "leftovers"
         self._owner = owner
         self._control = FuseControl()
 

@@ -4,6 +4,8 @@ A target comes from a request, so it is data. It is taken apart by components (a
 would let /var/lib/kubelet-evil pass) and reached from kubelet's directory by openat2, which
 follows no symlink and no `..`; what was opened is what is mounted on. Nothing is ever removed but
 the target directory itself, empty. Everything here blocks: call it in a thread.
+
+Mounts can be stacked on one path: `node.binds` says why they are.
 """
 
 import os
@@ -15,10 +17,11 @@ from pathlib import Path, PurePosixPath
 
 from csi_s3.errors import BadOptionError, BadRequestError, MountError, NotEmptyError
 from csi_s3.kernel import mount, syscalls
-from csi_s3.kernel.mountinfo import MountEntry, mount_at
+from csi_s3.kernel.mountinfo import MountEntry, mount_at, mounts_at
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _MAX_STACKED = 16
+_SUBPATHS = "volume-subpaths"
 _MODE = 0o750  # kubelet's own; the mount's root covers it
 
 
@@ -34,12 +37,44 @@ class Target:
         return f"{self.root.rstrip('/')}/{self.relative}"
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
         return self.relative.rpartition("/")[2]
+
+    @property
+    def pod_and_volume(self) -> tuple[str, str] | None:
+        """The pod's uid and the volume's name, of which kubelet makes the path."""
+        match self.relative.split("/"):
+            case ["pods", uid, "volumes", _, volume, _]:
+                return uid, volume
+        return None
+
+    @property
+    def is_subpath(self) -> bool:
+        """A bind of kubelet's own for a container's subPath."""
+        return self.relative.split("/")[2:3] == [_SUBPATHS]
+
+    def subpaths(self, entries: list[MountEntry]) -> dict["Target", MountEntry]:
+        """Kubelet's binds for containers that use a part of this target; each's topmost mount.
+
+        Their paths are pods/UID/volume-subpaths/VOLUME/CONTAINER/NUMBER.
+        """
+        if (names := self.pod_and_volume) is None:
+            return {}
+        above = f"pods/{names[0]}/{_SUBPATHS}/{names[1]}/"
+        at = f"{self.root.rstrip('/')}/"
+        return {
+            Target(self.root, entry.mount_point.removeprefix(at)): entry
+            for entry in entries
+            if entry.mount_point.startswith(at + above)
+        }
 
     def mounted(self) -> MountEntry | None:
         """The topmost mount on it, found without touching it."""
         return mount_at(self.path)
+
+    def layers(self) -> list[MountEntry]:
+        """All mounts on it, the topmost last, found without touching them."""
+        return mounts_at(self.path)
 
     def create(self) -> bool:
         """Make the directory if it is missing; its parent is kubelet's to make. True if made.
@@ -48,55 +83,71 @@ class Target:
             BadRequestError: the way to it is not plain directories, or its parent is missing.
 
         """
-        with self._parent() as parent:
+        with self.parent() as parent:
             try:
-                os.mkdir(self._name, _MODE, dir_fd=parent)
+                os.mkdir(self.name, _MODE, dir_fd=parent)
             except FileExistsError:
                 return False
             except OSError as exc:
                 raise self._refusal(exc) from exc
         return True
 
-    def bind(self, source: Path, *, read_only: bool) -> None:
-        """Attach a copy of the mount at source.
-
-        Raises:
-            BadRequestError: it is no directory, or a symlink.
-            MountError: the kernel refused.
-
-        """
-        with self._parent() as parent:
+    def has_files(self) -> bool:
+        """Is there anything in the directory? Only to be asked while nothing is mounted on it."""
+        with self.parent() as parent:
             try:
-                directory = syscalls.open_beneath(parent, self._name, _DIRECTORY)
+                directory = syscalls.open_beneath(parent, self.name, os.O_RDONLY | os.O_DIRECTORY)
             except OSError as exc:
                 raise self._refusal(exc) from exc
         try:
-            mount.bind(source, directory, read_only=read_only)
+            with os.scandir(directory) as found:
+                return next(found, None) is not None
         finally:
             os.close(directory)
 
-    def detach(self) -> None:
+    @contextmanager
+    def opened(self, flags: int = _DIRECTORY) -> Iterator[int]:
+        """A descriptor of it (O_PATH), or of the root of the topmost mount on it; asks no daemon.
+
+        Raises:
+            BadRequestError: it is no directory, or a symlink.
+
+        """
+        with self.parent() as parent:
+            try:
+                place = syscalls.open_beneath(parent, self.name, flags)
+            except OSError as exc:
+                raise self._refusal(exc) from exc
+        try:
+            yield place
+        finally:
+            os.close(place)
+
+    def detach(self, *, down_to: int = 0) -> None:
         """Unmount what FUSE has mounted on it, live, dead or busy; no error where nothing is.
 
         Any FUSE mount: kubelet gives the path to us, and what an earlier driver of the same name
         left there must not keep a pod from ending.
+
+        down_to: how many of several stay, the lowest.
 
         Raises:
             MountError: something else is mounted there, or the kernel refused.
 
         """
         for _ in range(_MAX_STACKED):
-            entry = self.mounted()
-            if entry is None:
+            layers = self.layers()
+            if len(layers) <= down_to:
                 return
+            entry = layers[-1]
             if not entry.is_fuse:
                 raise MountError(
                     f"{self.path} holds a mount that is not ours: "
                     f"{entry.source} of type {entry.fs_type}",
                     f"find out who mounted it, then: umount {self.path}",
                 )
-            with self._parent() as parent:
-                mount.umount(f"/proc/self/fd/{parent}/{self._name}")
+            with self.parent() as parent:
+                mount.umount(f"/proc/self/fd/{parent}/{self.name}")
         raise MountError(f"{self.path} is mounted anew as often as it is unmounted")
 
     def remove(self) -> None:
@@ -108,8 +159,8 @@ class Target:
 
         """
         try:
-            with self._parent() as parent:
-                os.rmdir(self._name, dir_fd=parent)
+            with self.parent() as parent:
+                os.rmdir(self.name, dir_fd=parent)
         except FileNotFoundError:
             return
         except BadRequestError as exc:
@@ -118,17 +169,14 @@ class Target:
             raise
         except OSError as exc:
             if exc.errno in {ENOTEMPTY, EEXIST}:
-                raise NotEmptyError(
-                    f"target {self.path} is not mounted, but there are files in it: "
-                    "nothing was deleted",
-                    "they are on the node's disk, not in the bucket; move them away",
-                ) from exc
+                raise NotEmptyError(f"there are files in {self.path}") from exc
             if exc.errno == EBUSY:
                 raise MountError(f"{self.path} was mounted on while it was removed") from exc
             raise self._refusal(exc) from exc
 
     @contextmanager
-    def _parent(self) -> Iterator[int]:
+    def parent(self) -> Iterator[int]:
+        """A descriptor (O_PATH) of the directory above it."""
         root = os.open(self.root, _DIRECTORY | os.O_CLOEXEC)
         try:
             above = self.relative.rpartition("/")[0] or "."
@@ -191,20 +239,20 @@ class Targets:
     def all_on(
         self, device: str, entries: list[MountEntry], *, besides: Path
     ) -> dict[Target, bool]:
-        """The targets on which a file system is mounted, each with whether it is read-only.
+        """The targets on which a file system is mounted on top; each with whether it is read-only.
 
         besides: below it is nobody's target; our own sources may lie below kubelet's directory.
         A bind of a part of it is a pod's subPath, which kubelet makes and unmounts itself: taken
         for a target it would be waited for ever.
         """
         found: dict[Target, bool] = {}
-        for entry in entries:
-            is_whole = entry.device == device and entry.root == "/"
-            if entry.mount_point.startswith(f"{besides}/"):
+        for path, entry in {entry.mount_point: entry for entry in entries}.items():
+            if entry.device != device or entry.root != "/" or path.startswith(f"{besides}/"):
                 continue
-            if is_whole and entry.mount_point.startswith(f"{self._root}/"):
-                relative = entry.mount_point.removeprefix(f"{self._root}/")
-                found[Target(self._root, relative)] = entry.read_only
+            if path.startswith(f"{self._root}/"):
+                target = Target(self._root, path.removeprefix(f"{self._root}/"))
+                if not target.is_subpath:
+                    found[target] = entry.read_only
         return found
 
     def _outside(self, path: str) -> BadRequestError:

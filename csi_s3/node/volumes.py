@@ -37,7 +37,8 @@ from csi_s3.node.audience import (
     Audience,
     Events,
 )
-from csi_s3.node.mount import Mount
+from csi_s3.node.leftovers import Leftovers
+from csi_s3.node.mount import AFTERWARDS, Mount
 from csi_s3.node.mounters import Have, Mounters
 from csi_s3.node.owner import Owner
 from csi_s3.node.pods import PodRef
@@ -76,6 +77,7 @@ class Volumes:
     ) -> None:
         self._sources, self._targets, self._mounters = sources, targets, mounters
         self._audience = Audience(events)
+        self._leftovers = Leftovers(sources.leftovers, self._audience)
         self._mounts: dict[str, Mount] = {}
         self._held: set[Target] = set()
         self._lost: set[Target] = set()  # running pods', mounted before we started, dead since
@@ -139,7 +141,7 @@ class Volumes:
         Raises:
             BadRequestError: path may not be used.
             BusyError: another operation holds it.
-            NotEmptyError: there are files in it; they are left.
+            TargetNotEmptyError: there are files in it, which cannot be moved; they are left.
 
         """
         target = self._targets.find(path)
@@ -175,8 +177,9 @@ class Volumes:
             return Usage(), exc
 
     def counts(self) -> tuple[int, int]:
-        """How many mounts there are, and targets that have a bind of one."""
-        return len(self._mounts), sum(len(mount.targets) for mount in self._mounts.values())
+        """How many mounts there are, and targets that have a bind of one that lives."""
+        up = (len(mount.targets) for mount in self._mounts.values() if mount.is_up)
+        return len(self._mounts), sum(up)
 
     # --- mounters.Listener ------------------------------------------------------------------------
 
@@ -293,7 +296,10 @@ class Volumes:
             volume=replace(config, read_only=False),
             state_dir=str(self._sources.state(mount_id)),
         )
-        return self._own(Mount(spec, self._sources, self._mounters, self._audience))
+        return self._own(self._mount(spec))
+
+    def _mount(self, spec: MountSpec) -> Mount:
+        return Mount(spec, self._sources, self._mounters, self._audience, self._leftovers)
 
     def _own(self, mount: Mount) -> Mount:
         async def owned() -> None:
@@ -309,14 +315,10 @@ class Volumes:
         seen = await off_loop(look, "looking for mounts")
         self._lost |= seen.lost.keys()
         for target, source in seen.lost.items():
-            text = (
-                f"the mount of {source} was lost while the node plugin was away. Containers that"
-                " ran then see 'Transport endpoint is not connected' in the volume for ever:"
-                " delete the pod, its successor has a new mount"
-            )
+            text = f"the mount of {source} was lost while the node plugin was away. {AFTERWARDS}"
             self._audience.tell([target], VOLUME_BROKEN, text)
         for found in seen.found:
-            mount = Mount(found.spec, self._sources, self._mounters, self._audience)
+            mount = self._mount(found.spec)
             mount.adopt(found.source, found.targets, leaving=found.leaving, wrong=found.wrong)
             self._own(mount)
             log.info(
@@ -330,7 +332,7 @@ class Volumes:
             await mount.unpublish(target)
             return
         await off_loop(target.detach, f"unmounting {target.path}")
-        await off_loop(target.remove, f"removing {target.path}")
+        await self._leftovers.remove(target)
 
 
 class _Hold:

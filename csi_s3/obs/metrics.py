@@ -223,7 +223,7 @@ MOUNTS = Gauge(
 TARGETS = Gauge(
     "published_targets",
     unit="targets",
-    text="Target paths, one for each pod and volume, that a volume is published on.",
+    text="Target paths, one for each pod and volume, that have a live mount.",
     source=Source.NODE,
 )
 MOUNTER_CONNECTED = Gauge(

@@ -17,7 +17,7 @@ import pytest
 from csi_s3 import csi_pb2 as csi
 from csi_s3 import csi_pb2_grpc
 from csi_s3.kernel import syscalls
-from csi_s3.kernel.mountinfo import MountEntry, parse_mountinfo
+from csi_s3.kernel.mountinfo import MountEntry, mounts_at, parse_mountinfo
 from tests.rpc.fake_mounter import FakeMounter, until
 
 MS_SHARED = 1 << 20
@@ -107,7 +107,7 @@ class NodeUnderTest:
 
     def target(self, name: str) -> Path:
         """A target path as kubelet makes it: with its parent."""
-        path = self.kubelet / "pods" / name / "volumes" / "mount"
+        path = self.kubelet.joinpath("pods", name, "volumes", "kubernetes.io~csi", "pv", "mount")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -230,6 +230,12 @@ async def refused(call) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code(), caught.value.details()
+
+
+async def is_dead(path: Path) -> None:
+    """Wait until whoever looks into it is refused, because its mount is dead, and is there."""
+    await until(lambda: not mounts_at(str(path)) or "not connected" in run("ls", path).stderr)
+    assert mounts_at(str(path)), "the mount was taken away"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,17 +12,23 @@ from errno import ENOENT, ENOSYS
 
 _IN = struct.Struct("<IIQQIIII")
 _OUT = struct.Struct("<IiQ")
-_FILE, _DIR = 0o100666, 0o040777
+_FILE, _DIR, _LINK = 0o100666, 0o040777, 0o120777
 NO_REPLY = {2, 36, 42}  # forget, interrupt, batch_forget
 
 
 class FakeFuse:
-    """Serves `files` (name to bytes) as one flat directory until the connection is over."""
+    """Serves `files` (name to bytes) as one flat directory until the connection is over.
 
-    def __init__(self, fd: int, init: bytes) -> None:
-        self.files = {b"hello": bytearray(b"hello\n")}
+    link: where its file `hello` leads to, as a symbolic link.
+    """
+
+    def __init__(self, fd: int, init: bytes, *, link: bytes = b"") -> None:
+        self.files = {b"hello": bytearray(link or b"hello\n")}
+        self._file = _LINK if link else _FILE
         self.over = threading.Event()
         self._fd = fd
+        self._lock = threading.Lock()
+        self._is_closed = self._is_ended = False
         self._silent = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(init,), daemon=True)
         self._thread.start()
@@ -32,19 +38,39 @@ class FakeFuse:
         self._silent.set()
 
     def close(self) -> None:
-        """Close the descriptor, as the end of the process would."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Close the descriptor, as the end of the process would.
+
+        Its number stays taken as long as the thread may use it: else it would be another file's.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            if self._is_ended:
+                os.close(self._fd)
+            else:
+                null = os.open(os.devnull, os.O_RDWR)
+                os.dup2(null, self._fd, inheritable=False)
+                os.close(null)
 
     def _run(self, init: bytes) -> None:
-        fd = self._fd
+        try:
+            self._serve(self._fd, init)
+        finally:
+            with self._lock:
+                self._is_ended = True
+                if self._is_closed:
+                    os.close(self._fd)
+
+    def _serve(self, fd: int, init: bytes) -> None:
         request = init
         while True:
             self._answer(fd, request)
             try:
                 request = os.read(fd, (1 << 20) + (1 << 16))
-            except OSError:  # ENODEV: unmounted everywhere; ECONNABORTED; EBADF: closed by us
+            except OSError:  # ENODEV: unmounted everywhere; ECONNABORTED
+                request = b""
+            if not request:  # closed by us
                 self.over.set()
                 return
             if self._silent.is_set():
@@ -75,6 +101,8 @@ class FakeFuse:
                 return struct.pack("<QII", 0, 0, 0) + self._attr(node)
             case 14 | 27:  # open, opendir
                 return struct.pack("<QIi", node, 0, 0)
+            case 5:  # readlink
+                return bytes(self._content(node))
             case 15:  # read
                 offset, size = struct.unpack_from("<QI", body, 8)
                 return bytes(self._content(node)[offset : offset + size])
@@ -105,7 +133,7 @@ class FakeFuse:
 
     def _attr(self, node: int) -> bytes:
         size = 0 if node == 1 else len(self._content(node))
-        mode = _DIR if node == 1 else _FILE
+        mode = _DIR if node == 1 else self._file
         return struct.pack("<6Q10I", node, size, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
 
     def _entry(self, name: bytes) -> bytes:

@@ -26,6 +26,7 @@ class FakeMounter:
 
     refuse: what to answer to `serve`, by bucket. wrong: what is wrong when asked, by bucket. gate:
     while clear, `serve` waits. mute: mounts are taken and never answered for.
+    link: FakeFuse's.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,6 +37,7 @@ class FakeMounter:
         self.gate = asyncio.Event()
         self.gate.set()
         self.mute = False
+        self.link = b""
         self.usage = Usage(open_files=1, inodes=7)
         self.wrong: dict[str, VolumeError] = {}
         self.last_words: VolumeError | None = None  # of workers that end by themselves
@@ -118,7 +120,8 @@ class FakeMounter:
             await self._channel.send("report", {"report": report.to_json()})
 
     def _close(self, served: Served) -> None:
-        if self.mounts.pop(served.spec.mount_id, None) is not None:
+        if self.mounts.get(served.spec.mount_id) is served:
+            del self.mounts[served.spec.mount_id]
             os.close(served.fd)
             if served.fuse is not None:
                 served.fuse.close()
@@ -153,10 +156,10 @@ class FakeMounter:
             return
         if self.mute:
             return
-        served.fuse = FakeFuse(os.dup(served.fd), served.init)
+        served.fuse = FakeFuse(os.dup(served.fd), served.init, link=self.link)
         await self.report(Report(mount_id=mount_id, state=State.SERVING))
         await until(served.fuse.over.is_set, within_s=3600)
-        if mount_id in self.mounts:
+        if self.mounts.get(mount_id) is served:
             self._close(served)
             error = self.last_words
             await self.report(Report(mount_id=mount_id, state=State.ENDED, error=error))

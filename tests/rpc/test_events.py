@@ -13,7 +13,7 @@ from csi_s3.errors import (
     WorkerDiedError,
 )
 from csi_s3.link.report import Notice, Reason
-from tests.rpc.conftest import pod_info, refused, run
+from tests.rpc.conftest import is_dead, pod_info, refused, run
 from tests.rpc.fake_mounter import FakeMounter, until
 
 EXPIRED = CredentialsError(
@@ -108,7 +108,7 @@ async def test_each_pod_of_a_dead_mount_is_told_once_and_the_next_publish_works(
     for _, reason, text in node.events():
         assert reason == "VolumeBroken"
         assert text.startswith("the worker of volume 'pv' died: SIGKILL")
-        assert "delete the pod" in text
+        assert "until they are restarted" in text
 
 
 async def test_a_pod_that_node_does_not_know_yet_is_told_when_it_is_published_again(node, mounter):
@@ -118,7 +118,7 @@ async def test_a_pod_that_node_does_not_know_yet_is_told_when_it_is_published_ag
     await node.start()
     await mounter.reconnect()
     await mounter.kill_worker("bucket", WorkerDiedError("died"))
-    await until(lambda: not node.fuse_mounts())
+    await is_dead(target)
     assert node.events() == []
     for _ in range(2):
         await node.publish(target, pod="a")
@@ -139,12 +139,25 @@ async def test_a_mount_that_died_while_node_was_away_is_told_to_its_pod(node, mo
         assert "the mount of s3://bucket/ was lost" in text
 
 
-async def test_kubelet_is_never_told_finally_that_a_dead_mount_cannot_be_made_again(node, mounter):
-    """It would remove vol_data.json, and the pod could not end (decision 0012)."""
+async def test_a_dead_mount_that_cannot_be_made_again_is_told_with_the_causes_code(node, mounter):
     target = node.target("a")
     await node.publish(target, pod="a")
     await mounter.kill_worker("bucket", WorkerDiedError("died"))
-    await until(lambda: not node.fuse_mounts())
+    await is_dead(target)
+    mounter.refuse["bucket"] = EXPIRED
+    code, text = await refused(node.publish(target, pod="a"))
+    assert code is grpc.StatusCode.UNAUTHENTICATED
+    assert text.endswith("(give new ones) [s3-credentials]")
+    await is_dead(target)
+
+
+async def test_kubelet_is_never_told_finally_of_a_volume_that_was_unmounted_by_hand(node, mounter):
+    """It would remove vol_data.json, and the pod could not end (decision 0014)."""
+    target = node.target("a")
+    await node.publish(target, pod="a")
+    await mounter.kill_worker("bucket", WorkerDiedError("died"))
+    await is_dead(target)
+    assert run("umount", target).returncode == 0
     mounter.refuse["bucket"] = EXPIRED
     code, text = await refused(node.publish(target, pod="a"))
     assert code is grpc.StatusCode.UNAVAILABLE

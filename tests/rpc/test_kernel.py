@@ -12,7 +12,7 @@ import pytest
 from csi_s3.errors import FuseUnavailableError, MountError
 from csi_s3.kernel import mount, syscalls, tuning
 from csi_s3.kernel.fusectl import FuseControl
-from csi_s3.kernel.mountinfo import mount_at
+from csi_s3.kernel.mountinfo import mount_at, mounts_at
 from tests.rpc.conftest import run
 from tests.rpc.fake_fuse import FakeFuse
 
@@ -77,8 +77,9 @@ def test_binds_differ_in_read_only_and_touch_nothing(base, fuse):
     source, _ = fuse
     for name, read_only in (("ro", True), ("rw", False)):
         (base / name).mkdir()
-        directory = os.open(base / name, os.O_PATH)
-        mount.bind(source, directory, read_only=read_only)
+        root, directory = (os.open(path, os.O_PATH) for path in (source, base / name))
+        mount.bind(root, directory, read_only=read_only)
+        os.close(root)
         os.close(directory)
         entry = mount_at(str(base / name))
         assert entry.device == mount_at(str(source)).device
@@ -88,10 +89,27 @@ def test_binds_differ_in_read_only_and_touch_nothing(base, fuse):
         assert mount.umount(base / name)
 
 
-def test_a_bind_of_nothing_is_an_error(base):
+def test_what_is_mounted_on_one_bind_is_not_on_the_others(base, fuse):
+    source, _ = fuse
+    root = os.open(source, os.O_PATH)
+    for name in ("a", "b"):
+        (base / name).mkdir()
+        directory = os.open(base / name, os.O_PATH)
+        mount.bind(root, directory, read_only=name == "b")
+        os.close(directory)
+    on_top = os.open(base / "a", os.O_PATH)
+    mount.bind(root, on_top, read_only=False)
+    os.close(on_top)
+    os.close(root)
+    assert [len(mounts_at(str(base / name))) for name in ("a", "b")] == [2, 1]
+    for name in ("a", "a", "b"):
+        assert mount.umount(base / name)
+
+
+def test_a_bind_of_what_is_no_mount_is_an_error(base):
     directory = os.open(base, os.O_PATH)
-    with pytest.raises(MountError, match="No such file"):
-        mount.bind(base / "missing", directory, read_only=False)
+    with Path("/proc/self/cmdline").open() as file, pytest.raises(MountError, match="cannot bind"):
+        mount.bind(file.fileno(), directory, read_only=False)
     os.close(directory)
 
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from csi_s3.mounter.shares import Shares
-from tests.rpc.conftest import real_mounter, refused, run
+from tests.rpc.conftest import is_dead, real_mounter, refused, run
 from tests.rpc.fake_mounter import until
 from tests.rpc.test_real_mounter import workers
 from tests.scraping import Scrape, free_port, get, scrape
@@ -133,14 +133,16 @@ async def test_a_refused_publish_is_counted_by_status_and_code(idle, ports):
 
 
 async def test_a_killed_worker_is_counted_and_no_total_goes_backwards(idle, ports):
-    _, at_mounter = ports
+    at_node, at_mounter = ports
     target = idle.target("a")
     await idle.publish(target, *OPTIONS, bucket="data", handle="pv-1")
     read_4k(target / "big", 20)
     before = await scraped(at_mounter)
     (worker,) = workers(idle.mounter_pid)
     os.kill(worker, signal.SIGKILL)
-    await until(lambda: str(target) not in idle.fuse_mounts())
+    await is_dead(target)
+    node = await scraped(at_node)
+    assert (node.value("mounts"), node.value("published_targets")) == (1, 0)
     dead = await scraped(at_mounter)
     assert dead.value("worker_deaths_total", volume="pv-1", cause="SIGKILL") == 1
     assert dead.value("mount_failures_total", volume="pv-1", code="worker-died") == 1

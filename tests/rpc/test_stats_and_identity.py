@@ -6,7 +6,7 @@ import grpc
 
 from csi_s3 import csi_pb2 as csi
 from csi_s3.link.report import Usage
-from tests.rpc.conftest import refused, run
+from tests.rpc.conftest import is_dead, refused, run
 from tests.rpc.fake_mounter import FakeMounter, until
 
 RPC = csi.NodeServiceCapability.RPC
@@ -61,7 +61,7 @@ async def test_stats_after_the_mounter_is_gone_are_abnormal(node, mounter):
     target = node.target("a")
     await node.publish(target)
     await mounter.die()
-    await until(lambda: not node.fuse_mounts())
+    await is_dead(target)
     condition = (await node.stats(target)).volume_condition
     assert condition.abnormal
     assert "gone with its mounter" in condition.message

@@ -25,18 +25,6 @@ async def test_a_target_that_is_not_mounted_is_removed(alone):
     assert target.parent.is_dir()
 
 
-async def test_files_in_a_target_that_is_not_mounted_are_never_deleted(alone):
-    target = alone.target("a")
-    target.mkdir()
-    (target / "precious").write_text("data")
-    code, text = await refused(alone.unpublish(target))
-    assert code is grpc.StatusCode.INTERNAL
-    assert text.startswith(
-        f"target {target} is not mounted, but there are files in it: nothing was deleted "
-    )
-    assert (target / "precious").read_text() == "data"
-
-
 async def test_a_dead_mount_of_which_nobody_knows_is_removed(alone):
     target = alone.target("a")
     target.mkdir()

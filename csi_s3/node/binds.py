@@ -1,0 +1,137 @@
+"""Binds of a mount on kubelet's paths: a pod's target, and kubelet's own for a container's subPath.
+
+A dead mount stays where it is bound, and its successor is bound on top of it. In between a
+container that starts gets an error at every access. Were the dead mount taken away first, it would
+get the directory beneath, on the node's disk, for its whole life: what it wrote would be in no
+bucket, and no error would say so (decision 0014).
+
+So that the stack does not grow with each death, all dead layers but the lowest go before the next
+bind: beneath them is a dead one always. Everything here blocks: call it in a thread.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from csi_s3.errors import ExistsError, MountError, VolumeError
+from csi_s3.kernel import mount, syscalls
+from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
+from csi_s3.node.sources import Source
+from csi_s3.node.targets import Target
+
+_DELETED = "//deleted"  # mountinfo appends it to a root that has lost its name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """fresh: it was not there before. hides_files: nothing was, and the directory is not empty."""
+
+    fresh: bool
+    hides_files: bool = False
+
+
+def attach(source: Source, path: Path, target: Target, *, read_only: bool) -> Attached:
+    """Bind the mount to target unless it is there, and look whether it is.
+
+    path: of the source.
+
+    Raises:
+        ExistsError: it is there, with the other read_only.
+        MountError: the target holds another mount, or the kernel refused.
+
+    """
+    layers = target.layers()
+    if layers and layers[-1].device == source.device:
+        _refuse_other(target, layers[-1], read_only=read_only)
+        return Attached(fresh=False)
+    for layer in layers:
+        if layer.fs_type != mount.FS_TYPE:
+            raise MountError(
+                f"{target.path} holds another mount: {layer.source} of type {layer.fs_type}",
+                f"delete the pod that uses it, or find out who mounted it and umount {target.path}",
+            )
+    made = not layers and target.create()
+    target.detach(down_to=1)
+    hides_files = not layers and target.has_files()
+    try:
+        with _opened(path) as root, target.opened() as place:
+            mount.bind(root, place, read_only=read_only)
+        entry = target.mounted()
+        if entry is None or entry.device != source.device or entry.read_only != read_only:
+            raise MountError(f"{target.path} was mounted, and is not what was mounted")
+    except VolumeError:
+        target.detach(down_to=min(len(layers), 1))
+        if made:
+            target.remove()
+        raise
+    return Attached(fresh=True, hides_files=hides_files)
+
+
+def _refuse_other(target: Target, entry: MountEntry, *, read_only: bool) -> None:
+    if entry.read_only != read_only:
+        is_, wanted = (
+            ("read-only", "read-write") if entry.read_only else ("read-write", "read-only")
+        )
+        raise ExistsError(
+            f"{target.path} is published {is_} already, and {wanted} was asked for",
+            "unpublish it first",
+        )
+
+
+def renew_subpaths(source: Source, path: Path, target: Target, *, read_only: bool) -> None:
+    """Bind the mount's parts on top of kubelet's binds of its dead predecessors.
+
+    kubelet looks at its bind before each start of the container, fails where that is dead, and
+    takes one that shows the part that it wants. Walks the mount, so its daemon must answer.
+    A part that is not in the bucket is left out: kubelet makes it when the container starts.
+    """
+    for subpath, entry in target.subpaths(read_mountinfo()).items():
+        if entry.fs_type != mount.FS_TYPE or entry.device == source.device:
+            continue
+        part = entry.root.removesuffix(_DELETED).lstrip("/") or "."
+        try:
+            subpath.detach(down_to=1)
+            with (
+                _opened(path) as root,
+                _part(root, part) as wanted,
+                subpath.opened(os.O_PATH) as at,
+            ):
+                if _mount_id(at) in {layer.mount_id for layer in subpath.layers()}:
+                    mount.bind(wanted, at, read_only=read_only)
+        except FileNotFoundError:
+            log.debug("%s: not there yet", subpath.path)
+        except (VolumeError, OSError) as exc:
+            log.warning("%s stays dead: %s", subpath.path, exc)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield root
+    finally:
+        os.close(root)
+
+
+@contextmanager
+def _part(root: int, name: str) -> Iterator[int]:
+    """Below root. No symlink, not even at its end: bound, it would lead to the node's files."""
+    part = syscalls.open_beneath(root, name, os.O_PATH)
+    try:
+        yield part
+    finally:
+        os.close(part)
+
+
+def _mount_id(place: int) -> int:
+    """Of the mount that an open descriptor is in (proc_pid_fdinfo(5))."""
+    for line in Path(f"/proc/self/fdinfo/{place}").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "mnt_id":
+            return int(value)
+    raise MountError("the kernel tells no mnt_id of a descriptor")
