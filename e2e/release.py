@@ -106,6 +106,26 @@ class Release:
         )  # fmt: skip
         self.replaced(component, node, old)
 
+    def kill_workers(self, node: str, bucket: str) -> None:
+        """End the processes that serve a bucket on a node, as the OOM killer does.
+
+        Every worker names its bucket in the log, beside its pid in the mounter's pod.
+        """
+        pod = self.pods("mounter", node)[0]
+        said = kube.kubectl("logs", "-n", self.namespace, pod, "--tail=-1")
+        lines = [json.loads(line) for line in said.splitlines()]
+        pids = [
+            line["pid"]
+            for line in lines
+            if line.get("program") == "worker" and f"bucket {bucket}:" in line["message"]
+        ]
+        end = (
+            "import contextlib, os, sys\nfor pid in map(int, sys.argv[1:]):\n"
+            " with contextlib.suppress(ProcessLookupError): os.kill(pid, 9)"
+        )
+        names = map(str, pids)
+        kube.kubectl("exec", "-n", self.namespace, pod, "--", "python3", "-c", end, *names)
+
     def replaced(self, component: str, node: str, old: set[str]) -> None:
         def fresh() -> list[str]:
             return [pod for pod in self.pods(component, node) if pod not in old]

@@ -26,6 +26,7 @@ def test_pods_of_a_crashed_node_have_their_volumes_again(ns, s3, bucket, nodes, 
         machines.bring_back(nodes[1], len(nodes))
     kube.until(lambda: restarts(ns.name, lost) > 0, what="the pod's new container", within_s=120)
     kube.wait_ready(ns.name, f"pod/{lost}", within_s=120)
+    assert restarts(ns.name, lost) == 1, "a container started without its volume"
     assert kube.logs(ns.name, lost) == "hello\n"
     assert ns.sh(lost, "cat /data/kept /data/on; echo back > /data/back") == "kept\non\n"
     assert s3.get(bucket, "back") == b"back\n"
