@@ -88,3 +88,19 @@ async def test_a_part_that_is_a_link_now_is_not_followed(node, mounter):
     await node.publish(target)
     await until(lambda: node.logged("WARNING", f"{place} stays dead"))
     assert "not connected" in run("cat", place).stderr
+
+
+async def test_a_part_that_is_missing_is_bound_when_it_is_there(node, mounter):
+    target = node.target("a")
+    await node.publish(target)
+    mounter.by_bucket("bucket").fuse.files[b"part"] = bytearray(b"old\n")
+    place = bind(target, "part")
+    await mounter.kill_worker("bucket", DIED)
+    await is_dead(place)
+    await node.publish(target)
+    await until(lambda: node.logged("DEBUG", f"{place}: not there yet"))
+    assert "not connected" in run("cat", place).stderr
+    mounter.by_bucket("bucket").fuse.files[b"part"] = bytearray(b"new\n")
+    await node.publish(target)
+    await until(lambda: run("cat", place).stdout == "new\n")
+    assert not node.logged("WARNING")
