@@ -350,7 +350,7 @@ class RemountError(VolumeError):
     """A running pod's mount was unmounted by hand, and making it again failed; why is in it.
 
     UNAVAILABLE whatever the cause: kubelet takes other codes as final and then removes what it
-    knows of a volume that is not mounted, and the pod could never end (decision 0014).
+    knows of a volume that is not mounted, and the pod could never end (decision 0016).
     """
 
     status, code, retryable = Status.UNAVAILABLE, "remount-failed", True

@@ -3,7 +3,7 @@
 A dead mount stays where it is bound, and its successor is bound on top of it. In between a
 container that starts gets an error at every access. Were the dead mount taken away first, it would
 get the directory beneath, on the node's disk, for its whole life: what it wrote would be in no
-bucket, and no error would say so (decision 0014).
+bucket, and no error would say so (decision 0016).
 
 So that the stack does not grow with each death, all dead layers but the lowest go before the next
 bind: beneath them is a dead one always. Everything here blocks: call it in a thread.

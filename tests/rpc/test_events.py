@@ -152,7 +152,7 @@ async def test_a_dead_mount_that_cannot_be_made_again_is_told_with_the_causes_co
 
 
 async def test_kubelet_is_never_told_finally_of_a_volume_that_was_unmounted_by_hand(node, mounter):
-    """It would remove vol_data.json, and the pod could not end (decision 0014)."""
+    """It would remove vol_data.json, and the pod could not end (decision 0016)."""
     target = node.target("a")
     await node.publish(target, pod="a")
     await mounter.kill_worker("bucket", WorkerDiedError("died"))
