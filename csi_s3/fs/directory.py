@@ -9,7 +9,7 @@ somebody else's later change).
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from csi_s3.errors import VolumeError
@@ -101,17 +101,17 @@ class Directory:
         for listing in self.listings:
             listing.moved(key)
 
-    def from_snapshot(self, name: str, now: float) -> Found | None:
-        """What the newest valid listing says of a name it has; None: ask S3."""
+    def from_snapshot(self, name: str, now: float) -> tuple[Found | None, int]:
+        """What the newest valid listing says of a name it has, and as of when; None: ask S3."""
         for listing in reversed(self.listings):
             if name in listing.entries or listing.is_complete:
-                return listing.entries.get(name)
+                return listing.entries.get(name), listing.asked
         if self.listings:
-            return None
+            return None, 0
         if self._snapshot is not None and now < self._snapshot_until:
-            return self._snapshot.entries.get(name)
+            return self._snapshot.entries.get(name), self._snapshot.asked
         self._snapshot = None
-        return None
+        return None, 0
 
 
 class Listing:
@@ -119,6 +119,7 @@ class Listing:
 
     names: in the order in which they were first seen, so that an index is a stable position; one
         without entry was removed since.
+    asked: when the youngest of its pages was asked for, in questions to S3.
     Lifetime: from opendir to releasedir, and as a snapshot for a while longer. Concurrency:
     `more` may be called by several tasks and fetches each page once. Cancellation: a cancelled
     `more` leaves the page under way for the next call.
@@ -132,14 +133,17 @@ class Listing:
         group: asyncio.TaskGroup,
         *,
         links: bool,
+        ask: Callable[[], int],
     ) -> None:
-        """links: whether `x.rclonelink` is the symbolic link `x`."""
+        """links: whether `x.rclonelink` is the symbolic link `x`. ask: counts questions to S3."""
         self.names: list[str] = []
         self.entries = Entries(prefix)
         self.hidden: list[str] = []
         self.is_complete = False
+        self.asked = 0
         self._store, self._prefix, self._directory = store, prefix, directory
-        self._group, self._links = group, links
+        self._group, self._links, self._ask = group, links, ask
+        self._page_asked = 0
         self._held: list[tuple[bytes, str, ObjectInfo | Link]] = []
         self._pages = Pages(store, prefix)
         self._began = 0
@@ -172,6 +176,7 @@ class Listing:
             if isinstance(answer, VolumeError):
                 raise answer
             self._merge(answer)
+            self.asked = self._page_asked
         finally:
             self._directory.end()
         if self._pages.is_over:
@@ -211,7 +216,7 @@ class Listing:
 
     def _start(self) -> None:
         """The observation lasts until the page is merged: changes meanwhile must be remembered."""
-        self._began = self._directory.begin()
+        self._began, self._page_asked = self._directory.begin(), self._ask()
         self._page = self._group.create_task(outcome(self._pages.following))
 
     def _merge(self, page: ListPage) -> None:

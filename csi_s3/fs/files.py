@@ -105,7 +105,7 @@ class Files:
             StaleError: another version is there and handles are open; or it is gone.
 
         """
-        key, asked = self._inodes.key(inode), self._tree.sizes.now
+        key, asked = self._inodes.key(inode), self._tree.sizes.ask()
         if not inode.is_linked:
             raise StaleError(f"{key}: replaced or removed")
         directory = self._tree.directory(self._inodes.get(inode.parent))
@@ -126,7 +126,7 @@ class Files:
             return None
         else:
             raise StaleError(f"{key}: removed meanwhile")
-        if not await self._tree.renew(inode, info, began=asked):
+        if not await self._tree.renew(inode, info, asked=asked):
             if inode.writer is not None:
                 return None  # opened for writing meanwhile: its bytes are the file
             raise StaleError(f"{key}: another version is in S3 while this one is open")

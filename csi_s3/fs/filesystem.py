@@ -201,7 +201,7 @@ class FileSystem:
             if found is None:
                 continue  # removed since
             try:
-                inode = await self._listed(handle.inode, name, found)
+                inode = await self._listed(handle.inode, name, found, listing.asked)
             except NotFoundError:
                 continue
             handle.position = at
@@ -211,14 +211,14 @@ class FileSystem:
             finally:
                 self._inodes.drop_unused(inode)
 
-    async def _listed(self, parent: Inode, name: str, found: Found) -> Inode:
-        local, began = self._tree.directory(parent).local.get(name), self._tree.sizes.now
+    async def _listed(self, parent: Inode, name: str, found: Found, asked: int) -> Inode:
+        local = self._tree.directory(parent).local.get(name)
         if local is not None:
             return local
         if found is Special.LOCAL:  # no more: S3 has it since
             with self._tree.reading(parent):
-                found = await self._tree.find(parent, name)
-        return await self._tree.adopt(parent, name, found, began=began)
+                asked, found = self._tree.sizes.ask(), await self._tree.find(parent, name)
+        return await self._tree.adopt(parent, name, found, asked=asked)
 
     def _rewind(self, handle: DirHandle) -> None:
         """rewinddir: what is read from now on is as of now."""

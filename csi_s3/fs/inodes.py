@@ -35,7 +35,8 @@ class Inode:
     is_linked: False once its name is gone or stands for another inode.
     maybe_cached: the kernel may hold pages of it.
     is_told: the kernel was told the size of this version, or has made it what it is.
-    renewed: by the tree's count, when another version was taken over; 0: never.
+    renewed: when another version was taken over, by the count of `sizes`; 0: never.
+    asked: when S3 was asked that question whose answer the version is, by the same count.
     writer: set while the file is being changed through this mount.
     directory: what is known of a directory's names beyond S3's answers; made at first need.
     is_kept: a directory that exists although S3 may have no key for it.
@@ -61,6 +62,7 @@ class Inode:
     maybe_cached: bool = False
     is_told: bool = False
     renewed: int = 0
+    asked: int = 0
     is_kept: bool = False
     is_ours: bool = False
     was_asked: bool = False

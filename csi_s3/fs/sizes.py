@@ -27,14 +27,19 @@ class AttributesCache(Protocol):
 class Sizes:
     """Concurrency: plain code only.
 
-    now: counts the versions that inodes were given. A request that began before an inode was
-        given its version brings the kernel no attributes of it: the kernel ignores attributes that
-        it asked for before it was told to drop those it had (fuse_change_attributes).
+    now: counts questions to S3, and the times that an inode was given another version. A request
+        that began before that brings the kernel no attributes of it: the kernel ignores those that
+        it asked for before it was told to drop what it had (fuse_change_attributes).
     """
 
     def __init__(self, kernel: AttributesCache) -> None:
         self.now = 0
         self._kernel = kernel
+
+    def ask(self) -> int:
+        """A question to S3 begins. An answer to an older one never replaces its answer."""
+        self.now += 1
+        return self.now
 
     def renewed(self, inode: Inode) -> None:
         """It was given another version, just now: no old attributes may be answered after this."""

@@ -109,16 +109,16 @@ class Tree:
             self.is_fresh(present) or self.sizes.untold_for_s(present, now_s) > 0
         ):
             return present
-        found, began = directory.from_snapshot(name, now_s), self.sizes.now
+        found, asked = directory.from_snapshot(name, now_s)
         if found is None or found is Special.LOCAL:
-            found = await self.find(parent, name)
-        return await self.adopt(parent, name, found, began=began)
+            asked, found = self.sizes.ask(), await self.find(parent, name)
+        return await self.adopt(parent, name, found, asked=asked)
 
     async def find(self, parent: Inode, name: str) -> Found:
         """Ask S3 what a name stands for; what we did to it meanwhile wins."""
         directory = self.directory(parent)
         key = child_key(self.inodes.key(parent), name, is_dir=False)
-        known, asked = self.inodes.child(parent.ino, name), self.sizes.now
+        known, asked = self.inodes.child(parent.ino, name), self.sizes.ask()
         with directory.observe() as began:
             found = await self._asking.ask(key, link_last=known is not None and not known.is_link)
             changed = directory.changed_since(began, name)
@@ -130,15 +130,13 @@ class Tree:
         return found
 
     def learn(self, parent: Inode, name: str, found: Found, *, asked: int) -> None:
-        """Correct what listings hold, unless a newer answer came since this was asked for."""
+        """Correct what listings hold, unless the answer to a newer question has come."""
         known = self.inodes.child(parent.ino, name)
-        if known is None or known.renewed <= asked:
+        if known is None or known.asked <= asked:
             self.directory(parent).learn(name, found)
 
-    async def adopt(self, parent: Inode, name: str, found: Found, *, began: int) -> Inode:
+    async def adopt(self, parent: Inode, name: str, found: Found, *, asked: int) -> Inode:
         """The inode that stands for what was found: the present one, changed or not, or a new one.
-
-        began: as `renew`.
 
         Raises:
             NotFoundError: nothing was found.
@@ -160,9 +158,10 @@ class Tree:
         if (
             present is None
             or (present.is_dir, present.is_link) != (False, is_link)
-            or not await self.renew(present, info, began=began)
+            or not await self.renew(present, info, asked=asked)
         ):
-            return self.inodes.add(parent.ino, name, is_dir=False, is_link=is_link, info=info)
+            present = self.inodes.add(parent.ino, name, is_dir=False, is_link=is_link, info=info)
+            present.asked = asked
         return present
 
     def _vanished(self, inode: Inode) -> None:
@@ -185,27 +184,28 @@ class Tree:
             and self._clock.monotonic_s() < inode.fresh_until
         )
 
-    async def renew(self, inode: Inode, info: ObjectInfo, *, began: int) -> bool:
+    async def renew(self, inode: Inode, info: ObjectInfo, *, asked: int) -> bool:
         """Let a file's inode stand for this version; False if it cannot, because handles are open.
 
         The kernel's pages of another version are gone when this returns.
-        began: `sizes.now` when S3 was asked. A version that was taken over since may be newer, and
-            stays.
+        asked: by the count of `sizes`. The answer to a newer question stays.
 
         Raises:
             StaleError: the inode was given another key since that version was asked for.
 
         """
         self._check_key(inode, info)
-        if inode.renewed > began:
+        if inode.asked > asked:
             return True
         inode.fresh_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
         if inode.is_version(info) and not self.versions.busy(inode.ino):
-            inode.info = info
+            inode.info, inode.asked = info, asked
             return True
         async with self.versions.hold(inode.ino):
             self._check_key(inode, info)
-            return inode.renewed > began or await self.renew_held(inode, info)
+            if inode.asked <= asked and await self.renew_held(inode, info):
+                inode.asked = asked
+            return inode.asked >= asked
 
     async def renew_held(self, inode: Inode, info: ObjectInfo) -> bool:
         """As `renew`, for a caller who holds the inode's version."""
@@ -305,7 +305,7 @@ class Tree:
     def list_directory(self, inode: Inode) -> Listing:
         directory = self.directory(inode)
         key, links = self.inodes.key(inode), self._config.symlinks
-        listing = Listing(self._store, key, directory, self._group, links=links)
+        listing = Listing(self._store, key, directory, self._group, links=links, ask=self.sizes.ask)
         directory.opened(listing)
         return listing
 
@@ -348,9 +348,7 @@ class Tree:
     # attributes
 
     async def refresh(self, inode: Inode) -> float:
-        """Ask S3 again about a file that nobody holds open.
-
-        Returns for how many seconds its attributes may be believed.
+        """Ask S3 again about a file that nobody holds open; it may be believed so many seconds.
 
         Raises:
             NotFoundError: it is gone, or a directory has its name now.
@@ -361,15 +359,17 @@ class Tree:
             return ttl_s  # an open file is the version that was opened; a held directory stays
         if self.is_fresh(inode):
             return ttl_s
-        if (left_s := self.sizes.untold_for_s(inode, self._clock.monotonic_s())) > 0:
+        now_s = self._clock.monotonic_s()
+        if (left_s := self.sizes.untold_for_s(inode, now_s)) > 0:
             return left_s
-        parent = self.inodes.get(inode.parent)
-        fresh = self.directory(parent).from_snapshot(inode.name, self._clock.monotonic_s())
-        key, began = self.inodes.key(inode), self.sizes.now
-        info = info_of(inode, fresh) or info_of(inode, await self.find(parent, inode.name))
+        parent, key = self.inodes.get(inode.parent), self.inodes.key(inode)
+        found, asked = self.directory(parent).from_snapshot(inode.name, now_s)
+        info = info_of(inode, found)
+        if info is None:
+            asked, info = self.sizes.ask(), info_of(inode, await self.find(parent, inode.name))
         if self.inodes.key(inode) != key:
             return ttl_s  # renamed meanwhile, by us
-        if info is None or not await self.renew(inode, info, began=began):
+        if info is None or not await self.renew(inode, info, asked=asked):
             if inode.writer is not None or inode.handles:
                 return ttl_s  # opened meanwhile
             self.inodes.unlink(inode)

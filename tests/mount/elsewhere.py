@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.mount.command import WITHIN_S
+from tests.mount.mounted import Mounted
 
 OLD = b"0123456789\n" * 3
 
@@ -258,29 +259,26 @@ def all_rounds() -> Iterator[Round]:
                 yield Round(by_stat, change, use, held=True)
 
 
-def play(this: Round, here: Path, there: Path, stored: Callable[[], bytes | None]) -> str | None:
-    """One round; `here` and `there` are one file on two mounts. What was wrong, if anything.
-
-    stored: what the bucket holds of it.
-    """
-    there.write_bytes(OLD)
+def play(this: Round, key: str, mounted: Mounted, elsewhere: Path) -> str | None:
+    """One round with one file on two mounts. What was wrong, if anything."""
+    mounted.put(key, OLD)
     if this.held:
-        with opened(here, os.O_RDONLY) as file:
+        with opened(mounted.path / key, os.O_RDONLY) as file:
             os.read(file, 5)
-            return _play(this, here, there, stored)
-    return _play(this, here, there, stored)
+            return _play(this, key, mounted, elsewhere)
+    return _play(this, key, mounted, elsewhere)
 
 
-def _play(this: Round, here: Path, there: Path, stored: Callable[[], bytes | None]) -> str | None:
-    this.look(here)
-    now = this.change(there, OLD)
+def _play(this: Round, key: str, mounted: Mounted, elsewhere: Path) -> str | None:
     try:
-        got, then = this.use(here, now)
-    except OSError as exc:
+        this.look(mounted.path / key)
+        now = this.change(elsewhere / key, OLD)
+        got, then = this.use(mounted.path / key, now)
+    except (OSError, subprocess.CalledProcessError) as exc:
         return f"{this}: {exc}"
     if got != now:
         return f"{this}: read {got[:50]!r} ({len(got)}), not {now[:50]!r} ({len(now)})"
-    left = stored()
+    left = mounted.get(key)
     if left != then:
         return f"{this}: left {left!r:.99} ({len(left or b'')}), not {then!r:.99} ({len(then)})"
     return None

@@ -171,3 +171,24 @@ def test_an_answer_to_a_question_that_began_before_brings_no_older_version_back(
     if look == "lookup":
         mount.held.append(ino)
     assert not is_stale(mount, opening(mount, ino))
+
+
+def test_of_two_answers_that_of_the_newer_question_stays_in_whatever_order_they_come(mount):
+    """The older one was taken over after the newer question began: it does not count as newer."""
+    mount.put("f", b"")
+    ino = mount.ino("f")
+    mount.store.put_now("f", b"old")
+    late = Held(mount.store, "LIST")
+    look = mount.start(mount.fs.lookup(1, b"f"))  # its HEAD says "old"
+    mount.settle()
+    mount.store.put_now("f", b"newer")
+    held = Held(mount.store, "HEAD", after=True)
+    task = opening(mount, ino)
+    mount.settle()
+    late.let_go()
+    assert mount.wait(look).size == 3
+    mount.held.append(ino)
+    held.let_go()
+    assert is_stale(mount, task)
+    assert mount.lookup("f").size == 5
+    assert not is_stale(mount, opening(mount, ino))
