@@ -155,11 +155,14 @@ class Tree:
             return self.inodes.add(parent.ino, name, is_dir=True)
         is_link = isinstance(found, Link)
         info = found.info if isinstance(found, Link) else found
-        if (
-            present is None
-            or (present.is_dir, present.is_link) != (False, is_link)
-            or not await self.renew(present, info, asked=asked)
-        ):
+        is_renewed = (
+            present is not None
+            and (present.is_dir, present.is_link) == (False, is_link)
+            and await self.renew(present, info, asked=asked)
+        )
+        if self.inodes.child(parent.ino, name) is not present:
+            return await self.adopt(parent, name, found, asked=asked)  # forgotten meanwhile
+        if present is None or not is_renewed:
             present = self.inodes.add(parent.ino, name, is_dir=False, is_link=is_link, info=info)
             present.asked = asked
         return present
