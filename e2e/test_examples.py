@@ -11,6 +11,7 @@ from e2e import kube, store
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 PUBLIC = "noaa-ghcn-pds"
 DOMINO = "domino-compute"
+WITHIN_S = 180
 KMS_ARN = "arn:aws:kms:us-east-1:111122223333:key/YOUR-KEY-ID"  # MinIO's keys have plain names
 
 
@@ -31,22 +32,26 @@ def replaced(text, s3, image):
 
 
 def wait_done(found):
-    """A pod that ends, a Job, and a Deployment do what they are for; others just run."""
+    """A pod that ends, a Job, and a Deployment do what they are for; others just run.
+
+    Volume, claim and pod come at once: binding them, and seeing it, takes Kubernetes minutes at
+    times (91 s seen).
+    """
     kind, name = found["kind"], found["metadata"]["name"]
     namespace = found["metadata"].get("namespace", "default")
     if kind == "Pod" and found["spec"].get("restartPolicy") == "Never":
-        kube.wait_ended(namespace, name)
+        kube.wait_ended(namespace, name, within_s=WITHIN_S)
     elif kind == "Pod":
-        kube.wait_ready(namespace, f"pod/{name}")
+        kube.wait_ready(namespace, f"pod/{name}", within_s=WITHIN_S)
     elif kind == "Job":
         kube.kubectl(
             "wait", "-n", namespace, f"job/{name}", "--for=condition=Complete",
-            "--timeout=90s", within_s=100,
+            f"--timeout={WITHIN_S}s", within_s=WITHIN_S + 10,
         )  # fmt: skip
     elif kind == "Deployment":
         kube.kubectl(
-            "rollout", "status", "-n", namespace, f"deployment/{name}", "--timeout=90s",
-            within_s=100,
+            "rollout", "status", "-n", namespace, f"deployment/{name}",
+            f"--timeout={WITHIN_S}s", within_s=WITHIN_S + 10,
         )  # fmt: skip
 
 
