@@ -83,13 +83,15 @@ def _refuse_other(target: Target, entry: MountEntry, *, read_only: bool) -> None
         )
 
 
-def renew_subpaths(source: Source, path: Path, target: Target, *, read_only: bool) -> None:
+def renew_subpaths(source: Source, path: Path, target: Target, *, read_only: bool) -> list[str]:
     """Bind the mount's parts on top of kubelet's binds of its dead predecessors.
 
     kubelet looks at its bind before each start of the container, fails where that is dead, and
     takes one that shows the part that it wants. Walks the mount, so its daemon must answer.
     A part that is not in the bucket is left out: kubelet makes it when the container starts.
+    Returns what stays dead for another reason, a line each.
     """
+    stay_dead = []
     for subpath, entry in target.subpaths(read_mountinfo()).items():
         if entry.fs_type != mount.FS_TYPE or entry.device == source.device:
             continue
@@ -106,7 +108,8 @@ def renew_subpaths(source: Source, path: Path, target: Target, *, read_only: boo
         except FileNotFoundError:
             log.debug("%s: not there yet", subpath.path)
         except (VolumeError, OSError) as exc:
-            log.warning("%s stays dead: %s", subpath.path, exc)
+            stay_dead.append(f"{subpath.path} stays dead: {exc}")
+    return stay_dead
 
 
 @contextmanager

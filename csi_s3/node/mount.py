@@ -71,6 +71,7 @@ class Mount:
         self._sources, self._mounters, self._audience = sources, mounters, audience
         self._leftovers = leftovers
         self._last_target: Target | None = None  # of those that were unpublished
+        self._dead_subpaths: dict[Target, list[str]] = {}  # what was logged of them last
         self._source: Source | None = None
         self._owner = Owner()
         self._publishing = 0  # jobs that wait or run
@@ -240,9 +241,15 @@ class Mount:
             read_only=self.targets[target],
         )
         try:
-            await self._call(renew, "binding subPaths")
+            dead = await self._call(renew, "binding subPaths")
         except VolumeError as exc:
-            log.warning("%s", exc, extra={**self._fields, "code": exc.code})
+            dead = [str(exc)]
+        told = self._dead_subpaths.pop(target, [])
+        if dead:
+            self._dead_subpaths[target] = dead
+        for line in dead:  # kubelet publishes every minute
+            level = logging.DEBUG if line in told else logging.WARNING
+            log.log(level, "%s", line, extra=self._fields)
 
     async def _hear(self) -> None:
         """Ask the worker how it is; raises what is wrong with the mount or its bucket."""
@@ -292,6 +299,7 @@ class Mount:
     async def _unpublish(self, target: Target) -> None:
         await self._call(target.detach, "unmounting")
         self.targets.pop(target, None)
+        self._dead_subpaths.pop(target, None)
         self._last_target = target
         try:
             await self._leftovers.remove(target)
@@ -300,6 +308,7 @@ class Mount:
 
     async def _disown(self, target: Target) -> None:
         self.targets.pop(target, None)
+        self._dead_subpaths.pop(target, None)
         await self._settle()
 
     async def _settle(self) -> None:

@@ -88,6 +88,11 @@ async def test_a_part_that_is_a_link_now_is_not_followed(node, mounter):
     await node.publish(target)
     await until(lambda: node.logged("WARNING", f"{place} stays dead"))
     assert "not connected" in run("cat", place).stderr
+    for _ in range(2):  # as kubelet does, every minute
+        await node.publish(target)
+    subprocess.run(["umount", place], check=True, timeout=20)
+    await node.unpublish(target)
+    assert len(node.logged("WARNING")) == len(node.logged("WARNING", "stays dead")) == 1
 
 
 async def test_a_part_that_is_missing_is_bound_when_it_is_there(node, mounter):
