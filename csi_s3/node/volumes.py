@@ -80,7 +80,7 @@ class Volumes:
         self._leftovers = Leftovers(sources.leftovers, self._audience)
         self._mounts: dict[str, Mount] = {}
         self._held: set[Target] = set()
-        self._lost: set[Target] = set()  # running pods', mounted before we started, dead since
+        self._lost: set[Target] = set()  # running pods', whose mount died and has no owner here
         self._outdated: dict[Target, str] = {}  # by the identity that is asked for and not served
         self._strays = Owner()
         self._group = asyncio.TaskGroup()
@@ -244,6 +244,7 @@ class Volumes:
                     )
                 return there
             there.disown(target)
+            self._lost.add(target)
         for mount in self._mounts.values():
             if _identity_of(mount) == identity and not mount.leaving:
                 return mount

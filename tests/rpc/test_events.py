@@ -169,6 +169,20 @@ async def test_kubelet_is_never_told_finally_of_a_volume_that_was_unmounted_by_h
     await node.publish(target, pod="a")
 
 
+async def test_nor_when_its_options_were_edited_meanwhile(node, mounter):
+    target = node.target("a")
+    await node.publish(target, pod="a")
+    await mounter.kill_worker("bucket", WorkerDiedError("died"))
+    await is_dead(target)
+    assert run("umount", target).returncode == 0
+    mounter.refuse["bucket"] = EXPIRED
+    for _ in range(3):
+        code, _ = await refused(node.publish(target, "allow-delete", pod="a"))
+        assert code is grpc.StatusCode.UNAVAILABLE
+    mounter.refuse.clear()
+    await node.publish(target, "allow-delete", pod="a")
+
+
 async def test_bytes_that_were_lost_at_the_end_are_told_to_the_pod_that_left_last(node, mounter):
     await node.publish(node.target("a"), pod="a")
     await node.publish(node.target("b"), pod="b")
