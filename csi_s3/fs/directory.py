@@ -33,7 +33,7 @@ class Directory:
         self._sequence = 0
         self._observers = 0
         self._changed: dict[str, tuple[int, Found]] = {}
-        self._learned: dict[str, tuple[int, ObjectInfo]] = {}
+        self._learned: dict[str, tuple[int, ObjectInfo, int]] = {}
 
     def begin(self) -> int:
         """A question to S3 starts; returns when, for `changed_since`. `end` must follow."""
@@ -61,10 +61,10 @@ class Directory:
         sequence, found = self._changed.get(name, (0, Special.ABSENT))
         return found if sequence > began else None
 
-    def learned_since(self, began: int, name: str) -> ObjectInfo | None:
-        """The version that S3 told of in an answer after that, while a page was under way."""
-        sequence, info = self._learned.get(name, (0, None))
-        return info if sequence > began else None
+    def learned_since(self, began: int, name: str) -> tuple[ObjectInfo, int] | None:
+        """The version that S3 told of in an answer after that, and when it was asked."""
+        sequence, info, asked = self._learned.get(name, (0, None, 0))
+        return (info, asked) if info is not None and sequence > began else None
 
     def note(self, name: str, found: Found) -> None:
         """We changed the name, and S3 has taken the change (or the name is local)."""
@@ -73,13 +73,13 @@ class Directory:
             self._changed[name] = (self._sequence, found)
         self.learn(name, found, add=True)
 
-    def learn(self, name: str, found: Found, *, add: bool = False) -> None:
+    def learn(self, name: str, found: Found, *, add: bool = False, asked: int = 0) -> None:
         """S3 told something newer about a name than merged listings may hold, or pages to come."""
         if isinstance(found, ObjectInfo) and any(x.is_asking for x in self.listings):
             self._sequence += 1
-            self._learned[name] = self._sequence, found
+            self._learned[name] = self._sequence, found, asked
         for listing in {id(x): x for x in (*self.listings, self._snapshot) if x}.values():
-            listing.correct(name, found, add=add)
+            listing.correct(name, found, add=add, asked=asked)
 
     def opened(self, listing: "Listing") -> None:
         self.listings.append(listing)
@@ -105,11 +105,11 @@ class Directory:
         """What the newest valid listing says of a name it has, and as of when; None: ask S3."""
         for listing in reversed(self.listings):
             if name in listing.entries or listing.is_complete:
-                return listing.entries.get(name), listing.asked
+                return listing.entries.get(name), listing.asked_of(name)
         if self.listings:
             return None, 0
         if self._snapshot is not None and now < self._snapshot_until:
-            return self._snapshot.entries.get(name), self._snapshot.asked
+            return self._snapshot.entries.get(name), self._snapshot.asked_of(name)
         self._snapshot = None
         return None, 0
 
@@ -119,7 +119,6 @@ class Listing:
 
     names: in the order in which they were first seen, so that an index is a stable position; one
         without entry was removed since.
-    asked: when the youngest of its pages was asked for, in questions to S3.
     Lifetime: from opendir to releasedir, and as a snapshot for a while longer. Concurrency:
     `more` may be called by several tasks and fetches each page once. Cancellation: a cancelled
     `more` leaves the page under way for the next call.
@@ -140,10 +139,10 @@ class Listing:
         self.entries = Entries(prefix)
         self.hidden: list[str] = []
         self.is_complete = False
-        self.asked = 0
         self._store, self._prefix, self._directory = store, prefix, directory
         self._group, self._links, self._ask = group, links, ask
-        self._page_asked = 0
+        self._asked = self._page_asked = 0
+        self._corrected: dict[str, int] = {}
         self._held: list[tuple[bytes, str, ObjectInfo | Link]] = []
         self._pages = Pages(store, prefix)
         self._began = 0
@@ -176,7 +175,7 @@ class Listing:
             if isinstance(answer, VolumeError):
                 raise answer
             self._merge(answer)
-            self.asked = self._page_asked
+            self._asked = self._page_asked
         finally:
             self._directory.end()
         if self._pages.is_over:
@@ -198,6 +197,10 @@ class Listing:
     def _is_relisted(self, page: "asyncio.Task[ListPage | VolumeError]") -> bool:
         return page.cancelled() and self._page is not page
 
+    def asked_of(self, name: str) -> int:
+        """When S3 was asked what an entry is, by the count of questions; the youngest page's."""
+        return self._corrected.get(name, self._asked)
+
     def close(self) -> None:
         """End what is under way; plain code."""
         if self._page is not None:
@@ -205,14 +208,16 @@ class Listing:
             self._page = None
             self._directory.end()
 
-    def correct(self, name: str, found: Found, *, add: bool) -> None:
-        """Take over what is known of one name since its page was listed."""
+    def correct(self, name: str, found: Found, *, add: bool, asked: int) -> None:
+        """Take over what is known of one name since it was listed; asked: 0 of an own change."""
         was_held = any(h[1] == name for h in self._held)
         self._held = [h for h in self._held if h[1] != name]
         if found is Special.ABSENT:
             self.entries.remove(name)
         elif add or was_held or name in self.entries:
             self._add(name, found)
+            if asked:
+                self._corrected[name] = asked
 
     def _start(self) -> None:
         """The observation lasts until the page is merged: changes meanwhile must be remembered."""
@@ -248,7 +253,10 @@ class Listing:
             self.hidden.append(info.key)
             return
         if link is None:
-            self._hold(name, self._directory.learned_since(self._began, name) or info)
+            learned = self._directory.learned_since(self._began, name)
+            if learned is not None:
+                info, self._corrected[name] = learned
+            self._hold(name, info)
         elif all(h[1] != name for h in self._held):
             self._hold(name, Link(info))
 

@@ -201,7 +201,7 @@ class FileSystem:
             if found is None:
                 continue  # removed since
             try:
-                inode = await self._listed(handle.inode, name, found, listing.asked)
+                inode = await self._listed(handle.inode, name, found, listing.asked_of(name))
             except NotFoundError:
                 continue
             handle.position = at

@@ -133,7 +133,7 @@ class Tree:
         """Correct what listings hold, unless the answer to a newer question has come."""
         known = self.inodes.child(parent.ino, name)
         if known is None or known.asked <= asked:
-            self.directory(parent).learn(name, found)
+            self.directory(parent).learn(name, found, asked=asked)
 
     async def adopt(self, parent: Inode, name: str, found: Found, *, asked: int) -> Inode:
         """The inode that stands for what was found: the present one, changed or not, or a new one.

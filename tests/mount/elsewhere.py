@@ -160,8 +160,16 @@ def sendfile(path: Path, now: bytes) -> tuple[bytes, bytes]:
 
 def cp(path: Path, now: bytes) -> tuple[bytes, bytes]:
     copy = path.with_name(f"{path.name}.copy")
-    subprocess.run(["cp", path, copy], check=True, timeout=WITHIN_S)
+    _run("cp", path, copy)
     return copy.read_bytes(), now
+
+
+def _run(*words: object) -> None:
+    done = subprocess.run(
+        list(map(str, words)), check=False, capture_output=True, text=True, timeout=WITHIN_S
+    )
+    if done.returncode:
+        raise OSError(done.stderr)
 
 
 def append_here(path: Path, now: bytes) -> tuple[bytes, bytes]:
@@ -171,7 +179,7 @@ def append_here(path: Path, now: bytes) -> tuple[bytes, bytes]:
 
 
 def append_by_a_shell(path: Path, now: bytes) -> tuple[bytes, bytes]:
-    subprocess.run(["sh", "-c", 'echo mine >> "$0"', path], check=True, timeout=WITHIN_S)
+    _run("sh", "-c", 'echo mine >> "$0"', path)
     return now, now + b"mine\n"
 
 
@@ -274,7 +282,7 @@ def _play(this: Round, key: str, mounted: Mounted, elsewhere: Path) -> str | Non
         this.look(mounted.path / key)
         now = this.change(elsewhere / key, OLD)
         got, then = this.use(mounted.path / key, now)
-    except (OSError, subprocess.CalledProcessError) as exc:
+    except OSError as exc:
         return f"{this}: {exc}"
     if got != now:
         return f"{this}: read {got[:50]!r} ({len(got)}), not {now[:50]!r} ({len(now)})"

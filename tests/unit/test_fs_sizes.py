@@ -192,3 +192,18 @@ def test_of_two_answers_that_of_the_newer_question_stays_in_whatever_order_they_
     assert is_stale(mount, task)
     assert mount.lookup("f").size == 5
     assert not is_stale(mount, opening(mount, ino))
+
+
+def test_a_version_found_while_another_is_held_open_is_looked_up_in_the_listing_too(mount):
+    for name in ("e", "f"):
+        mount.put(name, b"old")
+    mount.ls()
+    fh = mount.open("f")
+    ino = mount.ino("f")
+    mount.store.put_now("f", b"newer")
+    assert is_stale(mount, opening(mount, ino))
+    with mount.requests():
+        found = mount.lookup("f")
+    assert (found.ino == ino, found.size) == (False, 5)
+    assert not is_stale(mount, opening(mount, found.ino))
+    mount.release(fh)
