@@ -142,8 +142,8 @@ class Tree:
             NotFoundError: nothing was found.
 
         """
-        present = self.inodes.child(parent.ino, name)
-        if present is not None and self.directory(parent).local.get(name) is present:
+        present, local = self.inodes.child(parent.ino, name), self.directory(parent).local
+        if present is not None and local.get(name) is present:
             return present
         if found is Special.ABSENT or found is Special.LOCAL:
             if present is not None:
@@ -155,16 +155,15 @@ class Tree:
             return self.inodes.add(parent.ino, name, is_dir=True)
         is_link = isinstance(found, Link)
         info = found.info if isinstance(found, Link) else found
-        is_renewed = (
-            present is not None
-            and (present.is_dir, present.is_link) == (False, is_link)
-            and await self.renew(present, info, asked=asked)
-        )
-        if self.inodes.child(parent.ino, name) is not present:
-            return await self.adopt(parent, name, found, asked=asked)  # forgotten meanwhile
-        if present is None or not is_renewed:
-            present = self.inodes.add(parent.ino, name, is_dir=False, is_link=is_link, info=info)
-            present.asked = asked
+        if present is not None and (present.is_dir, present.is_link) == (False, is_link):
+            is_renewed = await self.renew(present, info, asked=asked)
+            if self.inodes.child(parent.ino, name) is not present or local.get(name) is present:
+                # Forgotten meanwhile, or opened for writing.
+                return await self.adopt(parent, name, found, asked=asked)
+            if is_renewed:
+                return present
+        present = self.inodes.add(parent.ino, name, is_dir=False, is_link=is_link, info=info)
+        present.asked = asked
         return present
 
     def _vanished(self, inode: Inode) -> None:
