@@ -79,7 +79,8 @@ class Headers:
         key = self._sse_key
         if key is None or "alias/" in key:
             return  # an alias is answered with the key's own name
-        if said_key != key and not said_key.endswith(f"key/{key}"):
+        # AWS answers arn:aws:kms:REGION:ACCOUNT:key/KEY, MinIO arn:aws:kms:KEY.
+        if said_key != key and not said_key.endswith((f":key/{key}", f":{key}")):
             raise IntegrityError(
                 f"{what}: asked for KMS key {key!r}, the store answered {said_key!r}",
                 "the object is stored, but not as asked; check `sse-kms-key-id`",

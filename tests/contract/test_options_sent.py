@@ -12,11 +12,13 @@ from csi_s3.errors import (
     IntegrityError,
     ObjectChangedError,
     StoreUnavailableError,
+    VolumeError,
 )
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.store import ObjectInfo
-from tests.contract.conftest import at_once
+from tests.contract.conftest import at_once, bucket_on
 from tests.contract.scripted import Reply, error, listing
+from tests.servers import KMS_KEY, running
 
 PUT = Reply(200, b"", {"ETag": '"e"'})
 CREATED = Reply(200, b"<R><UploadId>U1</UploadId></R>")
@@ -101,6 +103,19 @@ async def test_another_kms_key_than_the_one_asked_for_is_an_error(s3):
     async with open_bucket(s3.config(sse_kms_key_id="key-1")) as bucket:
         with pytest.raises(IntegrityError, match=r"asked for KMS key 'key-1'.*key/other"):
             await bucket.put("k", b"x")
+
+
+async def test_a_kms_key_of_the_store_s_own_is_the_one_asked_for(bucket_names, aws_environment):
+    with running("minio") as server:
+        async with bucket_on(server, bucket_names, aws_environment) as found:
+            for key in (KMS_KEY, f"arn:aws:kms:{KMS_KEY}"):
+                config = replace(found.config, sse="aws:kms", sse_kms_key_id=key)
+                async with open_bucket(config) as bucket:
+                    await bucket.put("k", b"x")
+            other = replace(found.config, sse="aws:kms", sse_kms_key_id="key")
+            async with open_bucket(other) as bucket:
+                with pytest.raises(VolumeError):
+                    await bucket.put("k", b"x")
 
 
 async def test_a_copy_keeps_the_storage_class_of_its_source_unless_told(s3):
