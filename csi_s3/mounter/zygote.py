@@ -168,8 +168,8 @@ async def _warm() -> None:
     own memory.
     """
     from csi_s3.config.volume import BucketConfig  # noqa: PLC0415 - as in main
-    from csi_s3.s3 import chain  # noqa: PLC0415
     from csi_s3.s3.bucket import open_bucket  # noqa: PLC0415
+    from csi_s3.s3.credentials import chain  # noqa: PLC0415
 
     chain.warm()
     config = BucketConfig(bucket="warm", region="us-east-1", no_sign_request=True)

@@ -25,18 +25,19 @@ from csi_s3.errors import (
     PreconditionFailedError,
     VolumeError,
 )
-from csi_s3.s3 import answers, checksums, listing, reading
-from csi_s3.s3.chain import ca_bundle, chain_for, session_for
-from csi_s3.s3.copying import Copier
-from csi_s3.s3.credentials import Clock, Identity
-from csi_s3.s3.deletion import Deletion
+from csi_s3.s3 import checksums, get_object, list_objects, xml
+from csi_s3.s3.copy_object import Copier
+from csi_s3.s3.credentials.chain import ca_bundle, chain_for, session_for
+from csi_s3.s3.credentials.refresh import CredentialClock, RefreshableCredentials
+from csi_s3.s3.delete_objects import Deletion
+from csi_s3.s3.empty_prefixes import EmptyPrefixes
 from csi_s3.s3.endpoint import moved, region_for, resolve
 from csi_s3.s3.faults import Fault
-from csi_s3.s3.ghosts import Ghosts
-from csi_s3.s3.headers import Headers
 from csi_s3.s3.http import Http, RequestRecord
-from csi_s3.s3.keeping import Keeping
-from csi_s3.s3.objects import conditions, describe, stored, version_of
+from csi_s3.s3.multipart_upload import MultipartUpload
+from csi_s3.s3.preserved_headers import PreservedHeaders
+from csi_s3.s3.request_headers import RequestHeaders
+from csi_s3.s3.response_headers import conditions, describe, stored, version_of
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import (
     MIN_PART_BYTES,
@@ -47,7 +48,6 @@ from csi_s3.s3.store import (
     ObjectStore,
 )
 from csi_s3.s3.tls import tls_context
-from csi_s3.s3.upload import MultipartUpload
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +61,12 @@ async def open_bucket(
     observe: Observer | None = None,
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     credentials_dir: Path | None = None,
-    clock: Clock | None = None,
+    clock: CredentialClock | None = None,
 ) -> AsyncIterator["Bucket"]:
     """Find credentials, region and endpoint; nothing is asked of the bucket yet.
 
     observe: told of every attempt. pause: waits between attempts (tests pass their own).
-    credentials_dir: a mounted Secret, see `keyfiles`; its keys win over all others.
+    credentials_dir: a mounted Secret, see `credentials.static_keys`; its keys win over all others.
 
     Raises:
         BadOptionError: options or shared files that cannot be.
@@ -78,9 +78,9 @@ async def open_bucket(
     endpoint = resolve(config, session, region_for(config, session))
     identity = None
     if not config.no_sign_request:
-        clock = clock or Clock()
+        clock = clock or CredentialClock()
         chain = chain_for(config, session, credentials_dir=credentials_dir, clock=clock)
-        identity = Identity(chain, bucket=config.bucket, clock=clock)
+        identity = RefreshableCredentials(chain, bucket=config.bucket, clock=clock)
         await identity.open()
     http = Http(
         bucket=config.bucket,
@@ -109,13 +109,13 @@ class Bucket(ObjectStore):
     min_part_bytes = MIN_PART_BYTES
 
     def __init__(self, config: BucketConfig, http: Http) -> None:
-        self._http, self._headers = http, Headers(config)
+        self._http, self._headers = http, RequestHeaders(config)
         self.conditional_writes = True if http.endpoint.is_aws else None
-        self._keeping = Keeping(http, self._headers)
+        self._preserved_headers = PreservedHeaders(http, self._headers)
         self._sums = checksums.algorithm(config.upload_checksums)
         self._copier = Copier(http, self._headers)
         self._deletion = Deletion(self, http, self._headers)
-        self._ghosts = Ghosts(self, http, self._headers)
+        self._empty_prefixes = EmptyPrefixes(self, http, self._headers)
 
     @override
     def __repr__(self) -> str:
@@ -127,7 +127,7 @@ class Bucket(ObjectStore):
 
     @override
     async def head(self, key: str) -> ObjectInfo:
-        return await reading.head(self._http, self._headers, key)
+        return await get_object.head(self._http, self._headers, key)
 
     @override
     async def list_page(
@@ -143,7 +143,7 @@ class Bucket(ObjectStore):
         request = Request(
             kind="LIST",
             method="GET",
-            query=listing.query(
+            query=list_objects.query(
                 prefix,
                 delimiter=delimiter,
                 token=token,
@@ -155,13 +155,13 @@ class Bucket(ObjectStore):
         )
         root = (await self._http.done(request)).root
         assert root is not None  # noqa: S101 - for the type checker: answered_with
-        return await self._ghosts.without(listing.page_of(root))
+        return await self._empty_prefixes.without(list_objects.page_of(root))
 
     @override
     async def read_range(
         self, key: str, start: int, length: int, *, etag: str | None = None
     ) -> Chunk:
-        return await reading.read_range(self._http, self._headers, key, start, length, etag=etag)
+        return await get_object.read_range(self._http, self._headers, key, start, length, etag=etag)
 
     @override
     async def put(
@@ -174,13 +174,13 @@ class Bucket(ObjectStore):
         metadata: Mapping[str, str] | None = None,
         like: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        kept = await self._keeping.kept(like.key) if like else {}
+        kept = await self._preserved_headers.kept(like.key) if like else {}
         request = partial(
             self._put, key, data, metadata=metadata, if_none_match=if_none_match, if_match=if_match
         )
-        return await self._put_keeping(request, kept)
+        return await self._put_preserved_headers(request, kept)
 
-    async def _put_keeping(
+    async def _put_preserved_headers(
         self, request: Callable[..., Awaitable[ObjectInfo]], kept: dict[str, str]
     ) -> ObjectInfo:
         try:
@@ -190,7 +190,7 @@ class Bucket(ObjectStore):
                 raise
             del kept["x-amz-tagging"]  # it may be what was refused: PutObjectTagging
             info = await request(kept=kept)
-            self._keeping.leave_tags(exc)
+            self._preserved_headers.leave_tags(exc)
             return info
 
     async def _put(
@@ -269,11 +269,11 @@ class Bucket(ObjectStore):
         if not (source.key.endswith("/") and source.size == 0):
             return await self._copier.copy(source, key, if_none_match=if_none_match)
         # A directory's marker: versitygw copies none. One that has bytes is no marker.
-        kept = await self._keeping.kept_of(source)
+        kept = await self._preserved_headers.kept_of(source)
         request = partial(
             self._put, key, b"", metadata=None, if_none_match=if_none_match, if_match=None
         )
-        return await self._put_keeping(request, kept)
+        return await self._put_preserved_headers(request, kept)
 
     @override
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
@@ -288,7 +288,7 @@ class Bucket(ObjectStore):
         except NotFoundError:
             return
         except PreconditionFailedError as exc:
-            raise reading.changed(key, if_match) from exc
+            raise get_object.changed(key, if_match) from exc
         except NotImplementedByStoreError:
             if if_match is None:
                 raise
@@ -306,7 +306,7 @@ class Bucket(ObjectStore):
         metadata: Mapping[str, str] | None = None,
         like: ObjectInfo | None = None,
     ) -> MultipartUpload:
-        kept = await self._keeping.kept(like.key) if like else {}
+        kept = await self._preserved_headers.kept(like.key) if like else {}
         try:
             return await self._create_upload(key, kept, metadata)
         except AccessDeniedError as exc:
@@ -314,7 +314,7 @@ class Bucket(ObjectStore):
                 raise
             del kept["x-amz-tagging"]
             upload = await self._create_upload(key, kept, metadata)
-            self._keeping.leave_tags(exc)
+            self._preserved_headers.leave_tags(exc)
             return upload
 
     async def _create_upload(
@@ -341,7 +341,7 @@ class Bucket(ObjectStore):
                 return await self._create_upload(key, kept, metadata)
             raise self._http.error(request, answer.fault)
         self._headers.check_encryption(f"upload of {key!r}", answer.headers)
-        upload_id = answers.fields(answer.root).get("UploadId", "")
+        upload_id = xml.fields(answer.root).get("UploadId", "")
         if not upload_id:  # an abort would delete the object
             raise IntegrityError(f"upload of {key!r}: the answer names no upload")
         upload = MultipartUpload(
@@ -352,7 +352,7 @@ class Bucket(ObjectStore):
             sums=sums,
             is_named=named is not None,
         )
-        if named and self._is_minio:  # its first answer to us: see `upload`
+        if named and self._is_minio:  # its first answer to us: see `multipart_upload`
             await upload.abort()
             return await self._create_upload(key, kept, metadata)
         return upload

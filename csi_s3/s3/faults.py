@@ -30,7 +30,7 @@ from csi_s3.errors import (
     StoreUnavailableError,
     VolumeError,
 )
-from csi_s3.s3 import answers
+from csi_s3.s3 import xml
 
 _NO_ANSWER = "no answer of S3"  # in place of a code
 # Passing is all of 5xx, a gateway's own included (520 to 527 are Cloudflare's), but for these: not
@@ -127,7 +127,7 @@ _OLD_ENDPOINT = re.compile(r"(?:^|\.)s3[.-]([a-z0-9-]+)\.amazonaws\.com")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class RequestContext:
     """What was asked, for the message."""
 
     kind: str
@@ -227,7 +227,7 @@ def is_passing(status: int) -> bool:
 
 def read(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     """Take S3's answer apart; a body that is not S3's (a proxy's page) tells nothing."""
-    said = answers.fields(answers.parse(body)) if body else {}
+    said = xml.fields(xml.parse(body)) if body else {}
     found = _OLD_ENDPOINT.search(said.get("Endpoint", ""))
     region = headers.get("x-amz-bucket-region") or said.get("Region") or (found and found[1])
     return Fault(
@@ -248,7 +248,7 @@ def read_late(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
     return replace(fault, code=_NO_ANSWER, message=f"the body begins {body[:60]!r}")
 
 
-def to_error(fault: Fault, asked: Asked) -> VolumeError:
+def to_error(fault: Fault, asked: RequestContext) -> VolumeError:
     """The class that the file system and the CSI answers understand, with message and hint."""
     cls: type[VolumeError] = fault.no_room or StoreUnavailableError
     if fault.code in _DAMAGED:
@@ -271,7 +271,7 @@ def _is_long_for_minio(key: str) -> bool:
     return len(longest) > _MINIO_NAME_BYTES
 
 
-def from_connection(exc: Exception, asked: Asked) -> VolumeError:
+def from_connection(exc: Exception, asked: RequestContext) -> VolumeError:
     """No usable answer: time passed, the connection failed, or the answer was cut."""
     cls: type[VolumeError] = StoreUnavailableError
     if isinstance(exc, TimeoutError) or isinstance(exc.__cause__, TimeoutError):
@@ -303,7 +303,7 @@ def is_untrusted(exc: Exception) -> bool:
     return isinstance(exc, aiohttp.ClientSSLError | ssl.SSLError)
 
 
-def _hint(cls: type[VolumeError], fault: Fault, asked: Asked) -> str:
+def _hint(cls: type[VolumeError], fault: Fault, asked: RequestContext) -> str:
     if fault.is_moved:
         return f"set `region` to the bucket's region (now {asked.region}), or check `endpoint-url`"
     if cls is AccessDeniedError:
@@ -342,7 +342,7 @@ _HINTS: dict[type[VolumeError], str] = {
 }
 
 
-def _credentials_hint(fault: Fault, asked: Asked) -> str:
+def _credentials_hint(fault: Fault, asked: RequestContext) -> str:
     if fault.code == "RequestTimeTooSkewed":
         return "this node's clock is wrong: check its time synchronisation"
     if fault.is_expired:

@@ -19,10 +19,10 @@ from typing_extensions import override
 
 from csi_s3.config import environment
 from csi_s3.errors import IntegrityError, VolumeError
-from csi_s3.s3 import answers, faults
-from csi_s3.s3.credentials import Identity, Keys
+from csi_s3.s3 import faults, xml
+from csi_s3.s3.credentials.refresh import AccessKeys, RefreshableCredentials
 from csi_s3.s3.endpoint import Endpoint
-from csi_s3.s3.faults import Asked, Fault
+from csi_s3.s3.faults import Fault, RequestContext
 from csi_s3.s3.signing import Request, exact, payload_hash, signed_headers, url_of
 from csi_s3.s3.store import Buffer
 
@@ -53,7 +53,7 @@ class RequestRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Response:
     """The last answer. fault: what S3 refused, None for a success.
 
     root: of the body, where the request says what it is answered with.
@@ -69,7 +69,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class _Try:
+class _Attempts:
     """What one `send` has tried so far."""
 
     failures: int = 0
@@ -91,7 +91,7 @@ class Http:
         *,
         bucket: str,
         endpoint: Endpoint,
-        identity: Identity | None,
+        identity: RefreshableCredentials | None,
         move: Callable[[Endpoint, str], Endpoint],
         tls: ssl.SSLContext | None,
         user_agent: str,
@@ -122,7 +122,7 @@ class Http:
     async def close(self) -> None:
         await self._session.close()
 
-    async def done(self, request: Request) -> Answer:
+    async def done(self, request: Request) -> Response:
         """Send; a refusal is raised as the error it stands for."""
         answer = await self.send(request)
         if answer.fault is not None:
@@ -132,7 +132,7 @@ class Http:
     def error(self, request: Request, fault: Fault) -> VolumeError:
         return faults.to_error(fault, self._asked(request))
 
-    async def send(self, request: Request) -> Answer:
+    async def send(self, request: Request) -> Response:
         """Send until there is an answer that another attempt would not change.
 
         Raises:
@@ -141,7 +141,7 @@ class Http:
             CredentialsError: credentials cannot be refreshed.
 
         """
-        tried = _Try()
+        tried = _Attempts()
         while True:
             endpoint = self.endpoint
             keys = await self._identity.keys() if self._identity else None
@@ -161,7 +161,7 @@ class Http:
                 break
         return replace(answer, maybe_done=tried.maybe_done)
 
-    async def _lost(self, request: Request, tried: _Try, exc: Exception) -> None:
+    async def _lost(self, request: Request, tried: _Attempts, exc: Exception) -> None:
         """No answer, or none that can be believed: wait for the next attempt.
 
         Raises:
@@ -178,7 +178,7 @@ class Http:
         await self._back_off(0 if stale else tried.failures)
 
     async def _mended(
-        self, fault: Fault, tried: _Try, endpoint: Endpoint, keys: Keys | None
+        self, fault: Fault, tried: _Attempts, endpoint: Endpoint, keys: AccessKeys | None
     ) -> bool:
         """Whether the next attempt goes elsewhere, or with other credentials; once each."""
         if fault.is_elsewhere and not tried.was_moved and fault.region != endpoint.region:
@@ -193,7 +193,9 @@ class Http:
             return await self._identity.renew(keys, unknown=fault.is_of_keys)
         return False
 
-    async def _attempt(self, request: Request, endpoint: Endpoint, keys: Keys | None) -> Answer:
+    async def _attempt(
+        self, request: Request, endpoint: Endpoint, keys: AccessKeys | None
+    ) -> Response:
         size = len(request.body)
         async with self._free:
             if keys is not None and size >= THREAD_FROM_BYTES:
@@ -237,7 +239,7 @@ class Http:
         fault, root = _told(request, status, response.headers, body)
         if fault is None and request.check is not None:
             request.check(status, response.headers, body)
-        return Answer(status=status, headers=response.headers, body=body, fault=fault, root=root)
+        return Response(status=status, headers=response.headers, body=body, fault=fault, root=root)
 
     async def _back_off(self, failures: int) -> None:
         """Doubling, with jitter of a half: no pause is shorter than the one before, but at the top.
@@ -248,8 +250,8 @@ class Http:
             longest = min(BACKOFF_MAX_S, BACKOFF_S * 2.0**failures)
             await self._pause(secrets.SystemRandom().uniform(longest / 2, longest))
 
-    def _asked(self, request: Request) -> Asked:
-        return Asked(
+    def _asked(self, request: Request) -> RequestContext:
+        return RequestContext(
             kind=request.kind,
             bucket=self._bucket,
             key=request.key or request.query.get("prefix", ""),
@@ -271,12 +273,12 @@ def _told(
     if status >= 300:  # noqa: PLR2004
         return faults.read(status, headers, bytes(body)), None
     is_data = request.kind == "GET"  # whatever an object holds
-    root = None if is_data or not body else answers.parse(bytes(body))
-    if root is not None and answers.name(root) == "Error":
+    root = None if is_data or not body else xml.parse(bytes(body))
+    if root is not None and xml.name(root) == "Error":
         return faults.read_late(status, headers, bytes(body)), None
     if request.answered_with:
         found = () if root is None else (root, *root)
-        if not any(answers.name(e) == request.answered_with for e in found):
+        if not any(xml.name(e) == request.answered_with for e in found):
             return faults.read_late(status, headers, bytes(body)), None
     return None, root
 

@@ -15,7 +15,7 @@ from botocore.awsrequest import AWSRequest
 from typing_extensions import override
 from yarl import URL
 
-from csi_s3.s3.credentials import Keys
+from csi_s3.s3.credentials.refresh import AccessKeys
 from csi_s3.s3.endpoint import Endpoint
 from csi_s3.s3.store import Buffer
 
@@ -53,7 +53,7 @@ class Request:
 
 
 def quoted_key(key: str) -> str:
-    """Lone surrogates stand for bytes that are not UTF-8, as `listing` decodes them."""
+    """Lone surrogates stand for bytes that are not UTF-8, as `list_objects` decodes them."""
     return quote(key, safe="/~", errors=_ERRORS)
 
 
@@ -82,7 +82,7 @@ def payload_hash(request: Request, endpoint: Endpoint) -> str:
 
 
 def signed_headers(
-    request: Request, endpoint: Endpoint, url: str, *, keys: Keys | None, payload: str
+    request: Request, endpoint: Endpoint, url: str, *, keys: AccessKeys | None, payload: str
 ) -> dict[str, str]:
     """The request's headers with date and signature; as they are for anonymous requests."""
     if keys is None:

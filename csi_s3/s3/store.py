@@ -2,7 +2,7 @@
 
 Nothing of S3's vocabulary beyond it: options that hold for a whole volume (encryption, storage
 class, checksums, requester pays, ...) belong to the store that was built for the volume, not to
-calls. Implementations: `s3.bucket.Bucket` (real), `s3.memory.MemoryStore` (tests); both pass
+calls. Implementations: `s3.bucket.Bucket` (real), `s3.memory_store.MemoryStore` (tests); both pass
 `tests/contract`.
 """
 

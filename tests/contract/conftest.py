@@ -9,7 +9,7 @@ import pytest
 
 from csi_s3.config.volume import BucketConfig
 from csi_s3.s3.bucket import RequestRecord, open_bucket
-from csi_s3.s3.memory import MemoryStore
+from csi_s3.s3.memory_store import MemoryStore
 from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
 from tests.authority import Authority, make_authority
 from tests.contract.quirks import ODD_KEYS, QUIRKS

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from csi_s3.errors import CredentialsError
-from csi_s3.s3 import metadata
 from csi_s3.s3.bucket import open_bucket
-from csi_s3.s3.credentials import Clock
+from csi_s3.s3.credentials import instance_credentials
+from csi_s3.s3.credentials.refresh import CredentialClock
 from tests.contract.conftest import SECRET
 from tests.contract.scripted import Reply, listing, scripted_s3
 from tests.contract.test_web_identity import START, Time, key_of
@@ -35,7 +35,7 @@ async def bucket_server(aws_environment):
         yield s3
 
 
-async def refused(s3, *, clock: Clock | None = None) -> CredentialsError:
+async def refused(s3, *, clock: CredentialClock | None = None) -> CredentialsError:
     with pytest.raises(CredentialsError) as caught:
         async with open_bucket(s3.config(), clock=clock):
             pass
@@ -93,7 +93,7 @@ async def test_an_agent_that_is_failing_is_asked_twice(agent, bucket_server):
 
 
 async def test_an_agent_that_never_answers_is_named(agent, bucket_server, monkeypatch):
-    monkeypatch.setattr(metadata, "WITHIN_S", 0.05)
+    monkeypatch.setattr(instance_credentials, "WITHIN_S", 0.05)
     agent.rule = lambda _: Reply(hang=True)
     error = await refused(bucket_server)
     assert f"{agent.endpoint}/v1/credentials: nothing came in time" in error.what
@@ -115,7 +115,7 @@ async def test_the_token_goes_to_nobody_but_an_agent(agent, bucket_server, aws_e
     "url", ["http://169.254.170.23/v1/credentials", "http://[fd00:ec2::23]/v1"]
 )
 def test_eks_agents_addresses_are_allowed(url):
-    assert metadata._is_agent(url)
+    assert instance_credentials._is_agent(url)
 
 
 async def test_an_eks_agents_address_without_a_token_is_passed_over(
@@ -191,7 +191,7 @@ async def test_a_metadata_service_that_never_answers_is_told_with_the_hop_limit(
     imds, bucket_server, monkeypatch
 ):
     """A pod behind a hop limit of 1: the answer to the PUT never arrives."""
-    monkeypatch.setattr(metadata, "WITHIN_S", 0.05)
+    monkeypatch.setattr(instance_credentials, "WITHIN_S", 0.05)
     imds.rule = lambda _: Reply(hang=True)
     error = await refused(bucket_server)
     assert "no AWS credentials found for bucket 'bkt'" in error.what

@@ -12,7 +12,7 @@ from csi_s3.errors import (
     StoreUnavailableError,
 )
 from csi_s3.s3.bucket import open_bucket
-from csi_s3.s3.credentials import Keys, Secret
+from csi_s3.s3.credentials.refresh import AccessKeys, Secret
 from tests.contract.conftest import SECRET, at_once
 from tests.contract.scripted import Reply, error, listing, scripted_s3
 
@@ -163,7 +163,7 @@ async def test_anonymous_requests_are_not_signed_even_where_credentials_exist(s3
 
 
 def test_secrets_do_not_show_themselves():
-    keys = Keys("AKIA", Secret("hidden"), Secret("hidden too"))
+    keys = AccessKeys("AKIA", Secret("hidden"), Secret("hidden too"))
     assert "hidden" not in repr(keys)
     assert "***" in repr(keys)
 

@@ -10,9 +10,9 @@ import pytest
 
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import AccessDeniedError, CredentialsError
-from csi_s3.s3 import webidentity
 from csi_s3.s3.bucket import open_bucket
-from csi_s3.s3.credentials import Clock
+from csi_s3.s3.credentials import web_identity
+from csi_s3.s3.credentials.refresh import CredentialClock
 from tests.contract.conftest import SECRET
 from tests.contract.scripted import Reply, error, listing, scripted_s3
 from tests.issuer import MINIO_ROLE, issuer, minio_with_role
@@ -63,7 +63,7 @@ class Time:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.clock = Clock(
+        self.clock = CredentialClock(
             now=lambda: START + timedelta(seconds=self.seconds), monotonic_s=lambda: self.seconds
         )
 
@@ -71,7 +71,7 @@ class Time:
 @pytest.fixture
 async def sts(aws_environment, tmp_path, monkeypatch):
     """STS, as EKS's webhook sets it up for the mounter."""
-    monkeypatch.setattr(webidentity, "BACKOFF_S", 0.0)
+    monkeypatch.setattr(web_identity, "BACKOFF_S", 0.0)
     (tmp_path / "token").write_text(token_of(SUBJECT) + "\n")
     aws_environment.setenv("AWS_ROLE_ARN", ROLE)
     aws_environment.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
@@ -466,7 +466,7 @@ async def test_a_profiles_role_is_asked_for_in_the_environments_region_and_renew
             body = reply.body.replace(b"WithWebIdentity", b"")
             sts.replies.append(Reply(200, body, {"Content-Type": "text/xml"}))
         time = Time()
-        clock = Clock(
+        clock = CredentialClock(
             now=lambda: now + timedelta(seconds=time.seconds), monotonic_s=lambda: time.seconds
         )
         async with open_bucket(bucket_server.config(profile="reader"), clock=clock) as bucket:

@@ -16,7 +16,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.clock import Clock
 from csi_s3.fs.filesystem import FileSystem
-from csi_s3.s3.memory import MemoryStore
+from csi_s3.s3.memory_store import MemoryStore
 from tests.model.caches import Caches
 
 UNREADABLE = b"in an upload that is not complete: staging will keep it readable"

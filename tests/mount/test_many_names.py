@@ -20,7 +20,7 @@ from csi_s3.fs.tree import INODE_BYTES, INODES_SHARE
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.session import Session
 from csi_s3.kernel import mount
-from csi_s3.s3.memory import MemoryStore
+from csi_s3.s3.memory_store import MemoryStore
 
 path, names, limit, minor = sys.argv[1], *map(int, sys.argv[2:5])
 most = {"listed": 0, "walked": 0}

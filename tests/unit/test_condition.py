@@ -19,7 +19,7 @@ from csi_s3.errors import (
 from csi_s3.mounter import condition as module
 from csi_s3.mounter.condition import Condition, Watch
 from csi_s3.mounter.watched import WatchedStore
-from csi_s3.s3.memory import MemoryStore
+from csi_s3.s3.memory_store import MemoryStore
 
 PREFIX = "p/"
 LOGGED = pytest.mark.warnings_expected("requests to the bucket fail")

@@ -8,7 +8,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from csi_s3.errors import CredentialsError
-from csi_s3.s3.credentials import Clock, Found, Identity, Keys, Secret
+from csi_s3.s3.credentials.refresh import (
+    AccessKeys,
+    CredentialClock,
+    Credentials,
+    RefreshableCredentials,
+    Secret,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 REFUSED = CredentialsError("STS says no", "look at the role")
@@ -20,8 +26,8 @@ class Time:
 
     seconds: float = 0.0
 
-    def clock(self) -> Clock:
-        return Clock(now=self.now, monotonic_s=lambda: self.seconds)
+    def clock(self) -> CredentialClock:
+        return CredentialClock(now=self.now, monotonic_s=lambda: self.seconds)
 
     def now(self) -> datetime:
         return START + timedelta(seconds=self.seconds)
@@ -34,18 +40,18 @@ class FakeFinder:
     time: Time
     answers: list[object]
     asked: int = 0
-    file: Found | None = None
+    file: Credentials | None = None
     answering: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.answering.set()
 
-    def ends_in(self, name: str, seconds: float | None) -> Found:
+    def ends_in(self, name: str, seconds: float | None) -> Credentials:
         expires = None if seconds is None else self.time.now() + timedelta(seconds=seconds)
-        keys = Keys(name, Secret("s"), None)
-        return Found(keys=keys, said=f"source of {name}", source=self, expires=expires)
+        keys = AccessKeys(name, Secret("s"), None)
+        return Credentials(keys=keys, said=f"source of {name}", source=self, expires=expires)
 
-    async def find(self) -> Found | str:
+    async def find(self) -> Credentials | str:
         self.asked += 1
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         await self.answering.wait()
@@ -55,20 +61,20 @@ class FakeFinder:
             return self.ends_in(*answer)
         return answer
 
-    def newer(self, *, at_once: bool) -> Found | None:
+    def newer(self, *, at_once: bool) -> Credentials | None:
         found, self.file = self.file, None
         return found
 
 
-async def opened(*answers: object) -> tuple[Identity, FakeFinder, Time]:
+async def opened(*answers: object) -> tuple[RefreshableCredentials, FakeFinder, Time]:
     time = Time()
     finder = FakeFinder(time, list(answers))
-    identity = Identity(finder, bucket="b", clock=time.clock())
+    identity = RefreshableCredentials(finder, bucket="b", clock=time.clock())
     await identity.open()
     return identity, finder, time
 
 
-async def name_of(identity: Identity) -> str:
+async def name_of(identity: RefreshableCredentials) -> str:
     return (await identity.keys()).access_key
 
 

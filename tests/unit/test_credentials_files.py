@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from csi_s3.errors import CredentialsError
-from csi_s3.s3.credentials import Clock, Keys, Secret
-from csi_s3.s3.keyfiles import LOOK_EVERY_S, Environment, KeyFiles
+from csi_s3.s3.credentials.refresh import AccessKeys, CredentialClock, Secret
+from csi_s3.s3.credentials.static_keys import LOOK_EVERY_S, EnvironmentKeys, KeyFiles
 
 OLD = {"key_id": "AKIAOLD", "access_key": "old"}
 NEW = {"key_id": "AKIANEW", "access_key": "new", "session_token": "token"}
@@ -55,7 +55,7 @@ class Ticks:
 
 @pytest.fixture
 def files(volume):
-    return KeyFiles(volume.path, Clock(monotonic_s=lambda: Ticks.seconds))
+    return KeyFiles(volume.path, CredentialClock(monotonic_s=lambda: Ticks.seconds))
 
 
 def later() -> None:
@@ -65,7 +65,7 @@ def later() -> None:
 async def test_keys_come_from_the_files_without_the_line_ends_that_editors_add(volume, files):
     volume.write(key_id="AKIA\n", access_key=" se/cr+et=\r\n", session_token="\n")
     found = await files.find()
-    assert found.keys == Keys("AKIA", Secret("se/cr+et="), None)
+    assert found.keys == AccessKeys("AKIA", Secret("se/cr+et="), None)
     assert found.said == f"files in {volume.path}"
     assert found.expires is None
 
@@ -73,7 +73,7 @@ async def test_keys_come_from_the_files_without_the_line_ends_that_editors_add(v
 async def test_messages_name_the_secret_where_the_files_are_one_s(volume, monkeypatch):
     """Who reads them does not know the directories of the driver's pods."""
     monkeypatch.setenv("CSI_S3_CREDENTIALS_SECRET", "aws-secret")
-    files = KeyFiles(volume.path, Clock())
+    files = KeyFiles(volume.path, CredentialClock())
     called = "Secret aws-secret in the driver's namespace"
     assert await files.find() == f"{called} has no key_id"
     volume.write(key_id="AKIA")
@@ -90,7 +90,7 @@ async def test_a_directory_without_a_key_id_is_as_if_not_given(volume, files, co
 
 
 async def test_a_directory_that_is_not_there_is_as_if_not_given(tmp_path):
-    files = KeyFiles(tmp_path / "nowhere", Clock())
+    files = KeyFiles(tmp_path / "nowhere", CredentialClock())
     assert "has no key_id" in await files.find()
     assert files.newer(at_once=True) is None
 
@@ -110,7 +110,7 @@ async def test_changed_files_are_seen_at_the_next_look_and_told_once(volume, fil
     volume.write(**NEW)
     assert files.newer(at_once=False) is None  # this soon nobody looks
     later()
-    assert files.newer(at_once=False).keys == Keys("AKIANEW", Secret("new"), Secret("token"))
+    assert files.newer(at_once=False).keys == AccessKeys("AKIANEW", Secret("new"), Secret("token"))
     later()
     assert files.newer(at_once=False) is None
 
@@ -201,11 +201,11 @@ async def test_keys_of_two_versions_are_never_mixed(volume, files, monkeypatch):
         return read(self, name)
 
     monkeypatch.setattr(KeyFiles, "_value", value)
-    assert (await files.find()).keys == Keys("AKIANEW", Secret("new"), Secret("token"))
+    assert (await files.find()).keys == AccessKeys("AKIANEW", Secret("new"), Secret("token"))
 
 
 async def test_a_plain_directory_whose_files_are_rewritten_in_place_works_too(tmp_path):
-    files = KeyFiles(tmp_path, Clock())
+    files = KeyFiles(tmp_path, CredentialClock())
     for name, text in OLD.items():
         (tmp_path / name).write_text(text)
     assert (await files.find()).keys.access_key == "AKIAOLD"
@@ -217,12 +217,12 @@ async def test_a_plain_directory_whose_files_are_rewritten_in_place_works_too(tm
 async def test_environment_keys_are_trimmed_and_named_when_bad(monkeypatch):
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"):
         monkeypatch.delenv(f"AWS_{name}", raising=False)
-    assert await Environment().find() == "AWS_ACCESS_KEY_ID is not set"
+    assert await EnvironmentKeys().find() == "AWS_ACCESS_KEY_ID is not set"
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA\n")
     with pytest.raises(CredentialsError, match="AWS_SECRET_ACCESS_KEY is not"):
-        await Environment().find()
+        await EnvironmentKeys().find()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s\n")
-    assert (await Environment().find()).keys == Keys("AKIA", Secret("s"), None)
+    assert (await EnvironmentKeys().find()).keys == AccessKeys("AKIA", Secret("s"), None)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s s")
     with pytest.raises(CredentialsError, match="AWS_SECRET_ACCESS_KEY holds characters"):
-        await Environment().find()
+        await EnvironmentKeys().find()

@@ -87,7 +87,7 @@ def test_the_map_of_folders_names_every_module_and_no_other():
     lines = lines.partition("\nproto/")[0].splitlines()
     named, package = set(), ""
     for line in lines:
-        if start := re.match(r"  (\w+)/ ", line):
+        if start := re.match(r"  ([\w/]+)/ ", line):
             package = start[1]
         outside = re.sub(r"\([^)]*\)", "", line)
         named |= {f"{package}/{name}" for name in re.findall(r"\w+\.py", outside)}

@@ -5,8 +5,8 @@ import pytest
 from csi_s3.config import environment
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import BadOptionError, UnsupportedError
-from csi_s3.s3.chain import session_for
-from csi_s3.s3.credentials import Keys, Secret
+from csi_s3.s3.credentials.chain import session_for
+from csi_s3.s3.credentials.refresh import AccessKeys, Secret
 from csi_s3.s3.endpoint import Endpoint, moved, region_for, resolve
 from csi_s3.s3.signing import Request, exact, payload_hash, signed_headers, url_of
 
@@ -158,7 +158,7 @@ def test_signatures_cover_the_options_and_name_region_and_service():
     request = Request(kind="PUT", method="PUT", key="k", headers={"x-amz-meta-a": "b"}, body=b"x")
     endpoint = resolved(region="eu-west-1")
     payload = payload_hash(request, endpoint)
-    keys = Keys("AKIA", Secret("s"), Secret("t"))
+    keys = AccessKeys("AKIA", Secret("s"), Secret("t"))
     url = url_of(request, endpoint)
     headers = signed_headers(request, endpoint, url, keys=keys, payload=payload)
     assert payload == "UNSIGNED-PAYLOAD"

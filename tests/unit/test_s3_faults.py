@@ -24,11 +24,12 @@ from csi_s3.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from csi_s3.s3 import faults, fetch
+from csi_s3.s3 import faults
 from csi_s3.s3.checksums import algorithm
+from csi_s3.s3.credentials import fetch
 from csi_s3.s3.store import Part
 
-ASKED = faults.Asked(
+ASKED = faults.RequestContext(
     kind="GET",
     bucket="bkt",
     key="dir/a\nb",

@@ -3,8 +3,8 @@
 import pytest
 
 from csi_s3.errors import IntegrityError
-from csi_s3.s3 import answers
-from csi_s3.s3.listing import page_of, timestamp
+from csi_s3.s3 import xml
+from csi_s3.s3.list_objects import page_of, timestamp
 
 AWS = """<?xml version="1.0" encoding="UTF-8"?>
 <ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>
@@ -25,7 +25,7 @@ def entry(key="k", kind="STANDARD", more=""):
 
 
 def parse_page(body):
-    return page_of(answers.parse(body))
+    return page_of(xml.parse(body))
 
 
 def test_keys_and_prefixes_are_url_decoded_with_plus_for_blank():

@@ -4,7 +4,7 @@ import pytest
 
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import CredentialsError
-from csi_s3.s3.chain import session_for
+from csi_s3.s3.credentials.chain import session_for
 from csi_s3.s3.endpoint import sts_url
 
 

@@ -21,9 +21,10 @@ from typing_extensions import override
 
 from csi_s3.config import environment
 from csi_s3.errors import CredentialsError
-from csi_s3.s3 import answers, faults, fetch
-from csi_s3.s3.credentials import Found, Keys, Secret, Source
-from csi_s3.s3.keyfiles import printable
+from csi_s3.s3 import faults, xml
+from csi_s3.s3.credentials import fetch
+from csi_s3.s3.credentials.refresh import AccessKeys, Credentials, CredentialSource, Secret
+from csi_s3.s3.credentials.static_keys import printable
 from csi_s3.s3.tls import tls_context
 
 ATTEMPTS = 3
@@ -40,7 +41,7 @@ _ANNOTATE = (
 )
 
 
-class WebIdentity(Source):
+class WebIdentity(CredentialSource):
     """AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE; the file is read anew each time.
 
     url: STS, asked for only if there is a token. session: how the role's session is named in the
@@ -59,7 +60,7 @@ class WebIdentity(Source):
         self._session = re.sub(r"[^\w+=,.@-]", "-", session, flags=re.ASCII)[:64]
 
     @override
-    async def find(self) -> Found | str:
+    async def find(self) -> Credentials | str:
         token_file, role = environment.aws("WEB_IDENTITY_TOKEN_FILE"), environment.aws("ROLE_ARN")
         if not token_file:
             return "AWS_WEB_IDENTITY_TOKEN_FILE is not set"
@@ -70,7 +71,7 @@ class WebIdentity(Source):
         token = _read_token(Path(token_file))
         return await self._assume(role, token)
 
-    async def _assume(self, role: str, token: str) -> Found:
+    async def _assume(self, role: str, token: str) -> Credentials:
         url = self._url()
         form = {
             "Action": "AssumeRoleWithWebIdentity",
@@ -99,7 +100,7 @@ class WebIdentity(Source):
             found = _credentials(reply.body) if reply.status == 200 else None  # noqa: PLR2004
             if found is not None:
                 keys, expires = found
-                return Found(
+                return Credentials(
                     keys=keys, said=f"web identity, role {role}", source=self, expires=expires
                 )
             code, error = _refused(reply, url, role, token)
@@ -121,13 +122,13 @@ def _read_token(path: Path) -> str:
     return token
 
 
-def _credentials(body: bytes) -> tuple[Keys, datetime] | None:
+def _credentials(body: bytes) -> tuple[AccessKeys, datetime] | None:
     """What STS gave, or None where this is no such answer."""
     found = _below(body, "Credentials")
     try:
         expires = datetime.fromisoformat(found["Expiration"])
         token = Secret(found["SessionToken"])
-        keys = Keys(found["AccessKeyId"], Secret(found["SecretAccessKey"]), token)
+        keys = AccessKeys(found["AccessKeyId"], Secret(found["SecretAccessKey"]), token)
     except (KeyError, ValueError):
         return None
     return keys, expires if expires.tzinfo else expires.replace(tzinfo=UTC)
@@ -135,10 +136,10 @@ def _credentials(body: bytes) -> tuple[Keys, datetime] | None:
 
 def _below(body: bytes, name: str) -> dict[str, str]:
     """The children of the first element of that name."""
-    root = answers.parse(body)
+    root = xml.parse(body)
     for element in () if root is None else root.iter("{*}*"):
-        if answers.name(element) == name:
-            return answers.fields(element)
+        if xml.name(element) == name:
+            return xml.fields(element)
     return {}
 
 

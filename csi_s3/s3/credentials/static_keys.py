@@ -13,7 +13,13 @@ from typing_extensions import override
 
 from csi_s3.config import environment
 from csi_s3.errors import CredentialsError
-from csi_s3.s3.credentials import Clock, Found, Keys, Secret, Source
+from csi_s3.s3.credentials.refresh import (
+    AccessKeys,
+    CredentialClock,
+    Credentials,
+    CredentialSource,
+    Secret,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,30 +31,30 @@ _LONGEST = 16 << 10
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
-class KeyFiles(Source):
+class KeyFiles(CredentialSource):
     """A directory with files key_id, access_key and, for keys that end, session_token.
 
     A directory without key_id, or none at all, is as if it were not given: a Secret may be optional
     and may come later. One that goes away leaves its keys in use until S3 refuses them.
     """
 
-    def __init__(self, directory: Path, clock: Clock) -> None:
+    def __init__(self, directory: Path, clock: CredentialClock) -> None:
         self._directory, self._clock = directory, clock
         secret = environment.credentials_secret()  # its reader does not know our pod's directories
         self._called, self._said = str(directory), f"files in {directory}"
         if secret is not None:
             self._called = self._said = f"Secret {secret} in the driver's namespace"
         self._stamp: Stamp | None = None
-        self._keys: Keys | None = None
+        self._keys: AccessKeys | None = None
         self._look_at = 0.0
 
     @override
-    async def find(self) -> Found | str:
+    async def find(self) -> Credentials | str:
         self._keys = self._read()
         return self._found() if self._keys else f"{self._called} has no key_id"
 
-    def newer(self, *, at_once: bool) -> Found | None:
-        """What the files hold now, if it differs from what they held; `credentials.Finder.newer`.
+    def newer(self, *, at_once: bool) -> Credentials | None:
+        """What the files hold now, if it differs from what they held; `CredentialFinder.newer`.
 
         Files that cannot be used are told of once, and the present keys stay in use.
         """
@@ -70,15 +76,15 @@ class KeyFiles(Source):
         self._keys = keys
         return self._found()
 
-    def _found(self) -> Found:
+    def _found(self) -> Credentials:
         if self._keys is None:
             raise RuntimeError("no keys were read")
-        return Found(keys=self._keys, said=self._said, source=self)
+        return Credentials(keys=self._keys, said=self._said, source=self)
 
     def _stamp_now(self) -> Stamp:
         return tuple(_stamp(self._directory / name) for name in FILES)
 
-    def _read(self) -> Keys | None:
+    def _read(self) -> AccessKeys | None:
         for _ in range(_SETTLE):
             self._stamp = self._stamp_now()
             keys = self._read_once()
@@ -86,7 +92,7 @@ class KeyFiles(Source):
                 break
         return keys
 
-    def _read_once(self) -> Keys | None:
+    def _read_once(self) -> AccessKeys | None:
         key_id, access_key, session_token = (self._value(name) for name in FILES)
         if not key_id:
             return None
@@ -95,7 +101,9 @@ class KeyFiles(Source):
                 f"{self._called} has key_id, but access_key is missing or empty",
                 "the Secret needs both keys: key_id and access_key",
             )
-        return Keys(key_id, Secret(access_key), Secret(session_token) if session_token else None)
+        return AccessKeys(
+            key_id, Secret(access_key), Secret(session_token) if session_token else None
+        )
 
     def _value(self, name: str) -> str:
         path = self._directory / name
@@ -116,11 +124,11 @@ class KeyFiles(Source):
         return f"{self._called}: {name}" if in_secret else str(self._directory / name)
 
 
-class Environment(Source):
+class EnvironmentKeys(CredentialSource):
     """AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN."""
 
     @override
-    async def find(self) -> Found | str:
+    async def find(self) -> Credentials | str:
         key_id, secret, token = (
             printable(environment.aws(name) or "", f"AWS_{name}")
             for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
@@ -131,8 +139,8 @@ class Environment(Source):
             raise CredentialsError(
                 "AWS_ACCESS_KEY_ID is set, AWS_SECRET_ACCESS_KEY is not", "set both, or neither"
             )
-        keys = Keys(key_id, Secret(secret), Secret(token) if token else None)
-        return Found(keys=keys, said="env", source=self)
+        keys = AccessKeys(key_id, Secret(secret), Secret(token) if token else None)
+        return Credentials(keys=keys, said="env", source=self)
 
 
 def printable(value: str, where: str) -> str:

@@ -16,9 +16,16 @@ from typing_extensions import override
 
 from csi_s3.config import environment
 from csi_s3.errors import CredentialsError
-from csi_s3.s3 import faults, fetch
-from csi_s3.s3.credentials import Clock, Found, Keys, Secret, Source
-from csi_s3.s3.keyfiles import printable
+from csi_s3.s3 import faults
+from csi_s3.s3.credentials import fetch
+from csi_s3.s3.credentials.refresh import (
+    AccessKeys,
+    CredentialClock,
+    Credentials,
+    CredentialSource,
+    Secret,
+)
+from csi_s3.s3.credentials.static_keys import printable
 
 WITHIN_S = 2.0
 ATTEMPTS = 2
@@ -37,11 +44,11 @@ HOP_LIMIT = (
 )
 
 
-class Container(Source):
+class ContainerCredentials(CredentialSource):
     """AWS_CONTAINER_CREDENTIALS_FULL_URI with a token from a file, which is read anew each time."""
 
     @override
-    async def find(self) -> Found | str:
+    async def find(self) -> Credentials | str:
         url = environment.aws("CONTAINER_CREDENTIALS_FULL_URI")
         relative = environment.aws("CONTAINER_CREDENTIALS_RELATIVE_URI")
         if relative:
@@ -72,17 +79,17 @@ class Container(Source):
                 _POD_IDENTITY,
             )
         keys, expires = found
-        return Found(keys=keys, said=f"container agent {url}", source=self, expires=expires)
+        return Credentials(keys=keys, said=f"container agent {url}", source=self, expires=expires)
 
 
-class Instance(Source):
+class InstanceCredentials(CredentialSource):
     """EC2's instance profile, by version 2 of the metadata protocol (a session token first)."""
 
-    def __init__(self, base: str, clock: Clock) -> None:
+    def __init__(self, base: str, clock: CredentialClock) -> None:
         self._base, self._clock = base.rstrip("/"), clock
 
     @override
-    async def find(self) -> Found | str:
+    async def find(self) -> Credentials | str:
         if (environment.aws("EC2_METADATA_DISABLED") or "").lower() == "true":
             return "switched off by AWS_EC2_METADATA_DISABLED"
         try:
@@ -92,7 +99,7 @@ class Instance(Source):
                 f"{self._base} does not answer ({fetch.why(exc)}): no EC2 instance, or {HOP_LIMIT}"
             )
 
-    async def _find(self) -> Found | str:
+    async def _find(self) -> Credentials | str:
         reply = await _ask(
             "PUT", self._base + _TOKEN, {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
         )
@@ -115,7 +122,7 @@ class Instance(Source):
             # With trouble of its own it gives keys that have ended, and means them to be used:
             # https://docs.aws.amazon.com/sdkref/latest/guide/feature-static-credentials.html
             expires = max(expires, self._clock.now() + timedelta(minutes=10))
-        return Found(
+        return Credentials(
             keys=keys, said=f"instance profile, role {lines[0]}", source=self, expires=expires
         )
 
@@ -159,10 +166,10 @@ def _authorization() -> str:
         ) from exc
 
 
-def _credentials(reply: fetch.Reply) -> tuple[Keys, datetime | None] | None:
+def _credentials(reply: fetch.Reply) -> tuple[AccessKeys, datetime | None] | None:
     try:
         said: Any = json.loads(reply.body)
-        keys = Keys(
+        keys = AccessKeys(
             str(said["AccessKeyId"]), Secret(said["SecretAccessKey"]), Secret(said["Token"])
         )
         ends = said.get("Expiration")

@@ -10,9 +10,9 @@ from csi_s3.errors import (
     PreconditionFailedError,
     StoreRefusedError,
 )
-from csi_s3.s3.headers import Headers
 from csi_s3.s3.http import Http
-from csi_s3.s3.objects import conditions, describe
+from csi_s3.s3.request_headers import RequestHeaders
+from csi_s3.s3.response_headers import conditions, describe
 from csi_s3.s3.signing import Check, Request
 from csi_s3.s3.store import Buffer, Chunk, ObjectInfo
 
@@ -21,7 +21,7 @@ _WHO_CHANGES = "is `endpoint-url` an S3 endpoint, and does nothing before it cha
 READ_AGAIN = 3  # an object that grows all the time is not one
 
 
-async def head(http: Http, headers: Headers, key: str) -> ObjectInfo:
+async def head(http: Http, headers: RequestHeaders, key: str) -> ObjectInfo:
     try:
         return await _head(http, headers, key)
     except StoreRefusedError:
@@ -30,7 +30,13 @@ async def head(http: Http, headers: Headers, key: str) -> ObjectInfo:
 
 
 async def read_range(
-    http: Http, headers: Headers, key: str, start: int, length: int, *, etag: str | None = None
+    http: Http,
+    headers: RequestHeaders,
+    key: str,
+    start: int,
+    length: int,
+    *,
+    etag: str | None = None,
 ) -> Chunk:
     if length <= 0:
         return await _empty(http, headers, key, etag)
@@ -69,7 +75,7 @@ def changed(key: str, etag: str | None) -> ObjectChangedError:
     return ObjectChangedError(f"{key!r} is no longer version {etag}", "open the file again")
 
 
-async def _head(http: Http, headers: Headers, key: str) -> ObjectInfo:
+async def _head(http: Http, headers: RequestHeaders, key: str) -> ObjectInfo:
     request = Request(
         kind="HEAD",
         method="HEAD",
@@ -80,7 +86,7 @@ async def _head(http: Http, headers: Headers, key: str) -> ObjectInfo:
     return describe(key, (await http.done(request)).headers)
 
 
-async def _empty(http: Http, headers: Headers, key: str, etag: str | None) -> Chunk:
+async def _empty(http: Http, headers: RequestHeaders, key: str, etag: str | None) -> Chunk:
     info = await _head(http, headers, key)
     if etag is not None and info.etag != etag:
         raise changed(key, etag)

@@ -37,7 +37,7 @@ _AFTER_NOTHING = "\0empty page\0"  # begins the token that an empty page names
 
 
 @dataclass(slots=True)
-class Stored:
+class StoredObject:
     info: ObjectInfo
     data: bytes
     metadata: dict[str, str] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class MemoryStore(ObjectStore):
         self.min_part_bytes = min_part_bytes
         self.conditional_writes: bool | None = True
         self.is_sparse = False
-        self.objects: dict[str, Stored] = {}
+        self.objects: dict[str, StoredObject] = {}
         self.uploads: dict[str, MemoryUpload] = {}
         self.requests: Counter[str] = Counter()
         self.gate: Gate = _open
@@ -95,7 +95,7 @@ class MemoryStore(ObjectStore):
             storage_class="GLACIER" if archived else "",
             archived=archived,
         )
-        self.objects[key] = Stored(info, bytes(data), dict(metadata or {}))
+        self.objects[key] = StoredObject(info, bytes(data), dict(metadata or {}))
         return info
 
     def delete_now(self, key: str) -> None:
@@ -194,7 +194,7 @@ class MemoryStore(ObjectStore):
         await self.after(kind, key)
         return info
 
-    def _version(self, source: ObjectInfo) -> Stored:
+    def _version(self, source: ObjectInfo) -> StoredObject:
         found = self._find(source.key)
         if found.info.etag != source.etag:
             raise ObjectChangedError(f"COPY {source.key}: now {found.info.etag}")
@@ -258,7 +258,7 @@ class MemoryStore(ObjectStore):
         self.requests[operation] += 1
         await self.gate(operation, key)
 
-    def _find(self, key: str) -> Stored:
+    def _find(self, key: str) -> StoredObject:
         found = self.objects.get(key)
         if found is None:
             raise NotFoundError(f"no object {key!r}")

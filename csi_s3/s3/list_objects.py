@@ -10,7 +10,7 @@ from urllib.parse import unquote_plus
 from lxml import etree
 
 from csi_s3.errors import IntegrityError
-from csi_s3.s3 import answers
+from csi_s3.s3 import xml
 from csi_s3.s3.store import ListPage, ObjectInfo
 
 ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
@@ -48,17 +48,17 @@ def page_of(root: etree._Element) -> ListPage:
 
 
 def _page(root: etree._Element) -> ListPage:
-    encoded = any(answers.name(c) == "EncodingType" and c.text == "url" for c in root)
+    encoded = any(xml.name(c) == "EncodingType" and c.text == "url" for c in root)
     objects: list[ObjectInfo] = []
     prefixes: list[str] = []
     token: str | None = None
     truncated = False
     for child in root:
-        match answers.name(child):
+        match xml.name(child):
             case "Contents":
                 objects.append(_object(child, encoded=encoded))
             case "CommonPrefixes":
-                prefixes.append(_decoded(answers.fields(child)["Prefix"], encoded=encoded))
+                prefixes.append(_decoded(xml.fields(child)["Prefix"], encoded=encoded))
             case "NextContinuationToken":
                 token = child.text
             case "IsTruncated":
@@ -71,13 +71,13 @@ def _page(root: etree._Element) -> ListPage:
 
 
 def _object(element: etree._Element, *, encoded: bool) -> ObjectInfo:
-    said = answers.fields(element)
+    said = xml.fields(element)
     storage_class = said.get("StorageClass", "")
     archived = storage_class in ARCHIVES and not _is_restored(element)
     return ObjectInfo(
         key=_decoded(said["Key"], encoded=encoded),
         size=int(said["Size"]),
-        etag=answers.quoted_etag(said.get("ETag", "")),
+        etag=xml.quoted_etag(said.get("ETag", "")),
         last_modified=timestamp(said.get("LastModified", "")),
         storage_class=storage_class,
         archived=archived,
@@ -94,8 +94,8 @@ def timestamp(iso: str) -> float:
 
 def _is_restored(element: etree._Element) -> bool:
     """RestoreStatus has an expiry date once the copy is there (asked for at AWS endpoints only)."""
-    status = [c for c in element if answers.name(c) == "RestoreStatus"]
-    return any("RestoreExpiryDate" in answers.fields(s) for s in status)
+    status = [c for c in element if xml.name(c) == "RestoreStatus"]
+    return any("RestoreExpiryDate" in xml.fields(s) for s in status)
 
 
 def _decoded(text: str, *, encoded: bool) -> str:

@@ -19,11 +19,11 @@ from csi_s3.errors import (
     PreconditionFailedError,
     VolumeError,
 )
-from csi_s3.s3 import answers
+from csi_s3.s3 import xml
 from csi_s3.s3.checksums import Algorithm
-from csi_s3.s3.headers import Headers
-from csi_s3.s3.http import Answer, Http
-from csi_s3.s3.objects import conditions, describe, stored, version_of
+from csi_s3.s3.http import Http, Response
+from csi_s3.s3.request_headers import RequestHeaders
+from csi_s3.s3.response_headers import conditions, describe, stored, version_of
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import Buffer, ObjectInfo, Part, Upload
 
@@ -42,7 +42,7 @@ class MultipartUpload(Upload):
     def __init__(
         self,
         http: Http,
-        headers: Headers,
+        headers: RequestHeaders,
         *,
         key: str,
         upload_id: str,
@@ -101,9 +101,9 @@ class MultipartUpload(Upload):
             if gone or isinstance(error, PreconditionFailedError):
                 raise ObjectChangedError(f"{source.key!r} is no longer {source.etag}: {error.what}")
             raise error
-        said = answers.fields(answer.root)
+        said = xml.fields(answer.root)
         checksum = said.get(self._sums.element, "") if self._sums else ""
-        etag = answers.quoted_etag(said.get("ETag", ""))
+        etag = xml.quoted_etag(said.get("ETag", ""))
         return Part(number=number, etag=etag, size=length, checksum=checksum)
 
     @override
@@ -117,7 +117,7 @@ class MultipartUpload(Upload):
         answer = await self._http.send(request)
         if answer.fault is not None:
             return await self._settled(request, answer, parts, if_match=if_match)
-        said = answers.fields(answer.root)
+        said = xml.fields(answer.root)
         checksum = said.get(self._sums.element, "") if self._sums else ""
         if whole and checksum and checksum.partition("-")[0] != whole.partition("-")[0]:
             raise IntegrityError(
@@ -125,7 +125,7 @@ class MultipartUpload(Upload):
                 "do not use this object; write it again",
             )
         self._headers.check_encryption(f"upload of {self._key!r}", answer.headers)
-        etag = answers.quoted_etag(said.get("ETag", ""))
+        etag = xml.quoted_etag(said.get("ETag", ""))
         return ObjectInfo(key=self._key, size=size, etag=etag, last_modified=0.0)
 
     @override
@@ -195,7 +195,7 @@ class MultipartUpload(Upload):
         return info if ours and info.size == sum(part.size for part in parts) else None
 
     async def _settled(
-        self, request: Request, answer: Answer, parts: Sequence[Part], *, if_match: str | None
+        self, request: Request, answer: Response, parts: Sequence[Part], *, if_match: str | None
     ) -> ObjectInfo:
         """A refusal, unless an earlier attempt whose answer was lost had done it."""
         assert answer.fault is not None  # noqa: S101 - for the type checker
@@ -222,5 +222,5 @@ def _etag_of(parts: Sequence[Part]) -> str:
 
 def _part_xml(part: Part, element: str) -> str:
     checksum = f"<{element}>{part.checksum}</{element}>" if element and part.checksum else ""
-    etag = answers.escape(part.etag)
+    etag = xml.escape(part.etag)
     return f"<Part><PartNumber>{part.number}</PartNumber><ETag>{etag}</ETag>{checksum}</Part>"

@@ -3,12 +3,12 @@
 import logging
 
 from csi_s3.errors import AccessDeniedError, NotFoundError, PreconditionFailedError
-from csi_s3.s3 import answers, reading
+from csi_s3.s3 import get_object, xml
 from csi_s3.s3.faults import Fault
-from csi_s3.s3.headers import Headers
 from csi_s3.s3.http import Http
-from csi_s3.s3.listing import timestamp
-from csi_s3.s3.objects import conditions
+from csi_s3.s3.list_objects import timestamp
+from csi_s3.s3.request_headers import RequestHeaders
+from csi_s3.s3.response_headers import conditions
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ObjectInfo
 
@@ -20,7 +20,7 @@ COPY_QUIET_S = 300.0  # S3 sends white space meanwhile, other stores nothing
 class Copier:
     """keeps_tags: until the policy was seen to refuse them; then one WARNING, and copies go on."""
 
-    def __init__(self, http: Http, headers: Headers) -> None:
+    def __init__(self, http: Http, headers: RequestHeaders) -> None:
         self._http, self._headers = http, headers
         self._keeps_tags = True
 
@@ -73,25 +73,25 @@ class Copier:
             if isinstance(error, PreconditionFailedError) and (
                 not if_none_match or await self._is_changed(source, answer.fault)
             ):
-                raise reading.changed(source.key, source.etag) from error
+                raise get_object.changed(source.key, source.etag) from error
             if isinstance(error, PreconditionFailedError) and answer.maybe_done:
-                there = await reading.head(self._http, self._headers, key)
+                there = await get_object.head(self._http, self._headers, key)
                 if (there.size, there.etag) == (source.size, source.etag):
                     return there  # ours, whose answer was lost; at least it has the same bytes
             raise error
         self._headers.check_encryption(f"COPY {key!r}", answer.headers)
-        said = answers.fields(answer.root)
+        said = xml.fields(answer.root)
         return ObjectInfo(
             key=key,
             size=source.size,
-            etag=answers.quoted_etag(said.get("ETag", "")),
+            etag=xml.quoted_etag(said.get("ETag", "")),
             last_modified=timestamp(said.get("LastModified", "")),
         )
 
     async def _refuse_existing(self, key: str) -> None:
         """MinIO, versitygw, moto ignore a copy's If-None-Match: ask first, though it may race."""
         try:
-            await reading.head(self._http, self._headers, key)
+            await get_object.head(self._http, self._headers, key)
         except NotFoundError:
             return
         raise PreconditionFailedError(f"COPY to {key!r}: it exists")
@@ -101,6 +101,8 @@ class Copier:
         if "copy-source" in fault.condition.lower():
             return True
         try:
-            return (await reading.head(self._http, self._headers, source.key)).etag != source.etag
+            return (
+                await get_object.head(self._http, self._headers, source.key)
+            ).etag != source.etag
         except NotFoundError:
             return True

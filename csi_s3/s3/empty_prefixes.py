@@ -9,19 +9,19 @@ import asyncio
 from dataclasses import replace
 
 from csi_s3.errors import VolumeError
-from csi_s3.s3 import answers
-from csi_s3.s3.headers import Headers
+from csi_s3.s3 import xml
 from csi_s3.s3.http import Http
+from csi_s3.s3.request_headers import RequestHeaders
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ListPage, ObjectStore
 
 PARALLEL = 16  # of 64 connections
 
 
-class Ghosts:
+class EmptyPrefixes:
     """Lifetime: the bucket's. Concurrency: any number of pages; the first asks for versioning."""
 
-    def __init__(self, store: ObjectStore, http: Http, headers: Headers) -> None:
+    def __init__(self, store: ObjectStore, http: Http, headers: RequestHeaders) -> None:
         self._store, self._http, self._headers = store, http, headers
         self._was_versioned: bool | None = None  # None: not asked yet
 
@@ -78,4 +78,4 @@ class Ghosts:
         answer = await self._http.send(request)
         if answer.fault is not None:
             return None if answer.fault.is_retryable else False
-        return "Status" in answers.fields(answer.root)
+        return "Status" in xml.fields(answer.root)

@@ -13,7 +13,7 @@ SSE = "x-amz-server-side-encryption"
 SSE_KEY = "x-amz-server-side-encryption-aws-kms-key-id"
 
 
-class Headers:
+class RequestHeaders:
     """Built once for a volume; `every` goes with all of its requests."""
 
     def __init__(self, config: BucketConfig) -> None:

@@ -19,11 +19,17 @@ from typing_extensions import override
 from csi_s3.config import environment
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import BadOptionError, CredentialsError
-from csi_s3.s3.credentials import Clock, Found, Keys, Secret, Source
+from csi_s3.s3.credentials.instance_credentials import ContainerCredentials, InstanceCredentials
+from csi_s3.s3.credentials.refresh import (
+    AccessKeys,
+    CredentialClock,
+    Credentials,
+    CredentialSource,
+    Secret,
+)
+from csi_s3.s3.credentials.static_keys import EnvironmentKeys, KeyFiles
+from csi_s3.s3.credentials.web_identity import WebIdentity
 from csi_s3.s3.endpoint import load_rules, sts_region, sts_url
-from csi_s3.s3.keyfiles import Environment, KeyFiles
-from csi_s3.s3.metadata import Container, Instance
-from csi_s3.s3.webidentity import WebIdentity
 
 _FILE_PROVIDERS = frozenset(
     {
@@ -57,15 +63,15 @@ _CONTAINER = "EKS Pod Identity (an association with the driver's service account
 _INSTANCE = "instance metadata"
 
 
-class Chain:
+class CredentialChain:
     """The sources of one bucket. Concurrency: its user asks for one thing at a time."""
 
     def __init__(
-        self, sources: Mapping[str, Source], *, files: KeyFiles | None, bucket: str
+        self, sources: Mapping[str, CredentialSource], *, files: KeyFiles | None, bucket: str
     ) -> None:
         self._sources, self._files, self._bucket = sources, files, bucket
 
-    async def find(self) -> Found:
+    async def find(self) -> Credentials:
         """Ask one after the other.
 
         Raises:
@@ -75,7 +81,7 @@ class Chain:
         looked: list[str] = []
         for name, source in self._sources.items():
             found = await source.find()
-            if isinstance(found, Found):
+            if isinstance(found, Credentials):
                 return found
             looked.append(f"{name}: {found}")
         raise CredentialsError(
@@ -83,32 +89,36 @@ class Chain:
             f"looked at: {'; '.join(looked)}. For a public bucket use `no-sign-request`",
         )
 
-    def newer(self, *, at_once: bool) -> Found | None:
-        """As `credentials.Finder.newer`: the Secret's files, which win over whatever is in use."""
+    def newer(self, *, at_once: bool) -> Credentials | None:
+        """As `CredentialFinder.newer`: the Secret's files, which win over whatever is in use."""
         return None if self._files is None else self._files.newer(at_once=at_once)
 
 
 def chain_for(
-    config: BucketConfig, session: AioSession, *, credentials_dir: Path | None, clock: Clock
-) -> Chain:
+    config: BucketConfig,
+    session: AioSession,
+    *,
+    credentials_dir: Path | None,
+    clock: CredentialClock,
+) -> CredentialChain:
     """The sources for this bucket; nothing is asked yet. A profile that is named wins over keys."""
     files = None if credentials_dir is None else KeyFiles(credentials_dir, clock)
-    sources: dict[str, Source] = {}
+    sources: dict[str, CredentialSource] = {}
     if config.profile:
         files = None
     else:
         if files is not None:
             sources[_FILES] = files
-        sources[_ENVIRONMENT] = Environment()
+        sources[_ENVIRONMENT] = EnvironmentKeys()
         sources[_WEB] = WebIdentity(
             lambda: sts_url(config, session),
             session=f"csi-s3-{config.bucket}",
             ca_bundle=ca_bundle(config, session),
         )
     sources[_SHARED] = SharedFiles(lambda: session_for(config), sts_region(config, session))
-    sources[_CONTAINER] = Container()
-    sources[_INSTANCE] = Instance(_metadata_url(session), clock)
-    return Chain(sources, files=files, bucket=config.bucket)
+    sources[_CONTAINER] = ContainerCredentials()
+    sources[_INSTANCE] = InstanceCredentials(_metadata_url(session), clock)
+    return CredentialChain(sources, files=files, bucket=config.bucket)
 
 
 def warm() -> None:
@@ -141,14 +151,14 @@ def session_for(config: BucketConfig) -> AioSession:
     return session
 
 
-class SharedFiles(Source):
+class SharedFiles(CredentialSource):
     """~/.aws/config and credentials, whatever they hold, as aiobotocore reads them."""
 
     def __init__(self, new_session: Callable[[], AioSession], region: str) -> None:
         self._new_session, self._region = new_session, region
 
     @override
-    async def find(self) -> Found | str:
+    async def find(self) -> Credentials | str:
         session = self._new_session()
         session.set_config_variable("region", self._region)  # where a role's STS is asked
         chain: Any = session.get_component("credential_provider")
@@ -164,8 +174,8 @@ class SharedFiles(Source):
         if keys is None:
             profile = session.get_config_variable("profile") or "default"
             return f"no keys for profile {profile!r}"
-        return Found(
-            keys=Keys(keys.access_key, Secret(keys.secret_key), _token(keys.token)),
+        return Credentials(
+            keys=AccessKeys(keys.access_key, Secret(keys.secret_key), _token(keys.token)),
             said=str(held.method),
             source=self,
             expires=getattr(held, "_expiry_time", None),

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 
 from csi_s3.errors import NotImplementedByStoreError, StoreRefusedError, VolumeError
-from csi_s3.s3 import answers, faults
-from csi_s3.s3.headers import Headers
+from csi_s3.s3 import faults, xml
 from csi_s3.s3.http import Http
+from csi_s3.s3.request_headers import RequestHeaders
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ObjectStore
 
@@ -24,7 +24,7 @@ _UNCERTAIN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "Not
 class Deletion:
     """compares: until a batch with ETags was refused; then batches go without."""
 
-    def __init__(self, store: ObjectStore, http: Http, headers: Headers) -> None:
+    def __init__(self, store: ObjectStore, http: Http, headers: RequestHeaders) -> None:
         self._store, self._http, self._headers = store, http, headers
         self._compares = True
 
@@ -33,7 +33,7 @@ class Deletion:
         remain: dict[str, VolumeError] = {}
         rest = iter(objects)
         while batch := dict(islice(rest, BATCH)):
-            together = {k: etag for k, etag in batch.items() if answers.is_xml_text(k)}
+            together = {k: etag for k, etag in batch.items() if xml.is_xml_text(k)}
             alone = [key for key in batch if key not in together]
             refused = await self._batch(together) if together else {}
             if not refused.keys() <= together.keys():
@@ -79,8 +79,8 @@ class Deletion:
         root = (await self._http.done(_request("", headers, body))).root
         failed = {}
         for child in root if root is not None else ():
-            if answers.name(child) == "Error":
-                said = answers.fields(child)
+            if xml.name(child) == "Error":
+                said = xml.fields(child)
                 if said.get("Code") != "NoSuchKey":
                     failed[said.get("Key", "")] = _fault(said)
         return failed
@@ -100,7 +100,7 @@ def _request(key: str, headers: Mapping[str, str] | None = None, body: bytes = b
 
 
 def _element(name: str, text: str) -> str:
-    return f"<{name}>{answers.escape(text)}</{name}>" if text else ""
+    return f"<{name}>{xml.escape(text)}</{name}>" if text else ""
 
 
 def _fault(said: Mapping[str, str]) -> faults.Fault:

@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 from lxml import etree
 
 from csi_s3.errors import AccessDeniedError, NotFoundError, VolumeError
-from csi_s3.s3 import answers, reading
-from csi_s3.s3.headers import SSE, SSE_KEY, Headers
+from csi_s3.s3 import get_object, xml
 from csi_s3.s3.http import Http
-from csi_s3.s3.objects import describe
+from csi_s3.s3.request_headers import SSE, SSE_KEY, RequestHeaders
+from csi_s3.s3.response_headers import describe
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ObjectInfo
 
@@ -35,10 +35,10 @@ _KEPT = (
 _META = "x-amz-meta-"
 
 
-class Keeping:
+class PreservedHeaders:
     """keeps_tags: until the policy was seen to refuse them; then one WARNING, and changes go on."""
 
-    def __init__(self, http: Http, headers: Headers) -> None:
+    def __init__(self, http: Http, headers: RequestHeaders) -> None:
         self._http, self._headers = http, headers
         self._keeps_tags = True
 
@@ -61,7 +61,7 @@ class Keeping:
         """
         found = await self._head(source.key)
         if source.etag and describe(source.key, found).etag != source.etag:
-            raise reading.changed(source.key, source.etag)
+            raise get_object.changed(source.key, source.etag)
         return await self._of(source.key, found)
 
     async def _head(self, key: str) -> Mapping[str, str]:
@@ -107,6 +107,6 @@ class Keeping:
 def _tag_pairs(root: etree._Element | None) -> list[tuple[str, str]]:
     pairs = []
     for tag in () if root is None else root.iter("{*}Tag"):
-        said: Mapping[str, str] = answers.fields(tag)
+        said: Mapping[str, str] = xml.fields(tag)
         pairs.append((said.get("Key", ""), said.get("Value", "")))
     return pairs

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from email.utils import parsedate_tz
 
 from csi_s3.errors import IntegrityError
-from csi_s3.s3 import answers
+from csi_s3.s3 import xml
 from csi_s3.s3.checksums import Algorithm
-from csi_s3.s3.listing import ARCHIVES
+from csi_s3.s3.list_objects import ARCHIVES
 from csi_s3.s3.signing import Check
 from csi_s3.s3.store import Buffer, ObjectInfo
 
@@ -30,7 +30,7 @@ def describe(key: str, headers: Mapping[str, str], *, size: int | None = None) -
     return ObjectInfo(
         key=key,
         size=int(headers["Content-Length"]) if size is None else size,
-        etag=answers.quoted_etag(headers.get("ETag", "")),
+        etag=xml.quoted_etag(headers.get("ETag", "")),
         last_modified=_http_date(headers.get("Last-Modified", "")),
         storage_class=storage_class,
         archived=shelved and not restored,
@@ -58,7 +58,7 @@ def version_of(what: str, answer: Mapping[str, str]) -> str:
             f"{what}: the answer has no ETag: nobody knows whether it was stored",
             "check that `endpoint-url` is an S3 endpoint, not a proxy's page",
         )
-    return answers.quoted_etag(etag)
+    return xml.quoted_etag(etag)
 
 
 def stored(what: str, sums: Algorithm | None, ours: str) -> Check:

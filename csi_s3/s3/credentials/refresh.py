@@ -42,7 +42,7 @@ class Secret(str):
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class AccessKeys:
     """What a request is signed with, by the names that botocore's signer reads."""
 
     access_key: str
@@ -55,17 +55,17 @@ def _now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class CredentialClock:
     """now: the time of day, by which credentials end. monotonic_s: nobody sets it, for pauses."""
 
     now: Callable[[], datetime] = _now
     monotonic_s: Callable[[], float] = time.monotonic
 
 
-class Source(Protocol):
+class CredentialSource(Protocol):
     """One place where credentials may be."""
 
-    async def find(self) -> "Found | str":
+    async def find(self) -> "Credentials | str":
         """Credentials, fetched now; or, for a person, why there are none here.
 
         Raises:
@@ -76,22 +76,22 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class Credentials:
     """Credentials and where they came from. said: the source, for messages.
 
     expires: None for those that do not end, or do not tell.
     """
 
-    keys: Keys
+    keys: AccessKeys
     said: str
-    source: Source
+    source: CredentialSource
     expires: datetime | None = None
 
 
-class Finder(Protocol):
-    """Searches all sources (`chain.Chain`)."""
+class CredentialFinder(Protocol):
+    """Searches all sources (`chain.CredentialChain`)."""
 
-    async def find(self) -> Found:
+    async def find(self) -> Credentials:
         """Search from the first.
 
         Raises:
@@ -99,24 +99,24 @@ class Finder(Protocol):
 
         """
 
-    def newer(self, *, at_once: bool) -> Found | None:
+    def newer(self, *, at_once: bool) -> Credentials | None:
         """Keys that somebody has put in place of the present ones; cheap, asked at each request.
 
         at_once: look now; else every few seconds.
         """
 
 
-class Identity:
+class RefreshableCredentials:
     """The credentials of one bucket. `open` must have been awaited before `keys`.
 
     Concurrency: one task renews at a time. The others go on with what they have while it lasts,
     else they wait for it and share its result, a failure included.
     """
 
-    def __init__(self, finder: Finder, *, bucket: str, clock: Clock) -> None:
+    def __init__(self, finder: CredentialFinder, *, bucket: str, clock: CredentialClock) -> None:
         self._finder, self._bucket, self._clock = finder, bucket, clock
         self._renewing = asyncio.Lock()
-        self._found: Found | None = None
+        self._found: Credentials | None = None
         self._begin_at: datetime | None = None
         self._not_before = self._no_search_before = 0.0  # of the monotonic clock
         self._failure: CredentialsError | None = None
@@ -140,7 +140,7 @@ class Identity:
             raise self._too_slow() from exc
         self._take(found)
 
-    async def keys(self) -> Keys:
+    async def keys(self) -> AccessKeys:
         """The present keys.
 
         Raises:
@@ -159,7 +159,7 @@ class Identity:
             raise CredentialsError(failure.what, failure.hint, public=failure.public)
         return self._present().keys
 
-    async def renew(self, refused: Keys, *, unknown: bool) -> bool:
+    async def renew(self, refused: AccessKeys, *, unknown: bool) -> bool:
         """Look for other keys, because S3 refused these; whether there are any.
 
         unknown: S3 called them ended or unknown, so every source is asked again, once for all who
@@ -180,12 +180,12 @@ class Identity:
                 await self.open()
             return self._present().keys != refused
 
-    def _present(self) -> Found:
+    def _present(self) -> Credentials:
         if self._found is None:
             raise RuntimeError("Identity.open was not awaited")
         return self._found
 
-    def _take(self, found: Found) -> None:
+    def _take(self, found: Credentials) -> None:
         news = "" if self._found is None else "new "
         until = f", until {found.expires:%Y-%m-%dT%H:%M:%SZ}" if found.expires else ""
         log.info("%scredentials for bucket %s: %s%s", news, self._bucket, found.said, until)
@@ -212,7 +212,7 @@ class Identity:
 
     async def _refresh(self) -> None:
         """Ask the same source again; its failure is kept, for `keys` to raise once it must."""
-        found: Found | str | CredentialsError
+        found: Credentials | str | CredentialsError
         try:
             async with asyncio.timeout(SOURCE_WITHIN_S):
                 found = await self._present().source.find()
@@ -222,7 +222,7 @@ class Identity:
             found = exc
         if isinstance(found, str):
             found = CredentialsError(f"credentials ({self.source}) are no longer given: {found}")
-        if isinstance(found, Found):
+        if isinstance(found, Credentials):
             self._take(found)
             return
         ended = self._has_ended()
