@@ -149,7 +149,7 @@ def _worker(argv: Sequence[str]) -> int:
 
 
 def _csi(argv: Sequence[str]) -> int:
-    from csi_s3.node.client import run
+    from csi_s3.csi.client import run
 
     return run(argv)
 

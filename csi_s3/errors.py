@@ -32,7 +32,7 @@ from typing_extensions import override
 
 
 class Status(Enum):
-    """CSI answers by name; `node.interceptors` alone turns them into `grpc.StatusCode`."""
+    """CSI answers by name; `csi.interceptors` alone turns them into `grpc.StatusCode`."""
 
     INVALID_ARGUMENT = auto()
     NOT_FOUND = auto()

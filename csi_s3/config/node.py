@@ -13,8 +13,8 @@ from typing import NoReturn, Self
 
 from typing_extensions import override
 
+from csi_s3.config.api_server import ApiServer, in_cluster
 from csi_s3.config.attributes import parse_defaults
-from csi_s3.config.cluster import ApiServer, in_cluster
 from csi_s3.config.defaults import DefaultOptions
 from csi_s3.config.given import split_commas
 from csi_s3.errors import BadOptionError

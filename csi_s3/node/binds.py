@@ -19,7 +19,7 @@ from pathlib import Path
 from csi_s3.errors import ExistsError, MountError, VolumeError
 from csi_s3.kernel import mount, syscalls
 from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
-from csi_s3.node.sources import Source
+from csi_s3.node.source_mounts import SourceMount
 from csi_s3.node.targets import Target
 
 _DELETED = "//deleted"  # mountinfo appends it to a root that has lost its name
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
+class Attachment:
     """fresh: it was not there before. hides_files: nothing was, and the directory is not empty."""
 
     fresh: bool
     hides_files: bool = False
 
 
-def attach(source: Source, path: Path, target: Target, *, read_only: bool) -> Attached:
+def attach(source: SourceMount, path: Path, target: Target, *, read_only: bool) -> Attachment:
     """Bind the mount to target unless it is there, and look whether it is.
 
     path: of the source.
@@ -48,7 +48,7 @@ def attach(source: Source, path: Path, target: Target, *, read_only: bool) -> At
     layers = target.layers()
     if layers and layers[-1].device == source.device:
         _refuse_other(target, layers[-1], read_only=read_only)
-        return Attached(fresh=False)
+        return Attachment(fresh=False)
     for layer in layers:
         if layer.fs_type != mount.FS_TYPE:
             raise MountError(
@@ -69,7 +69,7 @@ def attach(source: Source, path: Path, target: Target, *, read_only: bool) -> At
         if made:
             target.remove()
         raise
-    return Attached(fresh=True, hides_files=hides_files)
+    return Attachment(fresh=True, hides_files=hides_files)
 
 
 def _refuse_other(target: Target, entry: MountEntry, *, read_only: bool) -> None:
@@ -83,7 +83,9 @@ def _refuse_other(target: Target, entry: MountEntry, *, read_only: bool) -> None
         )
 
 
-def renew_subpaths(source: Source, path: Path, target: Target, *, read_only: bool) -> list[str]:
+def renew_subpaths(
+    source: SourceMount, path: Path, target: Target, *, read_only: bool
+) -> list[str]:
     """Bind the mount's parts on top of kubelet's binds of its dead predecessors.
 
     kubelet looks at its bind before each start of the container, fails where that is dead, and

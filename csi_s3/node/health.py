@@ -1,6 +1,9 @@
 """What the node plugin's HTTP endpoint says: metrics, and whether volumes could be mounted now."""
 
-from csi_s3.node.mounters import Mounters
+import os
+
+from csi_s3.kernel.mount import open_fuse
+from csi_s3.node.mounter_link import MounterLink
 from csi_s3.node.registration import Registration
 from csi_s3.node.volumes import Volumes
 from csi_s3.obs import exposition, metrics, samples
@@ -10,8 +13,10 @@ from csi_s3.obs.instruments import Source
 class Health:
     """Lifetime and concurrency: as what it looks at."""
 
-    def __init__(self, volumes: Volumes, mounters: Mounters, registration: Registration) -> None:
-        self._volumes, self._mounters, self._registration = volumes, mounters, registration
+    def __init__(
+        self, volumes: Volumes, mounter_link: MounterLink, registration: Registration
+    ) -> None:
+        self._volumes, self._mounter_link, self._registration = volumes, mounter_link, registration
 
     async def live(self) -> None:
         """Only that this is called says something."""
@@ -20,15 +25,25 @@ class Health:
         """Why no pod could be given a volume now; None if nothing is known against it."""
         if not self._registration.is_registered:
             return f"not registered with kubelet: {self._registration.error}"
-        if not self._mounters.is_connected:
+        if not self._mounter_link.is_connected:
             return "no mounter is connected: is its pod running on this node?"
         return None
+
+    def can_mount(self) -> bool:
+        """The answer to Probe: whether a mounter is connected.
+
+        Raises:
+            FuseUnavailableError: there is no /dev/fuse.
+
+        """
+        os.close(open_fuse())
+        return self._mounter_link.is_connected
 
     async def collect(self) -> bytes:
         """The text of /metrics."""
         mounts, targets = self._volumes.counts()
         metrics.MOUNTS.set(mounts)
         metrics.TARGETS.set(targets)
-        metrics.MOUNTER_CONNECTED.set(self._mounters.is_connected)
+        metrics.MOUNTER_CONNECTED.set(self._mounter_link.is_connected)
         metrics.REGISTERED.set(self._registration.is_registered)
         return exposition.text(samples.take(Source.NODE, Source.BOTH))

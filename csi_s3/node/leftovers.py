@@ -17,8 +17,8 @@ from itertools import count
 from pathlib import Path
 
 from csi_s3.errors import NotEmptyError, TargetNotEmptyError
-from csi_s3.node.audience import FILES_ON_NODE, Audience
-from csi_s3.node.sources import off_loop
+from csi_s3.node.pod_events import FILES_ON_NODE, PodEvents
+from csi_s3.node.source_mounts import off_loop
 from csi_s3.node.targets import Target
 
 _NAME_BYTES = 200
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 class Leftovers:
     """Concurrency: one call per target at a time."""
 
-    def __init__(self, directory: Path, audience: Audience) -> None:
-        self._directory, self._audience = directory, audience
+    def __init__(self, directory: Path, pod_events: PodEvents) -> None:
+        self._directory, self._pod_events = directory, pod_events
         self._stuck: set[Target] = set()  # of those that were told
 
     def found(self, target: Target, volume: str) -> None:
@@ -41,7 +41,7 @@ class Leftovers:
             f" the pod has ended they are below {self._directory} on the node"
         )
         log.warning("%s", text, extra={"volume": volume, "target": target.path})
-        self._audience.tell([target], FILES_ON_NODE, text)
+        self._pod_events.tell([target], FILES_ON_NODE, text)
 
     async def remove(self, target: Target) -> None:
         """Remove the target's directory, on which nothing is mounted; with files in it, move it.
@@ -56,7 +56,7 @@ class Leftovers:
         except TargetNotEmptyError as exc:
             if target not in self._stuck:  # kubelet asks again and again
                 self._stuck.add(target)
-                self._audience.tell_last(target, FILES_ON_NODE, str(exc))
+                self._pod_events.tell_last(target, FILES_ON_NODE, str(exc))
             raise
         self._stuck.discard(target)
         if moved is None:
@@ -66,7 +66,7 @@ class Leftovers:
             f" mounted there. They are not in the bucket. They were moved to {moved} on the node"
         )
         log.warning("%s", text, extra={"target": target.path})
-        self._audience.tell_last(target, FILES_ON_NODE, text)
+        self._pod_events.tell_last(target, FILES_ON_NODE, text)
 
     def _remove(self, target: Target) -> str | None:
         """Return where its files are now."""

@@ -17,19 +17,19 @@ from csi_s3.errors import VolumeError
 from csi_s3.kernel import mount
 from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
 from csi_s3.link.spec import MountSpec
-from csi_s3.node.mounters import Have
-from csi_s3.node.sources import Source, Sources
+from csi_s3.node.mounter_link import HeldMount
+from csi_s3.node.source_mounts import SourceMount, SourceMounts
 from csi_s3.node.targets import Target, Targets
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class LiveMount:
     """A mount that lives. leaving: its source is unmounted already; containers still have it."""
 
     spec: MountSpec
-    source: Source
+    source: SourceMount
     targets: dict[Target, bool]
     leaving: bool
     wrong: VolumeError | None
@@ -39,22 +39,22 @@ class Found:
 class Survey:
     """found: what lives. lost: targets whose mount is dead, with its source."""
 
-    found: list[Found]
+    found: list[LiveMount]
     lost: dict[Target, str]
 
 
 def survey(
-    haves: Sequence[Have], known: AbstractSet[str], sources: Sources, targets: Targets
+    held: Sequence[HeldMount], known: AbstractSet[str], sources: SourceMounts, targets: Targets
 ) -> Survey:
     """Match them, and clean up. known: ids of the mounts that have an owner, left alone.
 
-    Takes the haves' descriptors: each is a Found's, or closed.
+    Takes the held mounts' descriptors: each is a LiveMount's, or closed.
     """
     entries = read_mountinfo()
     targets_on = partial(targets.all_on, entries=entries, besides=sources.volumes)
     at = {entry.mount_point: entry for entry in entries if entry.fs_type == mount.FS_TYPE}
     found = []
-    for have in haves:
+    for have in held:
         mount_id = have.spec.mount_id
         if mount_id in known or mount.is_over(have.fd):
             os.close(have.fd)
@@ -62,9 +62,9 @@ def survey(
         entry = at.get(str(sources.path(mount_id)))
         device = "" if entry is None else entry.device
         found.append(
-            Found(
+            LiveMount(
                 spec=have.spec,
-                source=Source(mount_id=mount_id, fd=have.fd, device=device, init=have.init),
+                source=SourceMount(mount_id=mount_id, fd=have.fd, device=device, init=have.init),
                 targets={} if entry is None else targets_on(device),
                 leaving=entry is None,
                 wrong=None if have.report is None else have.report.error,
@@ -81,7 +81,7 @@ def survey(
     return Survey(found=found, lost=lost)
 
 
-def _clean(mount_id: str, entry: MountEntry | None, sources: Sources) -> None:
+def _clean(mount_id: str, entry: MountEntry | None, sources: SourceMounts) -> None:
     if entry is not None:
         log.warning(
             "a mount of %s was left that nobody serves; it is aborted. Containers that use it must "
@@ -97,7 +97,7 @@ def _clean(mount_id: str, entry: MountEntry | None, sources: Sources) -> None:
 
 
 def _steps(
-    mount_id: str, entry: MountEntry | None, sources: Sources
+    mount_id: str, entry: MountEntry | None, sources: SourceMounts
 ) -> Iterator[Callable[[], object]]:
     if entry is not None:
         yield partial(sources.end_orphan, entry)

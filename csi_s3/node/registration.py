@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from csi_s3 import pluginregistration_pb2 as api
 from csi_s3 import pluginregistration_pb2_grpc
-from csi_s3.node.interceptors import Answering, Context
-from csi_s3.node.sockets import bound
+from csi_s3.csi.interceptors import Context, ErrorInterceptor
+from csi_s3.csi.sockets import bound
 
 VERSIONS = ("1.0.0",)  # of CSI; kubelet compares the major number
 
@@ -58,7 +58,7 @@ class Registration(pluginregistration_pb2_grpc.RegistrationServicer):
         if self._directory is None:
             yield
             return
-        self._server = server = grpc.aio.server(interceptors=[Answering()])
+        self._server = server = grpc.aio.server(interceptors=[ErrorInterceptor()])
         pluginregistration_pb2_grpc.add_RegistrationServicer_to_server(  # type: ignore[no-untyped-call]
             self, server
         )

@@ -11,16 +11,16 @@ import grpc
 from csi_s3 import csi_pb2_grpc
 from csi_s3.config.defaults import FLAG
 from csi_s3.config.node import NodeConfig
+from csi_s3.csi.identity_service import IdentityService
+from csi_s3.csi.interceptors import ErrorInterceptor
+from csi_s3.csi.sockets import bound
 from csi_s3.errors import BadOptionError, MounterUnavailableError
-from csi_s3.node.cluster import Cluster
+from csi_s3.kubernetes.cluster_api import ClusterApi
 from csi_s3.node.health import Health
-from csi_s3.node.identity import Identity
-from csi_s3.node.interceptors import Answering
-from csi_s3.node.mounters import Mounters
-from csi_s3.node.node import Node
+from csi_s3.node.mounter_link import MounterLink
+from csi_s3.node.node_service import NodeService
 from csi_s3.node.registration import Registration
-from csi_s3.node.sockets import bound
-from csi_s3.node.sources import Sources
+from csi_s3.node.source_mounts import SourceMounts
 from csi_s3.node.targets import Targets
 from csi_s3.node.volumes import Volumes
 from csi_s3.obs import exporter, metrics
@@ -43,11 +43,11 @@ async def serve(config: NodeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     targets = Targets(config.kubelet_dir)
-    sources = Sources(config.state_dir, owner=config.mounter_uid)
+    sources = SourceMounts(config.state_dir, owner=config.mounter_uid)
     try:
         sources.prepare()
         _prepare_sockets(config)
-        mounters = Mounters(config.mounter, uid=config.mounter_uid)
+        mounter_link = MounterLink(config.mounter, uid=config.mounter_uid)
     except OSError as exc:
         raise BadOptionError(
             f"{exc.filename or config.mounter}: {exc.strerror}",
@@ -57,13 +57,17 @@ async def serve(config: NodeConfig) -> None:
         log.warning("%s: %s", FLAG, warning)
     cluster = _cluster(config)
     events = cluster if config.events else None
-    volumes = Volumes(sources, targets, mounters, events=events)
-    server = grpc.aio.server(interceptors=[Answering()])
+    volumes = Volumes(sources, targets, mounter_link, events=events)
+    registration = Registration(
+        config.registration_dir, driver_name=config.driver_name, endpoint=config.kubelet_endpoint
+    )
+    health = Health(volumes, mounter_link, registration)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
     csi_pb2_grpc.add_IdentityServicer_to_server(  # type: ignore[no-untyped-call]
-        Identity(config.driver_name, mounters), server
+        IdentityService(config.driver_name, health.can_mount), server
     )
     csi_pb2_grpc.add_NodeServicer_to_server(  # type: ignore[no-untyped-call]
-        Node(
+        NodeService(
             config.node_id,
             volumes,
             default_options=config.default_mount_options,
@@ -71,10 +75,6 @@ async def serve(config: NodeConfig) -> None:
         ),
         server,
     )
-    registration = Registration(
-        config.registration_dir, driver_name=config.driver_name, endpoint=config.kubelet_endpoint
-    )
-    health = Health(volumes, mounters, registration)
     metrics.build_info()
     with (
         exporter.serving(
@@ -84,9 +84,9 @@ async def serve(config: NodeConfig) -> None:
         registration.listening(),
     ):
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(volumes.run()), group.create_task(mounters.run(volumes))]
+            tasks = [group.create_task(volumes.run()), group.create_task(mounter_link.run(volumes))]
             if cluster is not None and config.startup_taint:
-                work = _take_taint(cluster, config, registration, mounters)
+                work = _take_taint(cluster, config, registration, mounter_link)
                 tasks.append(group.create_task(work))
             await server.start()
             await registration.start()
@@ -100,16 +100,16 @@ async def serve(config: NodeConfig) -> None:
             for task in tasks:
                 task.cancel()
     if is_idle:
-        _tidy(config, mounters)
+        _tidy(config, mounter_link)
 
 
-def _tidy(config: NodeConfig, mounters: Mounters) -> None:
+def _tidy(config: NodeConfig, mounter_link: MounterLink) -> None:
     """Leave nothing on the node that has no volumes: this may be the end, after an uninstall.
 
     Directories go only if they are empty. A mounter whose directory is gone ends, and is started
     anew with the next one.
     """
-    mounters.remove()
+    mounter_link.remove()
     paths = [config.state_dir / "volumes", config.state_dir / "leftovers", config.state_dir]
     if _has_own_link(config):
         paths.append(config.mounter.parent)
@@ -138,20 +138,20 @@ def _prepare_sockets(config: NodeConfig) -> None:
         link.chmod(0o750)
 
 
-def _cluster(config: NodeConfig) -> Cluster | None:
+def _cluster(config: NodeConfig) -> ClusterApi | None:
     if config.api_server is None:
         return None
-    return Cluster(config.api_server, component=config.driver_name, host=config.node_id)
+    return ClusterApi(config.api_server, component=config.driver_name, host=config.node_id)
 
 
 async def _take_taint(
-    cluster: Cluster, config: NodeConfig, registration: Registration, mounters: Mounters
+    cluster: ClusterApi, config: NodeConfig, registration: Registration, mounter_link: MounterLink
 ) -> None:
     """Remove the startup taint once volumes can be mounted here."""
     await registration.wait()
-    while not mounters.is_connected:
+    while not mounter_link.is_connected:
         with suppress(MounterUnavailableError):
-            await mounters.wait(TAINT_AGAIN_S)
+            await mounter_link.wait(TAINT_AGAIN_S)
     while True:
         if await cluster.remove_taint(config.node_id, config.startup_taint):
             return

@@ -28,23 +28,23 @@ from csi_s3.errors import (
     VolumeError,
     VolumeNotFoundError,
 )
+from csi_s3.kubernetes.pods import PodRef
 from csi_s3.link.report import Notice, Report, Usage
 from csi_s3.link.spec import MountSpec
-from csi_s3.node.audience import (
+from csi_s3.node.job_queue import JobQueue
+from csi_s3.node.leftovers import Leftovers
+from csi_s3.node.mounter_link import HeldMount, MounterLink
+from csi_s3.node.pod_events import (
     DUPLICATE_HANDLE,
     IGNORED_OPTION,
     VOLUME_BROKEN,
-    Audience,
-    Events,
+    EventSink,
+    PodEvents,
 )
-from csi_s3.node.leftovers import Leftovers
-from csi_s3.node.mount import AFTERWARDS, Mount
-from csi_s3.node.mounters import Have, Mounters
-from csi_s3.node.owner import Owner
-from csi_s3.node.pods import PodRef
 from csi_s3.node.reconcile import survey
-from csi_s3.node.sources import Sources, off_loop
+from csi_s3.node.source_mounts import SourceMounts, off_loop
 from csi_s3.node.targets import Target, Targets
+from csi_s3.node.volume_mount import AFTERWARDS, VolumeMount
 
 MOUNTER_WAIT_S = 10.0  # for a mounter that restarts
 
@@ -69,25 +69,25 @@ class Volumes:
 
     def __init__(
         self,
-        sources: Sources,
+        sources: SourceMounts,
         targets: Targets,
-        mounters: Mounters,
+        mounter_link: MounterLink,
         *,
-        events: Events | None = None,
+        events: EventSink | None = None,
     ) -> None:
-        self._sources, self._targets, self._mounters = sources, targets, mounters
-        self._audience = Audience(events)
-        self._leftovers = Leftovers(sources.leftovers, self._audience)
-        self._mounts: dict[str, Mount] = {}
+        self._sources, self._targets, self._mounter_link = sources, targets, mounter_link
+        self._pod_events = PodEvents(events)
+        self._leftovers = Leftovers(sources.leftovers, self._pod_events)
+        self._mounts: dict[str, VolumeMount] = {}
         self._held: set[Target] = set()
         self._lost: set[Target] = set()  # running pods', whose mount died and has no owner here
         self._outdated: dict[Target, str] = {}  # by the identity that is asked for and not served
-        self._strays = Owner()
+        self._strays = JobQueue()
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
         async with self._group:
-            self._group.create_task(self._audience.run())
+            self._group.create_task(self._pod_events.run())
             await self._strays.run(lambda: False)
 
     # --- requests ---------------------------------------------------------------------------------
@@ -116,11 +116,11 @@ class Volumes:
         """
         target = self._targets.find(path)
         self._refuse_held(target)
-        await self._mounters.wait(MOUNTER_WAIT_S)
+        await self._mounter_link.wait(MOUNTER_WAIT_S)
         with self._holding(target) as hold:
             is_again = target in self._lost or self._mount_on(target) is not None
             if is_again:
-                self._audience.met(target, pod)
+                self._pod_events.met(target, pod)
             mount = self._mount_for(handle, target, config)
             try:
                 fresh = await hold(mount.publish(target, read_only=config.read_only))
@@ -129,7 +129,7 @@ class Volumes:
                     await self._refuse_kindly(target, exc)
                 raise
             self._lost.discard(target)
-            self._audience.met(target, pod)
+            self._pod_events.met(target, pod)
             if fresh and not is_again:
                 self._warn_of_twins(mount, target)
                 self._warn_of_options(handle, target, warnings)
@@ -147,7 +147,7 @@ class Volumes:
         target = self._targets.find(path)
         with self._holding(target) as hold:
             mount = self._mount_on(target)
-            self._audience.left(target)
+            self._pod_events.left(target)
             self._lost.discard(target)
             self._outdated.pop(target, None)
             if mount is None:
@@ -181,9 +181,9 @@ class Volumes:
         up = (len(mount.targets) for mount in self._mounts.values() if mount.is_up)
         return len(self._mounts), sum(up)
 
-    # --- mounters.Listener ------------------------------------------------------------------------
+    # --- MounterListener --------------------------------------------------------------------------
 
-    async def adopt(self, haves: Sequence[Have]) -> None:
+    async def adopt(self, haves: Sequence[HeldMount]) -> None:
         await self._strays.ask(partial(self._adopt, haves))
 
     def reported(self, report: Report) -> None:
@@ -222,10 +222,10 @@ class Volumes:
                 f"another operation on {target.path} is still under way", "kubelet asks again"
             )
 
-    def _mount_on(self, target: Target) -> Mount | None:
+    def _mount_on(self, target: Target) -> VolumeMount | None:
         return next((m for m in self._mounts.values() if target in m.targets), None)
 
-    def _mount_for(self, handle: str, target: Target, config: VolumeConfig) -> Mount:
+    def _mount_for(self, handle: str, target: Target, config: VolumeConfig) -> VolumeMount:
         """The mount to serve target: the one that does, else one that can, else a new one."""
         identity = _identity(handle, config)
         there = self._mount_on(target)
@@ -260,7 +260,7 @@ class Volumes:
                 public=f"{failed} {error.as_told().what} [{error.code}]",
             ) from error
 
-    def _warn_of_twins(self, mount: Mount, target: Target) -> None:
+    def _warn_of_twins(self, mount: VolumeMount, target: Target) -> None:
         """Tell that a volume's handle is another volume's, too, or its options' older state."""
         mine, handle = mount.spec.volume, mount.spec.volume_handle
         for other in self._mounts.values():
@@ -280,15 +280,15 @@ class Volumes:
                 " ran before keep the old ones until they are created anew"
             )
             log.warning("%s", text, extra={"volume": handle, "target": target.path})
-            self._audience.tell([target], DUPLICATE_HANDLE, text)
+            self._pod_events.tell([target], DUPLICATE_HANDLE, text)
             return
 
     def _warn_of_options(self, handle: str, target: Target, warnings: Sequence[str]) -> None:
         for warning in warnings:
             log.warning("%s", warning, extra={"volume": handle, "target": target.path})
-            self._audience.tell([target], IGNORED_OPTION, f"volume {handle}: {warning}")
+            self._pod_events.tell([target], IGNORED_OPTION, f"volume {handle}: {warning}")
 
-    def _new_mount(self, handle: str, config: VolumeConfig) -> Mount:
+    def _new_mount(self, handle: str, config: VolumeConfig) -> VolumeMount:
         ids = (_mount_id(_identity(handle, config), n) for n in count())
         mount_id = next(i for i in ids if i not in self._mounts)
         spec = MountSpec(
@@ -299,10 +299,12 @@ class Volumes:
         )
         return self._own(self._mount(spec))
 
-    def _mount(self, spec: MountSpec) -> Mount:
-        return Mount(spec, self._sources, self._mounters, self._audience, self._leftovers)
+    def _mount(self, spec: MountSpec) -> VolumeMount:
+        return VolumeMount(
+            spec, self._sources, self._mounter_link, self._pod_events, self._leftovers
+        )
 
-    def _own(self, mount: Mount) -> Mount:
+    def _own(self, mount: VolumeMount) -> VolumeMount:
         async def owned() -> None:
             await mount.run()
             del self._mounts[mount.spec.mount_id]
@@ -311,13 +313,13 @@ class Volumes:
         self._group.create_task(owned())
         return mount
 
-    async def _adopt(self, haves: Sequence[Have]) -> None:
+    async def _adopt(self, haves: Sequence[HeldMount]) -> None:
         look = partial(survey, haves, frozenset(self._mounts), self._sources, self._targets)
         seen = await off_loop(look, "looking for mounts")
         self._lost |= seen.lost.keys()
         for target, source in seen.lost.items():
             text = f"the mount of {source} was lost while the node plugin was away. {AFTERWARDS}"
-            self._audience.tell([target], VOLUME_BROKEN, text)
+            self._pod_events.tell([target], VOLUME_BROKEN, text)
         for found in seen.found:
             mount = self._mount(found.spec)
             mount.adopt(found.source, found.targets, leaving=found.leaving, wrong=found.wrong)
@@ -377,7 +379,7 @@ def _flat(data: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def _identity_of(mount: Mount) -> str:
+def _identity_of(mount: VolumeMount) -> str:
     return _identity(mount.spec.volume_handle, mount.spec.volume)
 
 

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from csi_s3.config.cluster import ApiServer
+from csi_s3.config.api_server import ApiServer
 
 USER = "system:serviceaccount:kube-system:s3-csi-node-sa"
 

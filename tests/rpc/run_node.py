@@ -13,9 +13,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from csi_s3.config.cluster import ApiServer
+from csi_s3.config.api_server import ApiServer
 from csi_s3.config.node import NodeConfig
-from csi_s3.node import mount, mounters, server, volumes
+from csi_s3.node import mounter_link, server, volume_mount, volumes
 from csi_s3.obs import logs
 
 
@@ -31,8 +31,8 @@ def recording(*args, events=None):
 
 if __name__ == "__main__":
     patience_s = float(sys.argv[1])
-    volumes.MOUNTER_WAIT_S = mount.START_S = patience_s
-    mount.USAGE_S = mounters.HELLO_S = min(patience_s, 2.0)
+    volumes.MOUNTER_WAIT_S = volume_mount.START_S = patience_s
+    volume_mount.USAGE_S = mounter_link.HELLO_S = min(patience_s, 2.0)
     server.TAINT_AGAIN_S = min(patience_s, 15.0)
     server.Volumes = recording
     logs.configure("node", debug=True)

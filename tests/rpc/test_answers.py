@@ -7,9 +7,9 @@ import pytest
 
 from csi_s3 import csi_pb2 as csi
 from csi_s3 import csi_pb2_grpc
+from csi_s3.csi import interceptors
+from csi_s3.csi.interceptors import ErrorInterceptor
 from csi_s3.errors import BadRequestError, BusyError, Status, VolumeError, by_code
-from csi_s3.node import interceptors
-from csi_s3.node.interceptors import Answering
 from tests.rpc.conftest import refused
 
 
@@ -23,7 +23,7 @@ class Failing(csi_pb2_grpc.NodeServicer):
 
 @pytest.fixture
 async def failing(tmp_path):
-    servicer, server = Failing(), grpc.aio.server(interceptors=[Answering()])
+    servicer, server = Failing(), grpc.aio.server(interceptors=[ErrorInterceptor()])
     csi_pb2_grpc.add_NodeServicer_to_server(servicer, server)
     server.add_insecure_port(f"unix:{tmp_path}/s")
     await server.start()

@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any
 
 from csi_s3.aio import blocking
-from csi_s3.config.cluster import ApiServer
-from csi_s3.node.pods import PodRef
+from csi_s3.config.api_server import ApiServer
+from csi_s3.kubernetes.pods import PodRef
 
 REQUEST_S = 10.0
 PAUSE_S = 1.0  # before the one retry
@@ -35,7 +35,7 @@ _CONFLICT, _NOT_FOUND, _FORBIDDEN = 409, 404, 403
 log = logging.getLogger(__name__)
 
 
-class Cluster:
+class ClusterApi:
     """The API of the cluster, as a service account.
 
     No failure leaves it: it is a WARNING the first time in its kind, then DEBUG.
@@ -54,7 +54,7 @@ class Cluster:
         """component: who says it: the driver's name. host: the node's."""
         self._requests = _Requests(server)
         self._component, self._host, self._now = component, host, now
-        self._sent: OrderedDict[tuple[str, str, str], _Sent] = OrderedDict()
+        self._sent: OrderedDict[tuple[str, str, str], _PostedEvent] = OrderedDict()
         self._sending = asyncio.Lock()
         self._waiting = 0
         self._warned: set[tuple[str, str]] = set()
@@ -115,7 +115,7 @@ class Cluster:
             else:
                 self._keep(key, sent)
                 return
-        sent = _Sent(f"{pod.name[:200]}.{secrets.token_hex(8)}", 1, now)
+        sent = _PostedEvent(f"{pod.name[:200]}.{secrets.token_hex(8)}", 1, now)
         body = self._body(pod, sent, reason, message)
         try:
             await self._ask("create", "events", events, body)
@@ -124,7 +124,7 @@ class Cluster:
                 raise
         self._keep(key, sent)
 
-    def _body(self, pod: PodRef, sent: "_Sent", reason: str, message: str) -> dict[str, Any]:
+    def _body(self, pod: PodRef, sent: "_PostedEvent", reason: str, message: str) -> dict[str, Any]:
         return {
             "apiVersion": "v1",
             "kind": "Event",
@@ -147,7 +147,7 @@ class Cluster:
             "lastTimestamp": _written(sent.last),
         }
 
-    def _keep(self, key: tuple[str, str, str], sent: "_Sent") -> None:
+    def _keep(self, key: tuple[str, str, str], sent: "_PostedEvent") -> None:
         self._sent[key] = sent
         self._sent.move_to_end(key)
         while len(self._sent) > MOST_KEPT:
@@ -183,7 +183,7 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
+class _PostedEvent:
     """An event that the API server has. last: when it was counted last."""
 
     name: str

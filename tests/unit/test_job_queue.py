@@ -3,13 +3,13 @@ import asyncio
 import pytest
 
 from csi_s3.errors import BusyError
-from csi_s3.node.owner import Owner
+from csi_s3.node.job_queue import JobQueue
 
 
 @pytest.fixture
 async def owner():
     """An owner with its task, cancelled at the end."""
-    owner = Owner()
+    owner = JobQueue()
     task = asyncio.create_task(owner.run(lambda: False))
     yield owner
     task.cancel()
@@ -68,7 +68,7 @@ async def test_a_failed_job_is_its_callers_alone(owner):
 
 
 async def test_it_ends_when_there_is_nothing_left_to_own():
-    owner, finished = Owner(), False
+    owner, finished = JobQueue(), False
 
     async def first() -> None:
         nonlocal finished
@@ -82,7 +82,7 @@ async def test_it_ends_when_there_is_nothing_left_to_own():
 
 
 async def test_the_end_of_the_owner_cancels_who_waits():
-    owner = Owner()
+    owner = JobQueue()
 
     async def forever() -> None:
         await asyncio.Event().wait()

@@ -1,4 +1,4 @@
-"""Sources: where mounts are made, in a directory of our own, before pods get binds of them.
+"""Source mounts: where mounts are made, in a directory of our own, before pods get binds of them.
 
     <state dir>/volumes/<mount id>/fs      the FUSE mount; nobody looks into it
     <state dir>/volumes/<mount id>/state   the worker's, owned by the mounter's user
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class SourceMount:
     """One FUSE connection of ours, from mount(2) until it is over.
 
     fd: our duplicate of its /dev/fuse descriptor.
@@ -48,7 +48,7 @@ class Source:
         return mount.is_over(self.fd)
 
 
-class Sources:
+class SourceMounts:
     def __init__(self, state_dir: Path, *, owner: int) -> None:
         self.volumes = state_dir.resolve() / "volumes"
         self.leftovers = state_dir.resolve() / "leftovers"
@@ -68,7 +68,7 @@ class Sources:
 
     def make(
         self, mount_id: str, source_name: str, labels: Mapping[str, str] | None = None
-    ) -> Source:
+    ) -> SourceMount:
         """Mount, and take the kernel's INIT request. Whoever looks into it now waits for a worker.
 
         labels: SELinux's.
@@ -91,7 +91,7 @@ class Sources:
             self.detach(mount_id)
             self.remove(mount_id)
             raise
-        return Source(mount_id=mount_id, fd=fd, device=device, init=init)
+        return SourceMount(mount_id=mount_id, fd=fd, device=device, init=init)
 
     def _make_directories(self, mount_id: str) -> None:
         path, state = self.path(mount_id), self.state(mount_id)
@@ -108,7 +108,7 @@ class Sources:
                 "is the node's --state-dir writable, and is there room on its disk?",
             ) from exc
 
-    def end(self, source: Source) -> None:
+    def end(self, source: SourceMount) -> None:
         """Free everybody who waits in the mount; it answers nobody any more."""
         if source.device:
             self._control.abort(int(source.device.partition(":")[2]), fd=source.fd)

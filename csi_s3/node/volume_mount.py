@@ -23,11 +23,11 @@ from csi_s3.kernel import tuning
 from csi_s3.link.report import Notice, Reason, Report, State, Usage
 from csi_s3.link.spec import MountSpec
 from csi_s3.node import binds
-from csi_s3.node.audience import VOLUME_BROKEN, Audience
+from csi_s3.node.job_queue import JobQueue
 from csi_s3.node.leftovers import Leftovers
-from csi_s3.node.mounters import Mounters
-from csi_s3.node.owner import Owner
-from csi_s3.node.sources import Source, Sources, off_loop
+from csi_s3.node.mounter_link import MounterLink
+from csi_s3.node.pod_events import VOLUME_BROKEN, PodEvents
+from csi_s3.node.source_mounts import SourceMount, SourceMounts, off_loop
 from csi_s3.node.targets import Target
 
 START_S = (
@@ -45,7 +45,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Mount:
+class VolumeMount:
     """From the first publish until its worker has ended and no target is left.
 
     broken: why it is down. wrong: what its worker said last of the bucket, while it is up.
@@ -58,9 +58,9 @@ class Mount:
     def __init__(
         self,
         spec: MountSpec,
-        sources: Sources,
-        mounters: Mounters,
-        audience: Audience,
+        sources: SourceMounts,
+        mounter_link: MounterLink,
+        pod_events: PodEvents,
         leftovers: Leftovers,
     ) -> None:
         self.spec = spec
@@ -68,12 +68,12 @@ class Mount:
         self.broken: VolumeError | None = None
         self.wrong: VolumeError | None = None
         self.leaving = False
-        self._sources, self._mounters, self._audience = sources, mounters, audience
+        self._sources, self._mounter_link, self._pod_events = sources, mounter_link, pod_events
         self._leftovers = leftovers
         self._last_target: Target | None = None  # of those that were unpublished
         self._dead_subpaths: dict[Target, list[str]] = {}  # what was logged of them last
-        self._source: Source | None = None
-        self._owner = Owner()
+        self._source: SourceMount | None = None
+        self._jobs = JobQueue()
         self._publishing = 0  # jobs that wait or run
         self._verdict: asyncio.Future[None] | None = None  # the worker's first words
         self._usage_waiters: list[asyncio.Future[Usage]] = []
@@ -90,7 +90,7 @@ class Mount:
         return self._source is not None and not self.leaving
 
     async def run(self) -> None:
-        await self._owner.run(self._is_finished)
+        await self._jobs.run(self._is_finished)
 
     def _is_finished(self) -> bool:
         return self._source is None and not self.targets and not self._publishing
@@ -99,7 +99,7 @@ class Mount:
 
     def adopt(
         self,
-        source: Source,
+        source: SourceMount,
         targets: dict[Target, bool],
         *,
         leaving: bool,
@@ -108,7 +108,7 @@ class Mount:
         """Own a mount that a mounter has served since before we started. Before `run`."""
         self._source, self.leaving, self.wrong = source, leaving, wrong
         self.targets.update(targets)
-        self._owner.later(self._settle)
+        self._jobs.later(self._settle)
 
     def publish(self, target: Target, *, read_only: bool) -> asyncio.Future[bool]:
         """Have it mounted on target; the future's result: False where it was already.
@@ -119,7 +119,7 @@ class Mount:
 
         """
         self._publishing += 1
-        return self._owner.enqueue(partial(self._publish, target, read_only=read_only))
+        return self._jobs.enqueue(partial(self._publish, target, read_only=read_only))
 
     def unpublish(self, target: Target) -> asyncio.Future[None]:
         """Have target unmounted and its directory removed.
@@ -128,11 +128,11 @@ class Mount:
             TargetNotEmptyError: there are files in it, which cannot be moved; they are left.
 
         """
-        return self._owner.enqueue(partial(self._unpublish, target))
+        return self._jobs.enqueue(partial(self._unpublish, target))
 
     def disown(self, target: Target) -> None:
         """Another mount takes over the target; this one is down."""
-        self._owner.later(partial(self._disown, target))
+        self._jobs.later(partial(self._disown, target))
 
     async def usage(self) -> Usage:
         """Ask the worker.
@@ -147,7 +147,7 @@ class Mount:
         self._usage_waiters.append(asked)
         try:
             async with asyncio.timeout(USAGE_S):
-                await self._mounters.send("usage", {"mount_id": self.spec.mount_id})
+                await self._mounter_link.send("usage", {"mount_id": self.spec.mount_id})
                 return await asked
         except TimeoutError as exc:
             raise WorkerDiedError(
@@ -186,7 +186,7 @@ class Mount:
         else:
             text += f" ({error.hint})" if error.hint else ""
             text += f" [{error.code}]; the mounter's log has all such failures, with the files"
-        self._audience.tell(told, notice.reason.value, text)
+        self._pod_events.tell(told, notice.reason.value, text)
 
     def lost(self) -> None:
         """The mounter is gone, and with it the worker."""
@@ -201,7 +201,7 @@ class Mount:
             if not self._verdict.done():
                 self._verdict.set_exception(error)
         elif self._source is not None:
-            self._owner.later(partial(self._ended, self._source, error, harmless=harmless))
+            self._jobs.later(partial(self._ended, self._source, error, harmless=harmless))
 
     def _death(self, how: str) -> WorkerDiedError:
         return WorkerDiedError(
@@ -227,10 +227,10 @@ class Mount:
         self.targets[target] = read_only
         if attached.hides_files:
             self._leftovers.found(target, self.spec.volume_handle)
-        self._owner.later(partial(self._renew_subpaths, source, target))
+        self._jobs.later(partial(self._renew_subpaths, source, target))
         return attached.fresh
 
-    async def _renew_subpaths(self, source: Source, target: Target) -> None:
+    async def _renew_subpaths(self, source: SourceMount, target: Target) -> None:
         if self._source is not source or target not in self.targets:
             return  # it died or was unpublished meanwhile
         renew = partial(
@@ -259,9 +259,9 @@ class Mount:
             what, public = f"{but} {self.wrong.what}", f"{but} {told.what}"
             raise type(self.wrong)(what, self.wrong.hint, public=public)
 
-    async def _start(self) -> Source:
+    async def _start(self) -> SourceMount:
         """Mount, and have a worker serve it."""
-        self._mounters.require()
+        self._mounter_link.require()
         bucket = self.spec.volume.bucket
         name = f"s3://{bucket.bucket}/{bucket.prefix}"
         labels = self.spec.volume.labels
@@ -278,16 +278,16 @@ class Mount:
         log.info("volume is mounted", extra=self._fields)
         return source
 
-    async def _be_served(self, source: Source) -> None:
+    async def _be_served(self, source: SourceMount) -> None:
         body = {"spec": self.spec.to_json(), "init": source.init.hex()}
         self._verdict = verdict = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(START_S):
-                await self._mounters.send("serve", body, [source.fd])
+                await self._mounter_link.send("serve", body, [source.fd])
                 await verdict
         except TimeoutError as exc:
             with contextlib.suppress(MounterUnavailableError):
-                await self._mounters.send("stop", {"mount_id": self.spec.mount_id})
+                await self._mounter_link.send("stop", {"mount_id": self.spec.mount_id})
             raise MounterUnavailableError(
                 f"volume {self.spec.volume_handle} was not served within {START_S:.0f} s",
                 "the mounter's log says what it waits for",
@@ -318,14 +318,14 @@ class Mount:
         self.leaving = True
         await self._call(partial(self._sources.detach, self.spec.mount_id), "unmounting")
 
-    async def _ended(self, source: Source, error: VolumeError, *, harmless: bool) -> None:
+    async def _ended(self, source: SourceMount, error: VolumeError, *, harmless: bool) -> None:
         if self._source is not source:
             return  # taken down meanwhile
         fields = {**self._fields, "code": error.code}
         if not (self.leaving and source.is_over):
             self.broken = error
             log.error("%s", error, extra=fields)
-            self._audience.tell(self._users(), VOLUME_BROKEN, self._obituary(error.as_told()))
+            self._pod_events.tell(self._users(), VOLUME_BROKEN, self._obituary(error.as_told()))
         elif harmless:
             log.info("volume is unmounted everywhere", extra=self._fields)
         else:
@@ -334,7 +334,7 @@ class Mount:
             reason = VOLUME_BROKEN if died else Reason.UPLOAD_FAILED.value
             told = f"{error.as_told()} [{error.code}]"
             text = f"volume {self.spec.volume_handle}, after its last pod: {told}"
-            self._audience.tell(self._users(), reason, text)
+            self._pod_events.tell(self._users(), reason, text)
         await self._take_down()
 
     def _users(self) -> list[Target]:
@@ -373,5 +373,5 @@ class Mount:
         return await off_loop(step, f"{doing} (volume {self.spec.volume_handle})")
 
 
-def _close(source: Source) -> None:
+def _close(source: SourceMount) -> None:
     os.close(source.fd)

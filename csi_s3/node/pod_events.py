@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Protocol
 
-from csi_s3.node.pods import PodRef
+from csi_s3.kubernetes.pods import PodRef
 from csi_s3.node.targets import Target
 
 MAX_GONE = 1000
@@ -23,7 +23,7 @@ IGNORED_OPTION = "IgnoredOption"
 FILES_ON_NODE = "FilesOnNode"
 
 
-class Events(Protocol):
+class EventSink(Protocol):
     """Where Events go."""
 
     async def event(self, pod: PodRef, *, reason: str, message: str) -> None:
@@ -31,13 +31,13 @@ class Events(Protocol):
         ...
 
 
-class Audience:
+class PodEvents:
     """Lifetime: `run` posts, one Event after the other; everything else is plain code.
 
     events: None where nobody is told; then targets and pods are forgotten at once.
     """
 
-    def __init__(self, events: Events | None) -> None:
+    def __init__(self, events: EventSink | None) -> None:
         self._events = events
         self._pods: dict[Target, PodRef] = {}
         self._gone: dict[Target, PodRef] = {}  # the latest ones, in order

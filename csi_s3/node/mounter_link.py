@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Have:
+class HeldMount:
     """A mount that a mounter served before we (re)started; fd is the receiver's.
 
     report: what its worker said last, if anything.
@@ -38,10 +38,10 @@ class Have:
     report: Report | None = None
 
 
-class Listener(Protocol):
+class MounterListener(Protocol):
     """Who is told what mounters say."""
 
-    async def adopt(self, haves: Sequence[Have]) -> None:
+    async def adopt(self, held: Sequence[HeldMount]) -> None:
         """A mounter came with these mounts; it is asked for nothing until this returns."""
         ...
 
@@ -54,7 +54,7 @@ class Listener(Protocol):
         ...
 
 
-class Mounters:
+class MounterLink:
     """Lifetime: `run` is the owner task; the socket is there from construction to its end.
 
     Cancellation of `run` (our own end) is not the mounter's: its mounts stay.
@@ -114,7 +114,7 @@ class Mounters:
         except ConnectionError as exc:
             raise _unavailable() from exc
 
-    async def run(self, listener: Listener) -> None:
+    async def run(self, listener: MounterListener) -> None:
         """Serve one mounter after the other."""
         loop = asyncio.get_running_loop()
         with self._socket:
@@ -136,20 +136,20 @@ class Mounters:
         )
         return False
 
-    async def _serve(self, channel: Channel, listener: Listener) -> None:
-        haves: list[Have] = []
+    async def _serve(self, channel: Channel, listener: MounterListener) -> None:
+        held: list[HeldMount] = []
         try:
             async with asyncio.timeout(HELLO_S):
-                await _greet(channel, haves)
+                await _greet(channel, held)
         except (ConnectionError, TimeoutError) as exc:
-            for have in haves:
+            for have in held:
                 os.close(have.fd)
             log.warning(
                 "a mounter connected and broke the protocol: %s", str(exc) or "it was silent"
             )
             return
-        await listener.adopt(haves)
-        log.info("mounter is connected", extra={"mounts": len(haves)})
+        await listener.adopt(held)
+        log.info("mounter is connected", extra={"mounts": len(held)})
         self._channel = channel
         self._connected.set()
         try:
@@ -164,7 +164,7 @@ class Mounters:
         listener.lost()
 
 
-async def _greet(channel: Channel, haves: list[Have]) -> None:
+async def _greet(channel: Channel, held: list[HeldMount]) -> None:
     expected = {"hello"}
     while True:
         message = await channel.receive()
@@ -181,13 +181,13 @@ async def _greet(channel: Channel, haves: list[Have]) -> None:
             if message.type == "ready":
                 return
             if message.type == "have":
-                haves.append(_have(message))
+                held.append(_have(message))
             expected = {"have", "ready"}
         finally:
             message.close_fds()
 
 
-def _have(message: Message) -> Have:
+def _have(message: Message) -> HeldMount:
     try:
         spec = MountSpec.from_json(message.body["spec"])
         init = bytes.fromhex(message.body["init"])
@@ -195,10 +195,10 @@ def _have(message: Message) -> Have:
         report = None if said is None else Report.from_json(said)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise ConnectionError(f"a 'have' message that is none: {exc!r}") from exc
-    return Have(spec=spec, init=init, fd=message.take_fd(), report=report)
+    return HeldMount(spec=spec, init=init, fd=message.take_fd(), report=report)
 
 
-def _hand_over(message: Message, listener: Listener) -> None:
+def _hand_over(message: Message, listener: MounterListener) -> None:
     message.close_fds()
     try:
         if message.type == "report":

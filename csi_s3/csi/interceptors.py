@@ -31,7 +31,7 @@ MOST_BYTES = 800  # of an answer: an Event has 1024, in which kubelet says what 
 log = logging.getLogger(__name__)
 
 
-class Answering(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not generic at run time
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # not generic at run time
     """Every unary call ends in a message or a status; one log line says how."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Refusals:
         """
         if op not in _AWAITED or isinstance(error, BusyError):
             return error.level
-        said = told(error)
+        said = answer_text(error)
         if self._said.get((op, target)) == said:
             return logging.DEBUG
         self._said[op, target] = said
@@ -105,7 +105,7 @@ def _answering(method: Callable[..., Any], op: str, refusals: Refusals) -> Calla
         except VolumeError as exc:
             level = refusals.level(op, fields.get("target", ""), exc)
             log.log(level, "%s", exc, extra={**fields, "code": exc.code})
-            code, details, named = _code(exc.status), told(exc), exc.code
+            code, details, named = _code(exc.status), answer_text(exc), exc.code
         except NotImplementedError:  # what the generated base class raises
             code, details = grpc.StatusCode.UNIMPLEMENTED, f"{op} is not offered by this driver"
             named = UnsupportedError.code
@@ -131,7 +131,7 @@ def _pod(request: Any) -> str:  # noqa: ANN401 - any message
     return "/".join(context[key] for key in _POD if key in context)
 
 
-def told(error: VolumeError) -> str:
+def answer_text(error: VolumeError) -> str:
     """One line of what, hint and code, short enough for an Event; a long `what` loses its end."""
     error = error.as_told()
     what, hint = " ".join(error.what.split()), " ".join(error.hint.split())

@@ -1,6 +1,6 @@
 """The Identity service: who this plugin is, and whether it can work."""
 
-import os
+from collections.abc import Callable
 from importlib.metadata import version
 
 from google.protobuf.wrappers_pb2 import BoolValue
@@ -8,14 +8,14 @@ from typing_extensions import override
 
 from csi_s3 import csi_pb2 as csi
 from csi_s3 import csi_pb2_grpc
-from csi_s3.kernel.mount import open_fuse
-from csi_s3.node.interceptors import Context
-from csi_s3.node.mounters import Mounters
+from csi_s3.csi.interceptors import Context
 
 
-class Identity(csi_pb2_grpc.IdentityServicer):
-    def __init__(self, driver_name: str, mounters: Mounters) -> None:
-        self._driver_name, self._mounters = driver_name, mounters
+class IdentityService(csi_pb2_grpc.IdentityServicer):
+    """is_ready: for Probe. Raises a VolumeError where waiting would not help."""
+
+    def __init__(self, driver_name: str, is_ready: Callable[[], bool]) -> None:
+        self._driver_name, self._is_ready = driver_name, is_ready
 
     @override
     async def GetPluginInfo(
@@ -31,6 +31,4 @@ class Identity(csi_pb2_grpc.IdentityServicer):
 
     @override
     async def Probe(self, request: csi.ProbeRequest, context: Context) -> csi.ProbeResponse:
-        """Truthful: FAILED_PRECONDITION without /dev/fuse, not ready without a mounter."""
-        os.close(open_fuse())
-        return csi.ProbeResponse(ready=BoolValue(value=self._mounters.is_connected))
+        return csi.ProbeResponse(ready=BoolValue(value=self._is_ready()))

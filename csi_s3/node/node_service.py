@@ -8,9 +8,9 @@ from csi_s3 import csi_pb2 as csi
 from csi_s3 import csi_pb2_grpc
 from csi_s3.config.attributes import Parsed, parse_volume
 from csi_s3.config.defaults import DefaultOptions
+from csi_s3.csi.interceptors import Context
 from csi_s3.errors import BadRequestError
-from csi_s3.node.interceptors import Context
-from csi_s3.node.pods import PodRef
+from csi_s3.kubernetes.pods import PodRef
 from csi_s3.node.volumes import Volumes
 
 # What statfs promises (docs/semantics.md), clamped to CSI's int64: 8 EiB, and as many files.
@@ -26,7 +26,7 @@ _CAPABILITIES = (_RPC.GET_VOLUME_STATS, _RPC.VOLUME_CONDITION, _RPC.VOLUME_MOUNT
 log = logging.getLogger(__name__)
 
 
-class Node(csi_pb2_grpc.NodeServicer):
+class NodeService(csi_pb2_grpc.NodeServicer):
     """max_volumes: how many the scheduler may send here; 0: as many as it likes."""
 
     def __init__(

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Owner:
+class JobQueue:
     """Jobs in the order they were given.
 
     Lifetime: `run` is the owner's task, in the caller's TaskGroup.

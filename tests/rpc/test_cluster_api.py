@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from csi_s3.config.cluster import ApiServer
-from csi_s3.node import cluster as module
-from csi_s3.node.cluster import Cluster
-from csi_s3.node.pods import PodRef
+from csi_s3.config.api_server import ApiServer
+from csi_s3.kubernetes import cluster_api as module
+from csi_s3.kubernetes.cluster_api import ClusterApi
+from csi_s3.kubernetes.pods import PodRef
 from tests.rpc.conftest import ROOT
 from tests.rpc.fake_cluster import USER, fake_cluster
 from tests.rpc.fake_mounter import FakeMounter, until
@@ -43,7 +43,7 @@ def clock():
 
 @pytest.fixture
 def ours(api, clock):
-    return Cluster(api.server, component="s3.csi.aws.com", host="node-1", now=clock)
+    return ClusterApi(api.server, component="s3.csi.aws.com", host="node-1", now=clock)
 
 
 # --- events -------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ async def test_an_api_server_that_does_not_answer_is_given_up(api, ours, monkeyp
 @pytest.mark.warnings_expected("no Event was posted")
 async def test_an_api_server_that_is_not_there_is_named(api, clock, caplog):
     nowhere = replace(api.server, url="http://127.0.0.1:1")
-    ours = Cluster(nowhere, component="c", host="h", now=clock)
+    ours = ClusterApi(nowhere, component="c", host="h", now=clock)
     await ours.event(POD, reason="MountFailed", message="no")
     assert "the cluster's API could not be asked to create events: " in caplog.text
     assert "Connection refused" in caplog.text
@@ -192,7 +192,7 @@ async def test_an_api_server_that_is_not_there_is_named(api, clock, caplog):
 @pytest.mark.warnings_expected("no Event was posted")
 async def test_a_pod_without_a_token_is_told_so(api, clock, caplog):
     server = ApiServer(url=api.server.url, token=api.server.token.parent / "none", ca=None)
-    await Cluster(server, component="c", host="h", now=clock).event(POD, reason="R", message="m")
+    await ClusterApi(server, component="c", host="h", now=clock).event(POD, reason="R", message="m")
     assert "No such file or directory" in caplog.text
     assert "none" in caplog.text
     assert api.requests == []

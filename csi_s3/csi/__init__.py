@@ -1,0 +1,5 @@
+"""What every gRPC server and client of CSI needs: interceptors, sockets, the Identity service.
+
+Shared by the programs that answer CSI. The services of one program are with that program
+(`node.node_service`), and nothing here knows mounts or buckets.
+"""
