@@ -16,7 +16,7 @@ import grpc
 from typing_extensions import override
 
 from csi_s3.errors import BusyError, Status, UnsupportedError, VolumeError
-from csi_s3.obs import metrics
+from csi_s3.obs.metrics import catalog as metrics
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"

@@ -34,7 +34,7 @@ from csi_s3.fs.keys import (
     link_name,
 )
 from csi_s3.fs.sizes import AttributesCache, Sizes
-from csi_s3.obs import metrics
+from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.s3.store import ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)

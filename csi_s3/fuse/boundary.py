@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 from pyfuse3 import FUSEError
 
 from csi_s3.errors import NotPermittedError, VolumeError
-from csi_s3.obs import metrics
+from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
 

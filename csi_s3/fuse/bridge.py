@@ -14,7 +14,7 @@ from csi_s3.errors import NotFoundError
 from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fuse.boundary import answered
-from csi_s3.obs import metrics
+from csi_s3.obs.metrics import catalog as metrics
 
 ANSWER_WITHIN_S = 120.0  # longer than the store's own retries
 FOREVER_S = 1e9

@@ -33,12 +33,14 @@ from csi_s3.errors import (
 from csi_s3.link import channel as link
 from csi_s3.link.report import Notice, Report, State
 from csi_s3.link.spec import VERSION, MountSpec
-from csi_s3.mounter.accounts import Accounts
-from csi_s3.mounter.nursery import Nursery, zygote_command
+from csi_s3.mounter.memory_shares import MemoryShares
+from csi_s3.mounter.metrics.volume_totals import VolumeTotals
 from csi_s3.mounter.outbox import Outbox
-from csi_s3.mounter.served import Served
-from csi_s3.mounter.shares import Shares
-from csi_s3.obs import exporter, exposition, metrics
+from csi_s3.mounter.worker_supervisor import WorkerSupervisor
+from csi_s3.mounter.zygote_client import ZygoteClient, zygote_command
+from csi_s3.obs import http_endpoint
+from csi_s3.obs.metrics import catalog as metrics
+from csi_s3.obs.metrics import exposition
 
 log = logging.getLogger(__name__)
 
@@ -56,20 +58,20 @@ async def serve(config: MounterConfig) -> None:
         MounterUnavailableError: the zygote died; the program must end, to be started anew.
 
     """
-    shares = Shares(config.memory_limit, config.max_volumes)
+    shares = MemoryShares(config.memory_limit, config.max_volumes)
     metrics.build_info()
     metrics.MEMORY_LIMIT_BYTES.set(config.memory_limit or 0)
-    nursery = Nursery(zygote_command(config.credentials_dir))
-    keeper = Keeper(config.socket, nursery, shares)
+    zygote_client = ZygoteClient(zygote_command(config.credentials_dir))
+    keeper = Keeper(config.socket, zygote_client, shares)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    endpoint = exporter.serving(
+    endpoint = http_endpoint.serving(
         config.http_address, live=keeper.live, ready=keeper.unready, collect=keeper.collect
     )
     try:
-        with closing(nursery), endpoint:
+        with closing(zygote_client), endpoint:
             await keeper.run(stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -79,17 +81,19 @@ async def serve(config: MounterConfig) -> None:
 class Keeper:
     """The mounts of this mounter and its connection to node.
 
-    Lifetime: `run`, once; it ends the nursery. Concurrency: one task owns the connection, one each
-    mount (`Served.run`); what they share is changed in plain code between awaits. Reports go to
-    node through the connection's outbox, so a node that does not read delays nobody.
+    Lifetime: `run`, once; it ends the zygote. Concurrency: one task owns the connection, one each
+    mount (`WorkerSupervisor.run`); what they share is changed in plain code between awaits. Reports
+    go to node through the connection's outbox, so a node that does not read delays nobody.
     """
 
-    def __init__(self, socket: Path, nursery: Nursery, shares: Shares | None = None) -> None:
+    def __init__(
+        self, socket: Path, zygote_client: ZygoteClient, shares: MemoryShares | None = None
+    ) -> None:
         self._socket = socket
-        self._nursery = nursery
-        self._shares = shares or Shares(None, 1)
-        self._accounts = Accounts(time.monotonic)
-        self._mounts: dict[str, Served] = {}
+        self._zygote_client = zygote_client
+        self._shares = shares or MemoryShares(None, 1)
+        self._totals = VolumeTotals(time.monotonic)
+        self._mounts: dict[str, WorkerSupervisor] = {}
         self._outbox: Outbox | None = None
         self._owners = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
@@ -110,7 +114,7 @@ class Keeper:
         """
         try:
             async with self._owners:
-                zygote = self._owners.create_task(self._nursery.run())
+                zygote = self._owners.create_task(self._zygote_client.run())
                 connection = self._owners.create_task(self._stay_connected(stop))
                 stopped = self._owners.create_task(stop.wait())
                 await asyncio.wait({zygote, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +123,7 @@ class Keeper:
                 for task in (zygote, connection, stopped):
                     task.cancel()
         finally:
-            how = self._nursery.close()
+            how = self._zygote_client.close()
         if died:
             raise MounterUnavailableError(
                 f"the process that starts workers died: {how}",
@@ -134,14 +138,14 @@ class Keeper:
 
     def unready(self) -> str | None:
         """Why no volume could be mounted now."""
-        if self._draining or not self._nursery.is_alive:
+        if self._draining or not self._zygote_client.is_alive:
             return "the mounter is ending"
         return None if self._outbox else f"not connected to node at {self._socket}"
 
     async def collect(self) -> bytes:
         """The text of /metrics: this mounter's numbers and those of all its workers."""
         metrics.NODE_CONNECTED.set(self._outbox is not None)
-        found = await self._accounts.collect()
+        found = await self._totals.collect()
         return await blocking(partial(exposition.text, found), within_s=TEXT_WITHIN_S)
 
     # --- the end ----------------------------------------------------------------------------------
@@ -149,8 +153,8 @@ class Keeper:
     async def _drain(self) -> None:
         self._draining = True
         log.info("ending; mounts served: %s", len(self._mounts))
-        for served in self._mounts.values():
-            served.stop()
+        for supervisor in self._mounts.values():
+            supervisor.stop()
         while self._running:
             await asyncio.wait(self._running)
         await self._flush()
@@ -207,8 +211,8 @@ class Keeper:
         try:
             with Outbox(channel) as outbox:
                 outbox.put("hello", {"version": VERSION, "pid": os.getpid()})
-                for served in self._mounts.values():
-                    body, fd = served.have()
+                for supervisor in self._mounts.values():
+                    body, fd = supervisor.have()
                     outbox.put("have", body, fd)
                 outbox.put("ready", {})
                 self._outbox = outbox  # from here on reports are newer than what `have` said
@@ -237,17 +241,17 @@ class Keeper:
             self._serve(message)
             return
         mount_id = str(message.body.get("mount_id"))
-        served = self._mounts.get(mount_id)
+        supervisor = self._mounts.get(mount_id)
         if message.type == "stop":
-            if served is None:
+            if supervisor is None:
                 self._tell(Report(mount_id=mount_id, state=State.ENDED))
             else:
-                served.stop()
+                supervisor.stop()
         elif message.type == "usage":
-            if served is None:
+            if supervisor is None:
                 self._deny(mount_id, VolumeNotFoundError(f"mount {mount_id} is not served here"))
             else:
-                await served.ask_usage()
+                await supervisor.ask_usage()
         else:
             log.info("node said %r, which this version does not know", message.type)
 
@@ -273,7 +277,7 @@ class Keeper:
         predecessor = self._mounts.get(mount_id)
         fd = message.take_fd()
         try:
-            served = Served(
+            supervisor = WorkerSupervisor(
                 spec,
                 message.body["init"],
                 fd,
@@ -289,28 +293,28 @@ class Keeper:
             return
         if predecessor is not None:
             predecessor.supersede()
-        self._mounts[mount_id] = served
-        self._accounts.opened(served.meter)
-        owner = self._owners.create_task(self._own(served))
+        self._mounts[mount_id] = supervisor
+        self._totals.opened(supervisor.meter)
+        owner = self._owners.create_task(self._own(supervisor))
         self._running.add(owner)
         owner.add_done_callback(self._running.discard)
 
-    async def _own(self, served: Served) -> None:
+    async def _own(self, supervisor: WorkerSupervisor) -> None:
         try:
-            await served.run(self._nursery)
+            await supervisor.run(self._zygote_client)
         except Exception:  # a bug in one mount's task must not end the others
-            log.exception("bug while serving %r", served)
-            served.fail(InternalError(f"volume {served.volume_handle!r}: internal error"))
+            log.exception("bug while serving %r", supervisor)
+            supervisor.fail(InternalError(f"volume {supervisor.volume_handle!r}: internal error"))
         finally:
-            self._accounts.closed(served.meter)
-            if self._mounts.get(served.mount_id) is served:
-                del self._mounts[served.mount_id]
-                self._shares.release(served.mount_id)
+            self._totals.closed(supervisor.meter)
+            if self._mounts.get(supervisor.mount_id) is supervisor:
+                del self._mounts[supervisor.mount_id]
+                self._shares.release(supervisor.mount_id)
             self._freed.set()
             self._freed = asyncio.Event()
 
     def _refuse(self, spec: Mapping[str, Any], error: VolumeError) -> None:
-        """Refuse a mount that never becomes a `Served`, which counts its own failures."""
+        """Refuse a mount that never becomes a `WorkerSupervisor`, which counts its own failures."""
         metrics.MOUNT_FAILURES.inc(volume=str(spec.get("volume_handle", "")), code=error.code)
         self._deny(str(spec.get("mount_id")), error)
 
@@ -330,7 +334,7 @@ class Keeper:
                 volume = self._shares.allot(spec.mount_id, spec.volume_handle, spec.volume)
             except MemoryLimitError:
                 others = (s for s in self._mounts.values() if s.mount_id != spec.mount_id)
-                if not any(served.is_ending for served in others):
+                if not any(supervisor.is_ending for supervisor in others):
                     raise
             else:
                 return replace(spec, volume=volume)

@@ -7,14 +7,11 @@ Events of what is told here; the log has all of it.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
 
 from csi_s3.errors import IntegrityError, NotPermittedError, VolumeError
 from csi_s3.link.report import Notice, Reason
 
 log = logging.getLogger(__name__)
-
-Clock: TypeAlias = Callable[[], float]
 
 UPLOADS_EVERY_S = 60.0
 # The words for all pods of the mount in place of an error's own, which name the file.
@@ -31,7 +28,11 @@ class Notices:
     """
 
     def __init__(
-        self, mount_id: str, send: Callable[[Notice], Awaitable[None]], *, clock: Clock
+        self,
+        mount_id: str,
+        send: Callable[[Notice], Awaitable[None]],
+        *,
+        clock: Callable[[], float],
     ) -> None:
         self._mount_id, self._send, self._clock = mount_id, send, clock
         self._options: set[str] = set()

@@ -28,10 +28,10 @@ from csi_s3.fuse.session import Session
 from csi_s3.link.channel import Channel, Message
 from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import MountSpec
-from csi_s3.mounter import counting
-from csi_s3.mounter.condition import Condition, Watch
+from csi_s3.mounter.bucket_health import BucketHealth, HealthReporter
+from csi_s3.mounter.metrics import request_counts
 from csi_s3.mounter.notices import Notices, last_words
-from csi_s3.mounter.watched import WatchedStore
+from csi_s3.mounter.observed_store import ObservedStore
 from csi_s3.obs import logs
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.store import ObjectStore
@@ -94,9 +94,9 @@ class Worker:
         self._usage: Callable[[], Usage] = Usage
         self._stopping = asyncio.Event()
         self._has_ended = False
-        self._condition = Condition(spec.volume.bucket.prefix, time.monotonic)
+        self._health = BucketHealth(spec.volume.bucket.prefix, time.monotonic)
         self._notices = Notices(spec.mount_id, self._notify, clock=time.monotonic)
-        self._watch: Watch | None = None
+        self._health_reporter: HealthReporter | None = None
 
     async def serve(self, fuse_fd: int, init_request: bytes) -> None:
         """Serve until the mount is gone or we are told to stop; then upload what is open.
@@ -113,11 +113,11 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # a terminal's, meant for the parent
         bucket = open_bucket(
             volume.bucket,
-            observe=counting.count_request,
+            observe=request_counts.count_request,
             credentials_dir=self._credentials_dir,
         )
         async with bucket as unwatched, asyncio.TaskGroup() as group:
-            store = WatchedStore(unwatched, self._condition)
+            store = ObservedStore(unwatched, self._health)
             listening = group.create_task(self._listen())
             await first_answer(store, volume)
             fs = FileSystem(
@@ -193,17 +193,17 @@ class Worker:
         self._stopping.set()
 
     async def _on_usage(self, _message: Message) -> None:
-        if self._watch is None:
+        if self._health_reporter is None:
             await self._report_serving()
         else:
-            self._watch.ask()
+            self._health_reporter.ask()
 
     async def _on_metrics(self, _message: Message) -> None:
         await self.tell_metrics()
 
     async def tell_metrics(self) -> None:
         try:
-            await self._channel.send("metrics", counting.counted(self._usage()))
+            await self._channel.send("metrics", request_counts.metrics_message(self._usage()))
         except ConnectionError:
             log.debug("nobody listens to metrics any more")
 
@@ -214,18 +214,18 @@ class Worker:
         """
         if not self._spec.has_node:
             return
-        self._watch = Watch(
-            self._condition,
+        self._health_reporter = HealthReporter(
+            self._health,
             probe=lambda: store.list_page(self._spec.volume.bucket.prefix, max_keys=1),
             report=self._report_serving,
             clock=time.monotonic,
         )
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch.run())
+            group.create_task(self._health_reporter.run())
             group.create_task(self._notices.run())
 
     async def _report_serving(self) -> None:
-        await self.report(State.SERVING, self._condition.wrong)
+        await self.report(State.SERVING, self._health.wrong)
 
     async def _notify(self, notice: Notice) -> None:
         try:
@@ -259,7 +259,7 @@ class Worker:
             )
         for failure in failures:
             log.error("at the end: %s", failure, extra={"op": "drain", "code": failure.code})
-        if self._watch is not None:
+        if self._health_reporter is not None:
             await self._notices.all_told()  # of a last close: the pod may be gone before it failed
         await self.report(State.ENDED, last_words(failures))
 

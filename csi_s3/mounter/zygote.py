@@ -9,7 +9,7 @@ Rejected: exec per worker (imports cost 0.4 s of CPU and 60 MB each), multiproce
 (threads and a resource tracker of its own, and its children cannot be told from its helpers), fork
 from the keeper (it runs an event loop and holds every volume's descriptors).
 
-Messages (`link.channel`; the keeper's end is `mounter.nursery`):
+Messages (`link.channel`; the keeper's end is `mounter.zygote_client`):
     keeper -> zygote   spawn   {number, name} + [worker's socket]
                        kill    {number}            SIGKILL, if it still runs
     zygote -> keeper   spawned {number, pid}
@@ -42,7 +42,7 @@ from csi_s3.obs import logs
 
 log = logging.getLogger(__name__)
 
-Worker: TypeAlias = Callable[[socket.socket], int]
+WorkerMain: TypeAlias = Callable[[socket.socket], int]
 
 FAILED = 70  # exit code of a worker that raised (sysexits.h: EX_SOFTWARE)
 _STDERR = 2
@@ -50,7 +50,7 @@ _PR_SET_PDEATHSIG = 1
 _MESSAGE_BYTES = 64 << 10
 
 
-def serve_forks(control: socket.socket, worker: Worker) -> None:
+def serve_forks(control: socket.socket, worker: WorkerMain) -> None:
     """Fork a process that runs `worker` for each `spawn`, until the keeper's end is closed.
 
     worker: gets its socket, returns its exit code; runs with default signal handling.
@@ -82,7 +82,7 @@ def serve_forks(control: socket.socket, worker: Worker) -> None:
 class _Children:
     """The workers that run, by pid, each with the keeper's number for it."""
 
-    def __init__(self, control: socket.socket, worker: Worker) -> None:
+    def __init__(self, control: socket.socket, worker: WorkerMain) -> None:
         self._control = control
         self._worker = worker
         self._numbers: dict[int, int] = {}
@@ -130,7 +130,7 @@ class _Children:
             self._control.send(json.dumps({"type": type_, **body}).encode())
 
 
-def _run_child(worker: Worker, sock: socket.socket, *, zygote: int, name: str) -> NoReturn:
+def _run_child(worker: WorkerMain, sock: socket.socket, *, zygote: int, name: str) -> NoReturn:
     """Be the worker: from the fork to the process's end, whatever happens in between."""
     status = FAILED
     try:

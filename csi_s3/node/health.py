@@ -6,8 +6,9 @@ from csi_s3.kernel.mount import open_fuse
 from csi_s3.node.mounter_link import MounterLink
 from csi_s3.node.registration import Registration
 from csi_s3.node.volumes import Volumes
-from csi_s3.obs import exposition, metrics, samples
-from csi_s3.obs.instruments import Source
+from csi_s3.obs.metrics import catalog as metrics
+from csi_s3.obs.metrics import exposition, samples
+from csi_s3.obs.metrics.instruments import MetricSource
 
 
 class Health:
@@ -46,4 +47,4 @@ class Health:
         metrics.TARGETS.set(targets)
         metrics.MOUNTER_CONNECTED.set(self._mounter_link.is_connected)
         metrics.REGISTERED.set(self._registration.is_registered)
-        return exposition.text(samples.take(Source.NODE, Source.BOTH))
+        return exposition.text(samples.take(MetricSource.NODE, MetricSource.BOTH))

@@ -23,7 +23,8 @@ from csi_s3.node.registration import Registration
 from csi_s3.node.source_mounts import SourceMounts
 from csi_s3.node.targets import Targets
 from csi_s3.node.volumes import Volumes
-from csi_s3.obs import exporter, metrics
+from csi_s3.obs import http_endpoint
+from csi_s3.obs.metrics import catalog as metrics
 
 GRACE_S = 10.0  # for calls under way at SIGTERM
 TAINT_AGAIN_S = 15.0  # after a failure: while the taint is there, no pod is scheduled here
@@ -77,7 +78,7 @@ async def serve(config: NodeConfig) -> None:
     )
     metrics.build_info()
     with (
-        exporter.serving(
+        http_endpoint.serving(
             config.http_address, live=health.live, ready=health.unready, collect=health.collect
         ),
         bound(server, config.endpoint, flag="--endpoint"),

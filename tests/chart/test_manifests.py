@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from csi_s3.config.node import MounterConfig, NodeConfig
 from csi_s3.errors import BadOptionError
-from csi_s3.mounter.shares import Shares
+from csi_s3.mounter.memory_shares import MemoryShares
 from tests.chart.rendered import CHART, ROOT, Rendered, containers, environ, render, template
 from tests.chart.test_security import EVERYTHING, LITTLE
 
@@ -130,7 +130,7 @@ def test_the_scheduler_is_told_of_the_number_that_the_memory_is_divided_by():
 
 def test_a_volume_s_share_is_the_one_that_values_and_docs_tell():
     config = mounter_config(render())
-    share = Shares(config.memory_limit, config.max_volumes).share_bytes // MIB
+    share = MemoryShares(config.memory_limit, config.max_volumes).share_bytes // MIB
     announced = node_config(render()).max_volumes_announced
     comment = words(CHART / "values.yaml")
     assert f"4Gi and {config.max_volumes} give each volume's buffers {share} MiB" in comment
@@ -139,7 +139,7 @@ def test_a_volume_s_share_is_the_one_that_values_and_docs_tell():
     assert f"of 4 GiB, {config.max_volumes} volumes get {share} MiB each" in page
     assert f"{announced} of {config.max_volumes}" in page
     with pytest.raises(BadOptionError, match=r"\((\d+) MiB\)") as refusal:
-        Shares(MIB, config.max_volumes)
+        MemoryShares(MIB, config.max_volumes)
     least = re.search(r"\((\d+) MiB\)", str(refusal.value))[1]
     page = words(ROOT / "docs" / "troubleshooting.md")
     assert f"{least} MiB for {config.max_volumes} volumes" in page

@@ -11,8 +11,8 @@ from csi_s3.link.channel import Channel, Message, listen
 from csi_s3.link.report import Report
 from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.keeper import Keeper
-from csi_s3.mounter.nursery import Nursery
-from csi_s3.mounter.shares import Shares
+from csi_s3.mounter.memory_shares import MemoryShares
+from csi_s3.mounter.zygote_client import ZygoteClient
 
 ZYGOTE = (sys.executable, str(Path(__file__).with_name("zygote_double.py")))
 INIT = "68000000"
@@ -90,10 +90,10 @@ class Mounter:
 
 
 @asynccontextmanager
-async def mounter(path: Path, *zygote_args: str, shares: Shares | None = None):
+async def mounter(path: Path, *zygote_args: str, shares: MemoryShares | None = None):
     """A keeper that is connected to a node; leaving stops it and waits for its end."""
     node = Node(path)
-    found = Mounter(node, Keeper(path, Nursery([*ZYGOTE, *zygote_args]), shares))
+    found = Mounter(node, Keeper(path, ZygoteClient([*ZYGOTE, *zygote_args]), shares))
     found.task = asyncio.create_task(found.keeper.run(found.stop))
     try:
         messages = await node.accept()

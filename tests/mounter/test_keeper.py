@@ -10,10 +10,10 @@ import pytest
 
 from csi_s3.errors import MounterUnavailableError
 from csi_s3.link.report import State
-from csi_s3.mounter import served
+from csi_s3.mounter import worker_supervisor
 from csi_s3.mounter.keeper import Keeper
-from csi_s3.mounter.nursery import Nursery
-from csi_s3.obs import metrics
+from csi_s3.mounter.zygote_client import ZygoteClient
+from csi_s3.obs.metrics import catalog as metrics
 from tests.mounter.harness import WITHIN_S, ZYGOTE, Node, line, mounter
 
 OTHER = "b" * 32
@@ -122,7 +122,7 @@ async def test_a_worker_that_leaves_without_a_word_is_reported_with_its_exit_cod
 
 @pytest.mark.warnings_expected("worker said what is not a report", "the worker .* died: SIGKILL")
 async def test_a_worker_that_breaks_the_protocol_is_killed(node, monkeypatch):
-    monkeypatch.setattr(served, "EXIT_WITHIN_S", 0.05)
+    monkeypatch.setattr(worker_supervisor, "EXIT_WITHIN_S", 0.05)
     fuse = await node.serve("babbles")
     assert (await node.report()).error.what.endswith("died: SIGKILL")
     os.close(fuse)
@@ -216,7 +216,7 @@ async def test_a_mount_made_anew_under_the_same_id_waits_for_the_old_worker_s_en
 @pytest.mark.warnings_expected("worker did not end in .* s and is killed")
 @pytest.mark.warnings_expected("the worker of volume 'deaf' died: SIGKILL")
 async def test_a_worker_that_does_not_drain_in_time_is_killed(node, monkeypatch):
-    monkeypatch.setattr(served, "DRAIN_MARGIN_S", 0.05)
+    monkeypatch.setattr(worker_supervisor, "DRAIN_MARGIN_S", 0.05)
     fuse = await node.serve("deaf")
     await node.report()
     await node.say("stop")
@@ -268,7 +268,7 @@ async def test_stopping_drains_every_mount_before_the_connection_ends(running, n
 
 @pytest.mark.warnings_expected("the worker of volume 'deaf' died: SIGTERM")
 async def test_a_keeper_that_is_ending_takes_no_new_mount(running, node, monkeypatch):
-    monkeypatch.setattr(served, "DRAIN_MARGIN_S", WITHIN_S)
+    monkeypatch.setattr(worker_supervisor, "DRAIN_MARGIN_S", WITHIN_S)
     first = await node.serve("deaf")
     pid = int(await line(first))
     await node.report()
@@ -315,7 +315,7 @@ async def test_a_zygote_that_cannot_fork_is_said_so(tmp_path):
 async def test_a_node_that_is_not_there_is_waited_for_and_logged_once(tmp_path, caplog):
     caplog.set_level(logging.INFO, "csi_s3.mounter.keeper")
     path = tmp_path / "node.sock"
-    keeper, stop = Keeper(path, Nursery(ZYGOTE)), asyncio.Event()
+    keeper, stop = Keeper(path, ZygoteClient(ZYGOTE)), asyncio.Event()
     task = asyncio.create_task(keeper.run(stop))
     loop = asyncio.get_running_loop()
     since = loop.time()
@@ -337,7 +337,7 @@ async def test_a_mounter_whose_socket_directory_was_removed_ends(tmp_path):
     link = tmp_path / "link"
     link.mkdir()
     held = os.open(link, os.O_PATH)
-    keeper = Keeper(Path(f"/proc/self/fd/{held}/mounter.sock"), Nursery(ZYGOTE))
+    keeper = Keeper(Path(f"/proc/self/fd/{held}/mounter.sock"), ZygoteClient(ZYGOTE))
     link.rmdir()
     async with asyncio.timeout(WITHIN_S):
         await keeper.run(asyncio.Event())
@@ -347,8 +347,8 @@ async def test_a_mounter_whose_socket_directory_was_removed_ends(tmp_path):
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 8])
 async def test_a_keeper_cancelled_at_any_step_leaves_no_process(tmp_path, after):
     node = Node(tmp_path / "s")
-    nursery = Nursery(ZYGOTE)
-    task = asyncio.create_task(Keeper(tmp_path / "s", nursery).run(asyncio.Event()))
+    zygote_client = ZygoteClient(ZYGOTE)
+    task = asyncio.create_task(Keeper(tmp_path / "s", zygote_client).run(asyncio.Event()))
     await node.accept()
     fuse = await node.serve()
     for _ in range(after):
@@ -356,7 +356,7 @@ async def test_a_keeper_cancelled_at_any_step_leaves_no_process(tmp_path, after)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert nursery.close() == "exit-0"
+    assert zygote_client.close() == "exit-0"
     node.close()
     while await line(fuse):  # until its last holder has gone
         continue

@@ -7,9 +7,9 @@ import signal
 import pytest
 
 from csi_s3.link.report import State
-from csi_s3.mounter import accounts
-from csi_s3.mounter.shares import MIB, Shares
-from csi_s3.obs import metrics
+from csi_s3.mounter.memory_shares import MIB, MemoryShares
+from csi_s3.mounter.metrics import volume_totals
+from csi_s3.obs.metrics import catalog as metrics
 from tests.mounter.harness import line, mounter
 from tests.rpc.fake_mounter import until
 from tests.scraping import Scrape
@@ -73,7 +73,7 @@ async def test_two_mounts_with_one_handle_are_summed(running):
 
 
 async def test_a_silent_worker_costs_a_scrape_no_more_than_its_deadline(running, monkeypatch):
-    monkeypatch.setattr(accounts, "ANSWER_WITHIN_S", 0.1)
+    monkeypatch.setattr(volume_totals, "ANSWER_WITHIN_S", 0.1)
     silent = await running.node.serve("obedient")
     talks = await running.node.serve("counts", mount_id=OTHER)
     for fuse in (silent, talks):
@@ -103,7 +103,7 @@ async def test_readiness_is_the_connection_and_the_end(running):
 @pytest.mark.warnings_expected("nothing is left for another")
 async def test_a_volume_gets_its_share_and_one_too_many_is_refused(tmp_path):
     limit = 400 * MIB
-    shares = Shares(limit, 2)
+    shares = MemoryShares(limit, 2)
     async with mounter(tmp_path / "node.sock", shares=shares) as running:
         fuses = []
         for mount_id in ("a" * 32, OTHER):
@@ -136,7 +136,7 @@ async def test_a_volume_gets_its_share_and_one_too_many_is_refused(tmp_path):
 @pytest.fixture
 async def full(tmp_path):
     """A mounter whose one volume, which nobody has mounted any more, is still ending."""
-    async with mounter(tmp_path / "node.sock", shares=Shares(400 * MIB, 1)) as running:
+    async with mounter(tmp_path / "node.sock", shares=MemoryShares(400 * MIB, 1)) as running:
         fuse = await running.node.serve("obedient")
         await line(fuse)
         assert (await running.node.report()).state is State.SERVING
@@ -171,7 +171,7 @@ async def test_a_volume_that_waits_for_memory_can_be_given_up(full, caplog):
 
 
 async def test_node_gets_the_spec_back_as_it_sent_it(tmp_path):
-    async with mounter(tmp_path / "node.sock", shares=Shares(1024 * MIB, 2)) as running:
+    async with mounter(tmp_path / "node.sock", shares=MemoryShares(1024 * MIB, 2)) as running:
         fuse = await running.node.serve("counts")
         await line(fuse)
         await running.node.report()

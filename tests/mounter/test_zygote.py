@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from csi_s3.mounter.nursery import COMMAND
+from csi_s3.mounter.zygote_client import COMMAND
 from tests.mounter.harness import WITHIN_S, ZYGOTE, Node, line
 
 MOUNTER = """
 import asyncio, sys
 from pathlib import Path
 from csi_s3.config.node import MounterConfig
-from csi_s3.mounter import keeper, nursery
+from csi_s3.mounter import keeper
 from csi_s3.obs import logs
 
 logs.configure("mounter")
 if sys.argv[2:]:
     command = tuple(sys.argv[2:])
-    start = keeper.Nursery
-    keeper.Nursery = lambda _: start(command)
+    start = keeper.ZygoteClient
+    keeper.ZygoteClient = lambda _: start(command)
 asyncio.run(keeper.serve(MounterConfig(socket=Path(sys.argv[1]))))
 """
 

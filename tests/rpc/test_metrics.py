@@ -9,7 +9,7 @@ import signal
 import grpc
 import pytest
 
-from csi_s3.mounter.shares import Shares
+from csi_s3.mounter.memory_shares import MemoryShares
 from tests.rpc.conftest import is_dead, real_mounter, refused, run
 from tests.rpc.fake_mounter import until
 from tests.rpc.test_real_mounter import workers
@@ -19,7 +19,7 @@ from tests.servers import running
 MIB = 1 << 20
 OPTIONS = ["allow-delete", "region us-east-1"]
 LIMIT, MAX_VOLUMES = 1024 * MIB, 4
-SHARE = Shares(LIMIT, MAX_VOLUMES).share_bytes
+SHARE = MemoryShares(LIMIT, MAX_VOLUMES).share_bytes
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from csi_s3.errors import (
     NotDirectoryError,
     NotFoundError,
 )
-from csi_s3.obs import metrics
+from csi_s3.obs.metrics import catalog as metrics
 from tests.unit.fs_mount import mount, mounts, paged
 
 __all__ = ["mount", "mounts"]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from csi_s3.errors import by_code
-from csi_s3.obs import describe, metrics
+from csi_s3.obs import reference_docs
+from csi_s3.obs.metrics import catalog as metrics
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -36,19 +37,24 @@ FOREIGN = {
 
 @pytest.mark.parametrize(
     ("name", "made"),
-    [("errors.md", describe.errors_markdown), ("metrics.md", describe.metrics_markdown)],
+    [
+        ("errors.md", reference_docs.errors_markdown),
+        ("metrics.md", reference_docs.metrics_markdown),
+    ],
 )
 def test_a_generated_page_is_what_its_source_says(name, made):
-    assert (DOCS / name).read_text(encoding="utf-8") == made(), "run: python -m csi_s3.obs.describe"
+    assert (DOCS / name).read_text(encoding="utf-8") == made(), (
+        "run: python -m csi_s3.obs.reference_docs"
+    )
 
 
 def test_every_error_code_and_every_metric_has_a_row_that_says_what_it_is():
     rows = re.findall(
-        r"^\| .*`([a-z0-9-]+)` \|.*\| (\S.*) \|$", describe.errors_markdown(), re.MULTILINE
+        r"^\| .*`([a-z0-9-]+)` \|.*\| (\S.*) \|$", reference_docs.errors_markdown(), re.MULTILINE
     )
     assert {code for code, _ in rows} == set(by_code())
     for metric in metrics.ALL:
-        assert f"| `{metric.name}` |" in describe.metrics_markdown()
+        assert f"| `{metric.name}` |" in reference_docs.metrics_markdown()
 
 
 def test_the_headings_of_troubleshooting_are_messages_that_the_code_has():

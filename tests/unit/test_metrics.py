@@ -6,14 +6,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from csi_s3.link.channel import MAX_MESSAGE_BYTES
-from csi_s3.obs import exposition, metrics, samples
-from csi_s3.obs.instruments import Counter, Gauge, Histogram, Metric, Source
+from csi_s3.obs.metrics import catalog as metrics
+from csi_s3.obs.metrics import exposition, samples
+from csi_s3.obs.metrics.instruments import Counter, Gauge, Histogram, Metric, MetricSource
 
 KINDS = {Counter: r"_total", Gauge: r"", Histogram: r"_seconds"}
 
 
 def histogram(*bounds_s):
-    return Histogram("h", text="h.", source=Source.NODE, bounds_s=bounds_s, labels=("op",))
+    return Histogram("h", text="h.", source=MetricSource.NODE, bounds_s=bounds_s, labels=("op",))
 
 
 def test_counting_is_per_labels():
@@ -49,14 +50,14 @@ def test_labels_that_are_not_the_metrics_are_refused(labels):
 
 def test_what_was_never_counted_is_zero_and_not_exported():
     assert metrics.WORKER_DEATHS.value(volume="v", cause="never") == 0.0
-    counter = Counter("c", unit="u", text="c.", source=Source.NODE, labels=("op",))
+    counter = Counter("c", unit="u", text="c.", source=MetricSource.NODE, labels=("op",))
     counter.child("never")
     assert counter.held() == {}
     assert histogram(1.0).held() == {}
 
 
 def test_a_gauge_says_the_last_value_a_zero_too():
-    gauge = Gauge("g", unit="u", text="g.", source=Source.NODE)
+    gauge = Gauge("g", unit="u", text="g.", source=MetricSource.NODE)
     assert gauge.held() == {}
     gauge.set(5)
     gauge.set(0)

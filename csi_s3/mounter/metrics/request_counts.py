@@ -3,8 +3,9 @@
 from typing import Any
 
 from csi_s3.link.report import Usage
-from csi_s3.obs import metrics, samples
-from csi_s3.obs.instruments import Source
+from csi_s3.obs.metrics import catalog as metrics
+from csi_s3.obs.metrics import samples
+from csi_s3.obs.metrics.instruments import MetricSource
 from csi_s3.s3.http import RequestRecord
 
 _UP, _DOWN = metrics.S3_BYTES.child("up"), metrics.S3_BYTES.child("down")
@@ -18,7 +19,7 @@ def count_request(record: RequestRecord) -> None:
     _DOWN.count += record.bytes_down
 
 
-def counted(usage: Usage) -> dict[str, Any]:
+def metrics_message(usage: Usage) -> dict[str, Any]:
     """The body of a `metrics` message: what this worker has counted until now.
 
     It has as many rows as there are operations, errnos, kinds of requests and codes: some ten KiB,
@@ -31,4 +32,4 @@ def counted(usage: Usage) -> dict[str, Any]:
     metrics.DIRTY_BYTES.set(usage.dirty_bytes)
     metrics.BUFFERS_BYTES.set(usage.buffers_bytes)
     metrics.BUFFERS_LIMIT_BYTES.set(usage.buffers_limit_bytes)
-    return {"families": samples.to_json(samples.take(Source.WORKER))}
+    return {"families": samples.to_json(samples.take(MetricSource.WORKER))}

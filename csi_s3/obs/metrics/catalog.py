@@ -11,7 +11,7 @@ directory that outlives them, where a worker's numbers can travel over its link.
 import platform
 
 from csi_s3 import __version__
-from csi_s3.obs.instruments import Counter, Gauge, Histogram, Source
+from csi_s3.obs.metrics.instruments import Counter, Gauge, Histogram, MetricSource
 
 # A cached answer takes 0.05 to 0.5 ms, one from S3 10 to 200 ms; more is somebody's trouble.
 _FUSE_BOUNDS_S = (0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 5.0, 30.0)
@@ -25,13 +25,13 @@ FUSE_OPERATIONS = Counter(
     unit="operations",
     text="Requests of the kernel that were answered. op: lookup, open, read, ...; result: ok or "
     "the errno's name.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
     labels=("op", "result"),
 )
 FUSE_SECONDS = Histogram(
     "fuse_operation",
     text="How long requests of the kernel took, refused ones included. op: lookup, open, read, ...",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
     labels=("op",),
     bounds_s=_FUSE_BOUNDS_S,
 )
@@ -39,20 +39,20 @@ READ_BYTES = Counter(
     "read_bytes",
     unit="bytes",
     text="Bytes that programs were given; what the page cache gives again is not among them.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
 )
 WRITTEN_BYTES = Counter(
     "written_bytes",
     unit="bytes",
     text="Bytes that were accepted from programs.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
 )
 ERRORS = Counter(
     "errors",
     unit="errors",
     text="Errors that requests of the kernel were answered with. code: the stable code "
     "(errors.md), or timeout; look-ups of names that are not there count as not-found.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
     labels=("code",),
 )
 S3_REQUESTS = Counter(
@@ -60,14 +60,14 @@ S3_REQUESTS = Counter(
     unit="requests",
     text="HTTP requests sent to the object store, retries included. kind: HEAD, LIST, GET, PUT, "
     "PART, ...; status: the HTTP status, or 0 where no answer came.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
     labels=("kind", "status"),
 )
 S3_SECONDS = Histogram(
     "s3_request",
     text="How long HTTP requests to the object store took, to the last byte, each attempt by "
     "itself. kind: HEAD, LIST, GET, PUT, PART, ...",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
     labels=("kind",),
     bounds_s=_S3_BOUNDS_S,
 )
@@ -75,7 +75,7 @@ S3_BYTES = Counter(
     "s3_bytes",
     unit="bytes",
     text="Bytes in the bodies of HTTP requests and their answers. direction: up or down.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
     labels=("direction",),
 )
 HIDDEN_NAMES = Counter(
@@ -83,49 +83,49 @@ HIDDEN_NAMES = Counter(
     unit="names",
     text="Keys that a directory listing met and that no file can be named after: a component that "
     "is empty, . or .., holds a NUL, or is over 255 bytes.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
 )
 OPEN_FILES = Gauge(
     "open_files",
     unit="handles",
     text="Open files and directories.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
 )
 INODES = Gauge(
     "inodes",
     unit="inodes",
     text="Files and directories that the kernel remembers.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
 )
 INODES_LIMIT = Gauge(
     "inodes_limit",
     unit="inodes",
     text="So many have a share of memory-target; above it the kernel is asked to forget files.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
 )
 INODES_ASKED = Gauge(
     "inodes_asked",
     unit="inodes",
     text="Files that the kernel was asked to forget and still remembers.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
 )
 DIRTY_BYTES = Gauge(
     "dirty_bytes",
     unit="bytes",
     text="Sizes of the files that were written and are not in S3 yet.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
 )
 BUFFERS_BYTES = Gauge(
     "buffers_bytes",
     unit="bytes",
     text="Memory budget in use: read windows and upload parts.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
 )
 BUFFERS_LIMIT_BYTES = Gauge(
     "buffers_limit_bytes",
     unit="bytes",
     text="The memory budget, fixed when the volume was mounted.",
-    source=Source.WORKER,
+    source=MetricSource.WORKER,
 )
 
 # --- the mounter's --------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ WORKER_STARTS = Counter(
     "worker_starts",
     unit="processes",
     text="Worker processes that were started. volume: the volume handle.",
-    source=Source.MOUNTER,
+    source=MetricSource.MOUNTER,
     labels=("volume",),
 )
 WORKER_DEATHS = Counter(
@@ -142,7 +142,7 @@ WORKER_DEATHS = Counter(
     unit="processes",
     text="Worker processes that ended without a last word, killed or crashed. volume: the volume "
     "handle; cause: the signal's name, exit-CODE, or unknown.",
-    source=Source.MOUNTER,
+    source=MetricSource.MOUNTER,
     labels=("volume", "cause"),
 )
 MOUNT_FAILURES = Counter(
@@ -151,7 +151,7 @@ MOUNT_FAILURES = Counter(
     text="Mounts that the mounter refused, could not serve, or could not serve any more. What the "
     "node plugin refuses by itself, such as a wrong option, is in csi_s3_csi_errors_total. volume: "
     "the volume handle; code: the stable code (errors.md).",
-    source=Source.MOUNTER,
+    source=MetricSource.MOUNTER,
     labels=("volume", "code"),
 )
 WORKER_MEMORY_BYTES = Gauge(
@@ -159,33 +159,33 @@ WORKER_MEMORY_BYTES = Gauge(
     unit="bytes",
     text="Memory of a volume's workers. volume: the volume handle; kind: rss, or private, which "
     "counts no page that is shared with another process.",
-    source=Source.MOUNTER,
+    source=MetricSource.MOUNTER,
     labels=("volume", "kind"),
 )
 MEMORY_LIMIT_BYTES = Gauge(
     "memory_limit_bytes",
     unit="bytes",
     text="--memory-limit, from which the volumes' budgets come; 0 where there is none.",
-    source=Source.MOUNTER,
+    source=MetricSource.MOUNTER,
 )
 WORKERS = Gauge(
     "workers",
     unit="processes",
     text="Worker processes, one for each mount.",
-    source=Source.MOUNTER,
+    source=MetricSource.MOUNTER,
 )
 NODE_CONNECTED = Gauge(
     "node_connected",
     unit="0 or 1",
     text="Whether the mounter is connected to the node plugin.",
-    source=Source.MOUNTER,
+    source=MetricSource.MOUNTER,
 )
 STALE_ANSWERS = Counter(
     "stale_worker_answers",
     unit="scrapes",
     text="Scrapes for which a worker did not answer in time, so that its last numbers were given. "
     "volume: the volume handle.",
-    source=Source.MOUNTER,
+    source=MetricSource.MOUNTER,
     labels=("volume",),
 )
 
@@ -196,13 +196,13 @@ CSI_CALLS = Counter(
     unit="calls",
     text="Calls of kubelet that were answered. method: NodePublishVolume, ...; status: OK, or the "
     "gRPC status.",
-    source=Source.NODE,
+    source=MetricSource.NODE,
     labels=("method", "status"),
 )
 CSI_SECONDS = Histogram(
     "csi_call",
     text="How long calls of kubelet took. method: NodePublishVolume, ...",
-    source=Source.NODE,
+    source=MetricSource.NODE,
     labels=("method",),
     bounds_s=_CSI_BOUNDS_S,
 )
@@ -211,39 +211,39 @@ CSI_ERRORS = Counter(
     unit="calls",
     text="Calls of kubelet that were answered with an error. method: NodePublishVolume, ...; code: "
     "the stable code (errors.md).",
-    source=Source.NODE,
+    source=MetricSource.NODE,
     labels=("method", "code"),
 )
 MOUNTS = Gauge(
     "mounts",
     unit="mounts",
     text="FUSE mounts of this node, one for each volume and set of options.",
-    source=Source.NODE,
+    source=MetricSource.NODE,
 )
 TARGETS = Gauge(
     "published_targets",
     unit="targets",
     text="Target paths, one for each pod and volume, that have a live mount.",
-    source=Source.NODE,
+    source=MetricSource.NODE,
 )
 MOUNTER_CONNECTED = Gauge(
     "mounter_connected",
     unit="0 or 1",
     text="Whether a mounter is connected.",
-    source=Source.NODE,
+    source=MetricSource.NODE,
 )
 REGISTERED = Gauge(
     "registered",
     unit="0 or 1",
     text="Whether kubelet has registered the driver; always 1 without --registration-dir.",
-    source=Source.NODE,
+    source=MetricSource.NODE,
 )
 
 BUILD_INFO = Gauge(
     "build_info",
     unit="always 1",
     text="What runs. version: of csi-s3; python: of the interpreter.",
-    source=Source.BOTH,
+    source=MetricSource.BOTH,
     labels=("version", "python"),
 )
 

@@ -16,9 +16,9 @@ from csi_s3.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from csi_s3.mounter import condition as module
-from csi_s3.mounter.condition import Condition, Watch
-from csi_s3.mounter.watched import WatchedStore
+from csi_s3.mounter import bucket_health as module
+from csi_s3.mounter.bucket_health import BucketHealth, HealthReporter
+from csi_s3.mounter.observed_store import ObservedStore
 from csi_s3.s3.memory_store import MemoryStore
 
 PREFIX = "p/"
@@ -39,7 +39,7 @@ def clock():
 
 @pytest.fixture
 async def condition(clock):
-    return Condition(PREFIX, clock)
+    return BucketHealth(PREFIX, clock)
 
 
 def outcome(condition, error=None, *, listed=None):
@@ -151,7 +151,7 @@ async def watched(condition, clock):
     async def pause(_seconds):
         await pauses.acquire()
 
-    watch = Watch(condition, probe=bucket, report=report, clock=clock, pause=pause)
+    watch = HealthReporter(condition, probe=bucket, report=report, clock=clock, pause=pause)
     task = asyncio.create_task(watch.run())
     try:
         yield watch, bucket, reports, pauses
@@ -275,7 +275,7 @@ async def test_what_came_and_went_between_two_reports_is_not_told(condition, clo
 
 async def test_every_request_of_the_protocol_is_watched(condition):
     inner = MemoryStore()
-    store = WatchedStore(inner, condition)
+    store = ObservedStore(inner, condition)
     put = await store.put("p/a", b"a")
     bad = CredentialsError("ExpiredToken")
     upload = await store.create_upload("p/u")

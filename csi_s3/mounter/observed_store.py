@@ -1,25 +1,25 @@
-"""An object store whose every outcome is told to a `Condition`; it changes nothing else."""
+"""An object store whose every outcome is told to a `BucketHealth`; it changes nothing else."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from typing_extensions import override
 
 from csi_s3.errors import VolumeError
-from csi_s3.mounter.condition import Condition
+from csi_s3.mounter.bucket_health import BucketHealth
 from csi_s3.s3.store import Buffer, Chunk, ListPage, ObjectInfo, ObjectStore, Part, Upload
 
 
-class WatchedStore(ObjectStore):
+class ObservedStore(ObjectStore):
     """Lifetime, concurrency, cancellation: as the store's, which the caller closes."""
 
-    def __init__(self, store: ObjectStore, condition: Condition) -> None:
-        self._store, self._condition = store, condition
+    def __init__(self, store: ObjectStore, health: BucketHealth) -> None:
+        self._store, self._health = store, health
         self.min_part_bytes = store.min_part_bytes
         self.conditional_writes = store.conditional_writes
 
     @override
     async def head(self, key: str) -> ObjectInfo:
-        with self._condition.watching():
+        with self._health.watching():
             return await self._store.head(key)
 
     @override
@@ -32,7 +32,7 @@ class WatchedStore(ObjectStore):
         start_after: str = "",
         max_keys: int = 1000,
     ) -> ListPage:
-        with self._condition.watching(listed=prefix):
+        with self._health.watching(listed=prefix):
             return await self._store.list_page(
                 prefix,
                 delimiter=delimiter,
@@ -45,7 +45,7 @@ class WatchedStore(ObjectStore):
     async def read_range(
         self, key: str, start: int, length: int, *, etag: str | None = None
     ) -> Chunk:
-        with self._condition.watching():
+        with self._health.watching():
             return await self._store.read_range(key, start, length, etag=etag)
 
     @override
@@ -59,7 +59,7 @@ class WatchedStore(ObjectStore):
         metadata: Mapping[str, str] | None = None,
         like: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        with self._condition.watching():
+        with self._health.watching():
             return await self._store.put(
                 key,
                 data,
@@ -73,17 +73,17 @@ class WatchedStore(ObjectStore):
     async def copy(
         self, source: ObjectInfo, key: str, *, if_none_match: bool = False
     ) -> ObjectInfo:
-        with self._condition.watching():
+        with self._health.watching():
             return await self._store.copy(source, key, if_none_match=if_none_match)
 
     @override
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
-        with self._condition.watching():
+        with self._health.watching():
             await self._store.delete(key, if_match=if_match)
 
     @override
     async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
-        with self._condition.watching():
+        with self._health.watching():
             return await self._store.delete_many(objects)
 
     @override
@@ -94,18 +94,18 @@ class WatchedStore(ObjectStore):
         metadata: Mapping[str, str] | None = None,
         like: ObjectInfo | None = None,
     ) -> Upload:
-        with self._condition.watching():
+        with self._health.watching():
             upload = await self._store.create_upload(key, metadata=metadata, like=like)
-        return _WatchedUpload(upload, self._condition)
+        return _ObservedUpload(upload, self._health)
 
     @override
     async def close(self) -> None:
         await self._store.close()
 
 
-class _WatchedUpload(Upload):
-    def __init__(self, upload: Upload, condition: Condition) -> None:
-        self._upload, self._condition = upload, condition
+class _ObservedUpload(Upload):
+    def __init__(self, upload: Upload, health: BucketHealth) -> None:
+        self._upload, self._health = upload, health
 
     @property
     @override
@@ -114,26 +114,26 @@ class _WatchedUpload(Upload):
 
     @override
     async def part(self, number: int, data: Buffer) -> Part:
-        with self._condition.watching():
+        with self._health.watching():
             return await self._upload.part(number, data)
 
     @override
     async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
-        with self._condition.watching():
+        with self._health.watching():
             return await self._upload.part_from(number, source, start, length)
 
     @override
     async def complete(
         self, parts: Sequence[Part], *, if_none_match: bool = False, if_match: str | None = None
     ) -> ObjectInfo:
-        with self._condition.watching():
+        with self._health.watching():
             return await self._upload.complete(
                 parts, if_none_match=if_none_match, if_match=if_match
             )
 
     @override
     async def made(self, parts: Sequence[Part]) -> ObjectInfo | None:
-        with self._condition.watching():
+        with self._health.watching():
             return await self._upload.made(parts)
 
     @override

@@ -12,46 +12,47 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from csi_s3.aio import blocking
-from csi_s3.kernel.memory import Memory, memory_of
-from csi_s3.mounter.meter import Meter
-from csi_s3.obs import metrics, samples
-from csi_s3.obs.instruments import Source
-from csi_s3.obs.samples import Samples
+from csi_s3.kernel.process_memory import ProcessMemory, memory_of
+from csi_s3.mounter.metrics.worker_metrics import WorkerMetrics
+from csi_s3.obs.metrics import catalog as metrics
+from csi_s3.obs.metrics import samples
+from csi_s3.obs.metrics.instruments import MetricSource
+from csi_s3.obs.metrics.samples import Samples
 
 ANSWER_WITHIN_S = 2.0
 FORGET_AFTER_S = 3600.0  # a volume that nobody has mounted: its series end
 
 _OF_A_VOLUME = [
-    m for m in metrics.ALL if m.source is Source.MOUNTER and m.labels[:1] == ("volume",)
+    m for m in metrics.ALL if m.source is MetricSource.MOUNTER and m.labels[:1] == ("volume",)
 ]
 
 
 @dataclass(slots=True)
-class _Past:
+class _EndedWorkers:
     """What the ended workers of a volume had counted, and when the last of them ended."""
 
     ended_s: float
     counted: Samples = field(default_factory=dict)
 
 
-class Accounts:
+class VolumeTotals:
     """Lifetime: the keeper's. Concurrency: plain code but `collect`, which any number may await."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._meters: set[Meter] = set()
-        self._past: dict[str, _Past] = {}
+        self._meters: set[WorkerMetrics] = set()
+        self._past: dict[str, _EndedWorkers] = {}
 
     def __len__(self) -> int:
         return len(self._meters)
 
-    def opened(self, meter: Meter) -> None:
+    def opened(self, meter: WorkerMetrics) -> None:
         self._meters.add(meter)
 
-    def closed(self, meter: Meter) -> None:
+    def closed(self, meter: WorkerMetrics) -> None:
         """Keep what the worker had counted; it has ended."""
         self._meters.discard(meter)
-        past = self._past.setdefault(meter.volume, _Past(self._clock()))
+        past = self._past.setdefault(meter.volume, _EndedWorkers(self._clock()))
         past.ended_s = self._clock()
         past.counted = samples.total([past.counted, samples.lasting(meter.counted)])
         self._forget()
@@ -67,7 +68,7 @@ class Accounts:
         metrics.WORKERS.set(len(self._meters))
         return samples.total(
             [
-                samples.take(Source.MOUNTER, Source.BOTH),
+                samples.take(MetricSource.MOUNTER, MetricSource.BOTH),
                 *(meter.counted for meter in self._meters),
                 *(past.counted for past in self._past.values()),
             ]
@@ -82,7 +83,7 @@ class Accounts:
             return
         for volume in {m.volume for m in self._meters} | self._past.keys():
             held = [memory for of, memory in found if of == volume]
-            for kind in Memory._fields:
+            for kind in ProcessMemory._fields:
                 total = sum(getattr(memory, kind) for memory in held)
                 metrics.WORKER_MEMORY_BYTES.set(total, volume=volume, kind=kind)
 
@@ -96,7 +97,7 @@ class Accounts:
                     metric.forget(volume)
 
 
-async def _refresh(meter: Meter) -> None:
+async def _refresh(meter: WorkerMetrics) -> None:
     try:
         async with asyncio.timeout(ANSWER_WITHIN_S):
             await meter.refresh()
@@ -104,6 +105,6 @@ async def _refresh(meter: Meter) -> None:
         metrics.STALE_ANSWERS.inc(volume=meter.volume)
 
 
-def _memory(pids: list[tuple[str, int]]) -> list[tuple[str, Memory]]:
+def _memory(pids: list[tuple[str, int]]) -> list[tuple[str, ProcessMemory]]:
     found = ((volume, memory_of(pid)) for volume, pid in pids)
     return [(volume, memory) for volume, memory in found if memory is not None]

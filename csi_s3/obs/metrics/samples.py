@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-from csi_s3.obs.instruments import Gauge, Labels, Source, Value
-from csi_s3.obs.metrics import ALL, BY_NAME
+from csi_s3.obs.metrics.catalog import ALL, BY_NAME
+from csi_s3.obs.metrics.instruments import Gauge, Labels, MetricSource, Value
 
 Samples: TypeAlias = dict[str, dict[Labels, Value]]  # by the metric's name and its labels' values
 
 
-def take(*sources: Source) -> Samples:
+def take(*sources: MetricSource) -> Samples:
     """What this process has counted of the metrics with these sources."""
     found = ((metric.name, metric.held()) for metric in ALL if metric.source in sources)
     return {name: held for name, held in found if held}

@@ -2,10 +2,10 @@
 
 import os
 
-from csi_s3.kernel.memory import memory_of
-from csi_s3.mounter.accounts import FORGET_AFTER_S, Accounts
-from csi_s3.mounter.meter import Meter
-from csi_s3.obs import metrics
+from csi_s3.kernel.process_memory import memory_of
+from csi_s3.mounter.metrics.volume_totals import FORGET_AFTER_S, VolumeTotals
+from csi_s3.mounter.metrics.worker_metrics import WorkerMetrics
+from csi_s3.obs.metrics import catalog as metrics
 
 READ = metrics.READ_BYTES.name
 
@@ -17,34 +17,34 @@ class Clock:
         return self.now_s
 
 
-def ended(accounts, volume, read):
-    meter = Meter(volume)
-    accounts.opened(meter)
+def ended(totals, volume, read):
+    meter = WorkerMetrics(volume)
+    totals.opened(meter)
     meter.take({"families": {READ: [[read]], metrics.INODES.name: [[9]]}})
     meter.closed()
-    accounts.closed(meter)
+    totals.closed(meter)
 
 
 async def test_ended_workers_of_a_volume_are_summed_without_their_gauges():
-    accounts = Accounts(Clock())
-    ended(accounts, "a", 3)
-    ended(accounts, "a", 4)
-    ended(accounts, "b", 5)
-    found = await accounts.collect()
+    totals = VolumeTotals(Clock())
+    ended(totals, "a", 3)
+    ended(totals, "a", 4)
+    ended(totals, "b", 5)
+    found = await totals.collect()
     assert found[READ] == {("a",): 7, ("b",): 5}
     assert metrics.INODES.name not in found
 
 
 async def test_a_volume_that_nobody_has_mounted_for_an_hour_is_forgotten():
     clock = Clock()
-    accounts = Accounts(clock)
+    totals = VolumeTotals(clock)
     metrics.WORKER_DEATHS.inc(volume="forgotten", cause="SIGKILL")
-    ended(accounts, "forgotten", 3)
+    ended(totals, "forgotten", 3)
     clock.now_s += FORGET_AFTER_S - 1
-    assert (await accounts.collect())[READ] == {("forgotten",): 3}
-    ended(accounts, "other", 1)
+    assert (await totals.collect())[READ] == {("forgotten",): 3}
+    ended(totals, "other", 1)
     clock.now_s += 2
-    found = await accounts.collect()
+    found = await totals.collect()
     assert found[READ] == {("other",): 1}
     assert not [
         labels for held in found.values() for labels in held if labels[:1] == ("forgotten",)
@@ -53,12 +53,12 @@ async def test_a_volume_that_nobody_has_mounted_for_an_hour_is_forgotten():
 
 async def test_a_volume_that_is_mounted_is_not_forgotten():
     clock = Clock()
-    accounts, meter = Accounts(clock), Meter("stays")
-    ended(accounts, "stays", 3)
-    accounts.opened(meter)
+    totals, meter = VolumeTotals(clock), WorkerMetrics("stays")
+    ended(totals, "stays", 3)
+    totals.opened(meter)
     meter.take({"families": {READ: [[1]]}})
     clock.now_s += 2 * FORGET_AFTER_S
-    assert (await accounts.collect())[READ] == {("stays",): 4}
+    assert (await totals.collect())[READ] == {("stays",): 4}
 
 
 def test_memory_is_what_the_kernel_says_and_nothing_of_a_process_that_is_not_there():

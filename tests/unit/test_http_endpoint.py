@@ -9,7 +9,7 @@ import time
 import pytest
 
 from csi_s3.errors import BadOptionError
-from csi_s3.obs import exporter
+from csi_s3.obs import http_endpoint
 from tests.scraping import get
 
 DEADLINE_S = 10
@@ -30,7 +30,9 @@ class Program:
         return b"csi_s3_x 1\n"
 
     def serving(self, address="127.0.0.1:0"):
-        return exporter.serving(address, live=self.live, ready=self.ready, collect=self.collect)
+        return http_endpoint.serving(
+            address, live=self.live, ready=self.ready, collect=self.collect
+        )
 
 
 async def ask(port, path):
@@ -70,7 +72,7 @@ async def test_what_is_not_ready_says_why():
 
 
 async def test_a_stuck_event_loop_is_not_alive(monkeypatch):
-    monkeypatch.setattr(exporter, "ALIVE_WITHIN_S", 0.05)
+    monkeypatch.setattr(http_endpoint, "ALIVE_WITHIN_S", 0.05)
     found = []
     with Program().serving() as port:
         asking = threading.Thread(target=lambda: found.append(get(port, "/healthz")))
@@ -92,7 +94,7 @@ async def test_a_failure_is_an_answer_without_its_text():
 
 
 async def test_a_scrape_that_takes_too_long_is_given_up_and_cancelled(monkeypatch):
-    monkeypatch.setattr(exporter, "COLLECTED_WITHIN_S", 0.05)
+    monkeypatch.setattr(http_endpoint, "COLLECTED_WITHIN_S", 0.05)
     program, cancelled = Program(), asyncio.Event()
 
     async def collect():
@@ -156,14 +158,14 @@ async def test_all_addresses_are_those_of_both_versions(address):
 
 async def test_silent_connections_do_not_keep_a_probe_from_its_answer():
     with Program().serving() as port, contextlib.ExitStack() as silent:
-        for _ in range(3 * exporter.CONNECTIONS):
+        for _ in range(3 * http_endpoint.CONNECTIONS):
             silent.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_S))
             assert await ask(port, "/healthz") == (200, "ok\n")
-        assert len(threads()) <= exporter.CONNECTIONS + 2
+        assert len(threads()) <= http_endpoint.CONNECTIONS + 2
 
 
 async def test_a_request_that_never_ends_is_cut_off(monkeypatch):
-    monkeypatch.setattr(exporter, "REQUEST_WITHIN_S", 0.2)
+    monkeypatch.setattr(http_endpoint, "REQUEST_WITHIN_S", 0.2)
     with (
         Program().serving() as port,
         socket.create_connection(("127.0.0.1", port), DEADLINE_S) as slow,

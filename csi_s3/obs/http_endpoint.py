@@ -25,10 +25,10 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 from typing_extensions import override
 
 from csi_s3.errors import BadOptionError
-from csi_s3.obs.exposition import CONTENT_TYPE
+from csi_s3.obs.metrics.exposition import CONTENT_TYPE
 
 T = TypeVar("T")
-Answer: TypeAlias = tuple[int, str, bytes]  # status, content type, body
+Page: TypeAlias = tuple[int, str, bytes]  # status, content type, body
 log = logging.getLogger(__name__)
 
 ALIVE_WITHIN_S = 5.0
@@ -40,7 +40,7 @@ _TEXT = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
+class Probes:
     """What is asked of the program. All run on its event loop.
 
     live: returns if all is well. ready: why it is not, or None. collect: the text of /metrics.
@@ -70,8 +70,8 @@ def serving(
     if not address:
         yield 0
         return
-    program = Program(live=live, ready=ready, collect=collect)
-    server = _listening(address, _Ask(asyncio.get_running_loop(), program))
+    program = Probes(live=live, ready=ready, collect=collect)
+    server = _listening(address, _ProbeCalls(asyncio.get_running_loop(), program))
     thread = threading.Thread(target=server.serve_forever, args=(_POLL_S,), daemon=True)
     thread.start()
     log.info("metrics and health are served", extra={"address": address})
@@ -83,7 +83,7 @@ def serving(
         server.end()
 
 
-def _listening(address: str, ask: "_Ask") -> "_Server":
+def _listening(address: str, ask: "_ProbeCalls") -> "_Server":
     found = re.fullmatch(r"(?:\[(.*)\]|([^:]*)):([0-9]+)", address)
     if found is None:
         raise BadOptionError(
@@ -103,15 +103,15 @@ def _listening(address: str, ask: "_Ask") -> "_Server":
         ) from exc
 
 
-class _Ask:
+class _ProbeCalls:
     """The program's answers, for threads.
 
     Concurrency: any thread may ask. `end` makes every answer an end, now and later.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, program: Program) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, program: Probes) -> None:
         self._loop, self._program = loop, program
-        self._pages: dict[str, Callable[[], Answer]] = {
+        self._pages: dict[str, Callable[[], Page]] = {
             "/metrics": self._metrics,
             "/healthz": self._healthz,
             "/readyz": self._readyz,
@@ -120,7 +120,7 @@ class _Ask:
         self._lock = threading.Lock()
         self._is_over = False
 
-    def answer(self, path: str) -> Answer:
+    def answer(self, path: str) -> Page:
         page = self._pages.get(path)
         if page is None:
             return 404, _TEXT, f"there are {', '.join(self._pages)}\n".encode()
@@ -135,15 +135,15 @@ class _Ask:
             reason = f"{type(exc).__name__}: see the log"
         return 503, _TEXT, f"{reason}\n".encode()
 
-    def _metrics(self) -> Answer:
+    def _metrics(self) -> Page:
         text = self._wait(_now(self._program.collect), COLLECTED_WITHIN_S)
         return 200, CONTENT_TYPE, text
 
-    def _healthz(self) -> Answer:
+    def _healthz(self) -> Page:
         self._wait(_now(self._program.live), ALIVE_WITHIN_S)
         return 200, _TEXT, b"ok\n"
 
-    def _readyz(self) -> Answer:
+    def _readyz(self) -> Page:
         reason = self._wait(_called(self._program.ready), ALIVE_WITHIN_S)
         return (503, _TEXT, f"{reason}\n".encode()) if reason else (200, _TEXT, b"ok\n")
 
@@ -213,7 +213,7 @@ class _Server(ThreadingMixIn, HTTPServer):
     request_queue_size = 64
 
     def __init__(
-        self, address: tuple[str, int], ask: _Ask, *, family: socket.AddressFamily
+        self, address: tuple[str, int], ask: _ProbeCalls, *, family: socket.AddressFamily
     ) -> None:
         self.ask = ask
         self.address_family = family

@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
 
 from csi_s3.errors import (
     AccessDeniedError,
@@ -23,8 +22,6 @@ from csi_s3.errors import (
     StoreUnavailableError,
     VolumeError,
 )
-
-Clock: TypeAlias = Callable[[], float]
 
 STALLED_S = 20.0  # a request under way for so long, and none has succeeded since
 PROBE_EVERY_S = 10.0
@@ -40,7 +37,7 @@ _DOUBTFUL = (AccessDeniedError, StoreRefusedError)
 log = logging.getLogger(__name__)
 
 
-class Condition:
+class BucketHealth:
     """What the outcomes say so far. wrong: the failure since which nothing has succeeded.
 
     A refusal of one object is not the volume's; one of LIST at the mount's prefix is. That one is
@@ -48,7 +45,7 @@ class Condition:
     Concurrency: plain code. changed: set when wrong has come, gone or become another code.
     """
 
-    def __init__(self, prefix: str, clock: Clock) -> None:
+    def __init__(self, prefix: str, clock: Callable[[], float]) -> None:
         self.wrong: VolumeError | None = None
         self.changed = asyncio.Event()
         self._prefix, self._clock = prefix, clock
@@ -102,23 +99,23 @@ def _code(error: VolumeError | None) -> str:
     return "" if error is None else error.code
 
 
-class Watch:
+class HealthReporter:
     """Answers node's questions, and tells it of changes without being asked.
 
     Lifetime: `run` is its task, beside the mount's. Concurrency: `ask` is plain code.
-    probe: sends one LIST, watched. report: sends the condition.
+    probe: sends one LIST, watched. report: sends the health.
     """
 
     def __init__(
         self,
-        condition: Condition,
+        health: BucketHealth,
         *,
         probe: Callable[[], Awaitable[object]],
         report: Callable[[], Awaitable[None]],
-        clock: Clock,
+        clock: Callable[[], float],
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self._condition, self._probe, self._report = condition, probe, report
+        self._health, self._probe, self._report = health, probe, report
         self._clock, self._pause = clock, pause
         self._asked = asyncio.Event()
 
@@ -137,7 +134,7 @@ class Watch:
             await self._asked.wait()
             self._asked.clear()
             is_due = self._clock() - probed_at >= PROBE_EVERY_S
-            if self._condition.is_doubtful and is_due and (probing is None or probing.done()):
+            if self._health.is_doubtful and is_due and (probing is None or probing.done()):
                 probed_at = self._clock()
                 probing = group.create_task(self._find_out())
             if probing is not None and not probing.done():
@@ -145,7 +142,7 @@ class Watch:
             await self._report()
 
     async def _find_out(self) -> None:
-        """Its outcome is the condition's; this only bounds it."""
+        """Its outcome is `BucketHealth`'s; this only bounds it."""
         try:
             async with asyncio.timeout(PROBE_WITHIN_S):
                 await self._probe()
@@ -154,16 +151,16 @@ class Watch:
                 f"the bucket did not answer a LIST in {PROBE_WITHIN_S:.0f} s",
                 "check the network between this node and the store, and the store itself",
             )
-            self._condition.failed(error, of_all=True)
+            self._health.failed(error, of_all=True)
         except VolumeError as exc:
             log.debug("the bucket was asked and failed: %s", exc, extra={"code": exc.code})
 
     async def _tell_changes(self) -> None:
         told = ""
         while True:
-            await self._condition.changed.wait()
-            self._condition.changed.clear()
-            wrong = self._condition.wrong
+            await self._health.changed.wait()
+            self._health.changed.clear()
+            wrong = self._health.wrong
             if _code(wrong) == told:
                 continue  # it came and went
             told = _code(wrong)

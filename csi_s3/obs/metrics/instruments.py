@@ -3,7 +3,7 @@
 prometheus_client's own instruments were rejected: what a worker counts must cross to the keeper as
 numbers anyway, and they lock and look up for each count. Measured for one read of the kernel's:
 0.26 us with a counter, a histogram and bytes of ours, 0.73 us with one counter of theirs. The
-library still writes the text of a scrape (`obs.exposition`).
+library still writes the text of a scrape (`obs.metrics.exposition`).
 """
 
 from bisect import bisect_left
@@ -24,7 +24,7 @@ class Stability(Enum):
     BETA = "beta"  # may change in a minor version; the changelog says so
 
 
-class Source(Enum):
+class MetricSource(Enum):
     """Who counts, and so at whose /metrics it is found."""
 
     WORKER = "worker"  # found at the mounter, which adds the label `volume` and sums a volume's
@@ -79,7 +79,7 @@ class Metric(Generic[C]):
         *,
         unit: str,
         text: str,
-        source: Source,
+        source: MetricSource,
         stability: Stability = Stability.BETA,
         labels: Labels = (),
     ) -> None:
@@ -94,7 +94,7 @@ class Metric(Generic[C]):
 
     @property
     def exported_labels(self) -> Labels:
-        return ("volume", *self.labels) if self.source is Source.WORKER else self.labels
+        return ("volume", *self.labels) if self.source is MetricSource.WORKER else self.labels
 
     def child(self, *values: str) -> C:
         """What counts for these values of the labels: to be kept, where counting must be cheap.
@@ -189,7 +189,7 @@ class Histogram(Metric[Timer]):
         name: str,
         *,
         text: str,
-        source: Source,
+        source: MetricSource,
         bounds_s: Sequence[float],
         stability: Stability = Stability.BETA,
         labels: Labels = (),

@@ -6,11 +6,11 @@ from typing import Any
 
 from typing_extensions import override
 
-from csi_s3.obs import samples
-from csi_s3.obs.samples import Samples
+from csi_s3.obs.metrics import samples
+from csi_s3.obs.metrics.samples import Samples
 
 
-class Meter:
+class WorkerMetrics:
     """Lifetime: `opened` when the worker can be asked, until `closed`; `counted` stays.
 
     Concurrency: any number may `refresh`; one question is on its way, so a worker that is stuck

@@ -28,7 +28,7 @@ def zygote_command(credentials_dir: Path | None) -> Sequence[str]:
 
 
 @dataclass(eq=False, slots=True)
-class Child:
+class WorkerProcess:
     """One worker process.
 
     pid: for the log; only the zygote, its parent, may signal it.
@@ -42,7 +42,7 @@ class Child:
     )
 
 
-class Nursery:
+class ZygoteClient:
     """The running zygote and its children.
 
     Lifetime: it is exec'd by the constructor, to be called before the process starts any thread;
@@ -60,7 +60,7 @@ class Nursery:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, WorkerProcess] = {}
         self._last_number = 0
 
     @override
@@ -80,7 +80,7 @@ class Nursery:
         finally:
             self._forget_children()
 
-    async def spawn(self, name: str, sock: socket) -> Child:
+    async def spawn(self, name: str, sock: socket) -> WorkerProcess:
         """Fork a worker with sock, of which the caller keeps its copy, and wait until it has a pid.
 
         Raises:
@@ -88,7 +88,7 @@ class Nursery:
 
         """
         self._last_number += 1
-        child = Child(self._last_number, asyncio.get_running_loop().create_future())
+        child = WorkerProcess(self._last_number, asyncio.get_running_loop().create_future())
         self._children[child.number] = child
         try:
             await self._channel.send(
@@ -100,7 +100,7 @@ class Nursery:
         await child.pid
         return child
 
-    async def kill(self, child: Child) -> None:
+    async def kill(self, child: WorkerProcess) -> None:
         """SIGKILL, if it still runs; `child.ended` tells when it is gone."""
         try:
             await self._channel.send("kill", {"number": child.number})

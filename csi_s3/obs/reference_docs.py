@@ -1,7 +1,7 @@
 """What a person can observe, in words: docs/errors.md and docs/metrics.md.
 
-`python -m csi_s3.obs.describe` writes both; a test compares them with the error tree and the list
-of metrics. Options have a page and a module of their own (`config.describe`): the two packages
+`python -m csi_s3.obs.reference_docs` writes both; a test compares them with the error tree and the
+list of metrics. Options have a page and a module of their own (`config.describe`): the two packages
 are on one layer.
 """
 
@@ -14,14 +14,14 @@ from errno import EOPNOTSUPP, errorcode
 from pathlib import Path
 
 from csi_s3.errors import InternalError, VolumeError
-from csi_s3.obs import metrics
-from csi_s3.obs.instruments import Source
+from csi_s3.obs.metrics import catalog as metrics
+from csi_s3.obs.metrics.instruments import MetricSource
 
 _ERRORS_INTRO = """\
 # Errors
 
-Made from `csi_s3/errors.py` by `python -m csi_s3.obs.describe`; a test compares. What to do about
-the messages that people see is in [troubleshooting.md](troubleshooting.md).
+Made from `csi_s3/errors.py` by `python -m csi_s3.obs.reference_docs`; a test compares. What to do
+about the messages that people see is in [troubleshooting.md](troubleshooting.md).
 
 A program on a mount sees the errno. A CSI call is answered with the gRPC status and
 `what failed (what to do) [code]`; kubelet spells the status `PermissionDenied` where this page has
@@ -39,7 +39,7 @@ which the error is logged where it is answered.
 _METRICS_INTRO = """\
 # Metrics
 
-Made from `csi_s3/obs/metrics.py` by `python -m csi_s3.obs.describe`; a test compares.
+Made from `csi_s3/obs/metrics/catalog.py` by `python -m csi_s3.obs.reference_docs`; a test compares.
 
 `csi-s3 node` and `csi-s3 mounter` serve them at `/metrics` of `--http-address`, in Prometheus's
 text format. *At* says which of them has a metric. Those with the label `volume` are of one volume
@@ -68,7 +68,7 @@ def metrics_markdown() -> str:
         (
             f"`{metric.name}`",
             metric.kind,
-            "mounter" if metric.source is Source.WORKER else metric.source.value,
+            "mounter" if metric.source is MetricSource.WORKER else metric.source.value,
             metric.unit,
             ", ".join(f"`{label}`" for label in metric.exported_labels),
             metric.stability.value,

@@ -25,7 +25,7 @@ LEAST_BYTES = 16 * MIB  # two parts of 8 MiB
 MODEST_BYTES = 64 * MIB  # below it some ten writers of large files wait for one another
 
 
-class Shares:
+class MemoryShares:
     """What is left of the limit. Plain code, for the keeper's tasks.
 
     limit_bytes: of the pod; None: nobody limits it, and each volume has what it asks for.

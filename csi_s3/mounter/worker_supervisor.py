@@ -15,9 +15,9 @@ from csi_s3.kernel import mount
 from csi_s3.link.channel import Channel, Message
 from csi_s3.link.report import Notice, Report, State
 from csi_s3.link.spec import MountSpec
-from csi_s3.mounter.meter import Meter
-from csi_s3.mounter.nursery import Child, Nursery, describe
-from csi_s3.obs import metrics
+from csi_s3.mounter.metrics.worker_metrics import WorkerMetrics
+from csi_s3.mounter.zygote_client import WorkerProcess, ZygoteClient, describe
+from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +29,12 @@ _HINTS = {
 }
 
 
-class Served:
+class WorkerSupervisor:
     """The descriptor, the worker, and what the worker said last.
 
     Lifetime: owns fd until `run`, which is one task's, has returned; the mount is then served by
     nobody. Concurrency: everything else is for the keeper's tasks. Cancellation: a cancelled `run`
-    leaves the worker to the nursery, whose end is every worker's.
+    leaves the worker to the zygote, whose end is every worker's.
     tell: takes every report, the last one with state FAILED or ENDED, exactly once.
     notify: takes what users should hear, as the worker's message has it.
     allot: waits for the volume's share of memory and gives it, or raises MemoryLimitError; what
@@ -51,13 +51,13 @@ class Served:
         tell: Callable[[Report], None],
         notify: Callable[[Notice], None],
         allot: Callable[[MountSpec], Awaitable[MountSpec]],
-        predecessor: "Served | None" = None,
+        predecessor: "WorkerSupervisor | None" = None,
     ) -> None:
         parsed = MountSpec.from_json(spec)
         self.mount_id = parsed.mount_id
         self.volume_handle = parsed.volume_handle
         self.report: Report | None = None
-        self.meter = Meter(parsed.volume_handle)
+        self.meter = WorkerMetrics(parsed.volume_handle)
         self._spec, self._init, self._fd = spec, init, fd
         self._parsed, self._allot = parsed, allot
         self._drain_s = parsed.volume.tree.drain_timeout_s
@@ -104,7 +104,7 @@ class Served:
             self._usage_asked = True
             await self._say("usage")
 
-    async def run(self, nursery: Nursery) -> None:
+    async def run(self, zygote_client: ZygoteClient) -> None:
         """Start the worker, pass on what it reports, and say the last word if it does not."""
         try:
             if self._predecessor is not None:  # one worker per mount id, ever
@@ -114,7 +114,7 @@ class Served:
             if allotted is None:
                 self._pass_on(Report(mount_id=self.mount_id, state=State.ENDED))
                 return
-            await self._serve(nursery, allotted)
+            await self._serve(zygote_client, allotted)
         except MemoryLimitError as exc:
             log.log(exc.level, "%s", exc, extra={**self._fields(), "code": exc.code})
             self.fail(exc)
@@ -150,12 +150,12 @@ class Served:
         except MemoryLimitError as exc:
             return exc
 
-    async def _serve(self, nursery: Nursery, allotted: MountSpec) -> None:
+    async def _serve(self, zygote_client: ZygoteClient, allotted: MountSpec) -> None:
         channel, theirs = Channel.pair()
         with closing(channel):
             with theirs:
                 try:
-                    child = await nursery.spawn(self.mount_id, theirs)
+                    child = await zygote_client.spawn(self.mount_id, theirs)
                 except ConnectionError as exc:
                     what = f"volume {self.volume_handle!r} has no worker: {exc}"
                     self.fail(WorkerDiedError(what))
@@ -166,18 +166,18 @@ class Served:
             await self._say("serve", {"spec": allotted.to_json(), "init": self._init}, self._fd)
             self.meter.opened(child.pid.result(), partial(self._say, "metrics"))
             async with asyncio.TaskGroup() as tasks:
-                drain = tasks.create_task(self._drain(nursery, child, channel))
+                drain = tasks.create_task(self._drain(zygote_client, child, channel))
                 await self._listen(channel)
                 self.meter.closed()
-                await self._see_off(nursery, child)
+                await self._see_off(zygote_client, child)
                 drain.cancel()
         self._bury(child)
 
-    async def _see_off(self, nursery: Nursery, child: Child) -> None:
+    async def _see_off(self, zygote_client: ZygoteClient, child: WorkerProcess) -> None:
         """Wait for the end of a process that has closed its socket."""
         await asyncio.wait({child.ended}, timeout=EXIT_WITHIN_S)
         if not child.ended.done():
-            await nursery.kill(child)
+            await zygote_client.kill(child)
             await asyncio.wait({child.ended}, timeout=EXIT_WITHIN_S)
 
     async def _listen(self, channel: Channel) -> None:
@@ -200,10 +200,12 @@ class Served:
         self._usage_asked = False
         self._pass_on(Report.from_json(message.body["report"]))
 
-    async def _drain(self, nursery: Nursery, child: Child, channel: Channel) -> None:
+    async def _drain(
+        self, zygote_client: ZygoteClient, child: WorkerProcess, channel: Channel
+    ) -> None:
         await self._stop.wait()
         if self.report is None:  # it waits for its bucket and has no file to upload
-            await nursery.kill(child)
+            await zygote_client.kill(child)
             return
         await self._say("stop")
         _, late = await asyncio.wait({child.ended}, timeout=self._drain_s + DRAIN_MARGIN_S)
@@ -213,11 +215,11 @@ class Served:
                 self._drain_s + DRAIN_MARGIN_S,
                 extra=self._fields(),
             )
-            await nursery.kill(child)
+            await zygote_client.kill(child)
             await asyncio.wait({child.ended}, timeout=EXIT_WITHIN_S)
             channel.close()  # a process that cannot even be killed is waited for no longer
 
-    def _bury(self, child: Child) -> None:
+    def _bury(self, child: WorkerProcess) -> None:
         status = child.ended.result() if child.ended.done() else None
         cause = "unknown" if status is None else describe(status)
         if self.report is not None and self.report.state is not State.SERVING:

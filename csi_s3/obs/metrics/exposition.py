@@ -14,9 +14,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
-from csi_s3.obs.instruments import Counter, Histogram, Value
-from csi_s3.obs.metrics import BY_NAME
-from csi_s3.obs.samples import Samples
+from csi_s3.obs.metrics.catalog import BY_NAME
+from csi_s3.obs.metrics.instruments import Counter, Histogram, Value
+from csi_s3.obs.metrics.samples import Samples
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
