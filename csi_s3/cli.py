@@ -76,7 +76,7 @@ def _choose(argv: Sequence[str]) -> int:
 def _mount(argv: Sequence[str]) -> int:
     import os
 
-    from csi_s3.config.command import parse_command, question
+    from csi_s3.config.mount_command import parse_command, question
 
     if text := question(argv):
         sys.stdout.write(f"{text.rstrip()}\n")
@@ -84,7 +84,7 @@ def _mount(argv: Sequence[str]) -> int:
     helper = _program_name().startswith("mount.")
     command = parse_command(argv, uid=os.geteuid(), gid=os.getegid(), helper=helper)
 
-    from csi_s3.local.mount import run
+    from csi_s3.local.command import run
 
     return run(command)
 
@@ -100,7 +100,7 @@ def _heed_sigterm() -> None:
 
 def _node(argv: Sequence[str]) -> int:
     _heed_sigterm()
-    from csi_s3.config.node import NodeConfig
+    from csi_s3.config.programs import NodeConfig
     from csi_s3.obs import logs
 
     config = NodeConfig.from_args(argv)
@@ -113,7 +113,7 @@ def _node(argv: Sequence[str]) -> int:
 
 def _mounter(argv: Sequence[str]) -> int:
     _heed_sigterm()
-    from csi_s3.config.node import MounterConfig
+    from csi_s3.config.programs import MounterConfig
     from csi_s3.obs import logs
 
     config = MounterConfig.from_args(argv)
@@ -142,7 +142,7 @@ def _worker(argv: Sequence[str]) -> int:
 
     code = run_worker(socket.socket(fileno=given.fd))
     if given.mounted is not None:
-        from csi_s3.local.mounting import release
+        from csi_s3.local.user_mount import release
 
         release(given.mounted)
     return code

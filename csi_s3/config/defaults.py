@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from csi_s3.config.forms import Value
 from csi_s3.config.options import CLASHES, SPELLINGS
+from csi_s3.config.value_types import Value
 
 FLAG = "--default-mount-options"
 

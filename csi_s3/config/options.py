@@ -12,8 +12,8 @@ from enum import Enum
 from itertools import chain
 from types import MappingProxyType
 
-from csi_s3.config import forms
-from csi_s3.config.forms import GIB, Form, choice, integer, seconds
+from csi_s3.config import value_types
+from csi_s3.config.value_types import GIB, ValueType, choice, integer, seconds
 from csi_s3.config.volume import MIB
 
 
@@ -53,7 +53,7 @@ class Option:
 
     name: str
     help: str
-    form: Form | None = None
+    value_type: ValueType | None = None
     _: KW_ONLY
     sets: tuple[str, ...] = ()
     why: str = ""
@@ -66,22 +66,24 @@ class Option:
         return self.on_command if place is Place.COMMAND else self.on_volume
 
 
-def hint(name: str, help_: str, form: Form | None = None, *, why: str) -> Option:
-    return Option(name, help_, form, why=why, on_volume=Support.HINT, on_command=Support.HINT)
+def hint(name: str, help_: str, value_type: ValueType | None = None, *, why: str) -> Option:
+    return Option(name, help_, value_type, why=why, on_volume=Support.HINT, on_command=Support.HINT)
 
 
-def refused(name: str, help_: str, form: Form | None = None, *, why: str) -> Option:
-    return Option(name, help_, form, why=why, on_volume=Support.REFUSED, on_command=Support.REFUSED)
+def refused(name: str, help_: str, value_type: ValueType | None = None, *, why: str) -> Option:
+    return Option(
+        name, help_, value_type, why=why, on_volume=Support.REFUSED, on_command=Support.REFUSED
+    )
 
 
 _BUCKET = (
     Option("prefix", "Show only the keys below this prefix; a missing / at its end is added.",
-           forms.PREFIX, sets=("bucket.prefix",), default="the whole bucket"),
+           value_types.PREFIX, sets=("bucket.prefix",), default="the whole bucket"),
     Option("region", "Region of the bucket; a wrong one is corrected by S3's redirect.",
-           forms.REGION, sets=("bucket.region",),
+           value_types.REGION, sets=("bucket.region",),
            default="AWS_REGION, else the profile's, else us-east-1"),
     Option("endpoint-url", "URL of an S3-compatible store or of a private end point.",
-           forms.URL, sets=("bucket.endpoint_url",), default="AWS_ENDPOINT_URL, else AWS"),
+           value_types.URL, sets=("bucket.endpoint_url",), default="AWS_ENDPOINT_URL, else AWS"),
     Option("force-path-style", "Put the bucket's name into the URL's path, not into its host.",
            sets=("bucket.force_path_style",), default="always on at end points that are not AWS's"),
     Option("transfer-acceleration", "Use the bucket's Transfer Acceleration end point.",
@@ -92,15 +94,15 @@ _BUCKET = (
     Option("bucket-type", "Type of the bucket.",
            choice("general-purpose", note="(directory buckets are not served yet)"),
            default="general-purpose"),
-    Option("storage-class", "Storage class of new objects.", forms.STORAGE_CLASS,
+    Option("storage-class", "Storage class of new objects.", value_types.STORAGE_CLASS,
            sets=("bucket.storage_class",), default="the store's"),
     Option("expected-bucket-owner", "Fail every request unless this account owns the bucket.",
-           forms.ACCOUNT, sets=("bucket.expected_bucket_owner",), default="not checked"),
+           value_types.ACCOUNT, sets=("bucket.expected_bucket_owner",), default="not checked"),
     Option("sse", "Server-side encryption of new objects.",
            choice("aws:kms", "aws:kms:dsse", "AES256"), sets=("bucket.sse",),
            default="the bucket's"),
     Option("sse-kms-key-id", "KMS key of new objects; needs sse=aws:kms or aws:kms:dsse.",
-           forms.KMS_KEY, sets=("bucket.sse_kms_key_id",), default="the bucket's"),
+           value_types.KMS_KEY, sets=("bucket.sse_kms_key_id",), default="the bucket's"),
     Option("upload-checksums", "Checksum computed here and compared by S3 at each upload.",
            choice("crc32c", "crc64nvme", "off"), sets=("bucket.upload_checksums",)),
     Option("infer-content-type", "Derive a new object's Content-Type from its name.",
@@ -111,7 +113,8 @@ _CREDENTIALS = (
     Option("no-sign-request", "Read a public bucket without credentials.",
            sets=("bucket.no_sign_request",)),
     Option("profile", "Profile of the shared AWS files that holds credentials and region.",
-           forms.PROFILE, sets=("bucket.profile",), default="AWS_PROFILE, else the SDK's chain"),
+           value_types.PROFILE,
+           sets=("bucket.profile",), default="AWS_PROFILE, else the SDK's chain"),
 )  # fmt: skip
 
 _LABEL_DEFAULT = "the policy's, where the node has SELinux"
@@ -127,24 +130,25 @@ _MOUNT = (
     Option("allow-root", "Let root reach the mount, too.", sets=("allow_root",),
            on_volume=Support.HINT,
            why="everybody may reach a volume; uid, gid and the modes decide"),
-    Option("uid", "Owner of every file and directory.", forms.ID, sets=("tree.uid",),
+    Option("uid", "Owner of every file and directory.", value_types.ID, sets=("tree.uid",),
            default="on the command line the caller's"),
-    Option("gid", "Group of every file and directory.", forms.ID, sets=("tree.gid",),
+    Option("gid", "Group of every file and directory.", value_types.ID, sets=("tree.gid",),
            default="with fsGroup that group; on the command line the caller's"),
-    Option("dir-mode", "Permissions of directories.", forms.OCTAL, sets=("tree.dir_mode",),
+    Option("dir-mode", "Permissions of directories.", value_types.OCTAL, sets=("tree.dir_mode",),
            default="with fsGroup 0770"),
-    Option("file-mode", "Permissions of files.", forms.OCTAL, sets=("tree.file_mode",),
+    Option("file-mode", "Permissions of files.", value_types.OCTAL, sets=("tree.file_mode",),
            default="with fsGroup 0660"),
     Option("context", "SELinux label of the mount and all files in it; kubelet gives it by itself.",
-           forms.LABEL, sets=("context",), default=_LABEL_DEFAULT),
-    Option("fscontext", "SELinux label of the mount itself.", forms.LABEL, sets=("fscontext",),
+           value_types.LABEL, sets=("context",), default=_LABEL_DEFAULT),
+    Option("fscontext", "SELinux label of the mount itself.", value_types.LABEL,
+           sets=("fscontext",),
            default=_LABEL_DEFAULT),
-    Option("rootcontext", "SELinux label of the mount's top directory.", forms.LABEL,
+    Option("rootcontext", "SELinux label of the mount's top directory.", value_types.LABEL,
            sets=("rootcontext",), default=_LABEL_DEFAULT),
-    refused("defcontext", "SELinux label of files that have none.", forms.LABEL,
+    refused("defcontext", "SELinux label of files that have none.", value_types.LABEL,
             why="the kernel takes it only for file systems that store labels; use context"),
     Option("dir-markers", "Whether mkdir puts an empty object `dir/`, so that all mounts see it.",
-           forms.SWITCH, sets=("tree.dir_markers",)),
+           value_types.SWITCH, sets=("tree.dir_markers",)),
     Option("drain-timeout", "How long open files may be uploaded when the mount is stopped.",
            seconds(3600), sets=("tree.drain_timeout_s",)),
     Option("noexec", "Let no program be run from the mount; an fstab line with `user` says it.",
@@ -155,11 +159,12 @@ _MOUNT = (
            why="the driver always unmounts"),
     hint("incremental-upload", "Append to objects of directory buckets.",
          why="files are uploaded at fsync and close"),
-    Option("symlinks", "Show the object NAME.rclonelink as the symbolic link NAME.", forms.SWITCH,
+    Option("symlinks", "Show the object NAME.rclonelink as the symbolic link NAME.",
+           value_types.SWITCH,
            sets=("tree.symlinks",)),
     refused("posix-metadata", "Keep mode, owner and times in the objects' metadata.",
             why="it is not built yet; mode and owner are those of the options"),
-    Option("-o", "A comma list of options, as mount(8) and fstab give it.", forms.ANY,
+    Option("-o", "A comma list of options, as mount(8) and fstab give it.", value_types.ANY,
            on_volume=Support.REFUSED, why="each item of mountOptions is an option by itself"),
 )  # fmt: skip
 
@@ -173,24 +178,26 @@ _CLIENT = (
     Option("unlinked-open-limit", "Bytes of a removed, still open file to keep readable.",
            integer(0, 1 << 40, metavar="BYTES", unit="bytes"),
            sets=("tree.unlinked_open_bytes",)),
-    Option("part-size", "Size of the parts that are read and written in parallel.", forms.PART,
+    Option("part-size", "Size of the parts that are read and written in parallel.",
+           value_types.PART,
            sets=("tree.read_part_bytes", "tree.write_part_bytes")),
     Option("read-part-size", "As part-size, for reading only.",
            integer(64 << 10, 5 * GIB, metavar="BYTES", unit="bytes: 64 KiB to 5 GiB"),
            sets=("tree.read_part_bytes",)),
     Option("write-part-size", "As part-size, for writing only; parts grow with a long file.",
-           forms.PART, sets=("tree.write_part_bytes",)),
+           value_types.PART, sets=("tree.write_part_bytes",)),
     Option("aws-max-attempts", "How often a request is tried before it has failed.",
            integer(1, 100), sets=("bucket.max_attempts",)),
     Option("ca-bundle", "PEM file of the authorities to trust (volumes: in the mounter's pod).",
-           forms.PATH, sets=("bucket.ca_bundle",), default="AWS_CA_BUNDLE, else the system's"),
+           value_types.PATH,
+           sets=("bucket.ca_bundle",), default="AWS_CA_BUNDLE, else the system's"),
     Option("user-agent-prefix", "Text put before the User-Agent of every request.",
-           forms.AGENT, sets=("bucket.user_agent_prefix",), default="none"),
-    hint("maximum-throughput-gbps", "Throughput to aim for.", forms.ANY,
+           value_types.AGENT, sets=("bucket.user_agent_prefix",), default="none"),
+    hint("maximum-throughput-gbps", "Throughput to aim for.", value_types.ANY,
          why="connections are opened as requests need them"),
-    hint("max-threads", "Threads that serve the file system.", forms.ANY,
+    hint("max-threads", "Threads that serve the file system.", value_types.ANY,
          why="one event loop serves all requests at once"),
-    hint("bind", "Network interfaces to use.", forms.ANY,
+    hint("bind", "Network interfaces to use.", value_types.ANY,
          why="the kernel's routes choose the interface"),
 )  # fmt: skip
 
@@ -205,16 +212,16 @@ _LOGGING = (
            why=_LEVEL_WHY),
     Option("debug-crt", "As debug.", sets=("command.debug",), on_volume=Support.HINT,
            why=_LEVEL_WHY),
-    Option("log-directory", "Directory for log files.", forms.PATH,
+    Option("log-directory", "Directory for log files.", value_types.PATH,
            sets=("command.log_directory",), aliases=("-l",), default="none",
            on_volume=Support.HINT, why=_LOG_WHY),
     Option("no-log", "Log nothing.", sets=("command.no_log",), on_volume=Support.HINT,
            why=_LOG_WHY),
     hint("log-metrics", "Write metrics into the log.",
          why=_METRICS_WHY),
-    hint("otlp-endpoint", "Where to push metrics.", forms.ANY,
+    hint("otlp-endpoint", "Where to push metrics.", value_types.ANY,
          why=_METRICS_WHY),
-    hint("otlp-export-interval", "How often to push metrics.", forms.ANY,
+    hint("otlp-export-interval", "How often to push metrics.", value_types.ANY,
          why=_METRICS_WHY),
     Option("help", "Show this help.", aliases=("-h",), on_volume=Support.DROPPED),
     Option("version", "Show the version.", aliases=("-V",), on_volume=Support.DROPPED),
@@ -225,13 +232,13 @@ _LOGGING = (
 _CACHE_WHY = "there is no disk cache yet; data is read from S3 and kept in the page cache"
 _CACHING = (
     Option("metadata-ttl", "How long look-ups are trusted; given by hand, open trusts them, too.",
-           forms.TTL, sets=("tree.metadata_ttl_s",)),
+           value_types.TTL, sets=("tree.metadata_ttl_s",)),
     Option("negative-metadata-ttl", "How long names that were not found are remembered.",
-           forms.TTL, sets=("tree.negative_metadata_ttl_s",)),
-    hint("cache", "Directory of a disk cache.", forms.ANY, why=_CACHE_WHY),
-    hint("max-cache-size", "Size of the disk cache.", forms.ANY, why=_CACHE_WHY),
-    hint("cache-block-size", "Size of a block of the disk cache.", forms.ANY, why=_CACHE_WHY),
-    hint("cache-xz", "Directory bucket used as a shared cache.", forms.ANY, why=_CACHE_WHY),
+           value_types.TTL, sets=("tree.negative_metadata_ttl_s",)),
+    hint("cache", "Directory of a disk cache.", value_types.ANY, why=_CACHE_WHY),
+    hint("max-cache-size", "Size of the disk cache.", value_types.ANY, why=_CACHE_WHY),
+    hint("cache-block-size", "Size of a block of the disk cache.", value_types.ANY, why=_CACHE_WHY),
+    hint("cache-xz", "Directory bucket used as a shared cache.", value_types.ANY, why=_CACHE_WHY),
 )  # fmt: skip
 
 GROUPS: Mapping[str, tuple[Option, ...]] = MappingProxyType(

@@ -56,9 +56,9 @@ class NodeClient:
                 f"the plugin at {self._endpoint} is not ready", "its log says what it waits for"
             )
         return {
-            **self._told(self._identity.GetPluginInfo, csi.GetPluginInfoRequest()),
-            **self._told(self._node.NodeGetInfo, csi.NodeGetInfoRequest()),
-            **self._told(self._node.NodeGetCapabilities, csi.NodeGetCapabilitiesRequest()),
+            **self._as_dict(self._identity.GetPluginInfo, csi.GetPluginInfoRequest()),
+            **self._as_dict(self._node.NodeGetInfo, csi.NodeGetInfoRequest()),
+            **self._as_dict(self._node.NodeGetCapabilities, csi.NodeGetCapabilitiesRequest()),
         }
 
     def publish(
@@ -89,10 +89,10 @@ class NodeClient:
         request = csi.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=target)
         self._call(self._node.NodeUnpublishVolume, request)
 
-    def _told(self, method: Any, request: Any) -> dict[str, Any]:  # noqa: ANN401 - generated code
+    def _as_dict(self, method: Any, request: Any) -> dict[str, Any]:  # noqa: ANN401 - generated code
         answer = self._call(method, request)
-        told: dict[str, Any] = MessageToDict(answer, preserving_proto_field_name=True)
-        return told
+        fields: dict[str, Any] = MessageToDict(answer, preserving_proto_field_name=True)
+        return fields
 
     def _call(self, method: Any, request: Any) -> Any:  # noqa: ANN401 - generated code
         try:
@@ -108,23 +108,23 @@ class NodeClient:
 
 def run(argv: Sequence[str]) -> int:
     """`csi-s3 csi ARGV`: the answer as JSON on stdout."""
-    given = _parser().parse_args(argv)
-    with NodeClient(given.endpoint, deadline_s=given.timeout) as client:
-        if given.action == "probe":
-            answer = _probe(client, given.wait)
-        elif given.action == "publish":
+    args = _parser().parse_args(argv)
+    with NodeClient(args.endpoint, deadline_s=args.timeout) as client:
+        if args.action == "probe":
+            answer = _probe(client, args.wait)
+        elif args.action == "publish":
             client.publish(
-                given.volume_id,
-                given.target,
-                attributes=dict(map(_pair, given.attribute)),
-                mount_options=given.mount_option,
-                read_only=given.read_only,
-                access_mode=given.access_mode,
+                args.volume_id,
+                args.target,
+                attributes=dict(map(_pair, args.attribute)),
+                mount_options=args.mount_option,
+                read_only=args.read_only,
+                access_mode=args.access_mode,
             )
-            answer = {"published": given.target}
+            answer = {"published": args.target}
         else:
-            client.unpublish(given.volume_id, given.target)
-            answer = {"unpublished": given.target}
+            client.unpublish(args.volume_id, args.target)
+            answer = {"unpublished": args.target}
     sys.stdout.write(f"{json.dumps(answer)}\n")
     return 0
 

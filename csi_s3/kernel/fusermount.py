@@ -3,7 +3,7 @@
 It opens /dev/fuse, calls mount(2) and hands the descriptor over a socket whose number stands in
 _FUSE_COMMFD (libfuse's util/fusermount.c). Rejected: its option auto_unmount, which does nothing
 for an ordinary user's mount without allow_other (3.14, Linux 6.18: it looks for ENOTCONN as root
-and gets EACCES); `local.mounting` has one of its own.
+and gets EACCES); `local.user_mount` has one of its own.
 """
 
 import os

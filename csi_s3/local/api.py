@@ -16,10 +16,10 @@ from types import TracebackType
 
 from typing_extensions import override
 
-from csi_s3.config.command import parse_command
+from csi_s3.config.mount_command import parse_command
 from csi_s3.errors import BadOptionError, MountError, VolumeError
-from csi_s3.local.mount import worker_log
-from csi_s3.local.session import Session
+from csi_s3.local.command import worker_log
+from csi_s3.local.mount_session import MountSession
 
 OptionValue = str | int | float | bool | os.PathLike[str] | None
 
@@ -71,7 +71,7 @@ class Mount:
         for text in self._command.warnings:
             warnings.warn(text, stacklevel=2)
         self._lock = threading.Lock()
-        self._session: Session | None = None
+        self._session: MountSession | None = None
         self._pid = os.getpid()  # who mounted
 
     @property
@@ -91,7 +91,7 @@ class Mount:
             if self._session is not None:
                 raise MountError(f"{self.directory} is mounted already by this object")
             with worker_log(self._command) as log:
-                self._session = Session.start(self._command, log=log)
+                self._session = MountSession.start(self._command, log=log)
             self._pid = os.getpid()
             atexit.register(self._at_exit)
         return self.directory

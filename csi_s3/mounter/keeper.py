@@ -21,7 +21,7 @@ from typing import Any
 from typing_extensions import override
 
 from csi_s3.aio import blocking
-from csi_s3.config.node import MounterConfig
+from csi_s3.config.programs import MounterConfig
 from csi_s3.errors import (
     BadRequestError,
     InternalError,

@@ -6,8 +6,8 @@ from typing_extensions import override
 
 from csi_s3 import csi_pb2 as csi
 from csi_s3 import csi_pb2_grpc
-from csi_s3.config.attributes import Parsed, parse_volume
 from csi_s3.config.defaults import DefaultOptions
+from csi_s3.config.volume_context import VolumeRequest, parse_volume
 from csi_s3.csi.interceptors import Context
 from csi_s3.errors import BadRequestError
 from csi_s3.kubernetes.pods import PodRef
@@ -64,9 +64,13 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         self, request: csi.NodePublishVolumeRequest, context: Context
     ) -> csi.NodePublishVolumeResponse:
         _require(request, "volume_id", "target_path")
-        parsed, pod = _parsed(request, self._default_options), _pod(request)
+        volume, pod = _parsed(request, self._default_options), _pod(request)
         fresh = await self._volumes.publish(
-            request.volume_id, request.target_path, parsed.config, pod, warnings=parsed.warnings
+            request.volume_id,
+            request.target_path,
+            volume.config,
+            pod,
+            warnings=volume.warnings,
         )
         if fresh:  # kubelet repeats the request every minute or so
             fields = {"volume": request.volume_id, "target": request.target_path}
@@ -134,7 +138,9 @@ def _pod(request: csi.NodePublishVolumeRequest) -> PodRef | None:
     return PodRef(namespace=namespace, name=name, uid=uid)
 
 
-def _parsed(request: csi.NodePublishVolumeRequest, default_options: DefaultOptions) -> Parsed:
+def _parsed(
+    request: csi.NodePublishVolumeRequest, default_options: DefaultOptions
+) -> VolumeRequest:
     """Check the capability, then attributes and options."""
     capability = request.volume_capability
     if not request.HasField("volume_capability"):

@@ -10,7 +10,7 @@ import grpc
 
 from csi_s3 import csi_pb2_grpc
 from csi_s3.config.defaults import FLAG
-from csi_s3.config.node import NodeConfig
+from csi_s3.config.programs import NodeConfig
 from csi_s3.csi.identity_service import IdentityService
 from csi_s3.csi.interceptors import ErrorInterceptor
 from csi_s3.csi.sockets import bound

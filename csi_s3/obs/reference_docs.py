@@ -1,8 +1,8 @@
 """What a person can observe, in words: docs/errors.md and docs/metrics.md.
 
 `python -m csi_s3.obs.reference_docs` writes both; a test compares them with the error tree and the
-list of metrics. Options have a page and a module of their own (`config.describe`): the two packages
-are on one layer.
+list of metrics. Options have a page and a module of their own (`config.option_docs`): the two
+packages are on one layer.
 """
 
 import inspect

@@ -16,8 +16,8 @@ from aiobotocore.session import AioSession
 from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import EndpointProviderError
 
-from csi_s3.config import environment, forms
-from csi_s3.config.given import read_value
+from csi_s3.config import environment, value_types
+from csi_s3.config.option_parser import read_value
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import BadOptionError, CredentialsError, UnsupportedError
 
@@ -174,7 +174,7 @@ def _configured_url(session: AioSession, service: str) -> str | None:
         or profile.get("endpoint_url")
     )
     shown = f"AWS_ENDPOINT_URL_{service.upper()}, AWS_ENDPOINT_URL or the profile's endpoint_url"
-    return str(read_value(shown, forms.URL, found)) if found else None
+    return str(read_value(shown, value_types.URL, found)) if found else None
 
 
 def _flag(session: AioSession, name: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from typing_extensions import override
 
-from csi_s3.config.node import MounterConfig, NodeConfig
+from csi_s3.config.programs import MounterConfig, NodeConfig
 from csi_s3.errors import BadOptionError
 from csi_s3.mounter.memory_shares import MemoryShares
 from tests.chart.rendered import CHART, ROOT, Rendered, containers, environ, render, template

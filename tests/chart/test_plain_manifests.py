@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from csi_s3.config.attributes import parse_volume
+from csi_s3.config.volume_context import parse_volume
 from tests.chart.deploy import PAGE, manifests
 from tests.chart.rendered import ROOT, pod_of
 from tests.chart.test_security import violations

@@ -7,9 +7,9 @@ import jsonschema
 import pytest
 import yaml
 
-from csi_s3.config.attributes import parse_volume
-from csi_s3.config.describe import mount_option_schema
+from csi_s3.config.option_docs import mount_option_schema
 from csi_s3.config.options import OPTIONS, Support
+from csi_s3.config.volume_context import parse_volume
 from csi_s3.errors import BadOptionError
 from tests.chart.rendered import CHART, RefusedError, helm, render
 
@@ -103,7 +103,7 @@ def differing(values: dict, schema: dict, path: str) -> set[str]:
 
 def test_mount_options_in_the_schema_are_those_of_the_table():
     assert SCHEMA["definitions"]["mountOption"] == mount_option_schema(), (
-        "run: python -m csi_s3.config.describe"
+        "run: python -m csi_s3.config.option_docs"
     )
 
 
@@ -112,7 +112,10 @@ def test_schema_and_parser_take_the_same_options(option):
     pattern = re.compile(mount_option_schema()["pattern"])
     for name in (option.name, *option.aliases):
         refused = option.on_volume is Support.REFUSED
-        for item, right in ((name, option.form is None), (f"{name}=1", option.form is not None)):
+        for item, right in (
+            (name, option.value_type is None),
+            (f"{name}=1", option.value_type is not None),
+        ):
             assert bool(pattern.search(item)) is (right and not refused), item
             if not pattern.search(item) and option.on_volume is not Support.DROPPED:
                 with pytest.raises(BadOptionError):

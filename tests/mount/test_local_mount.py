@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from csi_s3.kernel.mountinfo import mount_at
-from csi_s3.local.session import _state_dir
+from csi_s3.local.mount_session import _state_dir
 from tests.mount.command import (
     CSI_S3,
     WITHIN_S,

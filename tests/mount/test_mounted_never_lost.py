@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_s3.local.session import _state_dir
+from csi_s3.local.mount_session import _state_dir
 from tests.faulty import faulty
 from tests.mount.command import WITHIN_S, directory, mount, wait_gone, worker
 from tests.mount.mounted import errno_of, minio

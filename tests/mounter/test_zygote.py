@@ -17,7 +17,7 @@ from tests.mounter.harness import WITHIN_S, ZYGOTE, Node, line
 MOUNTER = """
 import asyncio, sys
 from pathlib import Path
-from csi_s3.config.node import MounterConfig
+from csi_s3.config.programs import MounterConfig
 from csi_s3.mounter import keeper
 from csi_s3.obs import logs
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from csi_s3.config.api_server import ApiServer
-from csi_s3.config.node import NodeConfig
+from csi_s3.config.programs import NodeConfig
 from csi_s3.node import mounter_link, server, volume_mount, volumes
 from csi_s3.obs import logs
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from csi_s3.config.attributes import parse_defaults, parse_volume
+from csi_s3.config.volume_context import parse_defaults, parse_volume
 from csi_s3.errors import BadOptionError
 
 BUCKET = {"bucketName": "data"}

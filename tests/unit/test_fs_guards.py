@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from csi_s3.config.attributes import parse_volume
-from csi_s3.config.command import parse_command
+from csi_s3.config.mount_command import parse_command
+from csi_s3.config.volume_context import parse_volume
 from csi_s3.errors import NotFoundError, NotPermittedError
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, mounts
 

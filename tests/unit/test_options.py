@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from csi_s3.config import forms
-from csi_s3.config.attributes import (
+from csi_s3.config import value_types
+from csi_s3.config.mount_command import MountCommand
+from csi_s3.config.option_docs import default_text, options_markdown
+from csi_s3.config.options import CLASHES, OPTIONS, SPELLINGS, Support
+from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig, canonical
+from csi_s3.config.volume_context import (
     ATTRIBUTES,
     FS_GROUP_DIR_MODE,
     FS_GROUP_FILE_MODE,
     parse_volume,
 )
-from csi_s3.config.command import MountCommand
-from csi_s3.config.describe import default_text, options_markdown
-from csi_s3.config.options import CLASHES, OPTIONS, SPELLINGS, Support
-from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig, canonical
 from csi_s3.errors import BadOptionError
 from csi_s3.link.spec import MountSpec
 
@@ -110,7 +110,7 @@ def test_the_words_about_fs_group_are_the_modes_that_are_set():
 def test_docs_options_md_is_what_the_table_says():
     path = Path(__file__).parents[2] / "docs" / "options.md"
     assert path.read_text(encoding="utf-8") == options_markdown(), (
-        "run: python -m csi_s3.config.describe"
+        "run: python -m csi_s3.config.option_docs"
     )
 
 
@@ -149,8 +149,8 @@ def test_a_row_of_the_docs_reads_as_a_person_would():
     ],
 )
 def test_a_value_is_read(name, text, value):
-    assert read(row(name).form, text) == value
-    assert type(read(row(name).form, text)) is type(value)
+    assert read(row(name).value_type, text) == value
+    assert type(read(row(name).value_type, text)) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_value_is_read(name, text, value):
 )
 def test_a_value_out_of_form_is_refused(name, text):
     with pytest.raises(ValueError):  # noqa: PT011  # the text is for `given` to compose
-        read(row(name).form, text)
+        read(row(name).value_type, text)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_value_out_of_form_is_refused(name, text):
     ["data", "a.b-c", "123", "a" * 63, "my-ap-abcdefghij-s3alias"],
 )
 def test_a_bucket_name_is_taken(name):
-    assert forms.read_bucket(name) == name
+    assert value_types.read_bucket(name) == name
 
 
 @pytest.mark.parametrize(
@@ -259,18 +259,18 @@ def test_a_bucket_name_is_taken(name):
     ],
 )
 def test_what_is_no_bucket_name_is_refused_with_the_reason(name, reason):
-    with pytest.raises(forms.FormError) as caught:
-        forms.read_bucket(name)
+    with pytest.raises(value_types.ValueTypeError) as caught:
+        value_types.read_bucket(name)
     assert str(caught.value) == reason
 
 
 def test_every_default_is_written_in_a_form_that_reads_back():
     for option in OPTIONS:
-        for path in option.sets if option.form else ():
+        for path in option.sets if option.value_type else ():
             head, _, name = path.rpartition(".")
             default = getattr({"bucket": BucketConfig, "tree": TreeConfig}.get(head), name, None)
             if isinstance(default, str | int | float) and default != "":
-                assert option.form.read(option.form.write(default)) == default
+                assert option.value_type.read(option.value_type.write(default)) == default
 
 
 def every_option() -> VolumeConfig:

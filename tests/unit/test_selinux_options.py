@@ -2,9 +2,9 @@
 
 import pytest
 
-from csi_s3.config.attributes import parse_volume
-from csi_s3.config.command import parse_command
+from csi_s3.config.mount_command import parse_command
 from csi_s3.config.volume import canonical
+from csi_s3.config.volume_context import parse_volume
 from csi_s3.errors import BadOptionError
 
 LABEL = "system_u:object_r:container_file_t:s0:c10,c200"

@@ -1,6 +1,6 @@
 """The table in words: docs/options.md, the options of --help, and the chart's mount options.
 
-`python -m csi_s3.config.describe` writes docs/options.md and `mountOption` in the schema of the
+`python -m csi_s3.config.option_docs` writes docs/options.md and `mountOption` in the schema of the
 chart's values; tests compare both with the table.
 """
 
@@ -13,15 +13,16 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from csi_s3.config.attributes import ATTRIBUTES
 from csi_s3.config.options import GROUPS, OPTIONS, Option, Support
 from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
+from csi_s3.config.volume_context import ATTRIBUTES
 
 _INTRO = """\
 # Options
 
-Made from `csi_s3/config/options.py` and `attributes.py` by `python -m csi_s3.config.describe`;
-a test compares. The names are those of Mountpoint for Amazon S3 and of its CSI driver.
+Made from `csi_s3/config/options.py` and `volume_context.py` by
+`python -m csi_s3.config.option_docs`; a test compares. The names are those of Mountpoint for Amazon
+S3 and of its CSI driver.
 
 Each option **works**; or is a **hint**: accepted, with one warning that says what happens in its
 place; or is **refused**, because ignoring it would change identity, safety or meaning; or is
@@ -96,7 +97,7 @@ def mount_option_schema() -> dict[str, str]:
         "|".join(
             re.escape(name).replace("\\-", "-")
             for row in taken
-            if (row.form is None) is is_flag
+            if (row.value_type is None) is is_flag
             for name in (row.name, *row.aliases)
         )
         for is_flag in (True, False)
@@ -112,11 +113,11 @@ def default_text(option: Option) -> str:
     """The default, taken from the field the option sets; the table's words come after it."""
     if Support.WORKS not in {option.on_volume, option.on_command}:
         return ""
-    if option.form is None:
+    if option.value_type is None:
         written = "off"
     else:
         value = _DEFAULTS.get(option.sets[0]) if option.sets else None
-        written = "" if value in {None, ""} else option.form.write(value)
+        written = "" if value in {None, ""} else option.value_type.write(value)
     return "; ".join(filter(None, (written, option.default)))
 
 
@@ -136,7 +137,7 @@ def _option_cells(option: Option) -> tuple[str, ...]:
     names = ", ".join(f"`{name}`" for name in (option.name, *option.aliases))
     return (
         names,
-        "" if option.form is None else option.form.expected,
+        "" if option.value_type is None else option.value_type.expected,
         default_text(option),
         option.on_volume.value,
         option.on_command.value,
@@ -145,7 +146,7 @@ def _option_cells(option: Option) -> tuple[str, ...]:
 
 
 def _attribute_cells(option: Option) -> tuple[str, ...]:
-    expected = "" if option.form is None else option.form.expected
+    expected = "" if option.value_type is None else option.value_type.expected
     return (f"`{option.name}`", expected, option.on_volume.value, _sentence(option))
 
 
@@ -161,9 +162,9 @@ def _row(cells: Iterable[str]) -> str:
 def _help_lines(option: Option) -> str:
     short = next((a for a in option.aliases if a.startswith("-")), "")
     long = f"--{option.name}" if not option.name.startswith("-") else option.name
-    value = "" if option.form is None else f" {option.form.metavar}"
+    value = "" if option.value_type is None else f" {option.value_type.metavar}"
     head = f"  {short + ',' if short else '   '} {long}{value}"
-    default = "" if option.form is None else default_text(option)
+    default = "" if option.value_type is None else default_text(option)
     text = f"{option.help} [{default}]" if default else option.help
     indent = " " * _HELP_COLUMN
     body = textwrap.fill(

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from csi_s3.config.command import FSTAB_WORDS, help_text, parse_command, parse_source, question
+from csi_s3.config.mount_command import (
+    FSTAB_WORDS,
+    help_text,
+    parse_command,
+    parse_source,
+    question,
+)
 from csi_s3.config.options import OPTIONS, Support
 from csi_s3.errors import BadOptionError
 
@@ -66,7 +72,7 @@ def test_every_long_option_that_works_is_read_in_both_spellings():
     for option in OPTIONS:
         if option.on_command is not Support.WORKS or option.name in {"-o", "sse-kms-key-id"}:
             continue
-        if option.form is None:
+        if option.value_type is None:
             parse("data", "/mnt", f"--{option.name}")
             continue
         value = {

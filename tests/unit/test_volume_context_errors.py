@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from csi_s3.config.attributes import parse_volume
+from csi_s3.config.volume_context import parse_volume
 from csi_s3.errors import BadOptionError, Status
 
 BUCKET = {"bucketName": "data"}

@@ -5,12 +5,12 @@ import subprocess
 
 import pytest
 
-from csi_s3.config.command import parse_command
+from csi_s3.config.mount_command import parse_command
 from csi_s3.errors import MountError
 from csi_s3.kernel.mountinfo import mount_at
 from csi_s3.local import driver
 from csi_s3.local.driver import Driver
-from csi_s3.local.mounting import opened
+from csi_s3.local.user_mount import opened
 from tests.mount.command import WITHIN_S, directory
 
 __all__ = ["directory"]

@@ -1,4 +1,4 @@
-"""How the values of options are written: one `Form` per kind of value.
+"""How the values of options are written: one `ValueType` per kind of value.
 
 Apart from the table so that the table stays a table. Numbers are read by regular expression:
 int() and float() also take blanks, underscores, `1e3`, `nan` and digits of other scripts, none
@@ -24,17 +24,17 @@ MAX_MODE = 0o777
 MAX_TTL_S = 100 * 365 * 24 * 3600  # Mountpoint's limit: 100 years
 
 
-class FormError(ValueError):
+class ValueTypeError(ValueError):
     """A value is not of its form; the text, if any, says why in this case."""
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class ValueType:
     """One kind of value.
 
     metavar: stands for the value in `--help`.
     expected: the words after "expected" in an error.
-    read: text to value; raises ValueError (a FormError with text where the reason helps).
+    read: text to value; raises ValueError (a ValueTypeError with text where the reason helps).
     write: value to text, such that read(write(value)) == value.
     """
 
@@ -44,86 +44,88 @@ class Form:
     write: Callable[[Any], str] = str
 
 
-def integer(low: int, high: int, *, metavar: str = "N", unit: str = "", factor: int = 1) -> Form:
+def integer(
+    low: int, high: int, *, metavar: str = "N", unit: str = "", factor: int = 1
+) -> ValueType:
     """Whole numbers; `factor` turns the unit of the option into that of the config."""
 
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,20}", text) or not low <= int(text) <= high:
-            raise FormError
+            raise ValueTypeError
         return int(text) * factor
 
     words = f"an integer from {low} to {high}" + (f" ({unit})" if unit else "")
-    return Form(metavar, words, read, lambda value: str(value // factor))
+    return ValueType(metavar, words, read, lambda value: str(value // factor))
 
 
-def seconds(high: int, *, words: bool = False) -> Form:
+def seconds(high: int, *, words: bool = False) -> ValueType:
     """Seconds, with decimals; with `words` also `minimal` (0) and `indefinite` (infinity)."""
 
     def read(text: str) -> float:
         if words and text in _TTL_WORDS:
             return _TTL_WORDS[text]
         if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,9})?", text) or float(text) > high:
-            raise FormError
+            raise ValueTypeError
         return float(text)
 
     def write(value: float) -> str:
         return "indefinite" if math.isinf(value) else f"{value:.9f}".rstrip("0").rstrip(".")
 
     expected = f"seconds from 0 to {high}" + (", minimal or indefinite" if words else "")
-    return Form("SECONDS", expected, read, write)
+    return ValueType("SECONDS", expected, read, write)
 
 
 _TTL_WORDS = {"minimal": 0.0, "indefinite": math.inf}
 
 
-def choice(*words: str, note: str = "") -> Form:
+def choice(*words: str, note: str = "") -> ValueType:
     def read(text: str) -> str:
         if text not in words:
-            raise FormError
+            raise ValueTypeError
         return text
 
     listed = " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-    return Form("|".join(words), f"{listed} {note}".rstrip(), read)
+    return ValueType("|".join(words), f"{listed} {note}".rstrip(), read)
 
 
-def pattern(metavar: str, expected: str, regex: str) -> Form:
+def pattern(metavar: str, expected: str, regex: str) -> ValueType:
     def read(text: str) -> str:
         if not re.fullmatch(regex, text):
-            raise FormError
+            raise ValueTypeError
         return text
 
-    return Form(metavar, expected, read)
+    return ValueType(metavar, expected, read)
 
 
 def _read_switch(text: str) -> bool:
     if text not in {"on", "off"}:
-        raise FormError
+        raise ValueTypeError
     return text == "on"
 
 
 def _read_octal(text: str) -> int:
     if not re.fullmatch(r"[0-7]{1,5}", text) or int(text, 8) > MAX_MODE:
-        raise FormError
+        raise ValueTypeError
     return int(text, 8)
 
 
 def _read_path(text: str) -> str:
     if not text.startswith("/") or "\0" in text:
-        raise FormError
+        raise ValueTypeError
     text.encode()
     return str(PurePosixPath(text))
 
 
 def _read_url(text: str) -> str:
     if not re.fullmatch(r"[!-~]+", text):
-        raise FormError
+        raise ValueTypeError
     url = urlsplit(text)
     if url.scheme not in {"http", "https"} or not url.hostname or url.port == 0:
-        raise FormError
+        raise ValueTypeError
     if url.username is not None or url.password is not None:
-        raise FormError("credentials do not belong into a URL")
+        raise ValueTypeError("credentials do not belong into a URL")
     if "?" in text or "#" in text:
-        raise FormError
+        raise ValueTypeError
     return text.rstrip("/")
 
 
@@ -132,14 +134,14 @@ def read_prefix(text: str) -> str:
     if text == "":
         return ""
     if text.startswith("/"):
-        raise FormError("leave out the leading '/'")
+        raise ValueTypeError("leave out the leading '/'")
     if re.fullmatch(r"""(["']).*\1""", text, re.DOTALL):  # no shell takes them away
-        raise FormError("leave out the quotes: they would be part of every key")
+        raise ValueTypeError("leave out the quotes: they would be part of every key")
     prefix = text if text.endswith("/") else f"{text}/"
     if "\0" in prefix or any(part in {"", ".", ".."} for part in prefix[:-1].split("/")):
-        raise FormError("a directory cannot show such a key")
+        raise ValueTypeError("a directory cannot show such a key")
     if len(prefix.encode()) >= MAX_KEY_BYTES:
-        raise FormError(f"a key has at most {MAX_KEY_BYTES} bytes")
+        raise ValueTypeError(f"a key has at most {MAX_KEY_BYTES} bytes")
     return prefix
 
 
@@ -152,16 +154,16 @@ def read_bucket(text: str) -> str:
     stands wherever a bucket's name does.
     """
     if text.startswith("arn:"):
-        raise FormError(_instead_of_arn(text))
+        raise ValueTypeError(_instead_of_arn(text))
     if "/" in text:
-        raise FormError("the name alone; what comes after it is the option prefix")
+        raise ValueTypeError("the name alone; what comes after it is the option prefix")
     for suffix, what in _OTHER_BUCKETS.items():
         if text.endswith(suffix):
-            raise FormError(f"{what} are not served yet")
+            raise ValueTypeError(f"{what} are not served yet")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text) or ".." in text:
-        raise FormError
+        raise ValueTypeError
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text):
-        raise FormError("an IP address is no bucket name")
+        raise ValueTypeError("an IP address is no bucket name")
     return text
 
 
@@ -193,19 +195,19 @@ def _read_label(text: str) -> str:
     """An SELinux label; kubelet and mount(8) write it in quotes, because levels have commas."""
     bare = text[1:-1] if re.fullmatch('".*"', text) else text
     if not re.fullmatch(r"([A-Za-z0-9_.-]+:){2}[A-Za-z0-9_.-]+(:[A-Za-z0-9_.,:-]+)?", bare):
-        raise FormError
+        raise ValueTypeError
     return bare
 
 
-ANY = Form("VALUE", "a value", str)
-SWITCH = Form("on|off", "on or off", _read_switch, lambda value: "on" if value else "off")
-OCTAL = Form("MODE", "octal from 0 to 0777", _read_octal, lambda value: f"{value:04o}")
-PATH = Form("PATH", "an absolute path", _read_path)
-URL = Form("URL", "http:// or https:// with a host, and no user, query or fragment", _read_url)
-PREFIX = Form(
+ANY = ValueType("VALUE", "a value", str)
+SWITCH = ValueType("on|off", "on or off", _read_switch, lambda value: "on" if value else "off")
+OCTAL = ValueType("MODE", "octal from 0 to 0777", _read_octal, lambda value: f"{value:04o}")
+PATH = ValueType("PATH", "an absolute path", _read_path)
+URL = ValueType("URL", "http:// or https:// with a host, and no user, query or fragment", _read_url)
+PREFIX = ValueType(
     "PREFIX", "a key prefix such as data/sales/, no part of it empty, . or ..", read_prefix
 )
-BUCKET = Form(
+BUCKET = ValueType(
     "BUCKET",
     "a bucket name: 3 to 63 of a-z 0-9 . -, a letter or digit at both ends",
     read_bucket,
@@ -225,6 +227,6 @@ KMS_KEY = pattern(
     "a key's full ARN, arn:aws:kms:REGION:ACCOUNT:key/ID (other stores: their key's name)",
     r"[A-Za-z0-9:/_.-]{1,2048}",
 )
-LABEL = Form("LABEL", "an SELinux label, user:role:type or user:role:type:level", _read_label)
+LABEL = ValueType("LABEL", "an SELinux label, user:role:type or user:role:type:level", _read_label)
 PROFILE = pattern("NAME", "a profile's name, printable, without [ and ]", r"[ -Z\\^-~]{1,256}")
 AGENT = pattern("TEXT", "up to 256 printable ASCII characters", r"[ -~]{1,256}")

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
-from csi_s3.config.command import MountCommand
 from csi_s3.config.environment import state_home
+from csi_s3.config.mount_command import MountCommand
 from csi_s3.errors import StoreTimeoutError, VolumeError, WorkerDiedError
 from csi_s3.kernel import mount, tuning
 from csi_s3.link.channel import Channel
 from csi_s3.link.report import Report, State
 from csi_s3.link.spec import MountSpec
-from csi_s3.local.directory import claimed
-from csi_s3.local.mounting import OpenMount, opened, unmount
+from csi_s3.local.mount_point import claimed
+from csi_s3.local.user_mount import OpenMount, opened, unmount
 
 INIT_WITHIN_S = 10.0
 SERVING_WITHIN_S = 100.0  # the worker gives up on a silent bucket before, and says it better
@@ -36,7 +36,7 @@ END_WITHIN_S = 10.0  # for a worker that has said its last word
 T = TypeVar("T")
 
 
-class Session:
+class MountSession:
     """A mount and its worker, from `start` to `stop` or until the worker ends by itself.
 
     Concurrency: one caller at a time, from any thread; no event loop is needed, one that runs in

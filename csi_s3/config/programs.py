@@ -14,9 +14,9 @@ from typing import NoReturn, Self
 from typing_extensions import override
 
 from csi_s3.config.api_server import ApiServer, in_cluster
-from csi_s3.config.attributes import parse_defaults
 from csi_s3.config.defaults import DefaultOptions
-from csi_s3.config.given import split_commas
+from csi_s3.config.option_parser import split_commas
+from csi_s3.config.volume_context import parse_defaults
 from csi_s3.errors import BadOptionError
 
 DRIVER_NAME = "s3.csi.aws.com"  # manifests written for the AWS driver work unchanged
@@ -103,24 +103,24 @@ class NodeConfig:
         parser.optional("--max-volumes", "N", "the mounter's, for the cluster's scheduler")
         parser.optional("--startup-taint", "KEY", "taint to take from this node when it is ready")
         parser.flag("--events", "on|off", "post Events on pods whose volumes fail", "off")
-        given = parser.read(argv)
-        endpoint = _endpoint(given["endpoint"])
-        taint, events = _taint(given["startup_taint"]), _switch("--events", given["events"])
+        values = parser.read(argv)
+        endpoint = _endpoint(values["endpoint"])
+        taint, events = _taint(values["startup_taint"]), _switch("--events", values["events"])
         return cls(
             endpoint=endpoint,
-            node_id=_node_id(given["node_id"]),
-            state_dir=_absolute("--state-dir", given["state_dir"]),
-            kubelet_dir=_absolute("--kubelet-dir", given["kubelet_dir"]),
-            mounter=_absolute("--mounter", given["mounter"]),
-            driver_name=_driver_name(given["driver_name"]),
-            mounter_uid=_uid(given["mounter_uid"]),
-            registration_dir=_directory("--registration-dir", given["registration_dir"]),
+            node_id=_node_id(values["node_id"]),
+            state_dir=_absolute("--state-dir", values["state_dir"]),
+            kubelet_dir=_absolute("--kubelet-dir", values["kubelet_dir"]),
+            mounter=_absolute("--mounter", values["mounter"]),
+            driver_name=_driver_name(values["driver_name"]),
+            mounter_uid=_uid(values["mounter_uid"]),
+            registration_dir=_directory("--registration-dir", values["registration_dir"]),
             kubelet_endpoint=_absolute(
-                "--kubelet-endpoint", given["kubelet_endpoint"] or str(endpoint)
+                "--kubelet-endpoint", values["kubelet_endpoint"] or str(endpoint)
             ),
-            http_address=_address(given["http_address"]),
-            default_mount_options=parse_defaults(_items(given["default_mount_options"])),
-            max_volumes=_max_volumes(given["max_volumes"]) if given["max_volumes"] else None,
+            http_address=_address(values["http_address"]),
+            default_mount_options=parse_defaults(_items(values["default_mount_options"])),
+            max_volumes=_max_volumes(values["max_volumes"]) if values["max_volumes"] else None,
             startup_taint=taint,
             events=events,
             api_server=in_cluster(environ) if taint or events else None,
@@ -153,13 +153,13 @@ class MounterConfig:
         parser.optional("--memory-limit", "BYTES", "memory limit of this pod")
         parser.flag("--max-volumes", "N", "volumes that share the limit", str(_MAX_VOLUMES))
         parser.optional("--credentials-dir", "DIR", "a mounted Secret: key_id, access_key, ...")
-        given = parser.read(argv)
+        values = parser.read(argv)
         return cls(
-            socket=_absolute("--socket", given["socket"]),
-            http_address=_address(given["http_address"]),
-            memory_limit=_memory_limit(given["memory_limit"]),
-            max_volumes=_max_volumes(given["max_volumes"]),
-            credentials_dir=_directory("--credentials-dir", given["credentials_dir"]),
+            socket=_absolute("--socket", values["socket"]),
+            http_address=_address(values["http_address"]),
+            memory_limit=_memory_limit(values["memory_limit"]),
+            max_volumes=_max_volumes(values["max_volumes"]),
+            credentials_dir=_directory("--credentials-dir", values["credentials_dir"]),
         )
 
 
@@ -189,11 +189,11 @@ class _Flags(argparse.ArgumentParser):
         )
 
     def read(self, argv: Sequence[str]) -> dict[str, str]:
-        given = vars(self.parse_args(list(argv)))
+        values = vars(self.parse_args(list(argv)))
         for name, variable in self._variables.items():
-            if name not in self._optional and not given[name[2:].replace("-", "_")]:
+            if name not in self._optional and not values[name[2:].replace("-", "_")]:
                 raise BadOptionError(f"{name} is missing", f"give {name} or set {variable}")
-        return given
+        return values
 
     @override
     def error(self, message: str) -> NoReturn:

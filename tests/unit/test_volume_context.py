@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from csi_s3.config.attributes import parse_volume
-from csi_s3.config.given import split_item
+from csi_s3.config.option_parser import split_item
 from csi_s3.config.options import OPTIONS
+from csi_s3.config.volume_context import parse_volume
 from csi_s3.errors import BadOptionError
 
 BUCKET = {"bucketName": "data"}

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from csi_s3.config.command import MountCommand
+from csi_s3.config.mount_command import MountCommand
 from csi_s3.errors import MountError
 from csi_s3.link.report import Report
-from csi_s3.local.session import Session
+from csi_s3.local.mount_session import MountSession
 
 SYSLOG = Path("/dev/log")
 
@@ -32,7 +32,7 @@ def run(command: MountCommand) -> int:
         sys.stderr.write(f"csi-s3: warning: {warning}\n")
     signal.signal(signal.SIGTERM, _terminated)
     with worker_log(command) as log:
-        session = Session.start(command, log=log)
+        session = MountSession.start(command, log=log)
     if not command.foreground:
         _say_mounted(command)
         return 0
@@ -98,7 +98,7 @@ def _log_file(directory: Path) -> int:
     return fd
 
 
-async def _foreground(session: Session, command: MountCommand) -> Report | None:
+async def _foreground(session: MountSession, command: MountCommand) -> Report | None:
     """Until somebody unmounts, or a signal asks to stop; a second signal does not wait."""
     asked = asyncio.Event()
 
@@ -117,7 +117,7 @@ async def _foreground(session: Session, command: MountCommand) -> Report | None:
     return report
 
 
-async def _stop_when(asked: asyncio.Event, session: Session) -> None:
+async def _stop_when(asked: asyncio.Event, session: MountSession) -> None:
     await asked.wait()
     await session.ask_to_stop()
     await asyncio.sleep(session.stop_within_s)

@@ -9,11 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from csi_s3.config import forms
+from csi_s3.config import value_types
 from csi_s3.config.defaults import FLAG, DefaultOptions, blame
-from csi_s3.config.forms import Value, choice
-from csi_s3.config.given import Given, config, fields_of, read_value, split_commas, split_item
+from csi_s3.config.option_parser import (
+    OptionParser,
+    config,
+    fields_of,
+    read_value,
+    split_commas,
+    split_item,
+)
 from csi_s3.config.options import OPTIONS, SPELLINGS, Option, Place, hint, refused
+from csi_s3.config.value_types import Value, choice
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import BadOptionError
 
@@ -29,33 +36,37 @@ _POD_WHY = "volumes share the driver's mounter; give it resources in the chart"
 _PROXY_WHY = "proxies are set for the whole mounter, as HTTPS_PROXY and NO_PROXY in its environment"
 
 ATTRIBUTES: tuple[Option, ...] = (
-    Option("bucketName", "The bucket, or an access point's alias. Required.", forms.BUCKET,
+    Option("bucketName", "The bucket, or an access point's alias. Required.", value_types.BUCKET,
            sets=("bucket.bucket",)),
     Option("authenticationSource", "Whose identity asks S3: the driver's.",
            choice("driver", note="(a pod's or a secret's identity is not built yet)"),
            default="driver"),
-    hint("stsRegion", "Region of STS for a pod's identity.", forms.ANY,
+    hint("stsRegion", "Region of STS for a pod's identity.", value_types.ANY,
          why="it matters to a pod's identity only"),
-    hint("cache", "Kind of the disk cache.", forms.ANY, why=_CACHE_WHY),
-    hint("cacheEmptyDirSizeLimit", "Size of the disk cache.", forms.ANY, why=_CACHE_WHY),
-    hint("cacheEmptyDirMedium", "Medium of the disk cache.", forms.ANY, why=_CACHE_WHY),
-    hint("cacheEphemeralStorageClassName", "Storage class of the disk cache.", forms.ANY,
+    hint("cache", "Kind of the disk cache.", value_types.ANY, why=_CACHE_WHY),
+    hint("cacheEmptyDirSizeLimit", "Size of the disk cache.", value_types.ANY, why=_CACHE_WHY),
+    hint("cacheEmptyDirMedium", "Medium of the disk cache.", value_types.ANY, why=_CACHE_WHY),
+    hint("cacheEphemeralStorageClassName", "Storage class of the disk cache.", value_types.ANY,
          why=_CACHE_WHY),
-    hint("cacheEphemeralStorageResourceRequest", "Size of the disk cache.", forms.ANY,
+    hint("cacheEphemeralStorageResourceRequest", "Size of the disk cache.", value_types.ANY,
          why=_CACHE_WHY),
-    refused("mountpointPodServiceAccountName", "Service account of the serving pod.", forms.ANY,
+    refused("mountpointPodServiceAccountName", "Service account of the serving pod.",
+            value_types.ANY,
             why="all volumes have the identity of the driver's own service account"),
-    hint("mountpointContainerResourcesRequestsCpu", "CPU request.", forms.ANY, why=_POD_WHY),
-    hint("mountpointContainerResourcesRequestsMemory", "Memory request.", forms.ANY, why=_POD_WHY),
-    hint("mountpointContainerResourcesLimitsCpu", "CPU limit.", forms.ANY, why=_POD_WHY),
-    hint("mountpointContainerResourcesLimitsMemory", "Memory limit.", forms.ANY, why=_POD_WHY),
-    refused("mountpointEnv.HTTPS_PROXY", "Proxy for requests to S3.", forms.ANY, why=_PROXY_WHY),
-    refused("mountpointEnv.NO_PROXY", "Hosts that need no proxy.", forms.ANY, why=_PROXY_WHY),
+    hint("mountpointContainerResourcesRequestsCpu", "CPU request.", value_types.ANY, why=_POD_WHY),
+    hint("mountpointContainerResourcesRequestsMemory", "Memory request.", value_types.ANY,
+         why=_POD_WHY),
+    hint("mountpointContainerResourcesLimitsCpu", "CPU limit.", value_types.ANY, why=_POD_WHY),
+    hint("mountpointContainerResourcesLimitsMemory", "Memory limit.", value_types.ANY,
+         why=_POD_WHY),
+    refused("mountpointEnv.HTTPS_PROXY", "Proxy for requests to S3.", value_types.ANY,
+            why=_PROXY_WHY),
+    refused("mountpointEnv.NO_PROXY", "Hosts that need no proxy.", value_types.ANY, why=_PROXY_WHY),
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parsed:
+class VolumeRequest:
     """warnings: one sentence for each hint, in a fixed order, for the log and an Event."""
 
     config: VolumeConfig
@@ -69,7 +80,7 @@ def parse_volume(
     volume_mount_group: str = "",
     readonly: bool = False,
     default_options: DefaultOptions = DefaultOptions(),  # noqa: B008 - frozen
-) -> Parsed:
+) -> VolumeRequest:
     """Read NodePublishVolume's volume_context and its capability's mount_flags, in any order.
 
     default_options: give way to fsGroup, as the program's own defaults do, and to mount_flags.
@@ -90,11 +101,11 @@ def parse_volume(
         **_group_defaults(volume_mount_group),
     }
     try:
-        parsed = config(options.values, OPTIONS, defaults)
+        volume_config = config(options.values, OPTIONS, defaults)
     except BadOptionError as exc:
         hints = filter(None, (exc.hint, blame(exc.what, kept)))
         raise BadOptionError(exc.what, "; ".join(hints)) from exc
-    return Parsed(config=parsed, warnings=(*attributes.warnings, *options.warnings))
+    return VolumeRequest(config=volume_config, warnings=(*attributes.warnings, *options.warnings))
 
 
 def parse_defaults(items: Sequence[str]) -> DefaultOptions:
@@ -112,34 +123,36 @@ def parse_defaults(items: Sequence[str]) -> DefaultOptions:
     return DefaultOptions(values=options.values, warnings=options.warnings)
 
 
-def _options(items: Sequence[str]) -> Given:
-    given = Given(Place.VOLUME, OPTIONS, elsewhere="docs/options.md lists the options there are")
-    for item in chain.from_iterable(_split_list(item, given) for item in items):
+def _options(items: Sequence[str]) -> OptionParser:
+    options = OptionParser(
+        Place.VOLUME, OPTIONS, elsewhere="docs/options.md lists the options there are"
+    )
+    for item in chain.from_iterable(_split_list(item, options) for item in items):
         name, text = split_item(item)
         _refuse_misplaced(name, item)
-        given.add(name, text)
-    return given
+        options.add(name, text)
+    return options
 
 
-def _attributes(volume_context: Mapping[str, str]) -> Given:
-    given = Given(
+def _attributes(volume_context: Mapping[str, str]) -> OptionParser:
+    options = OptionParser(
         Place.ATTRIBUTE, ATTRIBUTES, elsewhere="docs/options.md lists the attributes there are"
     )
     for name, text in sorted(volume_context.items()):  # a map: of two errors always the same one
         if name.startswith(KUBERNETES_PREFIXES):
             continue
         meant = _MEANT.get(name.lower(), name.lower())
-        if given.find(name) is None and meant in SPELLINGS:
+        if options.find(name) is None and meant in SPELLINGS:
             raise BadOptionError(
                 f"volume attribute {name} is not known",
                 f"{meant} is a mount option: put it into the volume's mountOptions",
             )
-        given.add(name, text)
-    if "bucketName" not in given.values:
+        options.add(name, text)
+    if "bucketName" not in options.values:
         raise BadOptionError(
-            "volume attribute bucketName is missing", f"expected {forms.BUCKET.expected}"
+            "volume attribute bucketName is missing", f"expected {value_types.BUCKET.expected}"
         )
-    return given
+    return options
 
 
 def _group_defaults(volume_mount_group: str) -> dict[str, Value]:
@@ -147,13 +160,13 @@ def _group_defaults(volume_mount_group: str) -> dict[str, Value]:
     if not volume_mount_group:
         return {}
     return {
-        "tree.gid": read_value("volume_mount_group (fsGroup)", forms.ID, volume_mount_group),
+        "tree.gid": read_value("volume_mount_group (fsGroup)", value_types.ID, volume_mount_group),
         "tree.dir_mode": FS_GROUP_DIR_MODE,
         "tree.file_mode": FS_GROUP_FILE_MODE,
     }
 
 
-def _split_list(item: str, options: Given) -> list[str]:
+def _split_list(item: str, options: OptionParser) -> list[str]:
     """Split at commas if every piece is then a known option with a value where it takes one.
 
     Else the commas belong to the value, as in `prefix=a,b/`; where there is no value to hold

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from csi_s3.config.command import MountCommand
+from csi_s3.config.mount_command import MountCommand
 from csi_s3.errors import BadOptionError, MountError
 from csi_s3.kernel import fusermount, mount
 from csi_s3.kernel.mountinfo import mount_at

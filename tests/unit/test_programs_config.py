@@ -4,7 +4,7 @@ import pytest
 
 from csi_s3.config.api_server import ApiServer, in_cluster
 from csi_s3.config.defaults import DefaultOptions
-from csi_s3.config.node import MounterConfig, NodeConfig
+from csi_s3.config.programs import MounterConfig, NodeConfig
 from csi_s3.errors import BadOptionError
 
 FLAGS = {

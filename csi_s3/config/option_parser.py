@@ -1,7 +1,7 @@
 """From options as they were given to a `VolumeConfig`: the one path of volumes and command line.
 
-`Given` collects options in any order and refuses at once what is unknown, malformed, refused or
-in contradiction with what it has; `config` checks what only the whole can show.
+`OptionParser` collects options in any order and refuses at once what is unknown, malformed, refused
+or in contradiction with what it has; `config` checks what only the whole can show.
 """
 
 import difflib
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from csi_s3.config.forms import Form, FormError, Value
 from csi_s3.config.options import CLASHES, Option, Place, Support, by_spelling
+from csi_s3.config.value_types import Value, ValueType, ValueTypeError
 from csi_s3.config.volume import MIB, BucketConfig, TreeConfig, VolumeConfig
 from csi_s3.errors import BadOptionError
 
@@ -21,7 +21,7 @@ _SHOWN_CHARS = 200
 _COMMA_HINT = "a list is split at its commas only where each piece is a known option"
 
 
-class Given:
+class OptionParser:
     """The options of one volume or command line.
 
     Owned by the parser that fills it. `values` has what works, by option name; `warnings` one
@@ -47,7 +47,7 @@ class Given:
     def is_spelling(self, name: str, text: str | None) -> bool:
         """Ask whether this is a known option with a value exactly where it takes one."""
         option = self.find(name)
-        return option is not None and (option.form is None) == (text is None)
+        return option is not None and (option.value_type is None) == (text is None)
 
     def add(self, spelling: str, text: str | None) -> None:
         """Take one option; text is None where no value was given.
@@ -76,7 +76,7 @@ class Given:
         self._texts[option.name] = text or ""
 
     def _read(self, option: Option, shown: str, text: str | None) -> Value:
-        if option.form is None:
+        if option.value_type is None:
             if text is not None:
                 raise BadOptionError(
                     f"{shown}={quoted(text)} is not valid",
@@ -84,8 +84,8 @@ class Given:
                 )
             return True
         if text is None:
-            raise BadOptionError(f"{shown} has no value", f"expected {option.form.expected}")
-        return read_value(shown, option.form, text)
+            raise BadOptionError(f"{shown} has no value", f"expected {option.value_type.expected}")
+        return read_value(shown, option.value_type, text)
 
     def _unknown(self, spelling: str, text: str | None) -> BadOptionError:
         value = "" if text is None or _SECRET.search(spelling) else f" (value {quoted(text)})"
@@ -101,9 +101,9 @@ class Given:
         if not near:
             return BadOptionError(what, self._elsewhere)
         option = self._spellings[lowered[near[0]]]
-        form = "no value" if option.form is None else option.form.expected
+        value_type = "no value" if option.value_type is None else option.value_type.expected
         meant = self._place.name_of(option.name).split()[-1]
-        return BadOptionError(what, f"did you mean {meant}? It takes {form}")
+        return BadOptionError(what, f"did you mean {meant}? It takes {value_type}")
 
 
 def split_item(item: str) -> tuple[str, str | None]:
@@ -125,7 +125,7 @@ def split_commas(text: str) -> list[str]:
     return [piece for piece in re.findall(r'(?:="[^"]*"|[^,])+', text) if piece.strip()]
 
 
-def read_value(shown: str, form: Form, text: str) -> Value:
+def read_value(shown: str, value_type: ValueType, text: str) -> Value:
     """Read one value.
 
     Raises:
@@ -133,11 +133,11 @@ def read_value(shown: str, form: Form, text: str) -> Value:
 
     """
     try:
-        return form.read(text)
+        return value_type.read(text)
     except ValueError as exc:
-        # Only a FormError's text is written for people; urlsplit and encode raise others.
-        said = str(exc) if isinstance(exc, FormError) else ""
-        hints = [f"expected {form.expected}", said, _COMMA_HINT if "," in text else ""]
+        # Only a ValueTypeError's text is written for people; urlsplit and encode raise others.
+        said = str(exc) if isinstance(exc, ValueTypeError) else ""
+        hints = [f"expected {value_type.expected}", said, _COMMA_HINT if "," in text else ""]
         raise BadOptionError(
             f"{shown}={quoted(text)} is not valid", "; ".join(filter(None, hints))
         ) from exc

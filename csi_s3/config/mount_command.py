@@ -11,11 +11,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from csi_s3.config import forms
-from csi_s3.config.describe import options_text
-from csi_s3.config.forms import Value
-from csi_s3.config.given import Given, command_fields, config, quoted, read_value, split_item
+from csi_s3.config import value_types
+from csi_s3.config.option_docs import options_text
+from csi_s3.config.option_parser import (
+    OptionParser,
+    command_fields,
+    config,
+    quoted,
+    read_value,
+    split_item,
+)
 from csi_s3.config.options import OPTIONS, Place
+from csi_s3.config.value_types import Value
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import BadOptionError
 
@@ -62,7 +69,7 @@ class MountCommand:
 
 def question(argv: Sequence[str]) -> str | None:
     """The text to print in place of mounting, if the command line asks for help or the version."""
-    for name, _ in _tokens(argv, _given()):
+    for name, _ in _tokens(argv, _parser()):
         if name in {"help", "-h"}:
             return help_text()
         if name in {"version", "-V"}:
@@ -77,21 +84,21 @@ def parse_command(argv: Sequence[str], *, uid: int, gid: int, helper: bool = Fal
     helper: called by mount(8), whose -f means a dry run.
 
     Raises:
-        BadOptionError: as `attributes.parse_volume`, or a positional is missing or too much.
+        BadOptionError: as `volume_context.parse_volume`, or a positional is missing or too much.
 
     """
-    given, positionals = _given(), []
-    for name, text in _tokens(argv, given):
+    parser, positionals = _parser(), []
+    for name, text in _tokens(argv, parser):
         if name is None:
             positionals.append(text or "")
         elif helper and name == "-f":
             raise BadOptionError("mount -f is refused", "a dry run cannot be done here")
         elif name == "-o":
-            _add_list(text, given)
+            _add_list(text, parser)
         elif name not in _HELPER_FLAGS:
-            _add(name, text, given)
+            _add(name, text, parser)
     source, directory = _positionals(positionals)
-    bucket, prefix = _source(source, given)
+    bucket, prefix = _source(source, parser)
     defaults: dict[str, Value] = {
         "allow_other": False,
         "tree.uid": uid,
@@ -100,10 +107,10 @@ def parse_command(argv: Sequence[str], *, uid: int, gid: int, helper: bool = Fal
         "bucket.prefix": prefix,
     }
     return MountCommand(
-        config=config(given.values, OPTIONS, defaults),
+        config=config(parser.values, OPTIONS, defaults),
         directory=directory,
-        warnings=given.warnings,
-        **command_fields(given.values, OPTIONS),
+        warnings=parser.warnings,
+        **command_fields(parser.values, OPTIONS),
     )
 
 
@@ -120,8 +127,8 @@ def parse_source(text: str) -> tuple[str, str]:
     elif re.match(r"[a-z0-9]+://", text):
         raise BadOptionError(f"source {quoted(text)} is not valid", f"expected {USAGE.split()[1]}")
     return (
-        str(read_value("source bucket", forms.BUCKET, bucket)),
-        str(read_value("source prefix", forms.PREFIX, prefix)),
+        str(read_value("source bucket", value_types.BUCKET, bucket)),
+        str(read_value("source prefix", value_types.PREFIX, prefix)),
     )
 
 
@@ -135,8 +142,8 @@ def help_text() -> str:
     )
 
 
-def _given() -> Given:
-    return Given(Place.COMMAND, OPTIONS, elsewhere="--help lists the options there are")
+def _parser() -> OptionParser:
+    return OptionParser(Place.COMMAND, OPTIONS, elsewhere="--help lists the options there are")
 
 
 def _positionals(found: Sequence[str]) -> tuple[str, str]:
@@ -151,9 +158,9 @@ def _positionals(found: Sequence[str]) -> tuple[str, str]:
     return source, directory
 
 
-def _source(text: str, given: Given) -> tuple[str, str]:
+def _source(text: str, parser: OptionParser) -> tuple[str, str]:
     bucket, prefix = parse_source(text)
-    option = given.values.get("prefix", prefix)
+    option = parser.values.get("prefix", prefix)
     if prefix and option != prefix:
         raise BadOptionError(
             f"{quoted(text)} and --prefix={option!r} name two prefixes", "keep one"
@@ -161,7 +168,7 @@ def _source(text: str, given: Given) -> tuple[str, str]:
     return bucket, prefix
 
 
-def _tokens(argv: Sequence[str], given: Given) -> Iterator[tuple[str | None, str | None]]:
+def _tokens(argv: Sequence[str], parser: OptionParser) -> Iterator[tuple[str | None, str | None]]:
     """Yield (spelling, value or None) for each option and (None, text) for each positional.
 
     Long: --name, --name=value, --name value. Short: -f, -fd, -l value, -lvalue. A value that
@@ -175,42 +182,42 @@ def _tokens(argv: Sequence[str], given: Given) -> Iterator[tuple[str | None, str
             return
         if arg.startswith("--"):
             name, separator, text = arg.removeprefix("--").partition("=")
-            value = text if separator else _next_value(name, rest, given)
+            value = text if separator else _next_value(name, rest, parser)
             yield name, value
         elif arg.startswith("-") and arg != "-":
-            yield from _short(arg, rest, given)
+            yield from _short(arg, rest, parser)
         else:
             yield None, arg
 
 
-def _short(arg: str, rest: deque[str], given: Given) -> Iterator[tuple[str, str | None]]:
+def _short(arg: str, rest: deque[str], parser: OptionParser) -> Iterator[tuple[str, str | None]]:
     for at, letter in enumerate(arg[1:], start=1):
         name, glued = f"-{letter}", arg[at + 1 :]
-        if name not in _HELPER_FLAGS and given.find(name) is None:
+        if name not in _HELPER_FLAGS and parser.find(name) is None:
             yield arg, None
             return
-        if glued and _takes_value(name, given):
+        if glued and _takes_value(name, parser):
             yield name, glued.removeprefix("=")
             return
-        yield name, _next_value(name, rest, given)
+        yield name, _next_value(name, rest, parser)
 
 
-def _takes_value(name: str, given: Given) -> bool:
-    option = given.find(name)
-    return option is not None and option.form is not None
+def _takes_value(name: str, parser: OptionParser) -> bool:
+    option = parser.find(name)
+    return option is not None and option.value_type is not None
 
 
-def _next_value(name: str, rest: deque[str], given: Given) -> str | None:
-    if not _takes_value(name, given) or not rest or rest[0].startswith("-"):
+def _next_value(name: str, rest: deque[str], parser: OptionParser) -> str | None:
+    if not _takes_value(name, parser) or not rest or rest[0].startswith("-"):
         return None
     return rest.popleft()
 
 
-def _add(name: str, text: str | None, given: Given) -> None:
-    option = given.find(name)
-    if text and option is not None and option.form is forms.PATH:
+def _add(name: str, text: str | None, parser: OptionParser) -> None:
+    option = parser.find(name)
+    if text and option is not None and option.value_type is value_types.PATH:
         text = _absolute(text, option.name)
-    given.add(name, text)
+    parser.add(name, text)
 
 
 def _absolute(text: str, name: str) -> str:
@@ -224,7 +231,7 @@ def _absolute(text: str, name: str) -> str:
         ) from exc
 
 
-def _add_list(text: str | None, given: Given) -> None:
+def _add_list(text: str | None, parser: OptionParser) -> None:
     """Take what follows -o: a comma list, in which backslash protects comma, backslash, quote."""
     words = [split_item(item) for item in _split_escaped(text or "") if item.strip()]
     if not words:
@@ -233,11 +240,11 @@ def _add_list(text: str | None, given: Given) -> None:
     if "rw" in names and not names.isdisjoint({"ro", "read-only", "-r"}):
         raise BadOptionError("options ro and rw contradict each other", "keep one")
     for name, value in words:
-        option = given.find(name)
+        option = parser.find(name)
         if option is not None and option.name in _NOT_IN_A_LIST:
             raise BadOptionError(f"option {name} is refused inside -o", "it is for a command line")
         if name not in FSTAB_WORDS and not name.lower().startswith("x-"):
-            _add(name, value, given)
+            _add(name, value, parser)
 
 
 def _split_escaped(text: str) -> list[str]:
