@@ -1,7 +1,7 @@
 """The file system in plain Python: every operation of the kernel, no kernel and no network.
 
 `fuse.bridge` translates requests to these methods; tests call them directly. The promises are
-docs/semantics.md; this module decides about names, `files` about bytes; `tree` finds.
+docs/semantics.md; this module decides about names, `open_files` about bytes; `tree` finds.
 """
 
 import asyncio
@@ -22,24 +22,24 @@ from csi_s3.errors import (
     NotImplementedByStoreError,
     NotPermittedError,
 )
-from csi_s3.fs.attributes import Attributes
-from csi_s3.fs.budget import MemoryBudget
-from csi_s3.fs.claims import put_new
-from csi_s3.fs.clock import Clock
-from csi_s3.fs.copies import Copies
-from csi_s3.fs.entries import Found, Special
-from csi_s3.fs.files import Files
-from csi_s3.fs.handles import DirHandle, Handles
-from csi_s3.fs.inodes import ROOT, Inode
-from csi_s3.fs.intents import Intents
-from csi_s3.fs.keys import child_key, decode_name
-from csi_s3.fs.links import Links
-from csi_s3.fs.outcome import outcome
-from csi_s3.fs.pages import first_below
-from csi_s3.fs.patience import Patience
-from csi_s3.fs.rename import Renames
-from csi_s3.fs.spool import Spool
-from csi_s3.fs.tree import Kernel, Tree
+from csi_s3.fs.base.budget import MemoryBudget
+from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.keys import child_key, decode_name
+from csi_s3.fs.base.outcome import outcome
+from csi_s3.fs.base.progress_timeout import ProgressTimeout
+from csi_s3.fs.files.handles import DirHandle, Handles
+from csi_s3.fs.files.open_files import OpenFiles
+from csi_s3.fs.names.attributes import Attributes
+from csi_s3.fs.names.entries import Entry, Special
+from csi_s3.fs.names.exclusive_create import put_new
+from csi_s3.fs.names.inodes import ROOT, Inode
+from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.names.symbolic_links import SymbolicLinks
+from csi_s3.fs.names.tree import Kernel, Tree
+from csi_s3.fs.rename.copies import Copies
+from csi_s3.fs.rename.file_rename import Renames
+from csi_s3.fs.rename.journal import RenameJournal
+from csi_s3.fs.write.spool import Spool
 from csi_s3.link.report import Usage
 from csi_s3.s3.store import ObjectStore
 
@@ -78,10 +78,10 @@ class FileSystem:
         self._tree = Tree(store, config, prefix=prefix, kernel=kernel, clock=clock, group=group)
         self._inodes = self._tree.inodes
         self._handles = Handles()
-        self._patience = Patience(group, clock)
+        self._patience = ProgressTimeout(group, clock)
         spool = Spool(state_dir, limit_bytes=config.spool_bytes)
         budget = MemoryBudget(config.budget_bytes)
-        self.files = Files(
+        self.files = OpenFiles(
             store,
             config,
             tree=self._tree,
@@ -93,7 +93,7 @@ class FileSystem:
             patience=self._patience,
         )
         moves = self.files.changes.moves
-        self.links = Links(store, config, tree=self._tree, moves=moves, clock=clock)
+        self.links = SymbolicLinks(store, config, tree=self._tree, moves=moves, clock=clock)
         copies = Copies(store, budget=budget, group=group, progress=self._patience.made_progress)
         self._renames = Renames(
             store,
@@ -101,7 +101,7 @@ class FileSystem:
             tree=self._tree,
             changes=self.files.changes,
             copies=copies,
-            intents=Intents(state_dir),
+            intents=RenameJournal(state_dir),
             clock=clock,
         )
 
@@ -211,7 +211,7 @@ class FileSystem:
             finally:
                 self._inodes.drop_unused(inode)
 
-    async def _listed(self, parent: Inode, name: str, found: Found, asked: int) -> Inode:
+    async def _listed(self, parent: Inode, name: str, found: Entry, asked: int) -> Inode:
         local = self._tree.directory(parent).local.get(name)
         if local is not None:
             return local

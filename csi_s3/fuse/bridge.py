@@ -11,8 +11,8 @@ import pyfuse3
 from typing_extensions import override
 
 from csi_s3.errors import NotFoundError
-from csi_s3.fs.attributes import Attributes
 from csi_s3.fs.filesystem import FileSystem
+from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fuse.boundary import answered
 from csi_s3.obs.metrics import catalog as metrics
 

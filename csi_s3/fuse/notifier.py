@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 
-from csi_s3.fs.eviction import Name
+from csi_s3.fs.names.eviction import Name
 
 log = logging.getLogger(__name__)
 

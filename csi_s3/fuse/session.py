@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from csi_s3.aio import blocking
 from csi_s3.errors import MountError
-from csi_s3.fs.eviction import Name
+from csi_s3.fs.names.eviction import Name
 from csi_s3.fuse.notifier import Notifier
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from csi_s3.errors import NotFoundError, StaleError
-from csi_s3.fs.attributes import Attributes
+from csi_s3.fs.names.attributes import Attributes
 
 if TYPE_CHECKING:
     from tests.model.machine import Driver

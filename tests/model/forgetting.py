@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import Enum, auto
 
-from csi_s3.fs.eviction import Name
+from csi_s3.fs.names.eviction import Name
 
 
 class Drops(Enum):

@@ -14,7 +14,7 @@ from csi_s3.errors import (
     StoreUnavailableError,
     UnsupportedError,
 )
-from csi_s3.fs.clock import Clock
+from csi_s3.fs.base.clock import Clock
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.s3.memory_store import MemoryStore
 from tests.model.caches import Caches

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from csi_s3.fs.keys import is_visible
+from csi_s3.fs.base.keys import is_visible
 
 DIR = None
 

@@ -16,7 +16,7 @@ import asyncio, json, os, struct, sys
 import uvloop
 from csi_s3.config.volume import TreeConfig
 from csi_s3.fs.filesystem import FileSystem
-from csi_s3.fs.tree import INODE_BYTES, INODES_SHARE
+from csi_s3.fs.names.tree import INODE_BYTES, INODES_SHARE
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.session import Session
 from csi_s3.kernel import mount

@@ -16,7 +16,7 @@ import pytest
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import StaleError
-from csi_s3.fs.attributes import Attributes
+from csi_s3.fs.names.attributes import Attributes
 from csi_s3.s3.memory_store import MemoryStore, _open
 from csi_s3.s3.store import ListPage
 from tests.model.machine import Driver

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from csi_s3.errors import StoreUnavailableError
-from csi_s3.fs.budget import MemoryBudget
+from csi_s3.fs.base.budget import MemoryBudget
 from tests.unit.fs_mount import Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]

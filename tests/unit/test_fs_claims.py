@@ -11,7 +11,7 @@ from csi_s3.errors import (
     StaleError,
     StoreUnavailableError,
 )
-from csi_s3.fs.claims import TOKEN
+from csi_s3.fs.names.exclusive_create import TOKEN
 from tests.unit.fs_mount import WRITE_NEW, Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]

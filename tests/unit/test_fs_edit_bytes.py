@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from csi_s3.errors import StaleError
-from csi_s3.fs import extents
+from csi_s3.fs.write import extents
 from tests.unit.fs_mount import Held, mount, mounts
 
 __all__ = ["mount", "mounts"]

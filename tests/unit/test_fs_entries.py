@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from csi_s3.fs.entries import Entries, Link, Special
+from csi_s3.fs.names.entries import Entries, Special, SymbolicLink
 from csi_s3.s3.store import ObjectInfo
 
 INFO = ObjectInfo(
@@ -49,8 +49,8 @@ def test_what_is_kept_comes_out_as_it_went_in(found):
 def test_so_do_links(info):
     entries = Entries("d/")
     for key in (info.key, "d/f.rclonelink"):
-        entries.put("f", Link(replace(info, key=key)))
-        assert entries.get("f") == Link(replace(info, key=key))
+        entries.put("f", SymbolicLink(replace(info, key=key)))
+        assert entries.get("f") == SymbolicLink(replace(info, key=key))
 
 
 def test_a_bucket_may_have_more_storage_classes_than_are_packed():
@@ -72,7 +72,12 @@ def test_one_that_was_removed_is_known_and_not_there():
 
 def test_a_directory_that_moved_knows_names_and_no_versions():
     entries = Entries("d/")
-    for name, found in (("f", INFO), ("l", Link(INFO)), ("d", Special.DIRECTORY), ("x", INFO)):
+    for name, found in (
+        ("f", INFO),
+        ("l", SymbolicLink(INFO)),
+        ("d", Special.DIRECTORY),
+        ("x", INFO),
+    ):
         entries.put(name, found)
     entries.remove("x")
     entries.moved("e/")

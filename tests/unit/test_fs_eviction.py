@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from csi_s3.fs import eviction, idle, inodes, tree
-from csi_s3.fs.eviction import BATCH
-from csi_s3.fs.inodes import ROOT
-from csi_s3.fs.tree import INODE_BYTES, INODES_SHARE
+from csi_s3.fs.names import eviction, idle, inodes, tree
+from csi_s3.fs.names.eviction import BATCH
+from csi_s3.fs.names.inodes import ROOT
+from csi_s3.fs.names.tree import INODE_BYTES, INODES_SHARE
 from tests.model.forgetting import Drops, NameCache
 from tests.unit.fs_mount import mount, mounts, paged
 

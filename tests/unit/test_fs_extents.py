@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given
 
-from csi_s3.fs.extents import Extents, Origin, plan
+from csi_s3.fs.write.extents import Extents, Origin, plan
 from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, MIN_PART_BYTES
 
 ORIGINS = st.sampled_from([Origin.BASE, Origin.SPOOL, Origin.ZERO])

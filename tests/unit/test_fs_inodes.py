@@ -3,7 +3,7 @@
 import pytest
 
 from csi_s3.errors import StaleError
-from csi_s3.fs.inodes import ROOT, Inodes
+from csi_s3.fs.names.inodes import ROOT, Inodes
 from tests.unit.fs_mount import mount, mounts
 
 __all__ = ["mount", "mounts"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csi_s3.errors import SpoolFullError, StoreUnavailableError
-from csi_s3.fs.spool import Description, Spool
+from csi_s3.fs.write.spool import Description, Spool
 from csi_s3.s3.memory_store import MemoryStore
 from tests.unit.fs_mount import REWRITE, Held, fail, mount, mounts
 from tests.unit.test_fs_spool import DOWN, LARGE, files, spooled, state

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from csi_s3.fs.moves import Moves
+from csi_s3.fs.base.key_range_lock import KeyRangeLock
 
 
 class Somebody:
@@ -33,7 +33,7 @@ async def settle():
 
 @pytest.fixture
 def moves():
-    moves = Moves()
+    moves = KeyRangeLock()
     yield moves
     assert moves._entries == []
     assert moves._moves == 0

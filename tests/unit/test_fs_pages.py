@@ -11,8 +11,8 @@ from csi_s3.errors import (
     NotEmptyError,
     NotFoundError,
 )
-from csi_s3.fs import pages
-from csi_s3.fs.pages import Pages, first_below
+from csi_s3.fs.names import pages
+from csi_s3.fs.names.pages import Pages, first_below
 from csi_s3.s3.memory_store import MemoryStore
 from csi_s3.s3.store import ListPage
 from tests.unit.fs_mount import mount, mounts, paged

@@ -15,7 +15,7 @@ from csi_s3.errors import (
     NotPermittedError,
     StoreUnavailableError,
 )
-from csi_s3.fs import copies
+from csi_s3.fs.rename import copies
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.s3.store import MIN_PART_BYTES
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, fail, mount, mounts
@@ -54,7 +54,7 @@ def test_a_file_costs_a_copy_and_a_delete(mount):
 
 def test_a_large_file_is_copied_in_parts(mount, monkeypatch):
     monkeypatch.setattr(copies, "MAX_PUT_BYTES", 10)
-    monkeypatch.setattr("csi_s3.fs.extents.MAX_COPY_PART_BYTES", 2 * MIN_PART_BYTES)
+    monkeypatch.setattr("csi_s3.fs.write.extents.MAX_COPY_PART_BYTES", 2 * MIN_PART_BYTES)
     data = bytes(5 * MIN_PART_BYTES)
     mount.put("f", data, metadata={"who": "them"})
     mount.ino("f")

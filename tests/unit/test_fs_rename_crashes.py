@@ -10,7 +10,7 @@ from csi_s3.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from csi_s3.fs.intents import DirectoryRename
+from csi_s3.fs.rename.journal import RenameRecord
 from tests.unit.fs_mount import WRITE_NEW, Held, fail, mount, mounts, paged
 from tests.unit.test_fs_rename_trees import MOVED, TREE, beside, rename_now, stored, with_tree
 
@@ -217,7 +217,7 @@ def test_several_are_finished_in_the_order_in_which_they_began(mounts, tmp_path)
     mount.put("9/x", b"1")
     names = [("none/", "none too/")] * 8 + [("9/", "10/"), ("10/", "z/")]
     for old, new in names:
-        what = DirectoryRename(old=old, new=new, phase="copying", began=mount.now_s())
+        what = RenameRecord(old=old, new=new, phase="copying", began=mount.now_s())
         intents.begin(what)
     mount = mount.restarted()
     mount.recover()

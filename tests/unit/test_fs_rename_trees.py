@@ -11,7 +11,7 @@ from csi_s3.errors import (
     StaleError,
     StoreUnavailableError,
 )
-from csi_s3.fs import copies
+from csi_s3.fs.rename import copies
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, mount, mounts, paged
 
 __all__ = ["mount", "mounts"]
@@ -173,7 +173,7 @@ def test_a_stream_without_spool_is_stored_before(mounts):
 def test_a_stream_without_spool_that_never_pauses_is_busy(mount, monkeypatch):
     with_tree(mount)
     fh = mount.create("d/new")
-    monkeypatch.setattr("csi_s3.fs.writer.FileWriter.must_be_stored_to_move", True)
+    monkeypatch.setattr("csi_s3.fs.write.file_writer.FileWriter.must_be_stored_to_move", True)
     with pytest.raises(BusyError, match="without room in the spool"):
         rename_now(mount)
     mount.release(fh)

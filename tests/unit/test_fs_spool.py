@@ -13,7 +13,7 @@ from csi_s3.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
-from csi_s3.fs.spool import Description, Spool
+from csi_s3.fs.write.spool import Description, Spool
 from tests.unit.fs_mount import REWRITE, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]

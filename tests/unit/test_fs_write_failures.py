@@ -14,7 +14,8 @@ from csi_s3.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from csi_s3.fs import patience, upload
+from csi_s3.fs.base import progress_timeout
+from csi_s3.fs.write import parallel_upload
 from tests.unit.fs_mount import REWRITE, Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -146,7 +147,9 @@ def test_an_error_that_nobody_foresaw_fails_the_file_not_the_mount(mount, mounts
 
 def test_no_progress_for_minutes_is_a_timeout_and_the_upload_goes_on(mount, monkeypatch):
     """Promise: ETIMEDOUT: no progress in time."""
-    monkeypatch.setattr(patience, "STALLED_AFTER_S", 0.01)  # looked at so often; the clock stands
+    monkeypatch.setattr(
+        progress_timeout, "STALLED_AFTER_S", 0.01
+    )  # looked at so often; the clock stands
     fh = mount.create("f")
     mount.write(fh, b"data")
     held = Held(mount.store, "PUT")
@@ -164,7 +167,7 @@ def test_no_progress_for_minutes_is_a_timeout_and_the_upload_goes_on(mount, monk
 
 @pytest.mark.warnings_expected("upload of f failed in the end: PUT f: 403")
 def test_a_failure_after_everybody_gave_up_is_in_the_log(mount, monkeypatch):
-    monkeypatch.setattr(patience, "STALLED_AFTER_S", 0.01)
+    monkeypatch.setattr(progress_timeout, "STALLED_AFTER_S", 0.01)
     fh = mount.create("f")
     mount.write(fh, b"data")
     held = Held(mount.store, "PUT")
@@ -204,7 +207,7 @@ def test_bytes_that_a_request_still_looks_at_do_not_stop_the_next_write(mount):
 def test_a_file_larger_than_10000_parts_is_too_large(mounts, monkeypatch):
     """Promise: Part sizes grow with the file; EFBIG at 10,000 parts; write never needs to know the
     size."""
-    monkeypatch.setattr(upload, "MAX_PARTS", 3)
+    monkeypatch.setattr(parallel_upload, "MAX_PARTS", 3)
     mount = mounts(write_part_bytes=4)
     fh = mount.create("f")
     mount.write(fh, b"0123456789ab")
@@ -219,7 +222,7 @@ def test_a_file_larger_than_10000_parts_is_too_large(mounts, monkeypatch):
 
 
 def test_parts_grow_with_the_file(mounts, monkeypatch):
-    monkeypatch.setattr(upload, "GROW_EVERY_PARTS", 2)
+    monkeypatch.setattr(parallel_upload, "GROW_EVERY_PARTS", 2)
     mount = mounts(write_part_bytes=4)
     fh = mount.create("f")
     sizes = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_s3.fs.eviction import Name
+from csi_s3.fs.names.eviction import Name
 from csi_s3.fuse.notifier import Notifier, can_prune
 
 NAMES = [Name(1, b"a", 11), Name(2, "\u00e9".encode(), 12), Name(1, b"c", 13)]

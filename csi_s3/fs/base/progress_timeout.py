@@ -1,0 +1,72 @@
+"""Waits for uploads as long as any byte of the mount moves, and not for ever.
+
+No deadline fits an upload: it depends on the file's size. What can be told is that nothing at all
+reached the store for a long time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from csi_s3.errors import StoreTimeoutError, VolumeError
+from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.outcome import outcome
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+STALLED_AFTER_S = 300.0
+
+
+class ProgressTimeout:
+    """Lifetime: as its mount; `close` ends the work that nobody will wait for any more.
+
+    Concurrency: any number may wait. Cancellation: the work goes on, it is a task of the group.
+    """
+
+    def __init__(self, group: asyncio.TaskGroup, clock: Clock) -> None:
+        self._group, self._clock = group, clock
+        self._progress_at = clock.monotonic_s()
+        self._under_way: set[asyncio.Task[Any]] = set()
+
+    def made_progress(self) -> None:
+        self._progress_at = self._clock.monotonic_s()
+
+    async def wait(self, work: Callable[[], Awaitable[T]], what: str) -> T:
+        """Wait for work, which goes on even if we give up.
+
+        Raises:
+            StoreTimeoutError: nothing of any file reached the store for STALLED_AFTER_S.
+
+        """
+        task = self._group.create_task(outcome(work))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        self.made_progress()
+        while not task.done():
+            left_s = self._progress_at + STALLED_AFTER_S - self._clock.monotonic_s()
+            if left_s <= 0:
+                task.add_done_callback(partial(_tell, what))
+                raise StoreTimeoutError(
+                    f"{what}: no progress in {STALLED_AFTER_S:.0f} s",
+                    "check the connection to the store; it is still being tried",
+                )
+            await asyncio.wait({task}, timeout=left_s)
+        result = task.result()
+        if isinstance(result, VolumeError):
+            raise result
+        return result
+
+    def close(self) -> None:
+        for task in self._under_way:
+            task.cancel()
+
+
+def _tell(what: str, task: "asyncio.Task[Any]") -> None:
+    """Nobody hears of its failure any more but who reads the log."""
+    result = None if task.cancelled() else task.result()
+    if isinstance(result, VolumeError):
+        log.error("%s failed in the end: %s", what, result, extra={"code": result.code})

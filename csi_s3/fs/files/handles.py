@@ -1,0 +1,77 @@
+"""Open handles: what a file handle number of the kernel stands for."""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from csi_s3.errors import StaleError
+from csi_s3.fs.names.directory import Listing
+from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.read.reader import Reader
+
+
+@dataclass(slots=True, eq=False)
+class FileHandle:
+    """is_creator: it made the file, which exempts the file from the guards while it is open.
+
+    reader: made at first need where open did not bring bytes along.
+    """
+
+    inode: Inode
+    is_writable: bool = False
+    is_creator: bool = False
+    reader: Reader | None = None
+
+
+@dataclass(slots=True, eq=False)
+class DirHandle:
+    """position: behind the last entry that was handed out; 0 again after a rewind."""
+
+    inode: Inode
+    listing: Listing
+    position: int = 0
+
+
+H = TypeVar("H", FileHandle, DirHandle)
+
+
+class Handles:
+    """The table. Concurrency: plain code. Numbers are never used twice in a worker's life."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, FileHandle | DirHandle] = {}
+        self._next = 1
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, handle: FileHandle | DirHandle) -> int:
+        fh = self._next
+        self._next += 1
+        self._open[fh] = handle
+        handle.inode.handles += 1
+        return fh
+
+    def file(self, fh: int) -> FileHandle:
+        return self._get(fh, FileHandle)
+
+    def directory(self, fh: int) -> DirHandle:
+        return self._get(fh, DirHandle)
+
+    def remove(self, fh: int) -> FileHandle | DirHandle | None:
+        handle = self._open.pop(fh, None)
+        if handle is not None:
+            handle.inode.handles -= 1
+        return handle
+
+    def all(self) -> list[FileHandle | DirHandle]:
+        return list(self._open.values())
+
+    def of(self, inode: Inode) -> list[FileHandle]:
+        """The open file handles of one inode."""
+        return [h for h in self._open.values() if isinstance(h, FileHandle) and h.inode is inode]
+
+    def _get(self, fh: int, cls: type[H]) -> H:
+        handle = self._open.get(fh)
+        if not isinstance(handle, cls):
+            raise StaleError(f"handle {fh} is not open")
+        return handle

@@ -1,0 +1,308 @@
+"""Open files: what open, read, write, close and fsync do.
+
+The rules are docs/semantics.md (Reading, Writing); `write_back` knows what becomes of what was
+written, `reader` and `file_writer` move the bytes.
+"""
+
+import asyncio
+import os
+from functools import partial
+
+from csi_s3.config.volume import TreeConfig
+from csi_s3.errors import (
+    ExistsError,
+    IsDirectoryError,
+    NotFoundError,
+    ObjectChangedError,
+    StaleError,
+    VolumeError,
+)
+from csi_s3.fs.base.budget import MemoryBudget
+from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.keys import child_key
+from csi_s3.fs.base.progress_timeout import ProgressTimeout
+from csi_s3.fs.files.handles import DirHandle, FileHandle, Handles
+from csi_s3.fs.files.write_back import WriteBack
+from csi_s3.fs.names.attributes import Attributes
+from csi_s3.fs.names.exclusive_create import ExclusiveCreate
+from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.tree import Tree
+from csi_s3.fs.read.reader import Reader
+from csi_s3.fs.write.spool import Spool
+from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
+
+WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
+FIRST_BYTES = 128 << 10  # and the kernel's first read-ahead of larger ones
+
+
+class OpenFiles:
+    """Concurrency and cancellation: as `FileSystem`, whose part it is."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        config: TreeConfig,
+        *,
+        tree: Tree,
+        handles: Handles,
+        clock: Clock,
+        group: asyncio.TaskGroup,
+        spool: Spool,
+        budget: MemoryBudget,
+        patience: ProgressTimeout,
+    ) -> None:
+        self.changes = WriteBack(
+            store,
+            config,
+            tree=tree,
+            handles=handles,
+            clock=clock,
+            group=group,
+            spool=spool,
+            budget=budget,
+            patience=patience,
+            new_reader=self._reader,
+        )
+        self._store, self._config, self._tree, self._handles = store, config, tree, handles
+        self._claims = ExclusiveCreate(store)
+        self._clock, self._group = clock, group
+        self._inodes = tree.inodes
+        self.budget, self._patience = budget, patience
+
+    async def open(self, ino: int, flags: int) -> int:
+        """Open a file; asks S3 for its version, and the answer brings the first bytes along.
+
+        The kernel may keep the pages it has: pages of another version are gone when this returns,
+        and the size it knows is that of the version that is opened.
+
+        Raises:
+            StaleError: another version is there than the kernel knows; look the name up again.
+            NotPermittedError: an existing object is to be changed, without allow-overwrite.
+
+        """
+        inode = self._inodes.get(ino)
+        if inode.is_dir:
+            raise IsDirectoryError(f"{inode.name}: is a directory")
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            return await self._open_to_write(inode, flags)
+        renewed = inode.renewed
+        self._tree.sizes.check(inode, renewed)
+        if inode.writer is not None:
+            return self._handles.add(FileHandle(inode))
+        is_fresh = self._tree.is_fresh(inode)
+        answer = None if is_fresh else await self._ask_to_open(inode, with_bytes=True)
+        self._tree.sizes.check(inode, renewed)
+        reader = None if answer is None else self._reader(*answer)
+        inode.maybe_cached = True
+        return self._handles.add(FileHandle(inode, reader=reader))
+
+    async def _ask_to_open(
+        self, inode: Inode, *, with_bytes: bool
+    ) -> tuple[ObjectInfo, Buffer] | None:
+        """Ask for version and first bytes; None: it is being written, so its bytes are the file.
+
+        Raises:
+            StaleError: another version is there and handles are open; or it is gone.
+
+        """
+        key, asked = self._inodes.key(inode), self._tree.sizes.ask()
+        if not inode.is_linked:
+            raise StaleError(f"{key}: replaced or removed")
+        directory = self._tree.directory(self._inodes.get(inode.parent))
+        try:
+            with directory.observe() as began:
+                info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
+                changed = directory.changed_since(began, inode.name)
+        except NotFoundError:
+            if self._inodes.key(inode) == key:
+                raise
+        if self._inodes.key(inode) != key:
+            return await self._ask_to_open(inode, with_bytes=with_bytes)  # renamed meanwhile
+        if changed is None:
+            self._tree.learn(self._inodes.get(inode.parent), inode.name, info, asked=asked)
+        elif isinstance(changed, ObjectInfo):
+            info, first = changed, b""  # written through this mount meanwhile
+        elif inode.writer is not None:
+            return None
+        else:
+            raise StaleError(f"{key}: removed meanwhile")
+        if not await self._tree.renew(inode, info, asked=asked):
+            if inode.writer is not None:
+                return None  # opened for writing meanwhile: its bytes are the file
+            raise StaleError(f"{key}: another version is in S3 while this one is open")
+        return info, first
+
+    async def _ask_version(
+        self, key: str, inode: Inode, *, with_bytes: bool
+    ) -> tuple[ObjectInfo, Buffer]:
+        """Ask S3; for first bytes only where the kernel has none, but may have asked for some."""
+        known = inode.info
+        if not with_bytes or known is None or known.size == 0 or inode.maybe_cached:
+            return await self._store.head(key), b""
+        wanted = known.size if known.size <= WHOLE_FILE_BYTES else FIRST_BYTES
+        chunk = await self._store.read_range(key, 0, wanted)
+        return chunk.info, chunk.data
+
+    def _reader(self, info: ObjectInfo, first: Buffer = b"") -> Reader:
+        return Reader(
+            self._store,
+            info,
+            first=first,
+            part_bytes=self._config.read_part_bytes,
+            budget=self.budget,
+            group=self._group,
+        )
+
+    async def _open_to_write(self, inode: Inode, flags: int) -> int:
+        changes, renewed = self.changes, inode.renewed
+        is_kept = not flags & os.O_TRUNC
+        if is_kept:
+            self._tree.sizes.check(inode, renewed)
+            await self._ask_to_change(inode)
+        async with self._tree.versions.hold(inode.ino):
+            changes.check(inode, "opening it for writing")
+            if is_kept:
+                self._tree.sizes.check(inode, renewed)
+            if inode.writer is None:
+                changes.begin(inode, base=inode.info if is_kept else None)
+                inode.maybe_cached = True  # the kernel keeps the pages that it writes
+            elif not is_kept:
+                await inode.writer.reset()
+            inode.is_told = True  # O_TRUNC: the kernel makes the size 0 itself
+            return self._handles.add(FileHandle(inode, is_writable=True))
+
+    async def _ask_to_change(self, inode: Inode) -> None:
+        """A change is made to the version that is in S3 now, however fresh another one is.
+
+        Raises:
+            StaleError: it is gone, or handles are open on another version; look the name up again.
+
+        """
+        if inode.writer is not None or self._tree.is_fresh(inode):
+            return
+        try:
+            await self._ask_to_open(inode, with_bytes=False)
+        except NotFoundError as exc:
+            raise StaleError(f"{inode.name}: removed meanwhile") from exc
+
+    async def _claim(self, above: Inode, name: str) -> ObjectInfo | None:
+        async with self.changes.moves.change(lambda: self._key(above, name)):
+            return await self._claims.claim(self._key(above, name))
+
+    async def create(self, parent: int, name: bytes, flags: int) -> tuple[int, Attributes]:
+        """Make a file that is in S3 at its first fsync, close after a write, or last release.
+
+        With O_EXCL an empty one is there when this returns, if the store can tell one winner.
+
+        Raises:
+            ExistsError: O_EXCL, and the name is there.
+
+        """
+        above, text, _ = self._tree.new_name(parent, name, is_dir=False)
+        exclusive = bool(flags & os.O_EXCL)
+        if exclusive and text in self._tree.directory(above).local:
+            raise ExistsError(f"{text}: exists")
+        claimed = None
+        if exclusive:  # in a task of the mount, whose end does not wait for a silent store
+            claim = partial(self._claim, above, text)
+            claimed = await self._patience.wait(claim, f"exclusive creation of {text}")
+        local = self._tree.directory(above).local.get(text)
+        if local is not None:
+            fh = await self.open(local.ino, flags)
+            self._tree.remember(local)
+            return fh, self._tree.attributes(local)
+        inode = self._inodes.add(above.ino, text, is_dir=False, info=claimed)
+        self.changes.begin(inode, base=claimed, exclusive=exclusive)
+        self._tree.entries_changed(above)
+        inode.mtime_ns = self._clock.realtime_ns()
+        inode.maybe_cached = inode.is_told = True
+        self._tree.remember(inode)
+        fh = self._handles.add(FileHandle(inode, is_writable=True, is_creator=True))
+        return fh, self._tree.attributes(inode)
+
+    def _key(self, above: Inode, name: str) -> str:
+        return child_key(self._inodes.key(above), name, is_dir=False)
+
+    async def read(self, fh: int, offset: int, length: int) -> Buffer:
+        """Bytes of the version that was opened, or those written so far to a file being written.
+
+        Raises:
+            StaleError, ObjectChangedError: that version is gone.
+
+        """
+        handle = self._handles.file(fh)
+        inode = handle.inode
+        if inode.writer is not None:
+            return await inode.writer.read(offset, length)
+        if inode.info is None or not inode.info.etag:
+            raise StaleError(f"{inode.name}: what was written could not be stored")
+        reader = handle.reader
+        if reader is None or reader.info.etag != inode.info.etag:
+            if reader is not None:
+                reader.close()  # the inode was written through this mount: pages are its new bytes
+            reader = handle.reader = self._reader(inode.info)
+        try:
+            return await reader.read(offset, length)
+        except (StaleError, NotFoundError, ObjectChangedError):
+            if handle.reader is reader:
+                raise
+        return await self.read(fh, offset, length)  # renamed or written meanwhile, by us
+
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        handle = self._handles.file(fh)
+        writer = handle.inode.writer
+        if writer is None:
+            raise StaleError(f"{handle.inode.name}: not being written any more")
+        if not writer.try_write(offset, data):
+            accepting = partial(writer.write, offset, data)
+            await self._patience.wait(accepting, f"write to {handle.inode.name}")
+        handle.inode.mtime_ns = self._clock.realtime_ns()
+        return len(data)
+
+    async def flush(self, fh: int) -> None:
+        """close() of any descriptor: waits for the upload of what was written, if anything was.
+
+        Who closes is not known: a child that ends closes what it inherited, and is answered as the
+        program is. A handle that cannot write has nothing to store.
+        """
+        handle = self._handles.file(fh)
+        writer = handle.inode.writer
+        if handle.is_writable and writer is not None and writer.was_written:
+            await self.changes.store(handle.inode, joins=True)
+
+    async def fsync(self, fh: int) -> None:
+        await self.changes.store(self._handles.file(fh).inode)
+
+    async def release(self, fh: int) -> None:
+        """The last descriptor of a handle is closed; nobody waits, errors reach only logs."""
+        handle = self._handles.file(fh)
+        inode = handle.inode
+        try:
+            if handle.reader is not None:
+                handle.reader.close()
+            if inode.writer is not None and not self.changes.is_needed(inode, besides=handle):
+                await self.changes.end(inode, handle)
+        finally:
+            self._handles.remove(fh)
+            self._inodes.drop_unused(inode)
+
+    async def truncate(self, inode: Inode, size: int) -> None:
+        """As `WriteBack.truncate`, of the version that is in S3 now."""
+        if not inode.is_dir:
+            await self._ask_to_change(inode)
+        await self.changes.truncate(inode, size)
+
+    async def drain(self) -> list[VolumeError]:
+        """As `WriteBack.drain`."""
+        return await self.changes.drain()
+
+    def close(self) -> None:
+        """End what is under way, uploads too: nobody waits for it any more; plain code."""
+        for handle in self._handles.all():
+            if isinstance(handle, DirHandle):
+                handle.listing.close()
+            elif handle.reader is not None:
+                handle.reader.close()
+        self._patience.close()
+        self.changes.close()
+        self._tree.close()

@@ -1,0 +1,351 @@
+"""What becomes of a file that is changed: it is stored, truncated, moved, or loses its name.
+
+The rules are docs/semantics.md (Writing, Directories and names that change); `file_writer` has the
+bytes. Each step runs to its end in a task of the mount, whether or not its caller still waits.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from csi_s3.config.volume import TreeConfig
+from csi_s3.errors import (
+    IsDirectoryError,
+    NotPermittedError,
+    SpoolFullError,
+    StaleError,
+    VolumeError,
+)
+from csi_s3.fs.base.budget import MemoryBudget
+from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.key_range_lock import KeyRangeLock
+from csi_s3.fs.base.progress_timeout import ProgressTimeout
+from csi_s3.fs.files.handles import FileHandle, Handles
+from csi_s3.fs.names.entries import Special
+from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.tree import Tree
+from csi_s3.fs.read.reader import BaseReader, Reader
+from csi_s3.fs.write.file_writer import FileWriter
+from csi_s3.fs.write.spool import Spool
+from csi_s3.fs.write.spool_recovery import recover
+from csi_s3.s3.store import ObjectInfo, ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class WriteBack:
+    """Concurrency and cancellation: as `FileSystem`, whose part it is.
+
+    moves: what else changes keys takes its turn there. A turn is taken before a version's lock.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        config: TreeConfig,
+        *,
+        tree: Tree,
+        handles: Handles,
+        clock: Clock,
+        group: asyncio.TaskGroup,
+        spool: Spool,
+        budget: MemoryBudget,
+        patience: ProgressTimeout,
+        new_reader: Callable[[ObjectInfo], Reader],
+    ) -> None:
+        self.moves = KeyRangeLock()
+        self._store, self._config, self._tree, self._handles = store, config, tree, handles
+        self._clock, self._group, self._spool = clock, group, spool
+        self._budget, self._patience, self._new_reader = budget, patience, new_reader
+        self._inodes = tree.inodes
+
+    # who may, and who does
+
+    def check(self, inode: Inode, doing: str) -> None:
+        """Whether a file may be changed.
+
+        Raises:
+            NotPermittedError: an existing object, without allow-overwrite.
+            StaleError: it has no name any more.
+
+        """
+        key = self._inodes.key(inode)
+        if not self._config.allow_overwrite and not self.is_exempt(inode):
+            raise NotPermittedError(
+                f"{key}: exists, and {doing} would change it",
+                "needs the mount option allow-overwrite",
+                option="allow-overwrite",
+            )
+        if inode.writer is None and not inode.is_linked:
+            raise StaleError(f"{key}: replaced or removed")
+
+    def is_exempt(self, inode: Inode) -> bool:
+        """A file created through this mount while the handle that created it is open."""
+        return any(h.is_creator for h in self._handles.of(inode))
+
+    def begin(
+        self, inode: Inode, *, base: ObjectInfo | None = None, exclusive: bool = False
+    ) -> FileWriter:
+        """The file is being changed from now on; base: the version that the change is made to."""
+        inode.writer = self._writer(
+            lambda: self._inodes.key(inode), base, exclusive=exclusive, rewrites=inode.info
+        )
+        if base is None:
+            inode.mtime_ns = self._clock.realtime_ns()
+        if inode.is_linked:
+            above = self._inodes.get(inode.parent)
+            self._tree.add_local(above, inode)
+            self._tree.directory(above).note(inode.name, Special.LOCAL)
+        return inode.writer
+
+    def _writer(
+        self,
+        key: Callable[[], str],
+        base: ObjectInfo | None,
+        *,
+        exclusive: bool = False,
+        rewrites: ObjectInfo | None = None,
+    ) -> FileWriter:
+        return FileWriter(
+            self._store,
+            key,
+            base=base,
+            read_base=BaseReader(self._new_reader),
+            spool=self._spool,
+            part_bytes=self._config.write_part_bytes,
+            budget=self._budget,
+            group=self._group,
+            progress=self._patience.made_progress,
+            moves=self.moves,
+            exclusive=exclusive,
+            rewrites=rewrites,
+        )
+
+    def is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:
+        """Whether another handle writes, or reads what only the writer of an unlinked file has."""
+        others = (h for h in self._handles.of(inode) if h is not besides)
+        return any(h.is_writable or not inode.is_linked for h in others)
+
+    # into the store
+
+    async def store(self, inode: Inode, *, joins: bool = False) -> None:
+        """Have all of it in S3; waits as long as there is progress. joins: see `FileWriter`."""
+        writer = inode.writer
+        if writer is None or not writer.is_dirty:
+            return
+
+        async def storing() -> None:
+            async with self.moves.change(lambda: self._inodes.key(inode)):
+                await self._store_now(inode, writer, joins=joins)
+
+        await self._patience.wait(storing, f"upload of {inode.name}")
+
+    async def _store_now(self, inode: Inode, writer: FileWriter, *, joins: bool = False) -> None:
+        """Store, and show it: in one task, lest a handler that gives up leave the name behind."""
+        info = await writer.store(joins=joins)
+        if info is None or inode.is_version(info):
+            return
+        inode.info = info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
+        if inode.is_linked:
+            self._tree.directory(self._inodes.get(inode.parent)).note(inode.name, info)
+
+    async def end(self, inode: Inode, handle: FileHandle | None) -> None:
+        """Nobody but handle writes any more: store what is not stored, and forget the writer."""
+        await self._patience.wait(partial(self._end, inode, handle), f"upload of {inode.name}")
+
+    async def _end(self, inode: Inode, handle: FileHandle | None) -> None:
+        async with (
+            self.moves.change(lambda: self._inodes.key(inode)),
+            self._tree.versions.hold(inode.ino),
+        ):
+            writer = inode.writer
+            if writer is None or self.is_needed(inode, besides=handle):
+                return  # opened for writing meanwhile
+            try:
+                await self._store_now(inode, writer)
+            except VolumeError as exc:
+                self._keep_for_later(inode, writer, exc)
+                await writer.give_up()
+                raise
+            finally:
+                self._ended(inode, writer)
+
+    def _ended(self, inode: Inode, writer: FileWriter) -> None:
+        inode.writer = None
+        writer.close()
+        self._settle(inode, writer)
+        self._inodes.drop_unused(inode)
+
+    def _keep_for_later(self, inode: Inode, writer: FileWriter, exc: VolumeError) -> bool:
+        """Keep what another try may store, and have the error say so to whoever is told of it."""
+        path = None
+        if exc.keeps_bytes:
+            path = self._keep(inode, writer, exc.code)
+            if path is not None:
+                kept = (
+                    f"what was written is kept in {path}: the volume's next mount on this node"
+                    " uploads it"
+                )
+                exc.hint = f"{exc.hint}; {kept}" if exc.hint else kept
+        return path is not None
+
+    def _keep(self, inode: Inode, writer: FileWriter, code: str) -> Path | None:
+        """Nobody will ask for another try: the spool keeps the bytes. None: nothing is kept."""
+        was_kept = writer.is_kept
+        try:
+            path = writer.keep()
+        except SpoolFullError as full:
+            log.error("%s: lost: %s", inode.name, full, extra={"code": full.code})  # noqa: TRY400
+            return None
+        if path is not None and not was_kept:
+            log.error(
+                "%s could not be uploaded and is kept in %s for the next worker of this mount",
+                inode.name,
+                path,
+                extra={"code": code},
+            )
+        return path
+
+    def _settle(self, inode: Inode, writer: FileWriter) -> None:
+        """Nobody writes any more: the name stands for what the store holds, or for nothing."""
+        if not inode.is_linked:
+            return
+        above = self._inodes.get(inode.parent)
+        directory = self._tree.directory(above)
+        self._tree.drop_local(above, inode.name)
+        if inode.info is None:
+            directory.note(inode.name, Special.ABSENT)
+            self._tree.forget_name(inode)
+            self._inodes.unlink(inode)
+            return
+        directory.note(inode.name, inode.info)
+        if writer.is_dirty:  # the kernel has pages of no version: the next look drops them
+            inode.info, inode.fresh_until = replace(inode.info, etag=""), 0.0
+            self._tree.forget_name(inode)
+
+    async def drain(self) -> list[VolumeError]:
+        """Upload every open file (at SIGTERM and unmount). Returns what could not be uploaded."""
+
+        async def one(inode: Inode) -> VolumeError | None:
+            try:
+                await self.store(inode)
+            except VolumeError as exc:
+                writer = inode.writer
+                if writer is not None and self._keep_for_later(inode, writer, exc):
+                    await writer.give_up()
+                return exc
+            return None
+
+        async with asyncio.TaskGroup() as all_files:
+            tasks = [all_files.create_task(one(i)) for i in self._inodes if i.writer is not None]
+        return [e for e in (t.result() for t in tasks) if e is not None]
+
+    def close(self) -> None:
+        """At the mount's end: what is not stored stays in the spool, and is refused; plain code."""
+        for inode in self._inodes:
+            writer = inode.writer
+            if writer is None:
+                continue
+            writer.cancel()
+            if writer.is_dirty and inode.is_linked:
+                self._keep(inode, writer, "not-uploaded")
+            writer.close()
+
+    async def recover(self) -> None:
+        """Upload what an earlier worker of this mount could not, or say where it is."""
+
+        def writer(key: str, base: ObjectInfo | None) -> FileWriter:
+            return self._writer(lambda: key, base, exclusive=base is None)
+
+        await recover(self._spool, writer, self.moves)
+
+    # truncation, moves, removal
+
+    async def truncate(self, inode: Inode, size: int) -> None:
+        """Make a file that long; it is in S3 when this returns, unless it is open for writing.
+
+        Raises:
+            NotPermittedError: an existing object, without allow-overwrite.
+
+        """
+        if inode.is_dir:
+            raise IsDirectoryError(f"{inode.name}: is a directory")
+        cutting = partial(self._truncate, inode, size)
+        await self._patience.wait(cutting, f"truncation of {inode.name}")
+
+    async def _truncate(self, inode: Inode, size: int) -> None:
+        async with self._tree.versions.hold(inode.ino):
+            writer = inode.writer
+            now = writer.size if writer is not None else inode.info.size if inode.info else 0
+            if size == now and not (writer is not None and writer.is_lost):
+                return
+            self.check(inode, "truncating it")
+            if writer is None:
+                writer = self.begin(inode, base=inode.info if size else None)
+            inode.mtime_ns = self._clock.realtime_ns()
+            try:
+                await writer.truncate(size)
+            except VolumeError:
+                if not writer.is_dirty and not self.is_needed(inode, besides=None):
+                    self._ended(inode, writer)  # nothing has changed, and nobody else writes
+                raise
+        await self._end(inode, None)
+
+    async def set_aside(self, inode: Inode, remove: Callable[[], Awaitable[None]]) -> None:
+        """Take a file's name away, with its keys locked; handles that are open on it go on.
+
+        What only S3 has of it is fetched before, up to unlinked-open-limit. A failure of `remove`
+        changes nothing.
+        """
+        async with self._tree.versions.hold(inode.ino):
+            writer = inode.writer
+            if writer is None and inode.handles and inode.info is not None and inode.info.etag:
+                writer = self._writer(lambda: self._inodes.key(inode), inode.info)
+            if writer is None:
+                await remove()
+                return
+            try:
+                await writer.discard(remove, limit_bytes=self._config.unlinked_open_bytes)
+            except BaseException:
+                if inode.writer is None:
+                    writer.close()
+                raise
+            if inode.handles:
+                inode.writer = writer
+            elif inode.writer is None:
+                writer.close()
+
+    async def prepare_move(self, inode: Inode, *, over: bool) -> ObjectInfo | None:
+        """Before a file's key changes, with its keys locked: nothing is on its way to the old.
+
+        over: another file is replaced, so all that was written must be in the store: what a crash
+        leaves of the two is one of them, whole.
+        Returns what the store has of it; None: nothing, so only the name moves.
+        """
+        writer = inode.writer
+        if writer is None:
+            if inode.info is not None and not inode.info.etag:
+                now = await self._store.head(self._inodes.key(inode))
+                if not await self._tree.renew_held(inode, now):
+                    raise StaleError(f"{now.key}: what was written could not be stored")
+            return inode.info
+        is_truncated = writer.base is None and inode.info is not None
+        if writer.must_be_stored_to_move or (writer.is_dirty and (over or is_truncated)):
+            await self._store_now(inode, writer)
+        await writer.detach()
+        return writer.base
+
+    def moved(self, inode: Inode, info: ObjectInfo) -> None:
+        """A file's key has changed; the store has its bytes there as this version."""
+        if inode.mtime_ns is None:
+            inode.mtime_ns = self._tree.attributes(inode).mtime_ns
+        inode.info = info
+        if inode.writer is not None:
+            inode.writer.rebase(info)
+        for handle in self._handles.of(inode):
+            if handle.reader is not None:
+                handle.reader.close()
+                handle.reader = None

@@ -1,0 +1,61 @@
+"""What stat shows of an inode."""
+
+import stat
+from dataclasses import dataclass
+
+from csi_s3.config.volume import TreeConfig
+from csi_s3.fs.names.inodes import Inode
+
+LINK_MODE = 0o777  # what Linux shows of any symbolic link
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What stat shows, and for how long the kernel may believe it. mode has the kind's bits."""
+
+    ino: int
+    mode: int
+    size: int
+    nlink: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    atime_ns: int
+    ttl_s: float
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+
+def attributes(inode: Inode, config: TreeConfig, *, mounted_ns: int) -> Attributes:
+    """mounted_ns: the time of what S3 has no time of."""
+    mtime_ns = mounted_ns if inode.mtime_ns is None else inode.mtime_ns
+    if inode.mtime_ns is None and inode.info is not None and inode.writer is None:
+        mtime_ns = int(inode.info.last_modified) * 1_000_000_000
+    return Attributes(
+        ino=inode.ino,
+        mode=_mode(inode, config),
+        size=_size(inode),
+        nlink=0 if not inode.is_linked else 2 if inode.is_dir else 1,
+        uid=config.uid,
+        gid=config.gid,
+        mtime_ns=mtime_ns,
+        atime_ns=mtime_ns if inode.atime_ns is None else inode.atime_ns,
+        ttl_s=config.metadata_ttl_s,
+    )
+
+
+def _mode(inode: Inode, config: TreeConfig) -> int:
+    if inode.is_dir:
+        return stat.S_IFDIR | config.dir_mode
+    if inode.is_link:
+        return stat.S_IFLNK | LINK_MODE
+    is_readable = inode.info is None or not inode.info.archived or inode.writer is not None
+    return stat.S_IFREG | (config.file_mode if is_readable else 0)
+
+
+def _size(inode: Inode) -> int:
+    if inode.writer is not None:
+        return inode.writer.size
+    return 0 if inode.info is None else inode.info.size

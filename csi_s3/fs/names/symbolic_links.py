@@ -1,0 +1,107 @@
+"""Symbolic links: the object `name.rclonelink` holds the target of the link `name`.
+
+The convention is rclone's. A link is seen in a listing without asking for each object, and any S3
+tool can make and read one. Rejected: a header or user metadata of the object, which a listing does
+not show. Which of several things a name stands for is decided in `lookup` and `directory`.
+"""
+
+from csi_s3.config.volume import TreeConfig
+from csi_s3.errors import (
+    BadLinkError,
+    ExistsError,
+    NotFoundError,
+    NotImplementedByStoreError,
+    NotPermittedError,
+)
+from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.key_range_lock import KeyRangeLock
+from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
+from csi_s3.fs.names.attributes import Attributes
+from csi_s3.fs.names.entries import SymbolicLink
+from csi_s3.fs.names.exclusive_create import put_new
+from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.tree import Tree
+from csi_s3.s3.store import ObjectInfo, ObjectStore
+
+MAX_TARGET_BYTES = 4095  # PATH_MAX, less its NUL
+
+
+class SymbolicLinks:
+    """Concurrency and cancellation: as `FileSystem`, whose part it is."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        config: TreeConfig,
+        *,
+        tree: Tree,
+        moves: KeyRangeLock,
+        clock: Clock,
+    ) -> None:
+        self._store, self._config, self._tree = store, config, tree
+        self._moves, self._clock = moves, clock
+
+    async def make(self, parent: int, name: bytes, target: bytes) -> Attributes:
+        """Make a link; it is in S3 when this returns.
+
+        Raises:
+            ExistsError: a link has the name. (The kernel has found nothing else there.)
+            NotPermittedError: with symlinks=off.
+
+        """
+        if not self._config.symlinks:
+            raise NotPermittedError(
+                f"symbolic link {name!r}", "the mount option symlinks=off forbids it"
+            )
+        above, text, _ = self._tree.new_name(parent, name, is_dir=False, is_link=True)
+        if text in self._tree.directory(above).local:
+            raise ExistsError(f"{text}: exists")
+
+        def key() -> str:
+            return child_key(self._tree.inodes.key(above), f"{text}{LINK_SUFFIX}", is_dir=False)
+
+        async with self._moves.change(key):
+            info = await self._put(key(), target)
+            inode = self._made(above, text, info)
+        inode.target, inode.mtime_ns = target, self._clock.realtime_ns()
+        self._tree.remember(inode)
+        return self._tree.attributes(inode)
+
+    def _made(self, above: Inode, name: str, info: ObjectInfo) -> Inode:
+        inode = self._tree.inodes.add(above.ino, name, is_dir=False, is_link=True, info=info)
+        self._tree.directory(above).note(name, SymbolicLink(info))
+        self._tree.entries_changed(above)
+        return inode
+
+    async def _put(self, key: str, target: bytes) -> ObjectInfo:
+        try:
+            return await put_new(self._store, key, target)
+        except NotImplementedByStoreError:
+            return await self._store.put(key, target)
+
+    async def read(self, ino: int) -> bytes:
+        """The target, as it was given. One request for each version of a link.
+
+        Raises:
+            BadLinkError: what the object holds cannot be a target.
+
+        """
+        inode = self._tree.inodes.get(ino)
+        if inode.target is not None:
+            return inode.target
+        key = self._tree.inodes.key(inode)
+        try:
+            chunk = await self._store.read_range(key, 0, MAX_TARGET_BYTES + 1)
+        except NotFoundError:
+            if self._tree.inodes.key(inode) == key:
+                raise
+            return await self.read(ino)  # renamed meanwhile
+        target = bytes(chunk.data)
+        if not target or len(target) > MAX_TARGET_BYTES or b"\0" in target:
+            raise BadLinkError(
+                f"{key} holds {chunk.info.size} bytes that are no symbolic link's target",
+                f"1 to {MAX_TARGET_BYTES} bytes without NUL are; symlinks=off shows it as a file",
+            )
+        if inode.is_version(chunk.info):
+            inode.target = target
+        return target

@@ -1,0 +1,391 @@
+"""The tree that a bucket shows: which inode a name stands for, in which version, and how it looks.
+
+Asks S3 (or a listing that is fresh enough) and turns answers into inodes; changes nothing in S3.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from csi_s3.aio import KeyLocks
+from csi_s3.config.volume import TreeConfig
+from csi_s3.errors import (
+    InvalidNameError,
+    KeyTooLongError,
+    NotDirectoryError,
+    NotFoundError,
+    StaleError,
+)
+from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.keys import (
+    LINK_SUFFIX,
+    MAX_NAME_BYTES,
+    child_key,
+    decode_name,
+    is_visible,
+    link_name,
+)
+from csi_s3.fs.names.attributes import Attributes, attributes
+from csi_s3.fs.names.directory import Directory, Listing
+from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
+from csi_s3.fs.names.eviction import Eviction, NameCache
+from csi_s3.fs.names.inodes import ROOT, Inode, Inodes, info_of
+from csi_s3.fs.names.lookup import NameResolver
+from csi_s3.fs.names.sizes import AttributesCache, Sizes
+from csi_s3.obs.metrics import catalog as metrics
+from csi_s3.s3.store import ObjectInfo, ObjectStore
+
+log = logging.getLogger(__name__)
+
+INODE_BYTES = 950  # measured: 798 to 941, as full as tables are; a key of 25 characters
+INODES_SHARE = 4  # of the memory budget; buffers have a budget of their own
+
+
+class Kernel(AttributesCache, NameCache, Protocol):
+    """What the file system may ask of the kernel; `fuse.session` is the real one."""
+
+    async def invalidate_inode(self, ino: int) -> None:
+        """Drop the pages and attributes it holds of the inode; returns when they are gone."""
+        ...
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        """Ask it to look a name up again before its next use; it may take its time."""
+        ...
+
+
+class Tree:
+    """Concurrency: inodes change between awaits only; a change of a file's version holds its lock.
+
+    Cancellation: every method may be cancelled; what S3 answered until then is kept or not.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        config: TreeConfig,
+        *,
+        prefix: str,
+        kernel: Kernel,
+        clock: Clock,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self.inodes = Inodes(prefix)
+        self.versions: KeyLocks[int] = KeyLocks()  # held while an inode's version may change
+        self._store, self._config, self._kernel, self._clock = store, config, kernel, clock
+        self._group, self._resolver = group, NameResolver(store, links=config.symlinks)
+        self._mounted_ns = clock.realtime_ns()
+        self.inodes_limit = config.budget_bytes // INODES_SHARE // INODE_BYTES
+        self._eviction = Eviction(self.inodes, kernel, group, limit=self.inodes_limit)
+        self._snapshots: deque[tuple[float, Directory[Inode], Listing, int]] = deque()
+        self._snapshot_names = 0
+        self.sizes = Sizes(kernel)
+
+    # names
+
+    def directory(self, inode: Inode) -> Directory[Inode]:
+        if not inode.is_dir:
+            raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
+        if inode.directory is None:
+            inode.directory = Directory()
+        return inode.directory
+
+    async def lookup(self, parent: Inode, name: str) -> Inode:
+        """The inode behind a name.
+
+        Raises:
+            NotFoundError: nothing there.
+
+        """
+        directory = self.directory(parent)
+        local = directory.local.get(name)
+        if local is not None:
+            return local
+        if not is_visible(name):
+            raise NotFoundError(f"{name!r} cannot be shown")
+        present, now_s = self.inodes.child(parent.ino, name), self._clock.monotonic_s()
+        if present is not None and (
+            self.is_fresh(present) or self.sizes.untold_for_s(present, now_s) > 0
+        ):
+            return present
+        found, asked = directory.from_snapshot(name, now_s)
+        if found is None or found is Special.LOCAL:
+            asked, found = self.sizes.ask(), await self.find(parent, name)
+        return await self.adopt(parent, name, found, asked=asked)
+
+    async def find(self, parent: Inode, name: str) -> Entry:
+        """Ask S3 what a name stands for; what we did to it meanwhile wins."""
+        directory = self.directory(parent)
+        key = child_key(self.inodes.key(parent), name, is_dir=False)
+        known, asked = self.inodes.child(parent.ino, name), self.sizes.ask()
+        with directory.observe() as began:
+            found = await self._resolver.resolve(
+                key, link_last=known is not None and not known.is_link
+            )
+            changed = directory.changed_since(began, name)
+        if changed is not None:
+            return changed
+        if child_key(self.inodes.key(parent), name, is_dir=False) != key:
+            return await self.find(parent, name)  # the directory was renamed meanwhile
+        self.learn(parent, name, found, asked=asked)
+        return found
+
+    def learn(self, parent: Inode, name: str, found: Entry, *, asked: int) -> None:
+        """Correct what listings hold, unless the answer to a newer question has come."""
+        known = self.inodes.child(parent.ino, name)
+        if known is None or known.asked <= asked:
+            self.directory(parent).learn(name, found, asked=asked)
+
+    async def adopt(self, parent: Inode, name: str, found: Entry, *, asked: int) -> Inode:
+        """The inode that stands for what was found: the present one, changed or not, or a new one.
+
+        Raises:
+            NotFoundError: nothing was found.
+
+        """
+        present, local = self.inodes.child(parent.ino, name), self.directory(parent).local
+        if present is not None and local.get(name) is present:
+            return present
+        if found is Special.ABSENT or found is Special.LOCAL:
+            if present is not None:
+                self._vanished(present)
+            raise NotFoundError(f"no file or directory {name!r}")
+        if found is Special.DIRECTORY:
+            if present is not None and present.is_dir:
+                return present
+            return self.inodes.add(parent.ino, name, is_dir=True)
+        is_link = isinstance(found, SymbolicLink)
+        info = found.info if isinstance(found, SymbolicLink) else found
+        if present is not None and (present.is_dir, present.is_link) == (False, is_link):
+            is_renewed = await self.renew(present, info, asked=asked)
+            if self.inodes.child(parent.ino, name) is not present or local.get(name) is present:
+                # Forgotten meanwhile, or opened for writing.
+                return await self.adopt(parent, name, found, asked=asked)
+            if is_renewed:
+                return present
+        present = self.inodes.add(parent.ino, name, is_dir=False, is_link=is_link, info=info)
+        present.asked = asked
+        return present
+
+    def _vanished(self, inode: Inode) -> None:
+        """Somebody else removed it.
+
+        A directory that the kernel holds (a working directory, a subPath) stays usable, and is
+        the same one when its name comes back.
+        """
+        if inode.is_dir:
+            inode.is_ours = False
+            self.inodes.drop_unused(inode)
+        else:
+            self.inodes.unlink(inode)
+
+    def is_fresh(self, inode: Inode) -> bool:
+        """Whether a `metadata-ttl` set by hand lets us answer without S3."""
+        return (
+            self._config.metadata_ttl_by_hand
+            and not inode.is_dir
+            and self._clock.monotonic_s() < inode.fresh_until
+        )
+
+    async def renew(self, inode: Inode, info: ObjectInfo, *, asked: int) -> bool:
+        """Let a file's inode stand for this version; False if it cannot, because handles are open.
+
+        The kernel's pages of another version are gone when this returns.
+        asked: by the count of `sizes`. The answer to a newer question stays.
+
+        Raises:
+            StaleError: the inode was given another key since that version was asked for.
+
+        """
+        self._check_key(inode, info)
+        if inode.asked > asked:
+            return True
+        inode.fresh_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
+        if inode.is_version(info) and not self.versions.busy(inode.ino):
+            inode.info, inode.asked = info, asked
+            return True
+        async with self.versions.hold(inode.ino):
+            self._check_key(inode, info)
+            if inode.asked <= asked and await self.renew_held(inode, info):
+                inode.asked = asked
+            return inode.asked >= asked
+
+    async def renew_held(self, inode: Inode, info: ObjectInfo) -> bool:
+        """As `renew`, for a caller who holds the inode's version."""
+        if inode.is_version(info):
+            return True
+        if inode.maybe_cached and not inode.is_open:
+            await self._kernel.invalidate_inode(inode.ino)  # cancelled: it is as it was
+        if inode.is_open:
+            return False
+        inode.info, inode.maybe_cached = info, False
+        inode.mtime_ns = inode.atime_ns = None
+        inode.target = None
+        self.sizes.renewed(inode)
+        return True
+
+    def _check_key(self, inode: Inode, info: ObjectInfo) -> None:
+        if info.key != self.inodes.key(inode):
+            raise StaleError(f"{info.key}: renamed meanwhile")
+
+    # names that S3 may not show (yet)
+
+    def new_name(
+        self, parent: int, name: bytes, *, is_dir: bool, is_link: bool = False
+    ) -> tuple[Inode, str, str]:
+        """Where a new name goes, and its key, once it is sure that S3 can hold and we show it.
+
+        Raises:
+            InvalidNameError, KeyTooLongError: it is not.
+            NotFoundError: the directory was removed.
+
+        """
+        above, text = self.inodes.get(parent), decode_name(name)
+        if not above.is_dir:
+            raise NotDirectoryError(f"{above.name}: is a file")
+        if not above.is_linked:
+            raise NotFoundError("the directory was removed")
+        limit = MAX_NAME_BYTES - (len(LINK_SUFFIX) if is_link else 0)
+        if len(name) > limit:
+            raise KeyTooLongError(f"a name of {len(name)} bytes", f"{limit} at most: shorten it")
+        if not is_visible(text):
+            raise InvalidNameError(f"{text!r} cannot be shown again", "use another name")
+        if self._config.symlinks and link_name(text) and not (is_dir or is_link):
+            raise InvalidNameError(
+                f"a file {text!r} would be shown as a symbolic link",
+                "use another name, or the mount option symlinks=off",
+            )
+        component = f"{text}{LINK_SUFFIX}" if is_link else text
+        return above, text, child_key(self.inodes.key(above), component, is_dir=is_dir)
+
+    def add_local(self, parent: Inode, inode: Inode) -> None:
+        """The name exists whatever S3 says, and so do the directories above it."""
+        self.directory(parent).local[inode.name] = inode
+        if parent.ino != ROOT and parent.is_linked:
+            self.add_local(self.inodes.get(parent.parent), parent)
+
+    def drop_local(self, parent: Inode, name: str) -> None:
+        """Only S3 says from now on whether the name exists."""
+        local = self.directory(parent).local
+        local.pop(name, None)
+        if parent.ino != ROOT and parent.is_linked and not parent.is_kept and not local:
+            self.drop_local(self.inodes.get(parent.parent), parent.name)
+
+    def keep(self, inode: Inode) -> None:
+        """A directory exists from now on even if S3 has no key for it."""
+        if inode.ino != ROOT and inode.is_linked:
+            inode.is_kept = True
+            self.add_local(self.inodes.get(inode.parent), inode)
+
+    def moved(self, inode: Inode) -> None:
+        """A directory has another key, and so has all that is below it."""
+        for directory in (inode, *self.inodes.below(inode)):
+            if directory.directory is not None:
+                directory.directory.moved(self.inodes.key(directory))
+
+    def forget_name(self, inode: Inode) -> None:
+        """Have the kernel ask about the name again, before its time is up."""
+        self._kernel.forget_name(inode.parent, inode.name.encode())
+
+    # what the kernel holds
+
+    def remember(self, inode: Inode) -> bool:
+        """The kernel was given the inode once more; False: it should not be given many others."""
+        self.inodes.remember(inode)
+        self._eviction.check()
+        return self._eviction.has_room
+
+    def reading(self, directory: Inode) -> AbstractContextManager[None]:
+        """While a READDIR of it waits for the store."""
+        return self._eviction.reading(directory)
+
+    def close(self) -> None:
+        """Ask the kernel for nothing more; plain code."""
+        self._eviction.close()
+
+    # listings
+
+    def list_directory(self, inode: Inode) -> Listing:
+        directory = self.directory(inode)
+        key, links = self.inodes.key(inode), self._config.symlinks
+        listing = Listing(self._store, key, directory, self._group, links=links, ask=self.sizes.ask)
+        directory.opened(listing)
+        return listing
+
+    def close_listing(self, inode: Inode, listing: Listing) -> None:
+        valid_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
+        directory = self.directory(inode)
+        directory.closed(listing, valid_until=valid_until)
+        listing.close()
+        self._tell_hidden(inode, listing)
+        self._snapshots.append((valid_until, directory, listing, len(listing.names)))
+        self._snapshot_names += len(listing.names)
+        self._drop_old_snapshots()
+
+    def _drop_old_snapshots(self) -> None:
+        """Give back listings that are out of date, and the oldest beyond the inodes' share."""
+        now = self._clock.monotonic_s()
+        while self._snapshots:
+            valid_until, directory, listing, names = self._snapshots[0]
+            if now < valid_until and self._snapshot_names <= self.inodes_limit:
+                return
+            self._snapshots.popleft()
+            self._snapshot_names -= names
+            directory.drop_snapshot(listing)
+
+    def _tell_hidden(self, inode: Inode, listing: Listing) -> None:
+        directory = self.directory(inode)
+        if not listing.hidden:
+            return
+        metrics.HIDDEN_NAMES.inc(len(listing.hidden))
+        if not directory.hidden_logged:
+            directory.hidden_logged = True
+            log.info(
+                "%d keys in %r cannot be shown as names, the first: %r",
+                len(listing.hidden),
+                self.inodes.key(inode),
+                listing.hidden[0],
+                extra={"op": "readdir", "code": "hidden-names"},
+            )
+
+    # attributes
+
+    async def refresh(self, inode: Inode) -> float:
+        """Ask S3 again about a file that nobody holds open; it may be believed so many seconds.
+
+        Raises:
+            NotFoundError: it is gone, or a directory has its name now.
+
+        """
+        ttl_s = self._config.metadata_ttl_s
+        if inode.is_dir or not inode.is_linked or inode.handles or inode.writer is not None:
+            return ttl_s  # an open file is the version that was opened; a held directory stays
+        if self.is_fresh(inode):
+            return ttl_s
+        now_s = self._clock.monotonic_s()
+        if (left_s := self.sizes.untold_for_s(inode, now_s)) > 0:
+            return left_s
+        parent, key = self.inodes.get(inode.parent), self.inodes.key(inode)
+        found, asked = self.directory(parent).from_snapshot(inode.name, now_s)
+        info = info_of(inode, found)
+        if info is None:
+            asked, info = self.sizes.ask(), info_of(inode, await self.find(parent, inode.name))
+        if self.inodes.key(inode) != key:
+            return ttl_s  # renamed meanwhile, by us
+        if info is None or not await self.renew(inode, info, asked=asked):
+            if inode.writer is not None or inode.handles:
+                return ttl_s  # opened meanwhile
+            self.inodes.unlink(inode)
+            raise NotFoundError(f"{inode.name!r} is gone")
+        return ttl_s
+
+    def attributes(self, inode: Inode) -> Attributes:
+        return attributes(inode, self._config, mounted_ns=self._mounted_ns)
+
+    def entries_changed(self, directory: Inode) -> None:
+        """We made or removed a name in it: its time tells those who keep its listing.
+
+        Python's import system lists a directory anew only when its time has changed.
+        """
+        directory.mtime_ns = self._clock.realtime_ns()

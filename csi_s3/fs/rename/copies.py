@@ -1,0 +1,232 @@
+"""Copies inside the store, of any size and any number: what a rename is made of."""
+
+import asyncio
+import json
+import logging
+import zlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
+
+from csi_s3.errors import (
+    AccessDeniedError,
+    KeyTooLongError,
+    NotFoundError,
+    ObjectChangedError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    VolumeError,
+)
+from csi_s3.fs.base.budget import MemoryBudget
+from csi_s3.fs.names.pages import Pages
+from csi_s3.fs.write.extents import Extents, Origin, plan
+from csi_s3.fs.write.parallel_upload import ParallelUpload
+from csi_s3.s3.store import (
+    MAX_COPY_PART_BYTES,
+    MAX_KEY_BYTES,
+    MAX_PUT_BYTES,
+    ObjectInfo,
+    ObjectStore,
+)
+
+log = logging.getLogger(__name__)
+
+PARALLEL_COPIES = 64
+CHANGES_FOLLOWED = 5  # of one object, by others, while it is copied
+COPIES_IN_PAGE = 1000
+
+
+class TreeCopy:
+    """What a copy of a tree has come to, whether or not it was finished; iterable, see `add`.
+
+    A tree may have millions of keys: in compressed pages one costs 30 to 50 bytes; as strings of a
+    dictionary it cost 300 to 380.
+    newest: when the youngest of what was copied was made, by the store's clock.
+    unsure: keys that may hold a copy whose answer was lost.
+    """
+
+    def __init__(self) -> None:
+        self.newest = 0.0
+        self.unsure: list[str] = []
+        self._pages: list[bytes] = []
+        self._last: list[tuple[str, str, str]] = []
+
+    def add(self, source: ObjectInfo, made: ObjectInfo) -> None:
+        """Remember the source's key and version, and the copy's version."""
+        self._last.append((source.key, source.etag, made.etag))
+        self.newest = max(self.newest, source.last_modified)
+        if len(self._last) == COPIES_IN_PAGE:
+            self._pages.append(zlib.compress(json.dumps(self._last).encode(), level=1))
+            self._last = []
+
+    def __iter__(self) -> Iterator[tuple[str, str, str]]:
+        for page in self._pages:
+            yield from json.loads(zlib.decompress(page))
+        yield from self._last
+
+
+class Copies:
+    """Concurrency: any number; one tree's copies go PARALLEL_COPIES at a time.
+
+    Cancellation: a cancelled copy may or may not have been made.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        budget: MemoryBudget,
+        group: asyncio.TaskGroup,
+        progress: Callable[[], None],
+    ) -> None:
+        self._store, self._budget, self._group, self._progress = store, budget, group, progress
+
+    async def one(self, source: ObjectInfo, key: str, *, if_none_match: bool = False) -> ObjectInfo:
+        """Copy that version, by parts where it is too large for one request.
+
+        Raises:
+            NotFoundError, ObjectChangedError: the source is gone, or another version.
+            PreconditionFailedError: if_none_match, and the key holds an object.
+
+        """
+        if source.size <= MAX_PUT_BYTES:
+            info = await self._store.copy(source, key, if_none_match=if_none_match)
+        else:
+            info = await self._by_parts(source, key, if_none_match=if_none_match)
+        self._progress()
+        return info
+
+    async def _by_parts(self, source: ObjectInfo, key: str, *, if_none_match: bool) -> ObjectInfo:
+        upload = ParallelUpload(
+            self._store,
+            key,
+            part_bytes=MAX_COPY_PART_BYTES,
+            budget=self._budget,
+            group=self._group,
+            progress=self._progress,
+            like=source,
+        )
+        whole = Extents()
+        whole.put(0, source.size, Origin.BASE)
+        try:
+            for piece in plan(whole, 0, part_bytes=MAX_COPY_PART_BYTES):
+                await upload.copy(source, piece.size)
+            return await upload.complete(if_none_match=if_none_match)
+        except BaseException:
+            await upload.abort()
+            raise
+
+    async def tree(
+        self,
+        old: str,
+        new: str,
+        into: TreeCopy,
+        *,
+        pages: AsyncGenerator[Sequence[ObjectInfo], None] | None = None,
+    ) -> None:
+        """Copy every key under old, or those in `names.pages`, to the same place under new.
+
+        Raises:
+            VolumeError: the first refusal; no copy is under way then.
+
+        """
+        slots = asyncio.Semaphore(PARALLEL_COPIES)
+        failed: list[VolumeError] = []
+
+        async def one(source: ObjectInfo) -> None:
+            key = new + source.key[len(old) :]
+            try:
+                if not failed:
+                    await self._newest(source, key, into)
+            except VolumeError as exc:
+                failed.append(exc)
+                if exc.retryable:
+                    into.unsure.append(key)
+            finally:
+                slots.release()
+
+        found = pages or self.pages(old)
+        async with asyncio.TaskGroup() as copying, aclosing(found):
+            try:
+                async for objects in found:
+                    _check_lengths(objects, old, new)
+                    for source in objects:
+                        await slots.acquire()
+                        copying.create_task(one(source))
+                    if failed:
+                        break
+            except VolumeError as exc:
+                failed.append(exc)
+        if failed:
+            raise failed[0]
+
+    async def _newest(self, source: ObjectInfo, key: str, into: TreeCopy) -> None:
+        """Copy what the source's key holds now: others may write while we go through a tree."""
+        for _ in range(CHANGES_FOLLOWED):
+            try:
+                made = await self.one(source, key)
+            except ObjectChangedError:
+                try:
+                    source = await self._store.head(source.key)
+                except NotFoundError:
+                    return
+            except NotFoundError:
+                return  # somebody else removed it
+            else:
+                into.add(source, made)
+                return
+        raise ObjectChangedError(f"{source.key}: changes too often to be copied")
+
+    async def delete(self, objects: Iterable[tuple[str, str]]) -> bool:
+        """Delete those versions of keys, as `ObjectStore.delete_many`.
+
+        Returns whether some stay, because somebody else has written to them meanwhile.
+
+        Raises:
+            VolumeError: keys remain for another reason.
+
+        """
+        asked = 0
+
+        def counted() -> Iterator[tuple[str, str]]:
+            nonlocal asked
+            for item in objects:  # taken as each batch begins
+                asked += 1
+                self._progress()
+                yield item
+
+        remain = await self._store.delete_many(counted())
+        refused = {k: e for k, e in remain.items() if not isinstance(e, ObjectChangedError)}
+        if refused:
+            key, why = next(iter(refused.items()))
+            kinds = (AccessDeniedError, StoreUnavailableError)
+            kind = next((k for k in kinds if isinstance(why, k)), StoreRefusedError)
+            raise kind(
+                f"{len(refused)} of {asked} objects could not be deleted, the first {key}:"
+                f" {why.what}",
+                f"they are there under both names; {why.hint}",
+            )
+        if remain:
+            log.info(
+                "%d objects stay: somebody else has written to them meanwhile, first to %s",
+                len(remain),
+                next(iter(remain)),
+            )
+        return bool(remain)
+
+    async def pages(self, prefix: str) -> AsyncGenerator[Sequence[ObjectInfo], None]:
+        """Every object under prefix, a LIST's answer at a time. An empty one is no progress."""
+        pages = Pages(self._store, prefix, delimiter="")
+        while not pages.is_over:
+            page = await pages.following()
+            if page.objects:
+                self._progress()
+                yield page.objects
+
+
+def _check_lengths(objects: Sequence[ObjectInfo], old: str, new: str) -> None:
+    for o in objects:
+        key = new + o.key[len(old) :]
+        if len(key.encode()) > MAX_KEY_BYTES:
+            raise KeyTooLongError(
+                f"{o.key}: its key would have {len(key.encode())} bytes", "S3 takes at most 1024"
+            )

@@ -1,0 +1,252 @@
+"""rename(2): copies inside the store, then deletes; the inode goes on under its new name.
+
+A file is one copy and one delete. A directory is all its keys: see `directory_rename`. At any
+moment each file is whole under one name at least.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from csi_s3.config.volume import TreeConfig
+from csi_s3.errors import (
+    ExistsError,
+    IsDirectoryError,
+    NotDirectoryError,
+    NotFoundError,
+    NotPermittedError,
+    ObjectChangedError,
+    PreconditionFailedError,
+    StaleError,
+    VolumeError,
+)
+from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.keys import decode_name
+from csi_s3.fs.files.write_back import WriteBack
+from csi_s3.fs.names.entries import Special
+from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.tree import Tree
+from csi_s3.fs.rename.copies import Copies
+from csi_s3.fs.rename.directory_rename import DirectoryRenames, found_as, take_place
+from csi_s3.fs.rename.journal import RenameJournal
+from csi_s3.fs.rename.recovery import RenameRecovery
+from csi_s3.s3.store import ObjectInfo, ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class Renames:
+    """Concurrency: the kernel holds the directories whose entries change; `KeyRangeLock` all below.
+
+    Cancellation: the caller runs it in a task of the mount, so that it goes on to its end.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        config: TreeConfig,
+        *,
+        tree: Tree,
+        changes: WriteBack,
+        copies: Copies,
+        intents: RenameJournal,
+        clock: Clock,
+    ) -> None:
+        self._store, self._config, self._tree, self._changes = store, config, tree, changes
+        self._copies = copies
+        self._inodes = tree.inodes
+        self._trees = DirectoryRenames(
+            store, tree=tree, changes=changes, copies=copies, intents=intents, clock=clock
+        )
+        self._unfinished = RenameRecovery(copies=copies, moves=changes.moves, intents=intents)
+
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
+    ) -> None:
+        """Give a file or directory another name; what had it is replaced, at once if a file.
+
+        The kernel has looked both names up, so that is not done again.
+
+        Raises:
+            ExistsError: the new name is there, and may_replace is not given.
+            NotPermittedError: without allow-delete; over a file, without allow-overwrite.
+            NotEmptyError, NotDirectoryError, IsDirectoryError: what has the new name is in the way.
+            VolumeError: what the store answered. It then has its old name, whole; where deletes
+                failed after all copies were made, it may have both.
+
+        """
+        above, old = self._inodes.get(parent), decode_name(name)
+        inode = self._inodes.child(parent, old) or await self._tree.lookup(above, old)
+        into, new, _ = self._tree.new_name(
+            new_parent, new_name, is_dir=inode.is_dir, is_link=inode.is_link
+        )
+        target = self._inodes.child(into.ino, new)
+        if target is not None and target.is_dir and not (inode.is_dir and may_replace):
+            target = await self._if_there(target)
+        if target is inode:
+            return
+        self._check(inode, target, may_replace=may_replace)
+        if inode.is_dir:
+            await self._trees.move(inode, into, new, target)
+            return
+        other = target or inode
+        async with self._changes.moves.move(
+            lambda: self._inodes.key(inode),
+            lambda: self._inodes.key_at(inode, into, new),
+            lambda: self._inodes.key(other),  # a symbolic link has another key than a file
+        ):
+            self._check_still((above, old, inode), (into, new, target))
+            await self._file(inode, into, new, target, may_replace=may_replace)
+
+    async def recover(self) -> None:
+        """As `RenameRecovery.recover`."""
+        await self._unfinished.recover()
+
+    def _check_still(self, *names: tuple[Inode, str, Inode | None]) -> None:
+        """What the kernel has found may have changed before our turn came."""
+        for parent, name, inode in names:
+            if not parent.is_linked or self._inodes.child(parent.ino, name) is not inode:
+                raise StaleError(f"{name}: changed meanwhile")
+
+    async def _if_there(self, target: Inode) -> Inode | None:
+        """The directory, or None: others emptied it, and only those who are in it still see it."""
+        above = self._inodes.get(target.parent)
+        if self._tree.directory(above).local.get(target.name) is target:
+            return target
+        if await self._tree.find(above, target.name) is not Special.ABSENT:
+            return target
+        self._inodes.unlink(target)
+        return None
+
+    def _check(self, inode: Inode, target: Inode | None, *, may_replace: bool) -> None:
+        key = self._inodes.key(inode)
+        if not self._config.allow_delete and not self._changes.is_exempt(inode):
+            raise NotPermittedError(
+                f"rename of {key} takes its old name away",
+                "needs the mount option allow-delete",
+                option="allow-delete",
+            )
+        if target is None:
+            return
+        there = self._inodes.key(target)
+        if not may_replace:
+            raise ExistsError(f"{there}: exists")
+        if inode.is_dir and not target.is_dir:
+            raise NotDirectoryError(f"{there}: is a file, and {key} is a directory")
+        if target.is_dir and not inode.is_dir:
+            raise IsDirectoryError(f"{there}: is a directory, and {key} is a file")
+        guarded = not self._config.allow_overwrite and not target.is_dir
+        if guarded and not self._changes.is_exempt(target):
+            raise NotPermittedError(
+                f"rename over {there} replaces it",
+                "needs the mount option allow-overwrite",
+                option="allow-overwrite",
+            )
+
+    # a file
+
+    async def _file(
+        self, inode: Inode, into: Inode, new: str, target: Inode | None, *, may_replace: bool
+    ) -> None:
+        old_key = self._inodes.key(inode)
+        new_key = self._inodes.key_at(inode, into, new)
+        async with self._tree.versions.hold(inode.ino):
+            prepared = await self._changes.prepare_move(inode, over=target is not None)
+            copied: list[tuple[ObjectInfo, ObjectInfo]] = []
+
+            async def put_in_place() -> None:
+                if prepared is None:
+                    return
+                source, made = await self._copy(inode, prepared, new_key, may_replace=may_replace)
+                await self._remove_other_kind(inode, target, new_key)
+                copied.append((source, made))
+
+            await self._over(target, put_in_place)
+            for source, made in copied:
+                self._changes.moved(inode, made)
+                try:
+                    is_undone = await self._remove_old(
+                        old_key, made, source, may_undo=target is None
+                    )
+                except VolumeError:
+                    self._changes.moved(inode, source)
+                    self._tree.directory(into).note(new, found_as(inode, made))  # both are there
+                    raise
+                if is_undone is not None:
+                    self._changes.moved(inode, source)
+                    raise is_undone
+            take_place(self._tree, inode, into, new)
+
+    async def _remove_other_kind(self, inode: Inode, target: Inode | None, made: str) -> None:
+        """A file over a symbolic link, or the other way: the two have different keys."""
+        if target is None or target.is_link == inode.is_link:
+            return
+        try:
+            await self._store.delete(self._inodes.key(target))
+        except VolumeError:
+            with suppress(VolumeError):
+                await self._store.delete(made)  # as before; a left one would be a second name
+            raise
+
+    async def _over(
+        self, target: Inode | None, put_in_place: Callable[[], Awaitable[None]]
+    ) -> None:
+        if target is None:
+            await put_in_place()
+            return
+        await self._changes.set_aside(target, put_in_place)
+        self._tree.drop_local(self._inodes.get(target.parent), target.name)
+        self._inodes.unlink(target)
+
+    async def _copy(
+        self, inode: Inode, source: ObjectInfo, key: str, *, may_replace: bool
+    ) -> tuple[ObjectInfo, ObjectInfo]:
+        """What was copied, and the copy."""
+        try:
+            try:
+                return source, await self._copies.one(source, key, if_none_match=not may_replace)
+            except (ObjectChangedError, NotFoundError) as exc:
+                if inode.is_open:
+                    raise StaleError(f"{source.key}: replaced or removed by somebody else") from exc
+            now = await self._store.head(source.key)  # somebody else's new version has the name
+            if not await self._tree.renew_held(inode, now):
+                raise StaleError(f"{source.key}: replaced by somebody else, and opened here")
+            return now, await self._copies.one(now, key, if_none_match=not may_replace)
+        except PreconditionFailedError as exc:
+            raise ExistsError(f"{key}: exists") from exc
+
+    async def _remove_old(
+        self, key: str, made: ObjectInfo, source: ObjectInfo, *, may_undo: bool
+    ) -> VolumeError | None:
+        """Take the old name away. Returns why not, if the new one was taken away in its place.
+
+        Raises:
+            VolumeError: both names are there. Nothing is undone where the delete may yet work.
+
+        """
+        try:
+            await self._store.delete(key, if_match=source.etag)
+        except ObjectChangedError as exc:
+            log.info(
+                "%s was written by somebody else while it was renamed to %s: %s", key, made.key, exc
+            )
+        except VolumeError as exc:
+            if exc.retryable and await self._is_gone(key):
+                return None  # only the answer was lost
+            if exc.retryable or not may_undo:
+                raise
+            try:
+                await self._store.delete(made.key, if_match=made.etag)
+            except VolumeError:
+                raise exc from None
+            return exc
+        return None
+
+    async def _is_gone(self, key: str) -> bool:
+        try:
+            await self._store.head(key)
+        except NotFoundError:
+            return True
+        except VolumeError:
+            return False
+        return False

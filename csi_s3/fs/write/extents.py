@@ -1,0 +1,211 @@
+"""Where each byte of a file being changed is, and which parts an upload of it is made of.
+
+Plain code, no I/O: `staging` moves bytes, `file_writer` sends them, as these two decide.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, MIN_PART_BYTES
+
+
+class Origin(Enum):
+    """BASE and SPOOL: at the same offset of the stored version, or of the spool's file."""
+
+    BASE = "base"
+    SPOOL = "spool"
+    ZERO = "zero"  # a hole, or behind a smaller base
+    SENT = "sent"  # only in parts of an upload that is not complete: cannot be read
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    start: int
+    end: int
+    origin: Origin
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+
+class Extents:
+    """A map without gaps from 0 to `size`; neighbours of one origin are one extent."""
+
+    def __init__(self) -> None:
+        self._items: list[Extent] = []
+
+    @property
+    def size(self) -> int:
+        return self._items[-1].end if self._items else 0
+
+    def __iter__(self) -> Iterator[Extent]:
+        return iter(list(self._items))
+
+    def count(self, origin: Origin) -> int:
+        """Bytes of that origin."""
+        return sum(e.size for e in self._items if e.origin is origin)
+
+    def has(self, origin: Origin) -> bool:
+        return any(e.origin is origin for e in self._items)
+
+    def within(self, start: int, end: int) -> list[Extent]:
+        """The extents of a range, cut to it."""
+        found = []
+        for at in range(self._index(start), len(self._items)):
+            e = self._items[at]
+            if e.start >= end:
+                break
+            found.append(Extent(max(e.start, start), min(e.end, end), e.origin))
+        return found
+
+    def put(self, start: int, end: int, origin: Origin) -> None:
+        """Set a range, which begins at `size` or before."""
+        if start > self.size:
+            raise ValueError(f"a gap from {self.size} to {start}")
+        if start >= end:
+            return
+        low = high = self._index(start)
+        new = Extent(start, end, origin)
+        before: list[Extent] = []
+        after: list[Extent] = []
+        while high < len(self._items) and self._items[high].start < end:
+            e = self._items[high]
+            if e.start < start:
+                before.append(Extent(e.start, start, e.origin))
+            if e.end > end:
+                after.append(Extent(end, e.end, e.origin))
+            high += 1
+        if low > 0 and not before:
+            low -= 1
+            before.append(self._items[low])
+        if high < len(self._items) and not after:
+            after.append(self._items[high])
+            high += 1
+        self._items[low:high] = _merged([*before, new, *after])
+
+    def truncate(self, size: int) -> None:
+        """Cut to a size that is not above the present one."""
+        at = self._index(size)
+        kept = self._items[:at]
+        if at < len(self._items) and self._items[at].start < size:
+            kept.append(Extent(self._items[at].start, size, self._items[at].origin))
+        self._items = kept
+
+    def _index(self, offset: int) -> int:
+        """Of the extent that holds offset, or the number of extents if none does."""
+        at = bisect_right(self._items, offset, key=lambda e: e.start) - 1
+        if at >= 0 and offset < self._items[at].end:
+            return at
+        return at + 1
+
+
+def _merged(items: list[Extent]) -> list[Extent]:
+    merged: list[Extent] = []
+    for e in items:
+        if merged and merged[-1].origin is e.origin and merged[-1].end == e.start:
+            merged[-1] = Extent(merged[-1].start, e.end, e.origin)
+        else:
+            merged.append(e)
+    return merged
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One part of an upload: a range to be copied inside the store from the base, or sent."""
+
+    start: int
+    end: int
+    is_copy: bool
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+
+def plan(
+    extents: Extents,
+    start: int,
+    *,
+    part_bytes: int,
+    min_part_bytes: int = MIN_PART_BYTES,
+    most: int = MAX_PARTS,
+    is_end: bool = True,
+) -> list[Piece]:
+    """Cut [start, size) into the parts of an upload, with as few bytes sent as S3 allows.
+
+    Every part but the last has at least min_part_bytes, so a changed range that is smaller takes
+    in unchanged bytes behind it. A file in so many pieces that an upload cannot hold them is sent
+    in coarser ones.
+
+    part_bytes: the size of parts that are sent. most: so many parts are wanted at most; where not
+    even that can be, there are more. is_end: whether the last piece is the upload's last.
+    """
+    worth = min_part_bytes
+    while True:
+        runs = _runs(extents, start, worth=worth, min_part_bytes=min_part_bytes)
+        copy_bytes = copy_part_bytes(extents.size - start, most)
+        pieces = [p for run in runs for p in _cut(run, part_bytes, copy_bytes, min_part_bytes)]
+        if not is_end:
+            pieces = _filled_up(pieces, min_part_bytes)
+        if len(pieces) <= most or worth > extents.size:
+            return pieces
+        worth *= 2
+
+
+def copy_part_bytes(size: int, most: int = MAX_PARTS) -> int:
+    """How large copied parts are: larger than usual only where that would be too many."""
+    copy_bytes = MAX_COPY_PART_BYTES
+    while copy_bytes < MAX_PUT_BYTES and size > copy_bytes * (most * 9 // 10):
+        copy_bytes = min(2 * copy_bytes, MAX_PUT_BYTES)
+    return copy_bytes
+
+
+def _runs(extents: Extents, start: int, *, worth: int, min_part_bytes: int) -> list[Piece]:
+    """Ranges in turn copied and sent, each large enough to be a part; only the last may be less."""
+    size = extents.size
+    runs: list[Piece] = []
+    for e in extents.within(start, size):
+        is_copy = e.origin is Origin.BASE and (e.size >= worth or (e.end == size and not runs))
+        at = e.start
+        last = runs[-1] if runs else None
+        if last is not None and not last.is_copy and is_copy and last.size < min_part_bytes:
+            at = min(e.end, last.start + min_part_bytes)  # the sent run borrows what it lacks
+            if e.end - at < min_part_bytes and e.end < size:
+                at = e.end
+            runs[-1] = last = Piece(last.start, at, is_copy=False)
+        if at >= e.end:
+            continue
+        if last is not None and last.is_copy == is_copy:
+            runs[-1] = Piece(last.start, e.end, is_copy=is_copy)
+        else:
+            runs.append(Piece(at, e.end, is_copy=is_copy))
+    return runs
+
+
+def _cut(run: Piece, part_bytes: int, copy_bytes: int, min_part_bytes: int) -> list[Piece]:
+    most = copy_bytes if run.is_copy else part_bytes
+    pieces = []
+    at = run.start
+    while at < run.end:
+        end = min(at + most, run.end)
+        if 0 < run.end - end < min_part_bytes:
+            end = run.end if run.end - at <= MAX_COPY_PART_BYTES else run.end - min_part_bytes
+        pieces.append(Piece(at, end, is_copy=run.is_copy))
+        at = end
+    return pieces
+
+
+def _filled_up(pieces: list[Piece], min_part_bytes: int) -> list[Piece]:
+    """Let the last piece, too, be large enough: it takes what it lacks from those before."""
+    while len(pieces) > 1 and pieces[-1].size < min_part_bytes:
+        *rest, before, last = pieces
+        at = last.end - min_part_bytes
+        if at - before.start < min_part_bytes:
+            at = before.start
+        else:
+            rest.append(Piece(before.start, at, is_copy=before.is_copy))
+        pieces = [*rest, Piece(at, last.end, is_copy=False)]
+    return pieces

@@ -1,0 +1,70 @@
+"""What earlier workers of this mount could not upload: sent now, or named with its path.
+
+A file that its program had closed is uploaded, under the condition that S3 still holds what it was
+a change of. One that was still being written is nobody's to judge: it stays in the spool.
+"""
+
+import logging
+from collections.abc import Callable
+
+from csi_s3.errors import VolumeError
+from csi_s3.fs.base.key_range_lock import KeyRangeLock
+from csi_s3.fs.write.file_writer import FileWriter
+from csi_s3.fs.write.spool import Description, Spool, SpoolFile
+from csi_s3.s3.store import ObjectInfo
+
+log = logging.getLogger(__name__)
+
+NewWriter = Callable[[str, ObjectInfo | None], FileWriter]
+
+
+async def recover(spool: Spool, new_writer: NewWriter, moves: KeyRangeLock) -> None:
+    """Deal with every leftover of the spool. Failures reach the log; the leftover stays."""
+    for path, description in spool.leftovers():
+        try:
+            file = spool.take_over(path, description)
+        except OSError as exc:
+            log.warning("%s cannot be opened and is left alone: %s", path, exc)
+            continue
+        if description.is_whole:
+            await _upload(file, description, new_writer, moves)
+        else:
+            file.close(keep=True)
+            log.warning(
+                "%s was being changed when the process that served it ended, or was written anew"
+                " since; it was not uploaded, what was written to the node's disk is in %s: copy"
+                " what you need, and remove it",
+                description.key,
+                path,
+            )
+
+
+async def _upload(
+    file: SpoolFile, description: Description, new_writer: NewWriter, moves: KeyRangeLock
+) -> None:
+    base = None
+    if description.base_etag:
+        base = ObjectInfo(
+            key=description.key,
+            size=description.base_size,
+            etag=description.base_etag,
+            last_modified=0.0,
+        )
+    writer = new_writer(description.key, base)
+    writer.adopt(file, description)
+    try:
+        async with moves.change(lambda: description.key):
+            await writer.store()
+    except VolumeError as exc:
+        log.error(  # noqa: TRY400 - one line; what to do is in it
+            "%s: what an earlier worker could not upload failed again: %s; its bytes are in %s",
+            description.key,
+            exc,
+            file.path,
+            extra={"code": exc.code},
+        )
+    else:
+        log.info("%s: uploaded what an earlier worker could not", description.key)
+    finally:
+        writer.cancel()
+        writer.close()
