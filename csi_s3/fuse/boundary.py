@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Handler: TypeAlias = Coroutine[Any, Any, R]
+Operation: TypeAlias = Coroutine[Any, Any, R]
 Heard: TypeAlias = Callable[[str, VolumeError], None]
 
 # Who else hears of a failed operation, once each; set before the session is started.
@@ -38,7 +38,7 @@ def give_up() -> None:
 
 def answered(
     deadline_s: float | None,
-) -> Callable[[Callable[P, Handler[R]]], Callable[P, Handler[R]]]:
+) -> Callable[[Callable[P, Operation[R]]], Callable[P, Operation[R]]]:
     """Guarantee a reply to every kernel request, whatever the handler does.
 
     pyfuse3 in asyncio mode replies only to a return value or a FUSEError. After anything else
@@ -53,7 +53,7 @@ def answered(
 
     """
 
-    def wrap(handler: Callable[P, Handler[R]]) -> Callable[P, Handler[R]]:
+    def wrap(handler: Callable[P, Operation[R]]) -> Callable[P, Operation[R]]:
         op = handler.__name__
         done, timer = metrics.FUSE_OPERATIONS.child(op, "ok"), metrics.FUSE_SECONDS.child(op)
 
