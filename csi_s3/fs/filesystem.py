@@ -78,7 +78,7 @@ class FileSystem:
         self._tree = Tree(store, config, prefix=prefix, kernel=kernel, clock=clock, group=group)
         self._inodes = self._tree.inodes
         self._handles = Handles()
-        self._patience = ProgressTimeout(group, clock)
+        self._progress_timeout = ProgressTimeout(group, clock)
         spool = Spool(state_dir, limit_bytes=config.spool_bytes)
         budget = MemoryBudget(config.budget_bytes)
         self.files = OpenFiles(
@@ -90,18 +90,20 @@ class FileSystem:
             group=group,
             spool=spool,
             budget=budget,
-            patience=self._patience,
+            progress_timeout=self._progress_timeout,
         )
-        moves = self.files.changes.moves
-        self.links = SymbolicLinks(store, config, tree=self._tree, moves=moves, clock=clock)
-        copies = Copies(store, budget=budget, group=group, progress=self._patience.made_progress)
+        key_lock = self.files.write_back.key_lock
+        self.links = SymbolicLinks(store, config, tree=self._tree, key_lock=key_lock, clock=clock)
+        copies = Copies(
+            store, budget=budget, group=group, progress=self._progress_timeout.made_progress
+        )
         self._renames = Renames(
             store,
             config,
             tree=self._tree,
-            changes=self.files.changes,
+            write_back=self.files.write_back,
             copies=copies,
-            intents=RenameJournal(state_dir),
+            journal=RenameJournal(state_dir),
             clock=clock,
         )
 
@@ -304,7 +306,7 @@ class FileSystem:
                 await self._remove_empty(inode)
                 self._removed(above, text, inode)
 
-        await self._patience.wait(removing, f"rmdir of {text}")
+        await self._progress_timeout.wait(removing, f"rmdir of {text}")
 
     async def _remove_empty(self, inode: Inode) -> None:
         key = self._inodes.key(inode)
@@ -326,7 +328,7 @@ class FileSystem:
         if inode.is_dir:
             raise IsDirectoryError(f"{text}: is a directory")
         key = self._inodes.key(inode)
-        if not self._config.allow_delete and not self.files.changes.is_exempt(inode):
+        if not self._config.allow_delete and not self.files.write_back.is_exempt(inode):
             raise NotPermittedError(
                 f"unlink of {key}", "needs the mount option allow-delete", option="allow-delete"
             )
@@ -339,13 +341,13 @@ class FileSystem:
 
         async def removing() -> None:
             async with self._change(inode):
-                await self.files.changes.set_aside(inode, remove)
+                await self.files.write_back.set_aside(inode, remove)
 
-        await self._patience.wait(removing, f"unlink of {text}")
+        await self._progress_timeout.wait(removing, f"unlink of {text}")
 
     def _change(self, inode: Inode) -> AbstractAsyncContextManager[None]:
         """Its key's turn: no rename of it or of what is above it is under way."""
-        return self.files.changes.moves.change(lambda: self._inodes.key(inode))
+        return self.files.write_back.key_lock.change(lambda: self._inodes.key(inode))
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
@@ -354,7 +356,7 @@ class FileSystem:
         work = partial(
             self._renames.rename, parent, name, new_parent, new_name, may_replace=may_replace
         )
-        await self._patience.wait(work, f"rename of {name!r}")
+        await self._progress_timeout.wait(work, f"rename of {name!r}")
 
     async def recover(self) -> None:
         """Finish what earlier workers of this mount began: renames first, then uploads.
@@ -363,7 +365,7 @@ class FileSystem:
         where it would be in the way.
         """
         await outcome(self._renames.recover)
-        await outcome(self.files.changes.recover)
+        await outcome(self.files.write_back.recover)
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""

@@ -71,7 +71,7 @@ class WorkerSupervisor:
     @override
     def __repr__(self) -> str:
         state = self.report.state.value if self.report else "starting"
-        return f"<Served {self.mount_id} {self.volume_handle!r} {state}>"
+        return f"<WorkerSupervisor {self.mount_id} {self.volume_handle!r} {state}>"
 
     @property
     def is_ending(self) -> bool:

@@ -65,7 +65,7 @@ class ZygoteClient:
 
     @override
     def __repr__(self) -> str:
-        return f"<Nursery zygote={self._process.pid} children={len(self._children)}>"
+        return f"<ZygoteClient zygote={self._process.pid} children={len(self._children)}>"
 
     @property
     def is_alive(self) -> bool:

@@ -82,7 +82,7 @@ class VolumeMount:
     @override
     def __repr__(self) -> str:
         state = "leaving" if self.leaving else "serving" if self._source else "down"
-        return f"<Mount {self.spec.mount_id} {state}, {len(self.targets)} targets>"
+        return f"<VolumeMount {self.spec.mount_id} {state}, {len(self.targets)} targets>"
 
     @property
     def is_up(self) -> bool:

@@ -164,7 +164,7 @@ def test_truncation_to_another_size(slow, turns, size):
 @pytest.mark.parametrize("finds_out", [False, True])
 def test_exclusive_create(slow, turns, finds_out):
     if finds_out:
-        slow.fs.files._claims._is_able = None
+        slow.fs.files._exclusive_create._is_able = None
     cancelled_after(slow, turns, slow.fs.files.create(1, b"f", EXCLUSIVE))
     for handle in list(slow.fs._handles._open):
         slow.write(handle, b"data")

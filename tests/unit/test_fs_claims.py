@@ -22,7 +22,7 @@ LACKS = "the store does not know conditional writes"
 
 def unknown(mount):
     """A mount that has not found out yet what its store knows."""
-    mount.fs.files._claims._is_able = None
+    mount.fs.files._exclusive_create._is_able = None
     return mount
 
 

@@ -129,7 +129,7 @@ def test_batches_are_progress(mount, monkeypatch):
     for n in range(2500):
         mount.put(f"d/{n}")
     seen = []
-    patience = mount.fs._patience
+    patience = mount.fs._progress_timeout
     monkeypatch.setattr(patience, "_progress_at", 0.0)
 
     async def watch(operation, _key):

@@ -49,9 +49,9 @@ class OpenFiles:
         group: asyncio.TaskGroup,
         spool: Spool,
         budget: MemoryBudget,
-        patience: ProgressTimeout,
+        progress_timeout: ProgressTimeout,
     ) -> None:
-        self.changes = WriteBack(
+        self.write_back = WriteBack(
             store,
             config,
             tree=tree,
@@ -60,14 +60,14 @@ class OpenFiles:
             group=group,
             spool=spool,
             budget=budget,
-            patience=patience,
+            progress_timeout=progress_timeout,
             new_reader=self._reader,
         )
         self._store, self._config, self._tree, self._handles = store, config, tree, handles
-        self._claims = ExclusiveCreate(store)
+        self._exclusive_create = ExclusiveCreate(store)
         self._clock, self._group = clock, group
         self._inodes = tree.inodes
-        self.budget, self._patience = budget, patience
+        self.budget, self._progress_timeout = budget, progress_timeout
 
     async def open(self, ino: int, flags: int) -> int:
         """Open a file; asks S3 for its version, and the answer brings the first bytes along.
@@ -154,17 +154,17 @@ class OpenFiles:
         )
 
     async def _open_to_write(self, inode: Inode, flags: int) -> int:
-        changes, renewed = self.changes, inode.renewed
+        write_back, renewed = self.write_back, inode.renewed
         is_kept = not flags & os.O_TRUNC
         if is_kept:
             self._tree.sizes.check(inode, renewed)
             await self._ask_to_change(inode)
         async with self._tree.versions.hold(inode.ino):
-            changes.check(inode, "opening it for writing")
+            write_back.check(inode, "opening it for writing")
             if is_kept:
                 self._tree.sizes.check(inode, renewed)
             if inode.writer is None:
-                changes.begin(inode, base=inode.info if is_kept else None)
+                write_back.begin(inode, base=inode.info if is_kept else None)
                 inode.maybe_cached = True  # the kernel keeps the pages that it writes
             elif not is_kept:
                 await inode.writer.reset()
@@ -186,8 +186,8 @@ class OpenFiles:
             raise StaleError(f"{inode.name}: removed meanwhile") from exc
 
     async def _claim(self, above: Inode, name: str) -> ObjectInfo | None:
-        async with self.changes.moves.change(lambda: self._key(above, name)):
-            return await self._claims.claim(self._key(above, name))
+        async with self.write_back.key_lock.change(lambda: self._key(above, name)):
+            return await self._exclusive_create.claim(self._key(above, name))
 
     async def create(self, parent: int, name: bytes, flags: int) -> tuple[int, Attributes]:
         """Make a file that is in S3 at its first fsync, close after a write, or last release.
@@ -205,14 +205,14 @@ class OpenFiles:
         claimed = None
         if exclusive:  # in a task of the mount, whose end does not wait for a silent store
             claim = partial(self._claim, above, text)
-            claimed = await self._patience.wait(claim, f"exclusive creation of {text}")
+            claimed = await self._progress_timeout.wait(claim, f"exclusive creation of {text}")
         local = self._tree.directory(above).local.get(text)
         if local is not None:
             fh = await self.open(local.ino, flags)
             self._tree.remember(local)
             return fh, self._tree.attributes(local)
         inode = self._inodes.add(above.ino, text, is_dir=False, info=claimed)
-        self.changes.begin(inode, base=claimed, exclusive=exclusive)
+        self.write_back.begin(inode, base=claimed, exclusive=exclusive)
         self._tree.entries_changed(above)
         inode.mtime_ns = self._clock.realtime_ns()
         inode.maybe_cached = inode.is_told = True
@@ -255,7 +255,7 @@ class OpenFiles:
             raise StaleError(f"{handle.inode.name}: not being written any more")
         if not writer.try_write(offset, data):
             accepting = partial(writer.write, offset, data)
-            await self._patience.wait(accepting, f"write to {handle.inode.name}")
+            await self._progress_timeout.wait(accepting, f"write to {handle.inode.name}")
         handle.inode.mtime_ns = self._clock.realtime_ns()
         return len(data)
 
@@ -268,10 +268,10 @@ class OpenFiles:
         handle = self._handles.file(fh)
         writer = handle.inode.writer
         if handle.is_writable and writer is not None and writer.was_written:
-            await self.changes.store(handle.inode, joins=True)
+            await self.write_back.store(handle.inode, joins=True)
 
     async def fsync(self, fh: int) -> None:
-        await self.changes.store(self._handles.file(fh).inode)
+        await self.write_back.store(self._handles.file(fh).inode)
 
     async def release(self, fh: int) -> None:
         """The last descriptor of a handle is closed; nobody waits, errors reach only logs."""
@@ -280,8 +280,8 @@ class OpenFiles:
         try:
             if handle.reader is not None:
                 handle.reader.close()
-            if inode.writer is not None and not self.changes.is_needed(inode, besides=handle):
-                await self.changes.end(inode, handle)
+            if inode.writer is not None and not self.write_back.is_needed(inode, besides=handle):
+                await self.write_back.end(inode, handle)
         finally:
             self._handles.remove(fh)
             self._inodes.drop_unused(inode)
@@ -290,11 +290,11 @@ class OpenFiles:
         """As `WriteBack.truncate`, of the version that is in S3 now."""
         if not inode.is_dir:
             await self._ask_to_change(inode)
-        await self.changes.truncate(inode, size)
+        await self.write_back.truncate(inode, size)
 
     async def drain(self) -> list[VolumeError]:
         """As `WriteBack.drain`."""
-        return await self.changes.drain()
+        return await self.write_back.drain()
 
     def close(self) -> None:
         """End what is under way, uploads too: nobody waits for it any more; plain code."""
@@ -303,6 +303,6 @@ class OpenFiles:
                 handle.listing.close()
             elif handle.reader is not None:
                 handle.reader.close()
-        self._patience.close()
-        self.changes.close()
+        self._progress_timeout.close()
+        self.write_back.close()
         self._tree.close()

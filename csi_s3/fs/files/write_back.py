@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 class WriteBack:
     """Concurrency and cancellation: as `FileSystem`, whose part it is.
 
-    moves: what else changes keys takes its turn there. A turn is taken before a version's lock.
+    key_lock: what else changes keys takes its turn there. A turn is taken before a version's lock.
     """
 
     def __init__(
@@ -53,13 +53,17 @@ class WriteBack:
         group: asyncio.TaskGroup,
         spool: Spool,
         budget: MemoryBudget,
-        patience: ProgressTimeout,
+        progress_timeout: ProgressTimeout,
         new_reader: Callable[[ObjectInfo], Reader],
     ) -> None:
-        self.moves = KeyRangeLock()
+        self.key_lock = KeyRangeLock()
         self._store, self._config, self._tree, self._handles = store, config, tree, handles
         self._clock, self._group, self._spool = clock, group, spool
-        self._budget, self._patience, self._new_reader = budget, patience, new_reader
+        self._budget, self._progress_timeout, self._new_reader = (
+            budget,
+            progress_timeout,
+            new_reader,
+        )
         self._inodes = tree.inodes
 
     # who may, and who does
@@ -118,8 +122,8 @@ class WriteBack:
             part_bytes=self._config.write_part_bytes,
             budget=self._budget,
             group=self._group,
-            progress=self._patience.made_progress,
-            moves=self.moves,
+            progress=self._progress_timeout.made_progress,
+            key_lock=self.key_lock,
             exclusive=exclusive,
             rewrites=rewrites,
         )
@@ -138,10 +142,10 @@ class WriteBack:
             return
 
         async def storing() -> None:
-            async with self.moves.change(lambda: self._inodes.key(inode)):
+            async with self.key_lock.change(lambda: self._inodes.key(inode)):
                 await self._store_now(inode, writer, joins=joins)
 
-        await self._patience.wait(storing, f"upload of {inode.name}")
+        await self._progress_timeout.wait(storing, f"upload of {inode.name}")
 
     async def _store_now(self, inode: Inode, writer: FileWriter, *, joins: bool = False) -> None:
         """Store, and show it: in one task, lest a handler that gives up leave the name behind."""
@@ -154,11 +158,13 @@ class WriteBack:
 
     async def end(self, inode: Inode, handle: FileHandle | None) -> None:
         """Nobody but handle writes any more: store what is not stored, and forget the writer."""
-        await self._patience.wait(partial(self._end, inode, handle), f"upload of {inode.name}")
+        await self._progress_timeout.wait(
+            partial(self._end, inode, handle), f"upload of {inode.name}"
+        )
 
     async def _end(self, inode: Inode, handle: FileHandle | None) -> None:
         async with (
-            self.moves.change(lambda: self._inodes.key(inode)),
+            self.key_lock.change(lambda: self._inodes.key(inode)),
             self._tree.versions.hold(inode.ino),
         ):
             writer = inode.writer
@@ -260,7 +266,7 @@ class WriteBack:
         def writer(key: str, base: ObjectInfo | None) -> FileWriter:
             return self._writer(lambda: key, base, exclusive=base is None)
 
-        await recover(self._spool, writer, self.moves)
+        await recover(self._spool, writer, self.key_lock)
 
     # truncation, moves, removal
 
@@ -274,7 +280,7 @@ class WriteBack:
         if inode.is_dir:
             raise IsDirectoryError(f"{inode.name}: is a directory")
         cutting = partial(self._truncate, inode, size)
-        await self._patience.wait(cutting, f"truncation of {inode.name}")
+        await self._progress_timeout.wait(cutting, f"truncation of {inode.name}")
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         async with self._tree.versions.hold(inode.ino):

@@ -35,11 +35,11 @@ class SymbolicLinks:
         config: TreeConfig,
         *,
         tree: Tree,
-        moves: KeyRangeLock,
+        key_lock: KeyRangeLock,
         clock: Clock,
     ) -> None:
         self._store, self._config, self._tree = store, config, tree
-        self._moves, self._clock = moves, clock
+        self._key_lock, self._clock = key_lock, clock
 
     async def make(self, parent: int, name: bytes, target: bytes) -> Attributes:
         """Make a link; it is in S3 when this returns.
@@ -60,7 +60,7 @@ class SymbolicLinks:
         def key() -> str:
             return child_key(self._tree.inodes.key(above), f"{text}{LINK_SUFFIX}", is_dir=False)
 
-        async with self._moves.change(key):
+        async with self._key_lock.change(key):
             info = await self._put(key(), target)
             inode = self._made(above, text, info)
         inode.target, inode.mtime_ns = target, self._clock.realtime_ns()

@@ -40,13 +40,13 @@ class DirectoryRenames:
         store: ObjectStore,
         *,
         tree: Tree,
-        changes: WriteBack,
+        write_back: WriteBack,
         copies: Copies,
-        intents: RenameJournal,
+        journal: RenameJournal,
         clock: Clock,
     ) -> None:
-        self._store, self._tree, self._changes = store, tree, changes
-        self._copies, self._intents, self._clock = copies, intents, clock
+        self._store, self._tree, self._write_back = store, tree, write_back
+        self._copies, self._journal, self._clock = copies, journal, clock
         self._inodes = tree.inodes
 
     async def move(self, inode: Inode, into: Inode, new: str, target: Inode | None) -> None:
@@ -60,8 +60,8 @@ class DirectoryRenames:
         before = inode.parent, inode.name
         for _ in range(TRIES):
             for child in self._unkept(inode):
-                await self._changes.store(child)
-            async with self._changes.moves.move(
+                await self._write_back.store(child)
+            async with self._write_back.key_lock.move(
                 lambda: self._inodes.key(inode), lambda: self._inodes.key_at(inode, into, new)
             ):
                 if not inode.is_linked or (inode.parent, inode.name) != before:
@@ -101,7 +101,7 @@ class DirectoryRenames:
             phase="copying",
             began=self._clock.realtime_ns() / 1e9,
         )
-        intent = self._intents.begin(what)
+        intent = self._journal.begin(what)
         copied = TreeCopy()
         try:
             await self._copies.tree(old_prefix, new_prefix, copied)
@@ -158,7 +158,9 @@ class DirectoryRenames:
             known = child.info if child.writer is None else child.writer.base
             old_etag, etag = versions.get(source, ("", ""))
             if known is not None and known.etag and known.etag == old_etag:
-                self._changes.moved(child, replace(known, key=self._inodes.key(child), etag=etag))
+                self._write_back.moved(
+                    child, replace(known, key=self._inodes.key(child), etag=etag)
+                )
             else:
                 child.fresh_until = 0.0
 

@@ -47,18 +47,20 @@ class Renames:
         config: TreeConfig,
         *,
         tree: Tree,
-        changes: WriteBack,
+        write_back: WriteBack,
         copies: Copies,
-        intents: RenameJournal,
+        journal: RenameJournal,
         clock: Clock,
     ) -> None:
-        self._store, self._config, self._tree, self._changes = store, config, tree, changes
+        self._store, self._config, self._tree, self._write_back = store, config, tree, write_back
         self._copies = copies
         self._inodes = tree.inodes
         self._trees = DirectoryRenames(
-            store, tree=tree, changes=changes, copies=copies, intents=intents, clock=clock
+            store, tree=tree, write_back=write_back, copies=copies, journal=journal, clock=clock
         )
-        self._unfinished = RenameRecovery(copies=copies, moves=changes.moves, intents=intents)
+        self._recovery = RenameRecovery(
+            copies=copies, key_lock=write_back.key_lock, journal=journal
+        )
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
@@ -90,7 +92,7 @@ class Renames:
             await self._trees.move(inode, into, new, target)
             return
         other = target or inode
-        async with self._changes.moves.move(
+        async with self._write_back.key_lock.move(
             lambda: self._inodes.key(inode),
             lambda: self._inodes.key_at(inode, into, new),
             lambda: self._inodes.key(other),  # a symbolic link has another key than a file
@@ -100,7 +102,7 @@ class Renames:
 
     async def recover(self) -> None:
         """As `RenameRecovery.recover`."""
-        await self._unfinished.recover()
+        await self._recovery.recover()
 
     def _check_still(self, *names: tuple[Inode, str, Inode | None]) -> None:
         """What the kernel has found may have changed before our turn came."""
@@ -120,7 +122,7 @@ class Renames:
 
     def _check(self, inode: Inode, target: Inode | None, *, may_replace: bool) -> None:
         key = self._inodes.key(inode)
-        if not self._config.allow_delete and not self._changes.is_exempt(inode):
+        if not self._config.allow_delete and not self._write_back.is_exempt(inode):
             raise NotPermittedError(
                 f"rename of {key} takes its old name away",
                 "needs the mount option allow-delete",
@@ -136,7 +138,7 @@ class Renames:
         if target.is_dir and not inode.is_dir:
             raise IsDirectoryError(f"{there}: is a directory, and {key} is a file")
         guarded = not self._config.allow_overwrite and not target.is_dir
-        if guarded and not self._changes.is_exempt(target):
+        if guarded and not self._write_back.is_exempt(target):
             raise NotPermittedError(
                 f"rename over {there} replaces it",
                 "needs the mount option allow-overwrite",
@@ -151,7 +153,7 @@ class Renames:
         old_key = self._inodes.key(inode)
         new_key = self._inodes.key_at(inode, into, new)
         async with self._tree.versions.hold(inode.ino):
-            prepared = await self._changes.prepare_move(inode, over=target is not None)
+            prepared = await self._write_back.prepare_move(inode, over=target is not None)
             copied: list[tuple[ObjectInfo, ObjectInfo]] = []
 
             async def put_in_place() -> None:
@@ -163,17 +165,17 @@ class Renames:
 
             await self._over(target, put_in_place)
             for source, made in copied:
-                self._changes.moved(inode, made)
+                self._write_back.moved(inode, made)
                 try:
                     is_undone = await self._remove_old(
                         old_key, made, source, may_undo=target is None
                     )
                 except VolumeError:
-                    self._changes.moved(inode, source)
+                    self._write_back.moved(inode, source)
                     self._tree.directory(into).note(new, found_as(inode, made))  # both are there
                     raise
                 if is_undone is not None:
-                    self._changes.moved(inode, source)
+                    self._write_back.moved(inode, source)
                     raise is_undone
             take_place(self._tree, inode, into, new)
 
@@ -194,7 +196,7 @@ class Renames:
         if target is None:
             await put_in_place()
             return
-        await self._changes.set_aside(target, put_in_place)
+        await self._write_back.set_aside(target, put_in_place)
         self._tree.drop_local(self._inodes.get(target.parent), target.name)
         self._inodes.unlink(target)
 

@@ -26,8 +26,8 @@ CLOCK_SKEW_S = 60.0  # between this node and the store, when an object's age is 
 class RenameRecovery:
     """Concurrency: each has its keys locked. Cancellation: the intent stays for the next."""
 
-    def __init__(self, *, copies: Copies, moves: KeyRangeLock, intents: RenameJournal) -> None:
-        self._copies, self._moves, self._intents = copies, moves, intents
+    def __init__(self, *, copies: Copies, key_lock: KeyRangeLock, journal: RenameJournal) -> None:
+        self._copies, self._key_lock, self._journal = copies, key_lock, journal
 
     async def recover(self) -> None:
         """Deal with each; failures reach the log.
@@ -36,11 +36,11 @@ class RenameRecovery:
         for one later.
         """
         async with asyncio.TaskGroup() as group:
-            for intent, what in self._intents.pending():
+            for intent, what in self._journal.pending():
                 group.create_task(self._recover(intent, what))
 
     async def _recover(self, intent: JournalEntry, what: RenameRecord) -> None:
-        async with self._moves.move(lambda: what.old, lambda: what.new):
+        async with self._key_lock.move(lambda: what.old, lambda: what.new):
             work = self._take_back if what.phase == "undoing" else self._finish
             failed = await outcome(partial(work, intent, what))
         if isinstance(failed, VolumeError):

@@ -62,7 +62,7 @@ class FileSender:
         self.failure: VolumeError | None = None
         self.like, self.exclusive = like, exclusive
         self.is_adopted = False
-        self._tries = UncertainRequests(store, key)
+        self._uncertain = UncertainRequests(store, key)
         self._store, self._key, self._staged = store, key, staged
         staged.settle = self.settle
         self._part_bytes, self._budget = part_bytes, budget
@@ -172,14 +172,14 @@ class FileSender:
                     raise _of_upload(exc) from exc
             else:
                 break
-        self._tries.clear()
+        self._uncertain.clear()
         self.is_adopted = False
         return info
 
     @property
     def is_unsure(self) -> bool:
         """A request's answer was lost: the store may have what it does not say."""
-        return bool(self._tries)
+        return bool(self._uncertain)
 
     async def settle(self) -> bool:
         """Go on from what such a request has made, if it has; whether it has.
@@ -188,7 +188,7 @@ class FileSender:
             VolumeError: the store does not say.
 
         """
-        info = await self._tries.settle()
+        info = await self._uncertain.settle()
         if info is not None:
             self._staged.base = info
         return info is not None
@@ -225,7 +225,7 @@ class FileSender:
         if there == ("" if base is None else base.etag):
             return None
         if there and not staged.extents.has(Origin.BASE):
-            info = await self._tries.made_of([await digest_of(staged.read, staged.size)])
+            info = await self._uncertain.made_of([await digest_of(staged.read, staged.size)])
             if info is not None:
                 return info
         raise self._exists() if base is None else self._stale(base, there or "gone")
@@ -255,7 +255,7 @@ class FileSender:
             return await self._under_condition(put)
         except VolumeError as exc:
             if exc.retryable or isinstance(exc, IntegrityError):
-                self._tries.put(data)
+                self._uncertain.put(data)
             raise
 
     async def _under_condition(self, request: Callable[..., Awaitable[ObjectInfo]]) -> ObjectInfo:
@@ -314,7 +314,7 @@ class FileSender:
             raise stale from exc
         except VolumeError as exc:
             if upload.tried is not None:
-                self._tries.complete(upload)
+                self._uncertain.complete(upload)
             if upload.tried is None or isinstance(exc, IntegrityError):
                 await self._give_up(exc)  # else all parts are there: it is completed again
             raise

@@ -57,7 +57,7 @@ class FileWriter:
         budget: MemoryBudget,
         group: asyncio.TaskGroup,
         progress: Callable[[], None],
-        moves: KeyRangeLock,
+        key_lock: KeyRangeLock,
         exclusive: bool = False,
         rewrites: ObjectInfo | None = None,
     ) -> None:
@@ -65,12 +65,17 @@ class FileWriter:
         self.was_written = False
         self.is_discarded = False
         self._store, self._key, self._part_bytes = store, key, part_bytes
-        self._budget, self._progress, self._moves, self._spool = budget, progress, moves, spool
+        self._budget, self._progress, self._key_lock, self._spool = (
+            budget,
+            progress,
+            key_lock,
+            spool,
+        )
         self._rewrites = rewrites
         self._staged = StagedFile(
             base=base, read_base=read_base, spool=spool, budget=budget, key=key
         )
-        self._sending = FileSender(
+        self._sender = FileSender(
             store,
             key,
             staged=self._staged,
@@ -98,7 +103,7 @@ class FileWriter:
     @property
     def is_lost(self) -> bool:
         """An upload failed, and bytes that were in it are nowhere else."""
-        return self._sending.failure is not None
+        return self._sender.failure is not None
 
     # changes
 
@@ -108,7 +113,7 @@ class FileWriter:
         fits = staged.has_room(len(data)) and len(staged.tail) + len(data) <= self._part_bytes
         if not data or self.is_lost or offset != staged.size or self._lock.locked() or not fits:
             return False
-        if 0 < staged.tail_start < self._store.min_part_bytes and self._sending.upload is None:
+        if 0 < staged.tail_start < self._store.min_part_bytes and self._sender.upload is None:
             return False  # it is brought into memory first
         staged.append(data)
         self.is_dirty = self.was_written = True
@@ -130,7 +135,7 @@ class FileWriter:
             offset, view = offset + n, view[n:]
             if not view:
                 return
-            async with self._moves.change(self._key):
+            async with self._key_lock.change(self._key):
                 pass  # a rename was in the way
 
     async def _write_some(self, offset: int, data: memoryview) -> int:
@@ -154,16 +159,16 @@ class FileWriter:
     def _check_whole(self) -> None:
         if self._is_closed:
             raise StaleError(f"{self._key()}: what was written could not be stored")
-        if self._sending.failure is not None:
-            raise self._sending.failure
+        if self._sender.failure is not None:
+            raise self._sender.failure
 
     def _overwrite(self, offset: int, data: memoryview) -> None:
         if not data:
             return
         end = offset + len(data)
         self._check_kept(offset, end)
-        if self._sending.upload is not None:  # first: a full disk may take some of it
-            self._sending.upload.changed(offset, end)
+        if self._sender.upload is not None:  # first: a full disk may take some of it
+            self._sender.upload.changed(offset, end)
         self._staged.overwrite(offset, data)
 
     def _check_kept(self, start: int, end: int) -> None:
@@ -179,7 +184,7 @@ class FileWriter:
         staged = self._staged
         is_copied = staged.extents.has(Origin.BASE) and (is_append or self._spool.is_there)
         most = self._store.min_part_bytes - 1 if is_copied else self._part_bytes
-        if staged.is_in_memory or staged.size > most or self._sending.upload is not None:
+        if staged.is_in_memory or staged.size > most or self._sender.upload is not None:
             return
         if staged.extents.has(Origin.SENT):
             return
@@ -209,9 +214,9 @@ class FileWriter:
     async def _accept(self, data: memoryview) -> int | None:
         """Take what fits into the tail, once there is room; None: a rename is in the way."""
         staged = self._staged
-        if len(staged.tail) >= self._sending.part_bytes and not await self._leave():
+        if len(staged.tail) >= self._sender.part_bytes and not await self._leave():
             return None
-        limit = self._sending.part_bytes
+        limit = self._sender.part_bytes
         n = min(len(data), limit - len(staged.tail))
         missing = staged.missing_for(n)
         if missing > 0:
@@ -229,7 +234,7 @@ class FileWriter:
         return self._can_stream() and len(self._staged.tail) >= self._store.min_part_bytes
 
     def _can_stream(self) -> bool:
-        return not self.is_discarded and self._sending.can_stream()
+        return not self.is_discarded and self._sender.can_stream()
 
     async def _leave(self) -> bool:
         """Empty the tail: as the next part of the upload, or into the spool.
@@ -237,9 +242,9 @@ class FileWriter:
         Returns False if a rename is under way, after which the upload will be another one.
         """
         if self._can_stream():
-            with self._moves.change_at_once(self._key) as is_our_turn:
+            with self._key_lock.change_at_once(self._key) as is_our_turn:
                 if is_our_turn:
-                    await self._sending.stream()
+                    await self._sender.stream()
                 return is_our_turn
         self._staged.spill()
         return True
@@ -265,7 +270,7 @@ class FileWriter:
             self.is_dirty = self.was_written = True
 
     def _cut(self, size: int) -> None:
-        upload = self._sending.upload
+        upload = self._sender.upload
         for part in upload.parts if upload is not None else ():
             if part.start < size < part.end:
                 self._check_kept(part.start, size)
@@ -280,9 +285,9 @@ class FileWriter:
 
     async def _reset(self) -> None:
         self._staged.reset()
-        self._sending.failure = None
+        self._sender.failure = None
         self.is_dirty, self.was_written = True, False
-        await self._sending.drop()
+        await self._sender.drop()
 
     # into the store
 
@@ -307,7 +312,7 @@ class FileWriter:
             self._check_whole()
             self._storing = failed = []
             try:
-                info = await self._sending.store()
+                info = await self._sender.store()
             except VolumeError as exc:
                 failed.append(exc)
                 raise
@@ -315,7 +320,7 @@ class FileWriter:
                 self._storing = None
             self._staged.stored(info)
             self._spool.written_anew(info.key)
-            self._sending.exclusive = False
+            self._sender.exclusive = False
             self.is_dirty = self.was_written = False
             self._progress()
             return info
@@ -333,32 +338,32 @@ class FileWriter:
                 await self._staged.localise(limit_bytes, self._progress)
             except (SpoolFullError, StaleError, AccessDeniedError, ArchivedError) as exc:
                 log.info("%s: removed while open; reads will fail: %s", self._key(), exc)
-            await self._sending.settle()  # what is there may be ours, and then has to go
+            await self._sender.settle()  # what is there may be ours, and then has to go
             await remove()
             self.is_discarded = True
             self._staged.abandon()
-            await self._sending.drop()
+            await self._sender.drop()
 
     @property
     def must_be_stored_to_move(self) -> bool:
         """Bytes are in an upload to the present key, and nowhere else; or may be there already."""
-        is_sent = self._sending.upload is not None and self._staged.extents.has(Origin.SENT)
-        return is_sent or self._sending.is_unsure
+        is_sent = self._sender.upload is not None and self._staged.extents.has(Origin.SENT)
+        return is_sent or self._sender.is_unsure
 
     async def detach(self) -> None:
         """Before the key changes: nothing may be on its way to the old one; sent bytes are kept."""
-        await self._sending.drop()
+        await self._sender.drop()
 
     async def give_up(self) -> None:
         """Nobody will try to store it again: the store need not keep what was sent."""
         async with self._lock:
-            await self._sending.drop()
+            await self._sender.drop()
 
     def rebase(self, info: ObjectInfo) -> None:
         """The stored version has another key now, maybe another ETag, and the same bytes."""
         self._staged.base = info
-        if self._sending.like is not None:
-            self._sending.like = info
+        if self._sender.like is not None:
+            self._sender.like = info
 
     @property
     def is_kept(self) -> bool:
@@ -384,11 +389,11 @@ class FileWriter:
     def adopt(self, file: SpoolFile, description: Description) -> None:
         """Go on with what an earlier worker kept."""
         self._staged.adopt(file, description)
-        self.is_dirty = self._sending.is_adopted = True
+        self.is_dirty = self._sender.is_adopted = True
 
     def cancel(self) -> None:
         """Stop sending; plain code, at the end of the mount."""
-        self._sending.cancel()
+        self._sender.cancel()
 
     def close(self) -> None:
         """Give memory and spool back; whoever still waits to change or store it is refused."""

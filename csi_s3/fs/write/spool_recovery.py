@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 NewWriter = Callable[[str, ObjectInfo | None], FileWriter]
 
 
-async def recover(spool: Spool, new_writer: NewWriter, moves: KeyRangeLock) -> None:
+async def recover(spool: Spool, new_writer: NewWriter, key_lock: KeyRangeLock) -> None:
     """Deal with every leftover of the spool. Failures reach the log; the leftover stays."""
     for path, description in spool.leftovers():
         try:
@@ -27,7 +27,7 @@ async def recover(spool: Spool, new_writer: NewWriter, moves: KeyRangeLock) -> N
             log.warning("%s cannot be opened and is left alone: %s", path, exc)
             continue
         if description.is_whole:
-            await _upload(file, description, new_writer, moves)
+            await _upload(file, description, new_writer, key_lock)
         else:
             file.close(keep=True)
             log.warning(
@@ -40,7 +40,7 @@ async def recover(spool: Spool, new_writer: NewWriter, moves: KeyRangeLock) -> N
 
 
 async def _upload(
-    file: SpoolFile, description: Description, new_writer: NewWriter, moves: KeyRangeLock
+    file: SpoolFile, description: Description, new_writer: NewWriter, key_lock: KeyRangeLock
 ) -> None:
     base = None
     if description.base_etag:
@@ -53,7 +53,7 @@ async def _upload(
     writer = new_writer(description.key, base)
     writer.adopt(file, description)
     try:
-        async with moves.change(lambda: description.key):
+        async with key_lock.change(lambda: description.key):
             await writer.store()
     except VolumeError as exc:
         log.error(  # noqa: TRY400 - one line; what to do is in it

@@ -27,7 +27,7 @@ class WorkerMetrics:
 
     @override
     def __repr__(self) -> str:
-        return f"<Meter {self.volume!r} pid={self.pid}{' asked' * self._is_asked}>"
+        return f"<WorkerMetrics {self.volume!r} pid={self.pid}{' asked' * self._is_asked}>"
 
     def opened(self, pid: int, ask: Callable[[], Awaitable[None]]) -> None:
         self.pid, self._ask = pid, ask

@@ -182,7 +182,7 @@ class RefreshableCredentials:
 
     def _present(self) -> Credentials:
         if self._found is None:
-            raise RuntimeError("Identity.open was not awaited")
+            raise RuntimeError("RefreshableCredentials.open was not awaited")
         return self._found
 
     def _take(self, found: Credentials) -> None:
