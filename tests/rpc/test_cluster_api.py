@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from csi_s3.config.api_server import ApiServer
+from csi_s3.kubernetes import api_client
 from csi_s3.kubernetes import cluster_api as module
 from csi_s3.kubernetes.cluster_api import ClusterApi
 from csi_s3.kubernetes.pods import PodRef
@@ -31,7 +32,7 @@ class Clock:
 
 @pytest.fixture
 def api(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PAUSE_S", 0.01)
+    monkeypatch.setattr(api_client, "PAUSE_S", 0.01)
     with fake_cluster(tmp_path) as cluster:
         yield cluster
 
@@ -173,7 +174,7 @@ async def test_a_missing_permission_is_one_warning_that_names_the_verb(api, ours
 
 @pytest.mark.warnings_expected("no Event was posted")
 async def test_an_api_server_that_does_not_answer_is_given_up(api, ours, monkeypatch, caplog):
-    monkeypatch.setattr(module, "REQUEST_S", 0.2)
+    monkeypatch.setattr(api_client, "REQUEST_S", 0.2)
     await ours.event(POD, reason="MountFailed", message="import takes longer than that")
     api.gate.clear()
     await ours.event(POD, reason="MountFailed", message="no")
