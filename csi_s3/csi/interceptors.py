@@ -58,7 +58,7 @@ class Refusals:
     """How loud a refusal is logged: kubelet asks again and again, with the same outcome."""
 
     def __init__(self) -> None:
-        self._said: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._last_texts: OrderedDict[tuple[str, str], str] = OrderedDict()
 
     def level(self, op: str, target: str, error: VolumeError) -> int:
         """WARNING at least where a pod waits for it, the first time; DEBUG until the cause differs.
@@ -68,19 +68,19 @@ class Refusals:
         if op not in _AWAITED or isinstance(error, BusyError):
             return error.level
         said = answer_text(error)
-        if self._said.get((op, target)) == said:
+        if self._last_texts.get((op, target)) == said:
             return logging.DEBUG
-        self._said[op, target] = said
-        self._said.move_to_end((op, target))
-        if len(self._said) > MOST_REFUSED:
-            self._said.popitem(last=False)
+        self._last_texts[op, target] = said
+        self._last_texts.move_to_end((op, target))
+        if len(self._last_texts) > MOST_REFUSED:
+            self._last_texts.popitem(last=False)
         return max(error.level, logging.WARNING)
 
     def succeeded(self, op: str, target: str) -> None:
         """Forget: if it is refused after this, that is news."""
-        self._said.pop((op, target), None)
+        self._last_texts.pop((op, target), None)
         if op == "NodeUnpublishVolume":
-            self._said.pop(("NodePublishVolume", target), None)
+            self._last_texts.pop(("NodePublishVolume", target), None)
 
 
 def _answering(method: Callable[..., Any], op: str, refusals: Refusals) -> Callable[..., Any]:

@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 Operation: TypeAlias = Coroutine[Any, Any, R]
-Heard: TypeAlias = Callable[[str, VolumeError], None]
+ErrorListener: TypeAlias = Callable[[str, VolumeError], None]
 
 # Who else hears of a failed operation, once each; set before the session is started.
-heard: ContextVar[Heard | None] = ContextVar("heard", default=None)
+error_listener: ContextVar[ErrorListener | None] = ContextVar("error_listener", default=None)
 
 REFUSALS_EVERY_S = 10.0
 
@@ -100,7 +100,7 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
         metrics.ERRORS.inc(code=exc.code)
         if not exc.was_logged:  # a lost upload fails flush and release with one and the same error
             _log(op, exc)
-            if (listener := heard.get()) is not None:
+            if (listener := error_listener.get()) is not None:
                 listener(op, exc)
         exc.was_logged = True
         return exc.errno

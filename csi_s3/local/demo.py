@@ -102,8 +102,8 @@ def _demo(store: _Store, closing: ExitStack) -> None:
     files = _step("make sales.csv and sales.parquet with pandas", _files)
     _step(f"put them into {place}", lambda: _put(store, files, closing))
     _step("start csi-s3 node and csi-s3 mounter", lambda: driver.start(store.variables))
-    told = _step("ask the plugin over CSI: Probe", driver.probe)
-    _tell(f"{told['name']} {told['vendor_version']} on node {told['node_id']}")
+    answer = _step("ask the plugin over CSI: Probe", driver.probe)
+    _tell(f"{answer['name']} {answer['vendor_version']} on node {answer['node_id']}")
     options = ["allow-delete", f"uid={UID}", f"gid={UID}", *store.options]
     _step(
         f"NodePublishVolume, mountOptions {options}",

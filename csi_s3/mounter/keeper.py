@@ -119,7 +119,7 @@ class Keeper:
                 stopped = self._owners.create_task(stop.wait())
                 await asyncio.wait({zygote, stopped}, return_when=asyncio.FIRST_COMPLETED)
                 died = zygote.done()
-                await (self._mourn() if died else self._drain())
+                await (self._report_lost() if died else self._drain())
                 for task in (zygote, connection, stopped):
                     task.cancel()
         finally:
@@ -159,13 +159,13 @@ class Keeper:
             await asyncio.wait(self._running)
         await self._flush()
 
-    async def _mourn(self) -> None:
-        """Report the mounts whose workers the zygote takes with it; give up on undead ones."""
+    async def _report_lost(self) -> None:
+        """Report the mounts whose workers the zygote takes with it; give up on those left."""
         self._draining = True
         log.error("the zygote died; mounts lost: %s", len(self._mounts))
         if self._running:
-            _, undead = await asyncio.wait(self._running, timeout=DIE_WITHIN_S)
-            for task in undead:
+            _, remaining = await asyncio.wait(self._running, timeout=DIE_WITHIN_S)
+            for task in remaining:
                 task.cancel()
         await self._flush()
 

@@ -24,7 +24,7 @@ _PUBLIC = {
 class Notices:
     """A missing option is told once, failed uploads and wrong bytes once a minute.
 
-    Lifetime: `run` is its task. Concurrency: `heard` is plain code.
+    Lifetime: `run` is its task. Concurrency: `take` is plain code.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class Notices:
         self._told_at: dict[Reason, float] = {}
         self._waiting: asyncio.Queue[Notice] = asyncio.Queue()
 
-    def heard(self, op: str, error: VolumeError) -> None:
+    def take(self, op: str, error: VolumeError) -> None:
         """Take a failed operation of the mount."""
         reason = _reason(op, error)
         if reason is not None and self._is_due(reason, error):
             error.public = error.public or _PUBLIC.get(reason, "")
             self._put(reason, error)
 
-    def stranger(self, uid: int, gid: int) -> None:
+    def take_stranger(self, uid: int, gid: int) -> None:
         """Take a program that runs as somebody to whom the modes allow no change."""
         error = NotPermittedError(
             f"a program runs as user {uid}, group {gid}, and all files are root's, who alone may"

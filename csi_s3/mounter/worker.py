@@ -132,10 +132,10 @@ class Worker:
             bridge = Bridge(
                 fs,
                 negative_ttl_s=volume.tree.negative_metadata_ttl_s,
-                on_stranger=self._notices.stranger if self._is_root_alone() else None,
+                on_stranger=self._notices.take_stranger if self._is_root_alone() else None,
             )
             watching = group.create_task(self._keep_told(store))
-            boundary.heard.set(self._notices.heard)
+            boundary.error_listener.set(self._notices.take)
             recovering = group.create_task(fs.recover())  # it takes its turns before any request
             serving = group.create_task(session.serve(bridge))
             stopping = group.create_task(self._stop(fs, session))

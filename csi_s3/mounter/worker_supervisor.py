@@ -169,11 +169,11 @@ class WorkerSupervisor:
                 drain = tasks.create_task(self._drain(zygote_client, child, channel))
                 await self._listen(channel)
                 self.meter.closed()
-                await self._see_off(zygote_client, child)
+                await self._wait_exit(zygote_client, child)
                 drain.cancel()
-        self._bury(child)
+        self._report_exit(child)
 
-    async def _see_off(self, zygote_client: ZygoteClient, child: WorkerProcess) -> None:
+    async def _wait_exit(self, zygote_client: ZygoteClient, child: WorkerProcess) -> None:
         """Wait for the end of a process that has closed its socket."""
         await asyncio.wait({child.ended}, timeout=EXIT_WITHIN_S)
         if not child.ended.done():
@@ -219,7 +219,7 @@ class WorkerSupervisor:
             await asyncio.wait({child.ended}, timeout=EXIT_WITHIN_S)
             channel.close()  # a process that cannot even be killed is waited for no longer
 
-    def _bury(self, child: WorkerProcess) -> None:
+    def _report_exit(self, child: WorkerProcess) -> None:
         status = child.ended.result() if child.ended.done() else None
         cause = "unknown" if status is None else describe(status)
         if self.report is not None and self.report.state is not State.SERVING:

@@ -325,7 +325,7 @@ class VolumeMount:
         if not (self.leaving and source.is_over):
             self.broken = error
             log.error("%s", error, extra=fields)
-            self._pod_events.tell(self._users(), VOLUME_BROKEN, self._obituary(error.as_told()))
+            self._pod_events.tell(self._users(), VOLUME_BROKEN, self._death_text(error.as_told()))
         elif harmless:
             log.info("volume is unmounted everywhere", extra=self._fields)
         else:
@@ -341,7 +341,7 @@ class VolumeMount:
         """Whose pods are concerned; of a mount that nobody has any more, the last one's."""
         return list(self.targets) or list(filter(None, [self._last_target]))
 
-    def _obituary(self, error: VolumeError) -> str:
+    def _death_text(self, error: VolumeError) -> str:
         return (
             f"{error.what}. What was not closed or synced then may be lost. {AFTERWARDS}"
             f" [{error.code}]"

@@ -236,7 +236,7 @@ class Http:
                     )
         self.server = response.headers.get("Server", "")
         self.has_versions |= "x-amz-version-id" in response.headers
-        fault, root = _told(request, status, response.headers, body)
+        fault, root = _parsed(request, status, response.headers, body)
         if fault is None and request.check is not None:
             request.check(status, response.headers, body)
         return Response(status=status, headers=response.headers, body=body, fault=fault, root=root)
@@ -266,7 +266,7 @@ def _total_s(request: Request) -> float:
     return TOTAL_S + passing / SLOWEST_BODY + request.heavy_bytes / SLOWEST_STORE
 
 
-def _told(
+def _parsed(
     request: Request, status: int, headers: Mapping[str, str], body: bytes | bytearray
 ) -> tuple[Fault | None, etree._Element | None]:
     """What the answer says: a refusal, or the root of the body that was asked for."""

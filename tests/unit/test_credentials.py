@@ -49,7 +49,7 @@ class FakeFinder:
     def ends_in(self, name: str, seconds: float | None) -> Credentials:
         expires = None if seconds is None else self.time.now() + timedelta(seconds=seconds)
         keys = AccessKeys(name, Secret("s"), None)
-        return Credentials(keys=keys, said=f"source of {name}", source=self, expires=expires)
+        return Credentials(keys=keys, origin=f"source of {name}", source=self, expires=expires)
 
     async def find(self) -> Credentials | str:
         self.asked += 1

@@ -66,7 +66,7 @@ async def test_keys_come_from_the_files_without_the_line_ends_that_editors_add(v
     volume.write(key_id="AKIA\n", access_key=" se/cr+et=\r\n", session_token="\n")
     found = await files.find()
     assert found.keys == AccessKeys("AKIA", Secret("se/cr+et="), None)
-    assert found.said == f"files in {volume.path}"
+    assert found.origin == f"files in {volume.path}"
     assert found.expires is None
 
 
@@ -80,7 +80,7 @@ async def test_messages_name_the_secret_where_the_files_are_one_s(volume, monkey
     with pytest.raises(CredentialsError, match=f"^{called} has key_id, but access_key is missing"):
         await files.find()
     volume.write(**OLD)
-    assert (await files.find()).said == called
+    assert (await files.find()).origin == called
 
 
 @pytest.mark.parametrize("content", [{}, {"key_id": ""}, {"access_key": "x"}, {"other": "y"}])

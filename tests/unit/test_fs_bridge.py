@@ -62,7 +62,7 @@ async def test_a_failed_release_is_an_error_in_the_log_because_no_caller_hears_o
 @pytest.mark.warnings_expected("request: 403")
 async def test_who_listens_hears_of_each_failure_once():
     heard = []
-    boundary.heard.set(lambda op, error: heard.append((op, error)))
+    boundary.error_listener.set(lambda op, error: heard.append((op, error)))
     error = AccessDeniedError("403")  # a lost upload fails flush and release with one and the same
     for _ in range(2):
         await errno_of(raising(error)())

@@ -26,7 +26,7 @@ class Told:
     async def hear(self, *failures):
         task = asyncio.create_task(self.of.run())
         for op, error in failures:
-            self.of.heard(op, error)
+            self.of.take(op, error)
         await self.of.all_told()
         task.cancel()
         found, self.notices = [(n.reason, n.error.what) for n in self.notices], []

@@ -176,7 +176,7 @@ class SharedFiles(CredentialSource):
             return f"no keys for profile {profile!r}"
         return Credentials(
             keys=AccessKeys(keys.access_key, Secret(keys.secret_key), _token(keys.token)),
-            said=str(held.method),
+            origin=str(held.method),
             source=self,
             expires=getattr(held, "_expiry_time", None),
         )

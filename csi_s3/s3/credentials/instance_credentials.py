@@ -79,7 +79,7 @@ class ContainerCredentials(CredentialSource):
                 _POD_IDENTITY,
             )
         keys, expires = found
-        return Credentials(keys=keys, said=f"container agent {url}", source=self, expires=expires)
+        return Credentials(keys=keys, origin=f"container agent {url}", source=self, expires=expires)
 
 
 class InstanceCredentials(CredentialSource):
@@ -123,7 +123,7 @@ class InstanceCredentials(CredentialSource):
             # https://docs.aws.amazon.com/sdkref/latest/guide/feature-static-credentials.html
             expires = max(expires, self._clock.now() + timedelta(minutes=10))
         return Credentials(
-            keys=keys, said=f"instance profile, role {lines[0]}", source=self, expires=expires
+            keys=keys, origin=f"instance profile, role {lines[0]}", source=self, expires=expires
         )
 
 

@@ -77,13 +77,13 @@ class CredentialSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """Credentials and where they came from. said: the source, for messages.
+    """Credentials and where they came from. origin: the source, for messages.
 
     expires: None for those that do not end, or do not tell.
     """
 
     keys: AccessKeys
-    said: str
+    origin: str
     source: CredentialSource
     expires: datetime | None = None
 
@@ -124,7 +124,7 @@ class RefreshableCredentials:
     @property
     def source(self) -> str:
         """Where the credentials came from, for messages: env, a role, a file."""
-        return self._found.said if self._found else "none"
+        return self._found.origin if self._found else "none"
 
     async def open(self) -> None:
         """Find credentials.
@@ -188,7 +188,7 @@ class RefreshableCredentials:
     def _take(self, found: Credentials) -> None:
         news = "" if self._found is None else "new "
         until = f", until {found.expires:%Y-%m-%dT%H:%M:%SZ}" if found.expires else ""
-        log.info("%scredentials for bucket %s: %s%s", news, self._bucket, found.said, until)
+        log.info("%scredentials for bucket %s: %s%s", news, self._bucket, found.origin, until)
         self._found, self._failure = found, None
         if found.expires is None:
             self._begin_at = None

@@ -41,9 +41,9 @@ class KeyFiles(CredentialSource):
     def __init__(self, directory: Path, clock: CredentialClock) -> None:
         self._directory, self._clock = directory, clock
         secret = environment.credentials_secret()  # its reader does not know our pod's directories
-        self._called, self._said = str(directory), f"files in {directory}"
+        self._called, self._origin = str(directory), f"files in {directory}"
         if secret is not None:
-            self._called = self._said = f"Secret {secret} in the driver's namespace"
+            self._called = self._origin = f"Secret {secret} in the driver's namespace"
         self._stamp: Stamp | None = None
         self._keys: AccessKeys | None = None
         self._look_at = 0.0
@@ -79,7 +79,7 @@ class KeyFiles(CredentialSource):
     def _found(self) -> Credentials:
         if self._keys is None:
             raise RuntimeError("no keys were read")
-        return Credentials(keys=self._keys, said=self._said, source=self)
+        return Credentials(keys=self._keys, origin=self._origin, source=self)
 
     def _stamp_now(self) -> Stamp:
         return tuple(_stamp(self._directory / name) for name in FILES)
@@ -120,7 +120,7 @@ class KeyFiles(CredentialSource):
         return printable(data.decode("utf-8", "replace"), self._file(name))
 
     def _file(self, name: str) -> str:
-        in_secret = self._called == self._said
+        in_secret = self._called == self._origin
         return f"{self._called}: {name}" if in_secret else str(self._directory / name)
 
 
@@ -140,7 +140,7 @@ class EnvironmentKeys(CredentialSource):
                 "AWS_ACCESS_KEY_ID is set, AWS_SECRET_ACCESS_KEY is not", "set both, or neither"
             )
         keys = AccessKeys(key_id, Secret(secret), Secret(token) if token else None)
-        return Credentials(keys=keys, said="env", source=self)
+        return Credentials(keys=keys, origin="env", source=self)
 
 
 def printable(value: str, where: str) -> str:

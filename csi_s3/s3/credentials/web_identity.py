@@ -101,7 +101,7 @@ class WebIdentity(CredentialSource):
             if found is not None:
                 keys, expires = found
                 return Credentials(
-                    keys=keys, said=f"web identity, role {role}", source=self, expires=expires
+                    keys=keys, origin=f"web identity, role {role}", source=self, expires=expires
                 )
             code, error = _refused(reply, url, role, token)
             if not faults.is_passing(reply.status) and code not in _TRY_AGAIN:
