@@ -68,7 +68,7 @@ def test_the_refusals_that_are_remembered_are_bounded(monkeypatch):
     refusals = interceptors.Refusals()
     for number in range(10 * 3):
         refusals.level("NodePublishVolume", f"/{number}", BadRequestError("no"))
-    assert len(refusals._said) == 3
+    assert len(refusals._last_texts) == 3
     assert refusals.level("NodePublishVolume", "/29", BadRequestError("no")) == logging.DEBUG
     assert refusals.level("NodePublishVolume", "/0", BadRequestError("no")) == logging.WARNING
 
