@@ -19,7 +19,6 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +33,6 @@ from tests.binaries import binary
 KINDS = ("moto", "minio", "versitygw")
 VERSIONED = "minio-versioned"  # MinIO, whose buckets here keep versions
 REGION = "us-east-1"
-KMS_KEY = "a-key"  # MinIO's own
 READY_WITHIN_S = 60.0
 END_WITHIN_S = 10.0
 
@@ -175,7 +173,6 @@ def _command(
             "MINIO_SITE_REGION": REGION,  # else it takes signatures of any region
             "MINIO_BROWSER": "off",
             "MINIO_UPDATE": "off",
-            "MINIO_KMS_SECRET_KEY": f"{KMS_KEY}:{b64encode(bytes(32)).decode()}",
         }
     if kind == "versitygw":
         command = [str(binary("versitygw")), "--port", address, "--keep-alive", "--quiet"]

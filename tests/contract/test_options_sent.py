@@ -18,8 +18,9 @@ from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.store import ObjectInfo
 from tests.contract.conftest import at_once, bucket_on
 from tests.contract.scripted import Reply, error, listing
-from tests.servers import KMS_KEY, running
+from tests.servers import running
 
+KMS_KEY = "a-key"
 PUT = Reply(200, b"", {"ETag": '"e"'})
 CREATED = Reply(200, b"<R><UploadId>U1</UploadId></R>")
 SOURCE = ObjectInfo(key="a +%b", size=3, etag='"e"', last_modified=1.0, storage_class="STANDARD_IA")
@@ -106,7 +107,8 @@ async def test_another_kms_key_than_the_one_asked_for_is_an_error(s3):
 
 
 async def test_a_kms_key_of_the_store_s_own_is_the_one_asked_for(bucket_names, aws_environment):
-    with running("minio") as server:
+    secret = {"MINIO_KMS_SECRET_KEY": f"{KMS_KEY}:{base64.b64encode(bytes(32)).decode()}"}
+    with running("minio", env=secret) as server:
         async with bucket_on(server, bucket_names, aws_environment) as found:
             for key in (KMS_KEY, f"arn:aws:kms:{KMS_KEY}"):
                 config = replace(found.config, sse="aws:kms", sse_kms_key_id=key)
