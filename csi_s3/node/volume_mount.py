@@ -206,7 +206,7 @@ class VolumeMount:
     def _death(self, how: str) -> WorkerDiedError:
         return WorkerDiedError(
             f"the process that serves volume {self.spec.volume_handle} {how}",
-            "its mount is dead; kubelet asks for a new one, running containers must be restarted",
+            "the mounter's log, or the last state of its pod's container, says why",
         )
 
     # --- jobs -------------------------------------------------------------------------------------
@@ -343,8 +343,7 @@ class VolumeMount:
 
     def _death_text(self, error: VolumeError) -> str:
         return (
-            f"{error.what}. What was not closed or synced then may be lost. {AFTERWARDS}"
-            f" [{error.code}]"
+            f"{error}. What was not closed or synced then may be lost. {AFTERWARDS} [{error.code}]"
         )
 
     async def _take_down(self) -> None:
