@@ -39,8 +39,8 @@ LABEL org.opencontainers.image.title="csi-s3" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.source="${SOURCE}"
-# The base image has no bytecode of the standard library, and in a pod with a read-only root nobody
-# could write it: every start would compile.
+# The base image has no bytecode of the standard library. Compiled here: a container with a read-only
+# root cannot write it, and would compile at every start.
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends libfuse3-4 \
  && rm -rf /var/lib/apt/lists/* \

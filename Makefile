@@ -10,7 +10,7 @@ help:
 	@echo "make demo     the main job end to end, on an S3 server of its own (root)"
 	@echo "make test     lint and tests"
 	@echo "make apps     programs for a local disk on a mount: Spark, DuckDB, git, SQLite, POSIX suites"
-	@echo "make lint     ruff, mypy, import-linter"
+	@echo "make lint     ruff, mypy, import-linter, prose"
 	@echo "make e2e      the driver on a real Kubernetes (root; builds one if none is given)"
 	@echo "make bench    speed, side by side with the peers that are installed (root)"
 	@echo "make build    dist/*.whl"
@@ -18,7 +18,7 @@ help:
 
 setup: $(STAMP)
 
-# In .venv, so that without it everything is set up anew.
+# In .venv, so that removing .venv repeats the set-up.
 $(STAMP): uv.lock pyproject.toml hatch_build.py $(wildcard proto/*.proto) scripts/setup.sh
 	@scripts/setup.sh
 	@touch $@
@@ -34,7 +34,7 @@ test: lint programs
 programs: $(STAMP)
 	@$(BIN)/python -m tests.binaries csi-spec csi-sanity versitygw minio helm >/dev/null
 
-# test_*.py run in `make test`, too; apps_*.py need more than that has installed, or longer.
+# `make test` also runs test_*.py; apps_*.py need more than that has installed, or longer.
 apps: programs
 	@scripts/apps.sh
 	@$(BIN)/python -m pytest tests/programs tests/posix -o "python_files=test_*.py apps_*.py" --timeout 600
@@ -44,6 +44,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@scripts/prose.sh
 
 # The real thing: a Kubernetes on this machine (root), or any whose KUBECONFIG is given.
 e2e: programs

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What `make apps` needs besides `make setup`: a Java for Spark, the POSIX suites (of which those in
 # Rust want cargo 1.85 or later: Debian 13's, or rustup's), and the programs' Python packages in an
-# environment of their own (build/apps), so that none of them is a dependency of ours.
+# environment of their own (build/apps), so that the project depends on none of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

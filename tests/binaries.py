@@ -10,6 +10,7 @@ MinIO or versitygw in it; those of that name fetch one from elsewhere when they 
 """
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ PROGRAMS = {
     "rclone": ("github.com/rclone/rclone", "v1.75.1"),
     "helm": ("helm.sh/helm/v3/cmd/helm", "v3.19.0"),
 }
+MODULES = {"vale": "github.com/vale-cli/vale/v3/cmd/vale"}  # each pinned by scripts/NAME/go.mod
 CRATES = {"fsx": "0.3.2", "pjdfstest": "0.2.2"}
 CSI_SPEC = ("github.com/container-storage-interface/spec", "v1.11.0")
 POLL_S = 0.1
@@ -61,21 +63,38 @@ def binary(name: str) -> Path:
     """Path of the program, built first if need be (minio: 100 CPU seconds, once).
 
     Raises:
-        BuildError: it cannot be built, or is none of PROGRAMS and CRATES.
+        BuildError: it cannot be built, or is none of PROGRAMS, MODULES and CRATES.
 
     """
-    if name not in PROGRAMS | CRATES:
-        raise BuildError(f"no program {name!r}; there are {', '.join(PROGRAMS | CRATES)}")
-    version = CRATES[name] if name in CRATES else PROGRAMS[name][1]
+    known = PROGRAMS | MODULES | CRATES
+    if name not in known:
+        raise BuildError(f"no program {name!r}; there are {', '.join(known)}")
+    version = _version(name)
     directory = cache_dir() / "bin"
     path = directory / f"{name}-{version}"
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory / f".{name}.lock", name):
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=directory) as tmp:
-                built = _build_crate(name, tmp) if name in CRATES else _build_go(name, tmp)
-                built.rename(path)
+                _build(name, tmp).rename(path)
     return path
+
+
+def _version(name: str) -> str:
+    if name in MODULES:
+        pinned = b"".join((_module(name) / file).read_bytes() for file in ("go.mod", "go.sum"))
+        return hashlib.sha256(pinned).hexdigest()[:12]
+    return CRATES[name] if name in CRATES else PROGRAMS[name][1]
+
+
+def _module(name: str) -> Path:
+    return Path(__file__).parents[1] / "scripts" / name
+
+
+def _build(name: str, directory: str) -> Path:
+    if name in CRATES:
+        return _build_crate(name, directory)
+    return _build_module(name, directory) if name in MODULES else _build_go(name, directory)
 
 
 def _build_go(name: str, directory: str) -> Path:
@@ -83,6 +102,13 @@ def _build_go(name: str, directory: str) -> Path:
     words = [go(), "install", "-v", "-ldflags", "-s -w", f"{package}@{version}"]
     _run(name, words, env={**_go_env(), "GOBIN": directory})
     return Path(directory) / name
+
+
+def _build_module(name: str, directory: str) -> Path:
+    path = Path(directory) / name
+    words = [go(), "build", "-v", "-ldflags", "-s -w", "-o", str(path), MODULES[name]]
+    _run(name, words, env={**_go_env(), "CGO_ENABLED": "1"}, cwd=_module(name))  # its parsers are C
+    return path
 
 
 def _build_crate(name: str, directory: str) -> Path:
