@@ -4,16 +4,17 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.setup
 
-.PHONY: help setup demo test programs apps lint e2e deploy bench build clean
+.PHONY: help setup demo test programs apps lint e2e deploy bench build smoke clean
 
 help:
 	@echo "make demo     the main job end to end, on an S3 server of its own (root)"
 	@echo "make test     lint and tests"
 	@echo "make apps     programs for a local disk on a mount: Spark, DuckDB, git, SQLite, POSIX suites"
-	@echo "make lint     ruff, mypy, import-linter, prose"
+	@echo "make lint     ruff, mypy, import-linter, prose, workflows"
 	@echo "make e2e      the driver on a real Kubernetes (root; builds one if none is given)"
 	@echo "make bench    speed, side by side with the peers that are installed (root)"
 	@echo "make build    dist/*.whl"
+	@echo "make smoke    the wheel in an environment of its own, with the demo (root)"
 	@echo "make clean    removes what make has made"
 
 setup: $(STAMP)
@@ -45,6 +46,7 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@scripts/prose.sh
+	@$$($(BIN)/python -m tests.binaries actionlint) -shellcheck= -pyflakes=
 
 # The real thing: a Kubernetes on this machine (root), or any whose KUBECONFIG is given.
 e2e: programs
@@ -63,6 +65,9 @@ build: $(STAMP)
 	@rm -rf dist
 	@UV_PYTHON_DOWNLOADS=never build/uv/bin/uv build --quiet --python $(BIN)/python
 	@ls dist
+
+smoke: build
+	@scripts/smoke.sh dist/*.whl
 
 clean:
 	rm -rf .venv build dist csi_s3/*_pb2.py csi_s3/*_pb2.pyi csi_s3/*_pb2_grpc.py

