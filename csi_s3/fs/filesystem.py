@@ -4,14 +4,12 @@
 docs/semantics.md; this module decides about names, `open_files` about bytes; `tree` finds.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     ExistsError,
     InvalidNameError,
@@ -21,14 +19,14 @@ from csi_s3.errors import (
     NotFoundError,
     NotImplementedByStoreError,
     NotPermittedError,
+    VolumeError,
 )
-from csi_s3.fs.base.budget import MemoryBudget
-from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key, decode_name
 from csi_s3.fs.base.outcome import outcome
-from csi_s3.fs.base.progress_timeout import ProgressTimeout
 from csi_s3.fs.files.handles import DirHandle, Handles
 from csi_s3.fs.files.open_files import OpenFiles
+from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import Entry, Special
 from csi_s3.fs.names.exclusive_create import put_new
@@ -37,11 +35,11 @@ from csi_s3.fs.names.pages import first_below
 from csi_s3.fs.names.symbolic_links import SymbolicLinks
 from csi_s3.fs.names.tree import Kernel, Tree
 from csi_s3.fs.rename.copies import Copies
+from csi_s3.fs.rename.directory_rename import DirectoryRenames
 from csi_s3.fs.rename.file_rename import Renames
 from csi_s3.fs.rename.journal import RenameJournal
+from csi_s3.fs.rename.recovery import RenameRecovery
 from csi_s3.fs.write.spool import Spool
-from csi_s3.link.report import Usage
-from csi_s3.s3.store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,71 +51,85 @@ class DirEntry:
     position: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSystemUsage:
+    """What a mount holds at this moment.
+
+    inodes_asked: of inodes, those that the kernel was asked to forget and has not yet.
+    """
+
+    open_files: int
+    inodes: int
+    inodes_limit: int
+    inodes_asked: int
+    dirty_bytes: int
+    buffers_bytes: int
+    buffers_limit_bytes: int
+
+
 class FileSystem:
     """One mount's file system over one store: its names here, open files in `files`, and `links`.
 
-    Lifetime: `group` is the mount's root task group; `files.drain` uploads what is still open.
+    Lifetime: as the task group of its context; `drain` uploads what is still open, `close` ends it.
     Concurrency: methods may run in any number at once; state changes between awaits.
     Cancellation: uploads run in tasks of the group, so a handler that gives up stops none.
     """
 
     def __init__(
         self,
-        store: ObjectStore,
-        config: TreeConfig,
+        context: MountContext,
         *,
         prefix: str,
         kernel: Kernel,
-        group: asyncio.TaskGroup,
-        clock: Clock | None = None,
         state_dir: Path | None = None,
     ) -> None:
-        """state_dir: None where there is none; then only what fits memory can be changed."""
-        self._store, self._config = store, config
-        clock = clock or Clock()
-        self._tree = Tree(store, config, prefix=prefix, kernel=kernel, clock=clock, group=group)
-        self._inodes = self._tree.inodes
+        """Build every part of the mount, each from those before it: the one place that does.
+
+        state_dir: None where there is none; then only what fits memory can be changed.
+        """
+        self._context = context
+        self._store, self._config, self._key_lock = context.store, context.config, context.key_lock
+        self._progress_timeout = context.progress_timeout
+        self._tree = tree = Tree(context, prefix=prefix, kernel=kernel)
+        self._inodes = tree.inodes
         self._handles = Handles()
-        self._progress_timeout = ProgressTimeout(group, clock)
-        spool = Spool(state_dir, limit_bytes=config.spool_bytes)
-        budget = MemoryBudget(config.budget_bytes)
-        self.files = OpenFiles(
-            store,
-            config,
-            tree=self._tree,
-            handles=self._handles,
-            clock=clock,
-            group=group,
-            spool=spool,
-            budget=budget,
-            progress_timeout=self._progress_timeout,
+        spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
+        self._write_back = write_back = WriteBack(
+            context, tree=tree, handles=self._handles, spool=spool
         )
-        key_lock = self.files.write_back.key_lock
-        self.links = SymbolicLinks(store, config, tree=self._tree, key_lock=key_lock, clock=clock)
-        copies = Copies(
-            store, budget=budget, group=group, progress=self._progress_timeout.made_progress
+        self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
+        self.links = SymbolicLinks(context, tree)
+        copies, journal = Copies(context), RenameJournal(state_dir)
+        directories = DirectoryRenames(
+            context, tree=tree, write_back=write_back, copies=copies, journal=journal
         )
         self._renames = Renames(
-            store,
-            config,
-            tree=self._tree,
-            write_back=self.files.write_back,
-            copies=copies,
-            journal=RenameJournal(state_dir),
-            clock=clock,
+            context, tree=tree, write_back=write_back, copies=copies, directories=directories
         )
+        self._rename_recovery = RenameRecovery(context.key_lock, copies=copies, journal=journal)
 
-    def usage(self) -> Usage:
+    def usage(self) -> FileSystemUsage:
         writers = [i.writer for i in self._inodes if i.writer is not None]
-        return Usage(
+        return FileSystemUsage(
             open_files=len(self._handles),
             inodes=len(self._inodes),
             inodes_limit=self._tree.inodes_limit,
             inodes_asked=self._inodes.asked,
             dirty_bytes=sum(w.size for w in writers if w.is_dirty),
-            buffers_bytes=self.files.budget.used_bytes,
-            buffers_limit_bytes=self.files.budget.total_bytes,
+            buffers_bytes=self._context.budget.used_bytes,
+            buffers_limit_bytes=self._context.budget.total_bytes,
         )
+
+    async def drain(self) -> list[VolumeError]:
+        """As `WriteBack.drain`."""
+        return await self._write_back.drain()
+
+    def close(self) -> None:
+        """End what is under way, uploads included; plain code."""
+        self._handles.close()
+        self._progress_timeout.close()
+        self._write_back.close()
+        self._tree.close()
 
     # names
 
@@ -328,7 +340,7 @@ class FileSystem:
         if inode.is_dir:
             raise IsDirectoryError(f"{text}: is a directory")
         key = self._inodes.key(inode)
-        if not self._config.allow_delete and not self.files.write_back.is_exempt(inode):
+        if not self._config.allow_delete and not self._write_back.is_exempt(inode):
             raise NotPermittedError(
                 f"unlink of {key}", "needs the mount option allow-delete", option="allow-delete"
             )
@@ -341,13 +353,13 @@ class FileSystem:
 
         async def removing() -> None:
             async with self._change(inode):
-                await self.files.write_back.set_aside(inode, remove)
+                await self._write_back.set_aside(inode, remove)
 
         await self._progress_timeout.wait(removing, f"unlink of {text}")
 
     def _change(self, inode: Inode) -> AbstractAsyncContextManager[None]:
         """Its key's turn: no rename of it or of what is above it is under way."""
-        return self.files.write_back.key_lock.change(lambda: self._inodes.key(inode))
+        return self._key_lock.change(lambda: self._inodes.key(inode))
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
@@ -364,8 +376,8 @@ class FileSystem:
         It never fails; the log says what is left. What this worker is asked to do meanwhile waits
         where it would be in the way.
         """
-        await outcome(self._renames.recover)
-        await outcome(self.files.write_back.recover)
+        await outcome(self._rename_recovery.recover)
+        await outcome(self._write_back.recover)
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""

@@ -13,6 +13,7 @@ import socket
 import stat
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import uvloop
@@ -20,6 +21,7 @@ import uvloop
 from csi_s3.aio import finish
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fuse import boundary
 from csi_s3.fuse.boundary import give_up
@@ -121,14 +123,12 @@ class Worker:
             listening = group.create_task(self._listen())
             await first_answer(store, volume)
             fs = FileSystem(
-                store,
-                volume.tree,
+                MountContext.create(store, volume.tree, group),
                 prefix=volume.bucket.prefix,
                 kernel=session,
-                group=group,
                 state_dir=None if volume.read_only else self._state_dir,  # leftovers stay there
             )
-            self._usage = fs.usage
+            self._usage = lambda: Usage(**asdict(fs.usage()))
             bridge = Bridge(
                 fs,
                 negative_ttl_s=volume.tree.negative_metadata_ttl_s,
@@ -148,7 +148,7 @@ class Worker:
                 await self._drain(fs)
             for task in (listening, stopping, watching, recovering):
                 task.cancel()
-            fs.files.close()
+            fs.close()
         if self._state_dir is not None:
             with contextlib.suppress(OSError):  # bytes that could not be uploaded, or not ours
                 self._state_dir.rmdir()
@@ -236,7 +236,7 @@ class Worker:
     async def _stop(self, fs: FileSystem, session: Session) -> None:
         await self._stopping.wait()
         await self._drain(fs)
-        fs.files.close()  # the session's end waits for its requests, and they for the store
+        fs.close()  # the session's end waits for its requests, and they for the store
         session.end()
         give_up()
 
@@ -245,7 +245,7 @@ class Worker:
         failures: list[VolumeError] = []
 
         async def drain() -> None:
-            failures.extend(await fs.files.drain())
+            failures.extend(await fs.drain())
 
         within_s = self._spec.volume.tree.drain_timeout_s
         try:

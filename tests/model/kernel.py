@@ -67,7 +67,7 @@ class Kernel:
 
     def restart(self) -> None:
         """Stop the worker in order, as node does: files are drained first."""
-        self.mount.run(self.mount.fs.files.drain())
+        self.mount.run(self.mount.fs.drain())
         self.mount.close()
         self._next()
 

@@ -15,6 +15,7 @@ from csi_s3.errors import (
     UnsupportedError,
 )
 from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.s3.memory_store import MemoryStore
 from tests.model.caches import Caches
@@ -62,17 +63,14 @@ class Driver:
         async def live() -> None:
             async with asyncio.TaskGroup() as group:
                 self.fs = FileSystem(
-                    self.store,
-                    config,
+                    MountContext.create(self.store, config, group, self.time.clock()),
                     prefix=prefix,
                     kernel=self.kernel,
-                    group=group,
-                    clock=self.time.clock(),
                     state_dir=state_dir,
                 )
                 ready.set_result(None)
                 await self._end.wait()
-                self.fs.files.close()
+                self.fs.close()
 
         self._life = self.loop.create_task(live())
         both = asyncio.wait({self._life, ready}, return_when=asyncio.FIRST_COMPLETED)

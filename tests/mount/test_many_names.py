@@ -75,7 +75,7 @@ async def main():
         said["left"] = await settled(fs)
         await asyncio.to_thread(mount.umount, path)
         await serving
-        fs.files.close()
+        fs.close()
     print(json.dumps({**said, "most": most}))
 
 TIME = 100

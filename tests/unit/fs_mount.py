@@ -180,7 +180,7 @@ class Mount(Driver):
 
     @property
     def budget(self):
-        return self.fs.files.budget
+        return self.fs._context.budget
 
     def put(self, key: str, data: bytes = b"", **more: Any) -> None:
         """Somebody else, and long enough before for no cache to be fresh."""
@@ -204,7 +204,7 @@ class Mount(Driver):
 
     @property
     def spool(self):
-        return self.fs.files.write_back._spool
+        return self.fs._write_back._spool
 
     def spooled(self) -> list[str]:
         """The names of the spool's files."""
@@ -239,7 +239,7 @@ class Mount(Driver):
             return
         self.settle()
         if len(self.fs._handles) == 0:
-            assert self.fs.files.write_back.key_lock._entries == [], "somebody has a turn"
+            assert self.fs._context.key_lock._entries == [], "somebody has a turn"
             assert self.budget.used_bytes == 0, "memory was not given back"
             known = [i.directory for i in self.fs._inodes if i.directory is not None]
             assert [d._observers for d in known] == [0] * len(known), "an observation goes on"

@@ -219,8 +219,8 @@ def test_drain(slow, turns):
     handles = {name: slow.create(name) for name in "abc"}
     for name, fh in handles.items():
         slow.write(fh, name.encode() * 6)
-    cancelled_after(slow, turns, slow.fs.files.drain())
-    assert slow.run(slow.fs.files.drain()) == []
+    cancelled_after(slow, turns, slow.fs.drain())
+    assert slow.run(slow.fs.drain()) == []
     assert {k: v.data for k, v in slow.store.objects.items()} == {
         name: name.encode() * 6 for name in "abc"
     }

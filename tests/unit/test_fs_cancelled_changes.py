@@ -59,7 +59,7 @@ def ended_after(mount, turns, call):
         task = asyncio.create_task(call)
         for _ in range(turns):
             await asyncio.sleep(0)
-        mount.fs.files.close()
+        mount.fs.close()
         for _ in range(60):
             await asyncio.sleep(0)
         assert task.done(), "the mount's end waits for nobody"

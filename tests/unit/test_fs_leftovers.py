@@ -126,7 +126,7 @@ def test_an_empty_file_that_was_stored_after_all_leaves_nothing(spooled, state):
     mount = spooled
     fh = mount.create("f")
     fail(mount.store, "PUT", DOWN)
-    assert mount.run(mount.fs.files.drain()) == [DOWN]
+    assert mount.run(mount.fs.drain()) == [DOWN]
     assert len(files(state)) == 2
     mount.close_file(fh)
     assert mount.data("f") == b""
@@ -143,7 +143,7 @@ def test_what_is_kept_at_the_mounts_end_is_said_once(spooled, caplog):
     mount.write(fh, b"data")
     fail(mount.store, "PUT", DOWN, times=9)
     with caplog.at_level(logging.ERROR):
-        (failure,) = mount.run(mount.fs.files.drain())
+        (failure,) = mount.run(mount.fs.drain())
         mount.end()
     assert "file-1.data" in failure.hint
     assert len([r for r in caplog.records if "is kept in" in r.getMessage()]) == 1

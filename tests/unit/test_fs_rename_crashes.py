@@ -213,7 +213,7 @@ def test_an_intent_that_cannot_be_read_is_left_alone(mounts, tmp_path, text):
 
 def test_several_are_finished_in_the_order_in_which_they_began(mounts, tmp_path):
     mount = mounts(state_dir=tmp_path / "state")
-    intents = mount.fs._renames._trees._journal
+    intents = mount.fs._renames._directories._journal
     mount.put("9/x", b"1")
     names = [("none/", "none too/")] * 8 + [("9/", "10/"), ("10/", "z/")]
     for old, new in names:

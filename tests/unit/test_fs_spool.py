@@ -346,7 +346,7 @@ def test_a_drained_file_that_is_changed_again_is_not_whole_any_more(spooled):
     fh = mount.open("f", os.O_RDWR)
     mount.write(fh, b"!" * 20, 7)
     fail(mount.store, "COMPLETE_UPLOAD", DOWN)
-    assert mount.run(mount.fs.files.drain()) == [DOWN]
+    assert mount.run(mount.fs.drain()) == [DOWN]
     mount.write(fh, b"?" * 9, 3)
     mount = mount.succeeded()
     mount.recover()
@@ -359,7 +359,7 @@ def test_a_drained_file_can_be_used_and_stored_as_before(spooled, state):
     fh = mount.create("f", os.O_RDWR)
     mount.write(fh, b"small")
     fail(mount.store, "PUT", DOWN)
-    assert mount.run(mount.fs.files.drain()) == [DOWN]
+    assert mount.run(mount.fs.drain()) == [DOWN]
     assert mount.read(fh) == b"small"
     mount.write(fh, b"er", 5)
     mount.close_file(fh)

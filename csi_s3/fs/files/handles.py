@@ -63,8 +63,13 @@ class Handles:
             handle.inode.handles -= 1
         return handle
 
-    def all(self) -> list[FileHandle | DirHandle]:
-        return list(self._open.values())
+    def close(self) -> None:
+        """End what is under way for them; plain code, at the end of the mount."""
+        for handle in self._open.values():
+            if isinstance(handle, DirHandle):
+                handle.listing.close()
+            elif handle.reader is not None:
+                handle.reader.close()
 
     def of(self, inode: Inode) -> list[FileHandle]:
         """The open file handles of one inode."""

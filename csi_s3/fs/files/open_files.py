@@ -4,32 +4,26 @@ The rules are docs/semantics.md (Reading, Writing); `write_back` knows what beco
 written, `reader` and `file_writer` move the bytes.
 """
 
-import asyncio
 import os
 from functools import partial
 
-from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     ExistsError,
     IsDirectoryError,
     NotFoundError,
     ObjectChangedError,
     StaleError,
-    VolumeError,
 )
-from csi_s3.fs.base.budget import MemoryBudget
-from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key
-from csi_s3.fs.base.progress_timeout import ProgressTimeout
-from csi_s3.fs.files.handles import DirHandle, FileHandle, Handles
+from csi_s3.fs.files.handles import FileHandle, Handles
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.exclusive_create import ExclusiveCreate
 from csi_s3.fs.names.inodes import Inode
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import Reader
-from csi_s3.fs.write.spool import Spool
-from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
+from csi_s3.s3.store import Buffer, ObjectInfo
 
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
 FIRST_BYTES = 128 << 10  # and the kernel's first read-ahead of larger ones
@@ -39,35 +33,14 @@ class OpenFiles:
     """Concurrency and cancellation: as `FileSystem`, whose part it is."""
 
     def __init__(
-        self,
-        store: ObjectStore,
-        config: TreeConfig,
-        *,
-        tree: Tree,
-        handles: Handles,
-        clock: Clock,
-        group: asyncio.TaskGroup,
-        spool: Spool,
-        budget: MemoryBudget,
-        progress_timeout: ProgressTimeout,
+        self, context: MountContext, *, tree: Tree, handles: Handles, write_back: WriteBack
     ) -> None:
-        self.write_back = WriteBack(
-            store,
-            config,
-            tree=tree,
-            handles=handles,
-            clock=clock,
-            group=group,
-            spool=spool,
-            budget=budget,
-            progress_timeout=progress_timeout,
-            new_reader=self._reader,
-        )
-        self._store, self._config, self._tree, self._handles = store, config, tree, handles
-        self._exclusive_create = ExclusiveCreate(store)
-        self._clock, self._group = clock, group
+        self._context, self._tree, self._handles = context, tree, handles
+        self._store, self._clock, self._key_lock = context.store, context.clock, context.key_lock
+        self._progress_timeout = context.progress_timeout
+        self._write_back = write_back
+        self._exclusive_create = ExclusiveCreate(context.store)
         self._inodes = tree.inodes
-        self.budget, self._progress_timeout = budget, progress_timeout
 
     async def open(self, ino: int, flags: int) -> int:
         """Open a file; asks S3 for its version, and the answer brings the first bytes along.
@@ -92,7 +65,7 @@ class OpenFiles:
         is_fresh = self._tree.is_fresh(inode)
         answer = None if is_fresh else await self._ask_to_open(inode, with_bytes=True)
         self._tree.sizes.check(inode, renewed)
-        reader = None if answer is None else self._reader(*answer)
+        reader = None if answer is None else Reader(self._context, answer[0], first=answer[1])
         inode.maybe_cached = True
         return self._handles.add(FileHandle(inode, reader=reader))
 
@@ -143,18 +116,8 @@ class OpenFiles:
         chunk = await self._store.read_range(key, 0, wanted)
         return chunk.info, chunk.data
 
-    def _reader(self, info: ObjectInfo, first: Buffer = b"") -> Reader:
-        return Reader(
-            self._store,
-            info,
-            first=first,
-            part_bytes=self._config.read_part_bytes,
-            budget=self.budget,
-            group=self._group,
-        )
-
     async def _open_to_write(self, inode: Inode, flags: int) -> int:
-        write_back, renewed = self.write_back, inode.renewed
+        write_back, renewed = self._write_back, inode.renewed
         is_kept = not flags & os.O_TRUNC
         if is_kept:
             self._tree.sizes.check(inode, renewed)
@@ -186,7 +149,7 @@ class OpenFiles:
             raise StaleError(f"{inode.name}: removed meanwhile") from exc
 
     async def _claim(self, above: Inode, name: str) -> ObjectInfo | None:
-        async with self.write_back.key_lock.change(lambda: self._key(above, name)):
+        async with self._key_lock.change(lambda: self._key(above, name)):
             return await self._exclusive_create.claim(self._key(above, name))
 
     async def create(self, parent: int, name: bytes, flags: int) -> tuple[int, Attributes]:
@@ -212,7 +175,7 @@ class OpenFiles:
             self._tree.remember(local)
             return fh, self._tree.attributes(local)
         inode = self._inodes.add(above.ino, text, is_dir=False, info=claimed)
-        self.write_back.begin(inode, base=claimed, exclusive=exclusive)
+        self._write_back.begin(inode, base=claimed, exclusive=exclusive)
         self._tree.entries_changed(above)
         inode.mtime_ns = self._clock.realtime_ns()
         inode.maybe_cached = inode.is_told = True
@@ -240,7 +203,7 @@ class OpenFiles:
         if reader is None or reader.info.etag != inode.info.etag:
             if reader is not None:
                 reader.close()  # the inode was written through this mount: pages are its new bytes
-            reader = handle.reader = self._reader(inode.info)
+            reader = handle.reader = Reader(self._context, inode.info)
         try:
             return await reader.read(offset, length)
         except (StaleError, NotFoundError, ObjectChangedError):
@@ -268,10 +231,10 @@ class OpenFiles:
         handle = self._handles.file(fh)
         writer = handle.inode.writer
         if handle.is_writable and writer is not None and writer.was_written:
-            await self.write_back.store(handle.inode, joins=True)
+            await self._write_back.store(handle.inode, joins=True)
 
     async def fsync(self, fh: int) -> None:
-        await self.write_back.store(self._handles.file(fh).inode)
+        await self._write_back.store(self._handles.file(fh).inode)
 
     async def release(self, fh: int) -> None:
         """The last descriptor of a handle is closed; nobody waits, errors reach only logs."""
@@ -280,8 +243,8 @@ class OpenFiles:
         try:
             if handle.reader is not None:
                 handle.reader.close()
-            if inode.writer is not None and not self.write_back.is_needed(inode, besides=handle):
-                await self.write_back.end(inode, handle)
+            if inode.writer is not None and not self._write_back.is_needed(inode, besides=handle):
+                await self._write_back.end(inode, handle)
         finally:
             self._handles.remove(fh)
             self._inodes.drop_unused(inode)
@@ -290,19 +253,4 @@ class OpenFiles:
         """As `WriteBack.truncate`, of the version that is in S3 now."""
         if not inode.is_dir:
             await self._ask_to_change(inode)
-        await self.write_back.truncate(inode, size)
-
-    async def drain(self) -> list[VolumeError]:
-        """As `WriteBack.drain`."""
-        return await self.write_back.drain()
-
-    def close(self) -> None:
-        """End what is under way, uploads too: nobody waits for it any more; plain code."""
-        for handle in self._handles.all():
-            if isinstance(handle, DirHandle):
-                handle.listing.close()
-            elif handle.reader is not None:
-                handle.reader.close()
-        self._progress_timeout.close()
-        self.write_back.close()
-        self._tree.close()
+        await self._write_back.truncate(inode, size)

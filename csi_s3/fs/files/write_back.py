@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     IsDirectoryError,
     NotPermittedError,
@@ -19,19 +18,16 @@ from csi_s3.errors import (
     StaleError,
     VolumeError,
 )
-from csi_s3.fs.base.budget import MemoryBudget
-from csi_s3.fs.base.clock import Clock
-from csi_s3.fs.base.key_range_lock import KeyRangeLock
-from csi_s3.fs.base.progress_timeout import ProgressTimeout
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.files.handles import FileHandle, Handles
 from csi_s3.fs.names.entries import Special
 from csi_s3.fs.names.inodes import Inode
 from csi_s3.fs.names.tree import Tree
-from csi_s3.fs.read.reader import BaseReader, Reader
+from csi_s3.fs.read.reader import BaseReader
 from csi_s3.fs.write.file_writer import FileWriter
 from csi_s3.fs.write.spool import Spool
 from csi_s3.fs.write.spool_recovery import recover
-from csi_s3.s3.store import ObjectInfo, ObjectStore
+from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -39,31 +35,15 @@ log = logging.getLogger(__name__)
 class WriteBack:
     """Concurrency and cancellation: as `FileSystem`, whose part it is.
 
-    key_lock: what else changes keys takes its turn there. A turn is taken before a version's lock.
+    A turn of `KeyRangeLock` is taken before a version's lock.
     """
 
     def __init__(
-        self,
-        store: ObjectStore,
-        config: TreeConfig,
-        *,
-        tree: Tree,
-        handles: Handles,
-        clock: Clock,
-        group: asyncio.TaskGroup,
-        spool: Spool,
-        budget: MemoryBudget,
-        progress_timeout: ProgressTimeout,
-        new_reader: Callable[[ObjectInfo], Reader],
+        self, context: MountContext, *, tree: Tree, handles: Handles, spool: Spool
     ) -> None:
-        self.key_lock = KeyRangeLock()
-        self._store, self._config, self._tree, self._handles = store, config, tree, handles
-        self._clock, self._group, self._spool = clock, group, spool
-        self._budget, self._progress_timeout, self._new_reader = (
-            budget,
-            progress_timeout,
-            new_reader,
-        )
+        self._context, self._tree, self._handles, self._spool = context, tree, handles, spool
+        self._store, self._config, self._clock = context.store, context.config, context.clock
+        self._key_lock, self._progress_timeout = context.key_lock, context.progress_timeout
         self._inodes = tree.inodes
 
     # who may, and who does
@@ -117,13 +97,13 @@ class WriteBack:
             self._store,
             key,
             base=base,
-            read_base=BaseReader(self._new_reader),
+            read_base=BaseReader(self._context),
             spool=self._spool,
             part_bytes=self._config.write_part_bytes,
-            budget=self._budget,
-            group=self._group,
+            budget=self._context.budget,
+            group=self._context.group,
             progress=self._progress_timeout.made_progress,
-            key_lock=self.key_lock,
+            key_lock=self._key_lock,
             exclusive=exclusive,
             rewrites=rewrites,
         )
@@ -142,7 +122,7 @@ class WriteBack:
             return
 
         async def storing() -> None:
-            async with self.key_lock.change(lambda: self._inodes.key(inode)):
+            async with self._key_lock.change(lambda: self._inodes.key(inode)):
                 await self._store_now(inode, writer, joins=joins)
 
         await self._progress_timeout.wait(storing, f"upload of {inode.name}")
@@ -164,7 +144,7 @@ class WriteBack:
 
     async def _end(self, inode: Inode, handle: FileHandle | None) -> None:
         async with (
-            self.key_lock.change(lambda: self._inodes.key(inode)),
+            self._key_lock.change(lambda: self._inodes.key(inode)),
             self._tree.versions.hold(inode.ino),
         ):
             writer = inode.writer
@@ -266,7 +246,7 @@ class WriteBack:
         def writer(key: str, base: ObjectInfo | None) -> FileWriter:
             return self._writer(lambda: key, base, exclusive=base is None)
 
-        await recover(self._spool, writer, self.key_lock)
+        await recover(self._spool, writer, self._key_lock)
 
     # truncation, moves, removal
 

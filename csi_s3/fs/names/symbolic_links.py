@@ -5,7 +5,6 @@ tool can make and read one. Rejected: a header or user metadata of the object, w
 not show. Which of several things a name stands for is decided in `lookup` and `directory`.
 """
 
-from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     BadLinkError,
     ExistsError,
@@ -13,15 +12,14 @@ from csi_s3.errors import (
     NotImplementedByStoreError,
     NotPermittedError,
 )
-from csi_s3.fs.base.clock import Clock
-from csi_s3.fs.base.key_range_lock import KeyRangeLock
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import SymbolicLink
 from csi_s3.fs.names.exclusive_create import put_new
 from csi_s3.fs.names.inodes import Inode
 from csi_s3.fs.names.tree import Tree
-from csi_s3.s3.store import ObjectInfo, ObjectStore
+from csi_s3.s3.store import ObjectInfo
 
 MAX_TARGET_BYTES = 4095  # PATH_MAX, less its NUL
 
@@ -29,17 +27,9 @@ MAX_TARGET_BYTES = 4095  # PATH_MAX, less its NUL
 class SymbolicLinks:
     """Concurrency and cancellation: as `FileSystem`, whose part it is."""
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        config: TreeConfig,
-        *,
-        tree: Tree,
-        key_lock: KeyRangeLock,
-        clock: Clock,
-    ) -> None:
-        self._store, self._config, self._tree = store, config, tree
-        self._key_lock, self._clock = key_lock, clock
+    def __init__(self, context: MountContext, tree: Tree) -> None:
+        self._store, self._config, self._tree = context.store, context.config, tree
+        self._key_lock, self._clock = context.key_lock, context.clock
 
     async def make(self, parent: int, name: bytes, target: bytes) -> Attributes:
         """Make a link; it is in S3 when this returns.

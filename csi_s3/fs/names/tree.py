@@ -3,14 +3,12 @@
 Asks S3 (or a listing that is fresh enough) and turns answers into inodes; changes nothing in S3.
 """
 
-import asyncio
 import logging
 from collections import deque
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from csi_s3.aio import KeyLocks
-from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     InvalidNameError,
     KeyTooLongError,
@@ -18,7 +16,7 @@ from csi_s3.errors import (
     NotFoundError,
     StaleError,
 )
-from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import (
     LINK_SUFFIX,
     MAX_NAME_BYTES,
@@ -35,7 +33,7 @@ from csi_s3.fs.names.inodes import ROOT, Inode, Inodes, info_of
 from csi_s3.fs.names.lookup import NameResolver
 from csi_s3.fs.names.sizes import AttributesCache, Sizes
 from csi_s3.obs.metrics import catalog as metrics
-from csi_s3.s3.store import ObjectInfo, ObjectStore
+from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -61,23 +59,15 @@ class Tree:
     Cancellation: every method may be cancelled; what S3 answered until then is kept or not.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        config: TreeConfig,
-        *,
-        prefix: str,
-        kernel: Kernel,
-        clock: Clock,
-        group: asyncio.TaskGroup,
-    ) -> None:
+    def __init__(self, context: MountContext, *, prefix: str, kernel: Kernel) -> None:
         self.inodes = Inodes(prefix)
         self.versions: KeyLocks[int] = KeyLocks()  # held while an inode's version may change
-        self._store, self._config, self._kernel, self._clock = store, config, kernel, clock
-        self._group, self._resolver = group, NameResolver(store, links=config.symlinks)
-        self._mounted_ns = clock.realtime_ns()
-        self.inodes_limit = config.budget_bytes // INODES_SHARE // INODE_BYTES
-        self._eviction = Eviction(self.inodes, kernel, group, limit=self.inodes_limit)
+        self._store, self._config, self._kernel = context.store, context.config, kernel
+        self._clock, self._group = context.clock, context.group
+        self._resolver = NameResolver(context.store, links=context.config.symlinks)
+        self._mounted_ns = context.clock.realtime_ns()
+        self.inodes_limit = context.config.budget_bytes // INODES_SHARE // INODE_BYTES
+        self._eviction = Eviction(self.inodes, kernel, context.group, limit=self.inodes_limit)
         self._snapshots: deque[tuple[float, Directory[Inode], Listing, int]] = deque()
         self._snapshot_names = 0
         self.sizes = Sizes(kernel)

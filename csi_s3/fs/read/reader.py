@@ -6,14 +6,13 @@ The kernel's own read-ahead sends its requests slightly out of order, hence the 
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from csi_s3.errors import NotFoundError, StaleError, VolumeError
-from csi_s3.fs.base.budget import MemoryBudget
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.outcome import outcome
-from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
+from csi_s3.s3.store import Buffer, ObjectInfo
 
 SLACK_BYTES = 2 << 20  # kept behind the reader, and jumped over ahead of it
 JUMP_BYTES = 128 << 10  # without a stream: the kernel's smallest read-ahead
@@ -35,20 +34,12 @@ class Reader:
     Cancellation: a cancelled `read` leaves its part on the way for the next one.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        info: ObjectInfo,
-        *,
-        first: Buffer,
-        part_bytes: int,
-        budget: MemoryBudget,
-        group: asyncio.TaskGroup,
-    ) -> None:
+    def __init__(self, context: MountContext, info: ObjectInfo, *, first: Buffer = b"") -> None:
+        """first: the object's first bytes, if they are here."""
         self.info = info
-        self._store, self._budget, self._group = store, budget, group
-        self._first: Buffer = first if budget.try_reserve(len(first)) else b""
-        self._max_part = part_bytes
+        self._store, self._budget, self._group = context.store, context.budget, context.group
+        self._first: Buffer = first if self._budget.try_reserve(len(first)) else b""
+        self._max_part = context.config.read_part_bytes
         self._window: list[Fetch] = []
         self._head = len(self._first)  # up to here bytes are here or on their way
         self._expected = 0  # where a sequential reader reads next
@@ -192,15 +183,15 @@ class BaseReader:
     Lifetime: as the writer's; `close` gives memory back. Concurrency: as `Reader.read`.
     """
 
-    def __init__(self, new_reader: Callable[[ObjectInfo], Reader]) -> None:
-        self._new_reader = new_reader
+    def __init__(self, context: MountContext) -> None:
+        self._context = context
         self._reader: Reader | None = None
 
     async def __call__(self, info: ObjectInfo, start: int, length: int) -> Buffer:
         """Bytes of that version. As `Reader.read`."""
         if self._reader is None or self._reader.info.etag != info.etag:
             self.close()
-            self._reader = self._new_reader(info)
+            self._reader = Reader(self._context, info)
         return await self._reader.read(start, length)
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 
 from csi_s3.errors import (
@@ -16,7 +16,7 @@ from csi_s3.errors import (
     StoreUnavailableError,
     VolumeError,
 )
-from csi_s3.fs.base.budget import MemoryBudget
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.names.pages import Pages
 from csi_s3.fs.write.extents import Extents, Origin, plan
 from csi_s3.fs.write.parallel_upload import ParallelUpload
@@ -25,7 +25,6 @@ from csi_s3.s3.store import (
     MAX_KEY_BYTES,
     MAX_PUT_BYTES,
     ObjectInfo,
-    ObjectStore,
 )
 
 log = logging.getLogger(__name__)
@@ -70,15 +69,9 @@ class Copies:
     Cancellation: a cancelled copy may or may not have been made.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        *,
-        budget: MemoryBudget,
-        group: asyncio.TaskGroup,
-        progress: Callable[[], None],
-    ) -> None:
-        self._store, self._budget, self._group, self._progress = store, budget, group, progress
+    def __init__(self, context: MountContext) -> None:
+        self._store, self._budget, self._group = context.store, context.budget, context.group
+        self._progress = context.progress_timeout.made_progress
 
     async def one(self, source: ObjectInfo, key: str, *, if_none_match: bool = False) -> ObjectInfo:
         """Copy that version, by parts where it is too large for one request.

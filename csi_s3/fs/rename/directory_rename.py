@@ -17,7 +17,7 @@ from csi_s3.errors import (
     StaleError,
     VolumeError,
 )
-from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
 from csi_s3.fs.names.inodes import Inode
@@ -25,7 +25,7 @@ from csi_s3.fs.names.pages import first_below
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies, TreeCopy
 from csi_s3.fs.rename.journal import JournalEntry, RenameJournal, RenameRecord
-from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo, ObjectStore
+from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +37,16 @@ class DirectoryRenames:
 
     def __init__(
         self,
-        store: ObjectStore,
+        context: MountContext,
         *,
         tree: Tree,
         write_back: WriteBack,
         copies: Copies,
         journal: RenameJournal,
-        clock: Clock,
     ) -> None:
-        self._store, self._tree, self._write_back = store, tree, write_back
-        self._copies, self._journal, self._clock = copies, journal, clock
+        self._store, self._clock, self._key_lock = context.store, context.clock, context.key_lock
+        self._tree, self._write_back = tree, write_back
+        self._copies, self._journal = copies, journal
         self._inodes = tree.inodes
 
     async def move(self, inode: Inode, into: Inode, new: str, target: Inode | None) -> None:
@@ -61,7 +61,7 @@ class DirectoryRenames:
         for _ in range(TRIES):
             for child in self._unkept(inode):
                 await self._write_back.store(child)
-            async with self._write_back.key_lock.move(
+            async with self._key_lock.move(
                 lambda: self._inodes.key(inode), lambda: self._inodes.key_at(inode, into, new)
             ):
                 if not inode.is_linked or (inode.parent, inode.name) != before:

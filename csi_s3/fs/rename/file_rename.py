@@ -8,7 +8,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     ExistsError,
     IsDirectoryError,
@@ -20,7 +19,7 @@ from csi_s3.errors import (
     StaleError,
     VolumeError,
 )
-from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import decode_name
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.entries import Special
@@ -28,9 +27,7 @@ from csi_s3.fs.names.inodes import Inode
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies
 from csi_s3.fs.rename.directory_rename import DirectoryRenames, found_as, take_place
-from csi_s3.fs.rename.journal import RenameJournal
-from csi_s3.fs.rename.recovery import RenameRecovery
-from csi_s3.s3.store import ObjectInfo, ObjectStore
+from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -43,24 +40,17 @@ class Renames:
 
     def __init__(
         self,
-        store: ObjectStore,
-        config: TreeConfig,
+        context: MountContext,
         *,
         tree: Tree,
         write_back: WriteBack,
         copies: Copies,
-        journal: RenameJournal,
-        clock: Clock,
+        directories: DirectoryRenames,
     ) -> None:
-        self._store, self._config, self._tree, self._write_back = store, config, tree, write_back
-        self._copies = copies
+        self._store, self._config, self._key_lock = context.store, context.config, context.key_lock
+        self._tree, self._write_back = tree, write_back
+        self._copies, self._directories = copies, directories
         self._inodes = tree.inodes
-        self._trees = DirectoryRenames(
-            store, tree=tree, write_back=write_back, copies=copies, journal=journal, clock=clock
-        )
-        self._recovery = RenameRecovery(
-            copies=copies, key_lock=write_back.key_lock, journal=journal
-        )
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
@@ -89,20 +79,16 @@ class Renames:
             return
         self._check(inode, target, may_replace=may_replace)
         if inode.is_dir:
-            await self._trees.move(inode, into, new, target)
+            await self._directories.move(inode, into, new, target)
             return
         other = target or inode
-        async with self._write_back.key_lock.move(
+        async with self._key_lock.move(
             lambda: self._inodes.key(inode),
             lambda: self._inodes.key_at(inode, into, new),
             lambda: self._inodes.key(other),  # a symbolic link has another key than a file
         ):
             self._check_still((above, old, inode), (into, new, target))
             await self._file(inode, into, new, target, may_replace=may_replace)
-
-    async def recover(self) -> None:
-        """As `RenameRecovery.recover`."""
-        await self._recovery.recover()
 
     def _check_still(self, *names: tuple[Inode, str, Inode | None]) -> None:
         """What the kernel has found may have changed before our turn came."""

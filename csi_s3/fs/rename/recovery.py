@@ -26,7 +26,7 @@ CLOCK_SKEW_S = 60.0  # between this node and the store, when an object's age is 
 class RenameRecovery:
     """Concurrency: each has its keys locked. Cancellation: the intent stays for the next."""
 
-    def __init__(self, *, copies: Copies, key_lock: KeyRangeLock, journal: RenameJournal) -> None:
+    def __init__(self, key_lock: KeyRangeLock, *, copies: Copies, journal: RenameJournal) -> None:
         self._copies, self._key_lock, self._journal = copies, key_lock, journal
 
     async def recover(self) -> None:

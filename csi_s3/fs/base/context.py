@@ -1,0 +1,49 @@
+"""What every part of one mount's file system shares, so that it is passed as one argument.
+
+Each of these exists once per mount: a second budget, clock or lock of keys would be a bug. What
+only some parts need (inodes, handles, spool, journal) is passed to them by name.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Self
+
+from csi_s3.config.volume import TreeConfig
+from csi_s3.fs.base.budget import MemoryBudget
+from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.key_range_lock import KeyRangeLock
+from csi_s3.fs.base.progress_timeout import ProgressTimeout
+from csi_s3.s3.store import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountContext:
+    """group: the mount's root task group, in which all of its tasks run."""
+
+    store: ObjectStore
+    config: TreeConfig
+    group: asyncio.TaskGroup
+    clock: Clock
+    budget: MemoryBudget
+    progress_timeout: ProgressTimeout
+    key_lock: KeyRangeLock
+
+    @classmethod
+    def create(
+        cls,
+        store: ObjectStore,
+        config: TreeConfig,
+        group: asyncio.TaskGroup,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Of a mount that begins now."""
+        clock = clock or Clock()
+        return cls(
+            store=store,
+            config=config,
+            group=group,
+            clock=clock,
+            budget=MemoryBudget(config.budget_bytes),
+            progress_timeout=ProgressTimeout(group, clock),
+            key_lock=KeyRangeLock(),
+        )
