@@ -1,75 +1,34 @@
-"""Edits, exclusive creates and renames are cancelled at each of their awaits once.
+"""Edits, exclusive creates and renames are interrupted at each of their awaits once.
 
-A caller that gives up stops none of them (they are tasks of the mount); the mount's end stops
-them all, and then the next worker finds what is to be done.
+A caller that gives up stops none of them (they are tasks of the mount), but for a request that has
+not begun (turn 0). The mount's end stops them all, and the next worker finishes what is left.
 """
 
-import asyncio
-import contextlib
 import os
 
 import pytest
 
 from csi_s3.errors import VolumeError
+from tests.unit.fs_cancelling import (
+    AT_EACH_AWAIT,
+    cancelled_after,
+    ended_after,
+    open_handles,
+    suspending,
+)
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, mounts
 
 __all__ = ["mounts"]
 
-TURNS = range(30)
 LARGE = bytes(range(40))
 EXCLUSIVE = WRITE_NEW | os.O_EXCL
 MAY_BE_KEPT = pytest.mark.warnings_expected("is kept in .* for the next worker")
 
 
-async def suspend(_operation, _key):
-    await asyncio.sleep(0)
-
-
 @pytest.fixture
 def slow(mounts, tmp_path):
     """A mount whose store suspends; parts of 8 bytes, a spool."""
-    mount = mounts(write_part_bytes=8, min_part_bytes=4, state_dir=tmp_path / "state")
-    mount.store.gate = mount.store.after = suspend
-    return mount
-
-
-def cancelled_after(mount, turns, call):
-    """Run a request for so many turns, cancel it, let all run out; whether it was cancelled."""
-
-    async def run():
-        task = asyncio.create_task(call)
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()
-        return task.cancelled()
-
-    cancelled = mount.run(run())
-    mount.settle()
-    mount.settle()
-    return cancelled
-
-
-def ended_after(mount, turns, call):
-    """Run a request for so many turns, then end the mount's worker; returns the next one."""
-
-    async def run():
-        task = asyncio.create_task(call)
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        mount.fs.close()
-        for _ in range(60):
-            await asyncio.sleep(0)
-        assert task.done(), "the mount's end waits for nobody"
-        with contextlib.suppress(asyncio.CancelledError):
-            task.exception()
-
-    mount.run(run())
-    successor = mount.restarted()
-    successor.recover()
-    return successor
+    return suspending(mounts(write_part_bytes=8, min_part_bytes=4, state_dir=tmp_path / "state"))
 
 
 def stored(mount):
@@ -87,10 +46,10 @@ def check(mount):
 # a caller gives up
 
 
-@pytest.mark.parametrize("turns", TURNS)
+@AT_EACH_AWAIT
 @pytest.mark.parametrize("target", ["new", "over"])
 @pytest.mark.parametrize("is_dirty", [False, True])
-def test_rename_of_a_file(slow, turns, target, is_dirty):
+def test_a_cancelled_rename_of_a_file_is_done_once_it_has_begun(slow, turns, target, is_dirty):
     slow.put("f", LARGE)
     slow.put("over", b"precious")
     fh = slow.open("f", os.O_RDWR)
@@ -99,114 +58,135 @@ def test_rename_of_a_file(slow, turns, target, is_dirty):
     for name in ("f", "over"):
         slow.lookup(name)
     cancelled_after(slow, turns, slow.fs.rename(1, b"f", 1, target.encode(), may_replace=True))
+    assert slow.exists("f") == (turns == 0)
+    if turns == 0:
+        slow.rename("f", target)
     slow.close_file(fh)
     expected = LARGE[:20] + b"!" + LARGE[21:] if is_dirty else LARGE
-    rest = {} if target == "over" and turns > 0 else {"over": b"precious"}
-    assert stored(slow) == {"f" if turns == 0 else target: expected, **rest}
+    rest = {} if target == "over" else {"over": b"precious"}
+    assert stored(slow) == {target: expected, **rest}
     check(slow)
 
 
-@pytest.mark.parametrize("turns", TURNS)
-def test_rename_of_a_directory(slow, turns):
+@AT_EACH_AWAIT
+def test_a_cancelled_rename_of_a_directory_is_done_once_it_has_begun(slow, turns):
     for name in ("d/", "d/a", "d/b/x"):
         slow.put(name, name.encode())
     fh = slow.open("d/a", os.O_RDWR)
     slow.write(fh, b"!")
     slow.lookup("d")
     cancelled_after(slow, turns, slow.fs.rename(1, b"d", 1, b"e", may_replace=True))
+    assert slow.exists("d") == (turns == 0)
+    if turns == 0:
+        slow.rename("d", "e")
     slow.close_file(fh)
-    there = "d" if turns == 0 else "e"
-    assert stored(slow) == {f"{there}/": b"d/", f"{there}/a": b"!/a", f"{there}/b/x": b"d/b/x"}
+    assert stored(slow) == {"e/": b"d/", "e/a": b"!/a", "e/b/x": b"d/b/x"}
     check(slow)
     assert slow.spooled() == []
 
 
-@pytest.mark.parametrize("turns", TURNS)
+@AT_EACH_AWAIT
 @pytest.mark.parametrize("call", ["flush", "fsync", "release"])
-def test_store_of_an_edit(slow, turns, call):
+def test_an_edit_whose_store_was_cancelled_is_stored_by_the_close(slow, turns, call):
     slow.put("f", LARGE)
     fh = slow.open("f", os.O_RDWR)
     slow.write(fh, b"!", 20)
     slow.write(fh, b"+" * 20, 40)
-    cancelled_after(slow, turns, getattr(slow.fs.files, call)(fh))
+    edited = LARGE[:20] + b"!" + LARGE[21:] + b"+" * 20
+    task = cancelled_after(slow, turns, getattr(slow.fs.files, call)(fh))
+    assert task.cancelled() or slow.data("f") == edited
     if call != "release" or turns == 0:
         slow.close_file(fh)
-    assert slow.data("f") == LARGE[:20] + b"!" + LARGE[21:] + b"+" * 20
+    assert slow.data("f") == edited
     check(slow)
     assert slow.spooled() == []
 
 
-@pytest.mark.parametrize("turns", TURNS)
+@AT_EACH_AWAIT
 @pytest.mark.parametrize("offset", [0, 20, 40, 90])
-def test_write_into_a_small_and_a_large_file(slow, turns, offset):
+def test_a_cancelled_write_into_a_file_is_done_once_it_has_begun(slow, turns, offset):
     for name, old in (("small", b"0123456"), ("large", LARGE)):
         slow.put(name, old)
         fh = slow.open(name, os.O_RDWR)
         cancelled_after(slow, turns, slow.fs.files.write(fh, offset, b"!" * 30))
+        if turns == 0:
+            assert slow.read(fh) == old
+            slow.write(fh, b"!" * 30, offset)
         slow.close_file(fh)
-        written = old[:offset].ljust(offset, b"\0") + b"!" * 30 + old[offset + 30 :]
-        assert slow.data(name) == (old if turns == 0 else written)
+        assert slow.data(name) == old[:offset].ljust(offset, b"\0") + b"!" * 30 + old[offset + 30 :]
     check(slow)
 
 
-@pytest.mark.parametrize("turns", TURNS)
+@AT_EACH_AWAIT
 @pytest.mark.parametrize("size", [3, 33, 70])
-def test_truncation_to_another_size(slow, turns, size):
+def test_a_cancelled_truncation_to_another_size_is_done_or_not(slow, turns, size):
     slow.put("f", LARGE)
-    ino = slow.ino("f")
-    cancelled_after(slow, turns, slow.fs.setattr(ino, size=size))
     cut = LARGE[:size].ljust(size, b"\0")
-    assert slow.data("f") in (LARGE, cut)
+    task = cancelled_after(slow, turns, slow.fs.setattr(slow.ino("f"), size=size))
+    assert slow.data("f") in ((LARGE, cut) if task.cancelled() else (cut,))
+    check(slow)
+    slow.truncate("f", size)
+    assert slow.data("f") == cut
     check(slow)
 
 
-@pytest.mark.parametrize("turns", TURNS)
+@AT_EACH_AWAIT
 @pytest.mark.parametrize("finds_out", [False, True])
-def test_exclusive_create(slow, turns, finds_out):
+def test_a_cancelled_exclusive_create_makes_the_file_or_not(slow, turns, finds_out):
+    """finds_out: whether the store knows conditional writes is asked first."""
     if finds_out:
         slow.fs.files._exclusive_create._is_able = None
-    cancelled_after(slow, turns, slow.fs.files.create(1, b"f", EXCLUSIVE))
-    for handle in list(slow.fs._handles._open):
+    task = cancelled_after(slow, turns, slow.fs.files.create(1, b"f", EXCLUSIVE))
+    assert open_handles(slow) == ([] if task.cancelled() else [task.result()[0]])
+    for handle in open_handles(slow):
         slow.write(handle, b"data")
         slow.close_file(handle)
-    assert slow.data("f") in (None, b"", b"data")
+    assert slow.data("f") in ((None, b"") if task.cancelled() else (b"data",))
     check(slow)
-    fh = slow.create("g", EXCLUSIVE)
-    slow.close_file(fh)
+    if not slow.exists("f"):
+        slow.close_file(slow.create("f", EXCLUSIVE))
+        assert slow.data("f") == b""
+    slow.close_file(slow.create("g", EXCLUSIVE))
     assert slow.data("g") == b""
 
 
-@pytest.mark.parametrize("turns", TURNS)
-def test_unlink_of_what_is_fetched_before(slow, turns):
+@AT_EACH_AWAIT
+def test_a_cancelled_unlink_of_an_edited_file_that_has_begun_keeps_it_for_its_handles(slow, turns):
     slow.put("f", LARGE)
     fh = slow.open("f", os.O_RDWR)
     slow.write(fh, b"!", 20)
     cancelled_after(slow, turns, slow.fs.unlink(1, b"f"))
-    changed = LARGE[:20] + b"!" + LARGE[21:]
-    assert slow.read(fh) == changed
+    assert slow.exists("f") == (turns == 0)
+    if turns == 0:
+        slow.unlink("f")
+    assert slow.read(fh) == LARGE[:20] + b"!" + LARGE[21:]
     slow.close_file(fh)
-    assert slow.data("f") == (changed if turns == 0 else None)
+    assert slow.data("f") is None
     assert slow.spooled() == []
     assert slow.store.uploads == {}
 
 
-@pytest.mark.parametrize("turns", TURNS)
-def test_open_to_write(slow, turns):
+@AT_EACH_AWAIT
+def test_a_cancelled_open_to_write_leaves_no_handle(slow, turns):
     slow.put("f", LARGE)
-    ino = slow.ino("f")
-    cancelled_after(slow, turns, slow.fs.files.open(ino, os.O_RDWR))
-    for handle in list(slow.fs._handles._open):
+    task = cancelled_after(slow, turns, slow.fs.files.open(slow.ino("f"), os.O_RDWR))
+    assert open_handles(slow) == ([] if task.cancelled() else [task.result()])
+    for handle in open_handles(slow):
         slow.close_file(handle)
     assert slow.data("f") == LARGE
     check(slow)
+    fh = slow.open("f", os.O_RDWR)
+    slow.write(fh, b"!", 20)
+    slow.close_file(fh)
+    assert slow.data("f") == LARGE[:20] + b"!" + LARGE[21:]
 
 
 # the mount ends
 
 
 @MAY_BE_KEPT
-@pytest.mark.parametrize("turns", TURNS)
-def test_the_mounts_end_in_a_rename_of_a_directory(slow, turns):
+@AT_EACH_AWAIT
+def test_a_rename_of_a_directory_is_done_or_undone_by_the_next_worker(slow, turns):
     for name in ("d/", "d/a", "d/b/x", "d/c"):
         slow.put(name, name.encode())
     slow.lookup("d")
@@ -218,14 +198,18 @@ def test_the_mounts_end_in_a_rename_of_a_directory(slow, turns):
     }  # fmt: skip
     assert mount.spooled() == []
     check(mount)
+    if there == {"d"}:
+        mount.rename("d", "e")
+    assert set(stored(mount)) == {"e/", "e/a", "e/b/x", "e/c"}
 
 
 @MAY_BE_KEPT
-@pytest.mark.warnings_expected("failed again: .*(somebody else|or deleted)")
-@pytest.mark.parametrize("turns", TURNS)
+@pytest.mark.warnings_expected("failed again: .*(concurrent modification|somebody else|or deleted)")
+@AT_EACH_AWAIT
 @pytest.mark.parametrize("target", ["new", "over"])
-def test_the_mounts_end_in_a_rename_of_a_file(slow, turns, target):
-    """A crash may leave it under both names, but whole under one at least."""
+def test_a_file_is_whole_under_a_name_at_least_after_the_mounts_end_in_its_rename(
+    slow, turns, target
+):
     slow.put("f", LARGE)
     slow.put("over", b"precious")
     for name in ("f", "over"):
@@ -235,14 +219,17 @@ def test_the_mounts_end_in_a_rename_of_a_file(slow, turns, target):
     assert LARGE in stored(mount).values()
     assert mount.data("over") in (LARGE, b"precious")
     check(mount)
+    if mount.exists("f"):
+        mount.rename("f", target)
+    rest = {} if target == "over" else {"over": b"precious"}
+    assert stored(mount) == {target: LARGE, **rest}
 
 
 @MAY_BE_KEPT
-@pytest.mark.warnings_expected("failed again: .*(somebody else|or deleted)")
-@pytest.mark.parametrize("turns", TURNS)
+@pytest.mark.warnings_expected("failed again: .*(concurrent modification|somebody else|or deleted)")
+@AT_EACH_AWAIT
 @pytest.mark.parametrize("data", [b"small", b"+" * 30])
-def test_the_mounts_end_in_the_store_of_an_edit(slow, turns, data):
-    """It is in S3, or the next worker brings it there; else the spool has it: the log says so."""
+def test_an_edit_is_in_the_store_or_in_the_spool_after_the_mounts_end(slow, turns, data):
     slow.put("f", LARGE)
     fh = slow.open("f", os.O_RDWR)
     slow.write(fh, data, 9)
@@ -256,9 +243,9 @@ def test_the_mounts_end_in_the_store_of_an_edit(slow, turns, data):
 
 @MAY_BE_KEPT
 @pytest.mark.warnings_expected("failed again: ")
-@pytest.mark.parametrize("turns", TURNS)
+@AT_EACH_AWAIT
 @pytest.mark.parametrize("flags", [WRITE_NEW, EXCLUSIVE, REWRITE])
-def test_the_mounts_end_in_the_store_of_a_new_file(slow, turns, flags):
+def test_a_new_file_is_in_the_store_or_in_the_spool_after_the_mounts_end(slow, turns, flags):
     if flags == REWRITE:
         slow.put("f", b"old")
         fh = slow.open("f", REWRITE)
