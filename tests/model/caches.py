@@ -1,9 +1,9 @@
-"""What Linux keeps of a FUSE mount, and how it goes by it: names, sizes and pages.
+"""What Linux caches of a FUSE mount, and how it uses it: names, sizes and pages.
 
 From fs/fuse of Linux 6.18, without a writeback cache: an answer's attributes are taken unless
-others came since the request was sent (attr_version); reads and lseek ask for attributes that are
-out of date; append, mmap, sendfile and copy_file_range go by the size as it is. An open that was
-answered ESTALE is made once more, by look-ups of the whole path.
+others came since the request was sent (attr_version); reads and lseek refresh attributes that have
+expired; append, mmap, sendfile and copy_file_range use the cached size. An open that fails with
+ESTALE is tried once more, with look-ups of the whole path.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ GONE = -1.0
 
 
 @dataclass
-class Held:
-    """An inode of the kernel: until when it believes the attributes, and in which order they came.
+class CachedInode:
+    """An inode in the kernel's cache. attr_version: the order in which its attributes came.
 
-    pages: by index, each filled up with zeros.
+    pages: by index, each padded with zeros.
     """
 
     size: int = 0
@@ -44,7 +44,7 @@ class Caches:
         self.forgotten: list[tuple[int, bytes]] = []
         self._driver = driver
         self._attr_version = 0
-        self._inodes: dict[int, Held] = {}
+        self._inodes: dict[int, CachedInode] = {}
         self._names: dict[tuple[int, bytes], tuple[int, float]] = {}
         self._open: dict[int, tuple[int, int]] = {}  # inode and flags
 
@@ -59,7 +59,7 @@ class Caches:
         self._attr_version += 1
         return self._attr_version
 
-    # what the file system asks of it
+    # what the file system calls
 
     async def invalidate_inode(self, ino: int) -> None:
         await asyncio.sleep(0)
@@ -78,7 +78,7 @@ class Caches:
         self._names.pop((parent, name), None)
 
     async def drop_names(self, names, *, is_read):
-        """It may keep them all; tests.model.forgetting is the one that drops some."""
+        """It may keep them all; tests.model.forgetting has one that drops some."""
         return ()
 
     def forget_unused(self) -> None:
@@ -90,8 +90,8 @@ class Caches:
     # attributes and names
 
     def _take(self, a: Attributes, asked: int | None) -> None:
-        """asked: the attr_version when the request was sent; None: taken whatever came since."""
-        held = self._inodes.setdefault(a.ino, Held())
+        """asked: the attr_version when the request was sent; None: the answer is always taken."""
+        held = self._inodes.setdefault(a.ino, CachedInode())
         if asked is not None and held.attr_version > asked:
             return
         if (held.size, held.mtime_ns) != (a.size, a.mtime_ns):
@@ -120,7 +120,7 @@ class Caches:
             ino = await self._lookup(ino, name.encode(), again=again)
         return ino
 
-    async def _refresh(self, ino: int) -> Held:
+    async def _refresh(self, ino: int) -> CachedInode:
         held = self._inodes[ino]
         if self._now_s() >= held.valid_until:
             asked = self._attr_version
@@ -144,7 +144,7 @@ class Caches:
         return await self._persist(call)
 
     async def list(self, path: str) -> None:
-        """READDIRPLUS; what it says of names and attributes is kept."""
+        """READDIRPLUS; its names and attributes are cached."""
         ino = await self.walk(path)
         fh, asked, began = await self._fs.opendir(ino), self._attr_version, self._fs.now
         listed = []
@@ -197,7 +197,7 @@ class Caches:
         return await self.read_mapped(fh, offset, length)
 
     async def read_mapped(self, fh: int, offset: int, length: int) -> bytes:
-        """As mmap, sendfile and copy_file_range: what is within the size as the kernel knows it."""
+        """As mmap, sendfile and copy_file_range: what is within the cached size."""
         held = self._inodes[self._open[fh][0]]
         data = b""
         for index in range(offset // PAGE_BYTES, -(-(offset + length) // PAGE_BYTES)):
@@ -206,7 +206,7 @@ class Caches:
         skipped = offset % PAGE_BYTES
         return data[skipped : skipped + min(length, max(0, held.size - offset))]
 
-    async def _page(self, fh: int, held: Held, index: int) -> bytes:
+    async def _page(self, fh: int, held: CachedInode, index: int) -> bytes:
         page, at, asked = held.pages.get(index), index * PAGE_BYTES, self._attr_version
         if page is None:
             page = bytes(await self._fs.files.read(fh, at, PAGE_BYTES))

@@ -1,9 +1,10 @@
-"""What the state machine of the file system consists of: state, other writers, faults, invariant.
+"""The base of the file system's state machine: its state, other clients, faults, the invariant.
 
-The rules about names are in `names`, those about files in `files`, the ends of workers in the test.
+Rules about names are in `names`, rules about files in `files`, the ends of workers in the test.
 """
 
 import os
+from itertools import product
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -20,11 +21,15 @@ from tests.model.kernel import Kernel
 from tests.model.machine import REPLACED
 from tests.model.reference import File, Reference
 
-TOP = st.sampled_from(["a", "a-", "b", "é"])
-BELOW = st.sampled_from(["a", "a-", "b"])
+NAMES_BELOW = ["a", "a-", "b"]
+TOP_NAMES = [*NAMES_BELOW, "é"]
+TOP, BELOW = st.sampled_from(TOP_NAMES), st.sampled_from(NAMES_BELOW)
 PATHS = st.one_of(
     TOP, TOP, st.builds("{}/{}".format, TOP, BELOW), st.builds("{}/{}/{}".format, TOP, BELOW, BELOW)
 )
+ALL_PATHS = [
+    "/".join(names) for depth in range(3) for names in product(TOP_NAMES, *[NAMES_BELOW] * depth)
+]
 ODD = st.sampled_from(["a//b", "a/./b", "../a", "a/", "a/b/", "/a", "a\0", "x" * 256])
 PICK = st.integers(0, 40)
 PLACES = st.one_of(PICK, PATHS, PICK, PICK)  # a number is one of those that are there
@@ -39,8 +44,13 @@ NO_PATH = (NotFoundError, NotDirectoryError, IsDirectoryError)
 STALE = (StaleError, ObjectChangedError)
 
 
+def are_related(one: str, other: str) -> bool:
+    """Whether they are the same, or one is below the other."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
 class Common(RuleBasedStateMachine):
-    """allow-delete and allow-overwrite are given here; the guards have tests of their own."""
+    """With allow-delete and allow-overwrite; what is refused without them has tests of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,13 +59,21 @@ class Common(RuleBasedStateMachine):
         self.ever: set[bytes] = {b""}  # every version of anything
         self.open_files: list[File] = []
         self.readers: list[int] = []
+        self.steps = 0  # of the worker that serves now
 
     def place(self, path_or_number):
-        """A path; a number stands for one that is there, if any is."""
+        """A path; a number stands for one that exists, if any does."""
         if isinstance(path_or_number, str):
             return path_or_number
         there = sorted(self.model.tree()) or ["a"]
         return there[path_or_number % len(there)]
+
+    def unrelated(self, path, number):
+        """A path whose directory exists, and that is neither above nor below this one."""
+        tree = self.model.tree()
+        above = {"", *(p for p in tree if tree[p] is None)}
+        paths = [p for p in ALL_PATHS if p.rpartition("/")[0] in above and not are_related(p, path)]
+        return paths[number % len(paths)]
 
     def picked(self, number):
         """A handle that is open for writing, and its file."""
@@ -65,28 +83,28 @@ class Common(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.kernel.close()
 
-    # somebody else
+    # other clients
 
     @initialize(
         objects=st.dictionaries(PATHS, DATA, min_size=3, max_size=9), is_sparse=st.booleans()
     )
     def there_are_files(self, objects, is_sparse):
-        """is_sparse: listings have empty pages, as where S3 passes delete markers."""
+        """is_sparse: listings have empty pages, as S3's have where it skips delete markers."""
         self.kernel.mount.store.is_sparse = is_sparse
         for path, data in objects.items():
-            self.somebody_else_puts(path, data)
+            self.put_elsewhere(path, data)
 
     @rule(key=KEYS, data=DATA)
-    def somebody_puts(self, key, data):
-        self.somebody_else_puts(key, data)
+    def another_client_puts(self, key, data):
+        self.put_elsewhere(key, data)
 
-    def somebody_else_puts(self, key, data):
+    def put_elsewhere(self, key, data):
         self.kernel.mount.store.put_now(key, data)
         self.model.objects[key] = data
         self.kernel.mount.time.now_s += 2
 
     @rule(key=KEYS)
-    def somebody_else_deletes(self, key):
+    def another_client_deletes(self, key):
         self.kernel.mount.store.delete_now(key)
         self.model.objects.pop(key, None)
         self.kernel.mount.time.now_s += 2
@@ -96,13 +114,13 @@ class Common(RuleBasedStateMachine):
         self.kernel.arm(kind, lost_answer=lost_answer)
 
     def attempt(self, call, *expected):
-        """Make a call. None: a fault was met, and the bucket tells what took effect."""
+        """Make a call. None: a request failed, and the bucket shows what took effect."""
         self.look_for_faults()
         try:
             result = call()
         except StoreUnavailableError:
             earlier = any(file.is_unsure for file in self.open_files)
-            assert self.kernel.was_met or earlier, "a fault that nobody injected"
+            assert self.kernel.was_met or earlier, "a fault that was not injected"
             self.kernel.was_met = True
             result = None
         except expected as exc:
@@ -111,7 +129,7 @@ class Common(RuleBasedStateMachine):
         return None if was_hit and isinstance(result, Exception) else result
 
     def look_for_faults(self):
-        """If a request failed: what it was for is in the bucket, or not."""
+        """After a failed request, take the bucket as it is: the request may have taken effect."""
         if not self.kernel.was_met:
             return False
         self.kernel.was_met = False
@@ -155,6 +173,7 @@ class Common(RuleBasedStateMachine):
     @invariant()
     def bucket_and_tree_are_what_the_model_says(self):
         kernel = self.kernel
+        self.steps += 1
         self.look_for_faults()
         was_armed, kernel.is_armed = kernel.is_armed, False
         self.ever |= set(self.model.objects.values()) | {f.data for f in self.open_files}

@@ -55,7 +55,7 @@ class Files(Common):
         return file
 
     def check_no_handle_is_left(self):
-        """One that the kernel was not told of would never be released."""
+        """A handle that the kernel does not know would never be released."""
         open_now = self.kernel.mount.fs._handles._open.items()
         writable = {fh for fh, handle in open_now if getattr(handle, "is_writable", False)}
         assert writable == {fh for file in self.open_files for fh in file.handles}
@@ -81,7 +81,7 @@ class Files(Common):
     def use_a_file_that_was_changed_elsewhere_since_it_was_looked_at(
         self, path, look, new, use, size
     ):
-        """At once, while the kernel believes what it was told of the file before."""
+        """At once, while the kernel's attributes of the file are those from before."""
         path = self.place(path)
         if self.model.tree().get(path) is None or path in self.model.writing:
             return
@@ -95,7 +95,7 @@ class Files(Common):
             return
         flags = os.O_RDONLY if use in ("read", "map") else os.O_RDWR
         fh = self.attempt(lambda: self.kernel.open(path, flags), *STALE)
-        assert isinstance(fh, int), "opened twice by the kernel, with nobody else between"
+        assert isinstance(fh, int), "the kernel tried twice, without a change in between"
         if use == "read":
             assert self.kernel.read(fh, 0, 30) == new
         elif use == "map":
@@ -148,7 +148,7 @@ class Files(Common):
                 self.model.objects = {k: v.data for k, v in self.kernel.bucket.items()}
 
     def _stores(self, file, *, stores, call):
-        """A store gives ESTALE if somebody else replaced or removed the version that is changed."""
+        """ESTALE if another client replaced or removed the version that is changed."""
         stores = stores and file.path is not None
         stale = stores and self.is_stale(file)
         got = self.of_file(file, call)
@@ -160,7 +160,7 @@ class Files(Common):
             self.stored(file)
 
     def of_file(self, file, call):
-        """A call of an open file; only what somebody else replaced, or a fault hit, may fail."""
+        """A call of an open file; it may fail only after a fault, or a change by another client."""
         stale = self.is_stale(file)
         got = self.attempt(call, *STALE)
         if isinstance(got, STALE):

@@ -1,4 +1,4 @@
-"""The kernel's name cache, for a mount of `fs_mount`: when it drops what it is asked for."""
+"""The kernel's name cache, for a mount of `fs_mount`: when it drops what it is asked to drop."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ class Drops(Enum):
 
 
 class NameCache:
-    """Takes the place of `drop_names` and of `held` in a driver.
+    """Replaces `drop_names` and `held` of a driver.
 
-    asked: how often for each inode. longest: the longest list of names at a time. most: the most
-    inodes that the file system had when it was asked.
+    asked: how often each name was asked for. longest: the longest list of names at a time. most:
+    the most inodes that the file system had at such a time.
     """
 
     def __init__(self, mount, drops: Drops) -> None:
@@ -29,7 +29,7 @@ class NameCache:
         mount.held, mount.kernel.drop_names = self, self.drop_names
 
     def append(self, ino: int) -> None:
-        """It was given an inode."""
+        """The kernel has a reference to the inode."""
         self._refs[ino] += 1
         self.most = max(self.most, self.mount.fs.usage().inodes)
 
@@ -57,6 +57,6 @@ class NameCache:
             self._drop(name)
 
     def _drop(self, name: Name) -> None:
-        """One whose look-up is not answered yet is in use."""
+        """A name whose look-up is not answered yet is in use."""
         if references := self._refs.pop(name.ino, 0):
             self.mount.fs.forget(name.ino, references)

@@ -1,12 +1,13 @@
 """What the kernel does between a program's call and the file system's methods."""
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from pathlib import Path
 
 from csi_s3.config.volume import TreeConfig
-from csi_s3.errors import NotFoundError, StoreUnavailableError
+from csi_s3.errors import NotDirectoryError, NotFoundError, StoreUnavailableError
 from tests.model.machine import Driver
 
 PART_BYTES = 4
@@ -20,7 +21,7 @@ CONFIG = TreeConfig(
 
 
 class Kernel:
-    """One mount, its workers one after the other, and the faults of its store."""
+    """One mount, its successive workers, and the faults of its store."""
 
     def __init__(self) -> None:
         self._top = Path(tempfile.mkdtemp(prefix="csi-s3-model-"))
@@ -66,7 +67,7 @@ class Kernel:
     # workers
 
     def restart(self) -> None:
-        """Stop the worker in order, as node does: files are drained first."""
+        """Stop the worker as node does: files are drained first."""
         self.mount.run(self.mount.fs.drain())
         self.mount.close()
         self._next()
@@ -80,54 +81,59 @@ class Kernel:
         self.mount = Driver(CONFIG, state_dir=self._state_dir(), before=self.mount)
         self.mount.run(self.mount.fs.recover())
 
-    def killed_in_rename(self, old: str, new: str, kind: str, n: int, *, after: bool) -> bool:
-        """Kill the worker at the nth such request of a rename; whether it came to that."""
+    def killed_in_rename(self, old: str, new: str, n: int, *, after: bool) -> bool:
+        """Kill the worker in a rename: before or after its nth request but HEAD, or at its end.
+
+        Returns whether there was such a request.
+        """
         seen, never = 0, asyncio.Event()
         reached = False
 
         async def stop(operation, _key):
             nonlocal seen, reached
-            if operation == kind:
+            if operation != "HEAD":
                 seen += 1
                 if seen == n + 1:
                     reached = True
                     await never.wait()
 
         async def go():
-            work = asyncio.create_task(self._rename(old, new))
+            try:
+                at = [part for path in (old, new) for part in await self._looked_up(path)]
+            except (NotFoundError, NotDirectoryError):
+                return
+            setattr(self.mount.store, "after" if after else "gate", stop)
+            work = asyncio.create_task(self.mount.fs.rename(*at, may_replace=True))
             for _ in range(200):
                 await asyncio.sleep(0)
             work.cancel()
-            return await asyncio.wait({work})
+            (done,), _ = await asyncio.wait({work})
+            if not done.cancelled():
+                done.exception()
 
-        setattr(self.mount.store, "after" if after else "gate", stop)
-        (done,), _ = self.mount.run(go())
-        if not done.cancelled():
-            done.exception()
+        self.mount.run(go())
         self.disarm()
         self.kill()
         return reached
 
-    async def _rename(self, old: str, new: str) -> None:
-        """By look-ups as the kernel makes them."""
-        fs, at = self.mount.fs, []
-        for path in (old, new):
-            *above, name = path.split("/")
-            ino = 1
-            for component in above:
-                found = await fs.lookup(ino, component.encode())
-                self.mount.held.append(found.ino)
-                ino = found.ino
-            try:
-                self.mount.held.append((await fs.lookup(ino, name.encode())).ino)
-            except NotFoundError:
-                if path == old:
-                    raise
-            at += [ino, name.encode()]
-        await fs.rename(*at, may_replace=True)
+    async def _looked_up(self, path: str) -> tuple[int, bytes]:
+        """The directory's inode and the name, after the look-ups that the kernel makes before.
+
+        Raises:
+            NotFoundError, NotDirectoryError: there is no such directory.
+
+        """
+        fs, ino = self.mount.fs, 1
+        *above, name = path.split("/")
+        for component in above:
+            ino = (await fs.lookup(ino, component.encode())).ino
+            self.mount.held.append(ino)
+        with contextlib.suppress(NotFoundError):
+            self.mount.held.append((await fs.lookup(ino, name.encode())).ino)
+        return ino, name.encode()
 
     def leftovers(self) -> int:
-        """So many files are kept for a next worker, or were left by a killed one."""
+        """Number of files that are kept for the next worker, or that a killed one left."""
         directory = self._state_dir()
         return len(list(directory.glob("*.json"))) if directory.exists() else 0
 
@@ -167,7 +173,7 @@ class Kernel:
         return self.mount.run(self.mount.kernel.open(path, flags))
 
     def look(self, path: str, how: str) -> None:
-        """stat, or a listing of what is above."""
+        """stat, or a listing of the directory."""
         caches = self.mount.kernel
         above = path.rpartition("/")[0]
         self.mount.run(caches.stat(path) if how == "stat" else caches.list(above))

@@ -1,4 +1,4 @@
-"""The file system over the in-memory store, driven like the kernel drives it."""
+"""The file system over the in-memory store, called as the kernel calls it."""
 
 import asyncio
 import os
@@ -20,8 +20,9 @@ from csi_s3.fs.filesystem import FileSystem
 from csi_s3.s3.memory_store import MemoryStore
 from tests.model.caches import Caches
 
+CALL_WITHIN_S = 60.0  # a call takes milliseconds; more, and it waits for what never comes
 UNREADABLE = b"in an upload that is not complete: staging will keep it readable"
-REPLACED = b"its stored beginning was replaced by somebody else: ESTALE"
+REPLACED = b"its stored beginning was replaced by another client: ESTALE"
 
 
 class FakeClock:
@@ -35,7 +36,7 @@ class FakeClock:
 
 
 class Driver:
-    """One mount and an event loop of its own; `run` makes one call of the kernel."""
+    """One mount with its own event loop; `run` makes one call of the kernel."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Driver:
         min_part_bytes: int = 1,
         before: "Driver | None" = None,
     ) -> None:
-        """before: the mount's worker until now, whose bucket and clock this one goes on with."""
+        """before: the mount's previous worker, whose bucket and clock this one takes over."""
         self.held: list[int] = []
         self.time, self.kernel = before.time if before else FakeClock(), Caches(self)
         if before is None:
@@ -78,7 +79,13 @@ class Driver:
         ready.result()
 
     def run(self, call):
-        return self.loop.run_until_complete(call)
+        """Raises TimeoutError rather than wait for what never comes."""
+
+        async def limited():
+            async with asyncio.timeout(CALL_WITHIN_S):
+                return await call
+
+        return self.loop.run_until_complete(limited())
 
     def now_s(self) -> float:
         return self.time.now_s
@@ -92,9 +99,9 @@ class Driver:
         self.loop.close()
 
     def killed(self, new_state_dir: Path | None) -> None:
-        """As by SIGKILL: of what it does from now on nothing reaches bucket or state directory.
+        """As by SIGKILL: nothing that it does from now on reaches bucket or state directory.
 
-        The state directory as it is now is copied, for a successor.
+        The state directory is copied as it is now, for the next worker.
         """
         if self.state_dir is not None and self.state_dir.exists():
             shutil.copytree(self.state_dir, new_state_dir)
@@ -136,7 +143,7 @@ class Driver:
         return self.run(read())
 
     def tree(self) -> dict[str, bytes | None]:
-        """Everything, by listing and reading; what a listing says must be what a look-up says."""
+        """Everything, by listing and reading; a listing and a look-up must agree."""
         shown: dict[str, bytes | None] = {}
 
         async def names(ino: int) -> list[tuple[str, bool]]:

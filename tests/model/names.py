@@ -10,7 +10,7 @@ from csi_s3.errors import (
     NotEmptyError,
     NotFoundError,
 )
-from tests.model.common import NO_PATH, PATHS, PLACES, STALE, Common
+from tests.model.common import NO_PATH, PATHS, PLACES, STALE, Common, are_related
 
 
 class Names(Common):
@@ -60,7 +60,7 @@ class Names(Common):
     @rule(old=PLACES, new=PLACES, may_replace=st.booleans())
     def rename(self, old, new, may_replace):
         old, new = self.place(old), self.place(new)
-        if f"{old}/".startswith(f"{new}/") or f"{new}/".startswith(f"{old}/"):
+        if are_related(old, new):
             return  # the kernel answers itself
         tree = self.model.tree()
         refusals = (ExistsError, NotEmptyError, *NO_PATH, *STALE)
@@ -110,7 +110,7 @@ class Names(Common):
                 moved.base = self.kernel.etag(moved.path)
 
     def was_stale(self, file, old, new):
-        """Whether a file's version was not the bucket's any more when it was renamed."""
+        """Whether the bucket had another version of a file when the file was renamed."""
         if file.path is None or file.base is None:
             return False
         return file in self.stale_before

@@ -1,4 +1,4 @@
-"""The plainest possible model of what a mount shows: objects, and what the mount itself did."""
+"""The plainest possible model of what a mount shows: objects, and the mount's own changes."""
 
 from dataclasses import dataclass, field
 
@@ -79,7 +79,7 @@ class Reference:
         return path == "" or (path in self.tree() and self.tree()[path] is DIR)
 
     def has_other_keys(self, directory: str) -> bool:
-        """Whether anything but its marker is below it, shown or not."""
+        """Whether there is a key below it besides its marker, shown or not."""
         prefix = f"{directory}/"
         below = [*self.objects, *self.writing, *(f"{k}/" for k in self.kept)]
         return any(k.startswith(prefix) and k != prefix for k in below)
@@ -92,7 +92,7 @@ class Reference:
             self.kept.add(above)
 
     def moved(self, old: str, new: str) -> None:
-        """What is local below a name has another one now."""
+        """Local files and directories at and below a name have been renamed."""
         for path in [p for p in self.writing if _is_at(p, old)]:
             file = self.writing.pop(path)
             file.path = new + path[len(old) :]
