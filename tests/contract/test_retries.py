@@ -1,8 +1,9 @@
-"""What is tried again, how often, and what is never tried again."""
+"""Which requests are tried again, how often, and after which pauses."""
 
 import asyncio
 import base64
 import hashlib
+from itertools import pairwise
 
 import pytest
 from awscrt.checksums import crc32c
@@ -16,6 +17,9 @@ from csi_s3.errors import (
     StoreUnavailableError,
 )
 from csi_s3.s3.bucket import open_bucket
+from csi_s3.s3.credentials.chain import session_for
+from csi_s3.s3.endpoint import region_for, resolve
+from csi_s3.s3.http import Http
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ObjectInfo
 from tests.contract.conftest import SECRET, at_once
@@ -23,17 +27,44 @@ from tests.contract.scripted import Reply, error, listing
 
 
 @pytest.fixture
-async def pauses():
+def pauses():
     return []
 
 
 @pytest.fixture
-async def bucket(s3, pauses):
+def pause(pauses):
+    """Waits for no time, and notes how long it should have been."""
+
     async def pause(seconds):
         pauses.append(seconds)
 
+    return pause
+
+
+@pytest.fixture
+async def bucket(s3, pause):
     async with open_bucket(s3.config(), pause=pause) as opened:
         yield opened
+
+
+@pytest.fixture
+async def http(s3):
+    """The client below a bucket, for requests with a deadline of the test's own."""
+    config = s3.config()
+    session = session_for(config)
+    client = Http(
+        bucket=config.bucket,
+        endpoint=resolve(config, session, region_for(config, session)),
+        identity=None,
+        move=lambda endpoint, _: endpoint,
+        tls=None,
+        user_agent="test",
+        max_attempts=config.max_attempts,
+        observe=None,
+        pause=at_once,
+    )
+    yield client
+    await client.close()
 
 
 @pytest.mark.parametrize(
@@ -47,12 +78,23 @@ async def bucket(s3, pauses):
     ],
     ids=lambda r: str(r.status),
 )
-async def test_an_overloaded_store_is_asked_again_after_growing_pauses(s3, bucket, pauses, refusal):
+async def test_an_overloaded_store_is_asked_again(s3, bucket, pauses, refusal):
     s3.replies = [refusal, refusal, listing("k")]
     page = await bucket.list_page("")
     assert [info.key for info in page.objects] == ["k"]
     assert len(s3.seen) == 3
-    assert 0.1 <= pauses[0] <= 0.2 <= pauses[1] <= 0.4
+    assert len(pauses) == 2
+
+
+async def test_each_pause_is_longer_than_the_one_before_up_to_a_limit(s3, pauses, pause, aws_keys):
+    s3.rule = lambda _: error(503, "SlowDown")
+    async with open_bucket(s3.config(max_attempts=12), pause=pause) as bucket:
+        with pytest.raises(StoreUnavailableError):
+            await bucket.list_page("")
+    growing, limited = pauses[:7], pauses[7:]
+    assert all(longer > shorter for shorter, longer in pairwise(growing))
+    assert all(2**n / 20 <= pause <= 2**n / 10 for n, pause in enumerate(growing, 1))
+    assert [10 <= pause <= 20 for pause in limited] == [True] * 4
 
 
 async def test_a_store_that_stays_overloaded_is_given_up_and_its_words_are_passed_on(s3, bucket):
@@ -95,7 +137,7 @@ async def test_a_body_shorter_than_its_range_is_an_integrity_error(s3, bucket):
         await bucket.read_range("k", 0, 10)
 
 
-async def test_nobody_listening_is_an_error_that_names_the_endpoint(s3, pauses, aws_keys):
+async def test_an_endpoint_that_refuses_connections_is_an_error_that_names_it(s3, aws_keys):
     async with open_bucket(
         s3.config(endpoint_url="http://127.0.0.1:9", max_attempts=2), pause=at_once
     ) as bucket:
@@ -106,11 +148,11 @@ async def test_nobody_listening_is_an_error_that_names_the_endpoint(s3, pauses, 
     assert SECRET not in repr(caught.value)
 
 
-async def test_a_store_that_falls_silent_is_a_timeout(s3, bucket):
+async def test_a_store_that_falls_silent_is_a_timeout(s3, http):
     s3.rule = lambda _: Reply(hang=True)
     request = Request(kind="GET", method="GET", key="k", quiet_s=0.05)
     with pytest.raises(StoreTimeoutError, match="GET s3://bkt/k: no progress"):
-        await bucket._http.done(request)
+        await http.done(request)
     assert len(s3.seen) == 3
 
 
@@ -203,10 +245,10 @@ async def test_a_completed_upload_whose_answer_was_lost_is_recognised_as_done(
 
 
 @pytest.mark.parametrize("theirs", ['"0123456789abcdef0123456789abcdef-1"', '"of-kms-1"'])
-async def test_somebody_elses_upload_of_the_same_size_in_as_many_parts_is_not_taken_for_ours(
+async def test_an_upload_of_another_mount_with_the_same_size_and_parts_is_not_taken_for_its_own(
     s3, bucket, theirs
 ):
-    """Two mounts that edit one object are like that."""
+    """As when two mounts edit one object."""
     other = Reply(200, b"", {"ETag": theirs, "Content-Length": "4"})
     s3.replies = [CREATED, PART, Reply(lost=True), error(412, "PreconditionFailed"), other]
     upload = await bucket.create_upload("k")
@@ -218,7 +260,7 @@ async def test_somebody_elses_upload_of_the_same_size_in_as_many_parts_is_not_ta
 async def test_a_conflict_of_two_conditional_writes_is_tried_again_and_then_decided(
     s3, bucket, kind
 ):
-    """409 says that another request was under way, not who has won."""
+    """409 says that another request was under way, not which one took effect."""
     conflict = error(409, "ConditionalRequestConflict")
     s3.replies = [CREATED, PART] if kind == "complete" else []
     upload = await bucket.create_upload("k") if kind == "complete" else None
@@ -239,7 +281,7 @@ async def test_a_conflict_of_two_conditional_writes_is_tried_again_and_then_deci
         await write()
 
 
-async def test_an_upload_that_somebody_aborted_is_not_taken_for_done(s3, bucket):
+async def test_an_upload_that_was_aborted_elsewhere_is_not_taken_for_done(s3, bucket):
     other = Reply(200, b"", {"ETag": '"other"', "Content-Length": "4"})
     s3.replies = [CREATED, PART, Reply(lost=True), error(404, "NoSuchUpload"), other]
     upload = await bucket.create_upload("k")
