@@ -1,4 +1,4 @@
-"""Node, mounter and a store that fails: what `kubectl describe pod` will show, and how it ends."""
+"""Node, mounter and a store that fails: what `kubectl describe pod` shows, and how it recovers."""
 
 import asyncio
 import contextlib
@@ -47,8 +47,8 @@ async def shell(command: str):
     return await asyncio.to_thread(run, "sh", "-c", command)
 
 
-class Road:
-    """The way to a server, which can be closed: then its port refuses connections."""
+class Relay:
+    """A port that relays connections to a server; while it is closed, it refuses them."""
 
     def __init__(self, port: int) -> None:
         self._to, self._port = port, 0
@@ -67,7 +67,7 @@ class Road:
         self._server.close()
         for writer in self._open:
             writer.transport.abort()
-        await asyncio.sleep(0.1)
+        await until(lambda: not self._open)
 
     async def _pass(self, reader, writer) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self._to)
@@ -88,35 +88,35 @@ class Road:
 
 
 @pytest.fixture
-async def road(minio):
-    road = Road(int(minio.endpoint.rpartition(":")[2]))
-    await road.open()
+async def relay(minio):
+    relay = Relay(int(minio.endpoint.rpartition(":")[2]))
+    await relay.open()
     try:
-        yield road
+        yield relay
     finally:
-        await road.close()
+        await relay.close()
 
 
-# --- a volume that was well -----------------------------------------------------------------------
+# --- a volume that was healthy --------------------------------------------------------------------
 
 
-async def test_a_store_that_is_away_is_the_answer_until_it_is_back(node, minio, road):
-    async with mounting(node, **minio.env(), AWS_ENDPOINT_URL_S3=road.endpoint):
+async def test_a_store_that_is_away_is_the_answer_until_it_is_back(node, minio, relay):
+    async with mounting(node, **minio.env(), AWS_ENDPOINT_URL_S3=relay.endpoint):
         target = node.target("a")
         await node.publish(target, ONCE, bucket="data", pod="a")
         assert (await shell(f"cat {target}/hello.txt")).stdout == "hello"
         await node.publish(target, ONCE, bucket="data", pod="a")
-        await road.close()
-        await node.publish(target, ONCE, bucket="data", pod="a")  # nobody has noticed yet
+        await relay.close()
+        await node.publish(target, ONCE, bucket="data", pod="a")  # no request has failed yet
         assert "Input/output error" in (await shell(f"cat {target}/other.txt")).stderr
         code, text = await refused(node.publish(target, ONCE, bucket="data", pod="a"))
         assert code is grpc.StatusCode.UNAVAILABLE
         assert text.startswith("volume pv is mounted, but LIST s3://data/: ")
-        assert road.endpoint in text
+        assert relay.endpoint in text
         assert "endpoint-url" in text
         assert text.endswith("[s3-unavailable]")
         assert (await node.stats(target)).volume_condition.abnormal
-        await road.open()
+        await relay.open()
         async with asyncio.timeout(30):  # it asks the bucket every ten seconds at most
             while True:
                 try:
@@ -169,7 +169,7 @@ async def test_a_bucket_that_refuses_since_the_pod_was_started_says_why(node, fa
             await node.wait_until_clean()
 
 
-async def test_all_is_well_costs_no_request(node):
+async def test_a_healthy_volume_costs_no_request(node):
     async with scripted_s3() as s3:
         s3.rule = lambda _: listing()
         async with mounting(node, **KEYS, AWS_ENDPOINT_URL_S3=s3.endpoint):
@@ -184,7 +184,7 @@ async def test_all_is_well_costs_no_request(node):
             await node.wait_until_clean()
 
 
-async def test_a_killed_worker_is_told_to_its_pod_and_the_next_publish_works(node, minio):
+async def test_a_killed_worker_is_an_event_on_its_pod_and_the_next_publish_works(node, minio):
     async with mounting(node, **minio.env(), AWS_ENDPOINT_URL_S3=minio.endpoint) as mounter:
         target = node.target("a")
         await node.publish(target, bucket="data", pod="a")
@@ -200,10 +200,10 @@ async def test_a_killed_worker_is_told_to_its_pod_and_the_next_publish_works(nod
         await node.wait_until_clean()
 
 
-async def test_bytes_that_miss_the_store_at_the_last_close_are_told_and_uploaded_later(
-    node, minio, road
+async def test_bytes_that_miss_the_store_at_the_last_close_are_an_event_and_uploaded_later(
+    node, minio, relay
 ):
-    async with mounting(node, **minio.env(), AWS_ENDPOINT_URL_S3=road.endpoint):
+    async with mounting(node, **minio.env(), AWS_ENDPOINT_URL_S3=relay.endpoint):
         target = node.target("a")
         await node.publish(target, ONCE, bucket="data", pod="a")
         with subprocess.Popen(
@@ -212,7 +212,7 @@ async def test_bytes_that_miss_the_store_at_the_last_close_are_told_and_uploaded
             stdout=subprocess.PIPE,
         ) as holder:
             assert await asyncio.to_thread(holder.stdout.readline) == b"up\n"
-            await road.close()
+            await relay.close()
             await node.unpublish(target)  # while a process has it open still
             holder.stdin.close()  # flush fails, then release, and that is the mount's end
             await asyncio.to_thread(holder.wait, 20)
@@ -223,7 +223,7 @@ async def test_bytes_that_miss_the_store_at_the_last_close_are_told_and_uploaded
         assert "PUT s3://data/…: " in text
         assert "late" not in text
         assert "the volume's next mount on this node uploads it" in text
-        await road.open()
+        await relay.open()
         await node.publish(target, ONCE, bucket="data", pod="b")
         await until(lambda: minio.request("GET", "/data/late")[1] == b"kept")
         await node.unpublish(target)
@@ -246,7 +246,7 @@ async def test_a_missing_option_is_an_event_that_names_it(node, minio):
         await node.wait_until_clean()
 
 
-# --- a volume that never was ----------------------------------------------------------------------
+# --- a volume that is not mounted -----------------------------------------------------------------
 
 
 async def test_a_program_that_is_not_root_where_only_root_may_write_is_an_event_once(node, minio):
@@ -315,7 +315,7 @@ async def test_a_publish_that_fails_says_what_and_what_to_do(node, minio):
         (KEYS, ["InvalidAccessKeyId", "check access key and secret key"]),
     ],
 )
-async def test_a_publish_without_credentials_that_hold_says_so(node, minio, env, said):
+async def test_a_publish_without_valid_credentials_says_so(node, minio, env, said):
     async with mounting(node, **env, AWS_ENDPOINT_URL_S3=minio.endpoint):
         code, text = await refused(node.publish(node.target("a"), bucket="data"))
         assert code is grpc.StatusCode.UNAUTHENTICATED, text
