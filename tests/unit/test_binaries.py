@@ -70,35 +70,39 @@ def test_a_long_build_says_that_it_goes_on_and_has_no_deadline(cache, monkeypatc
     )
     (cache / "compiler").chmod(0o755)
     monkeypatch.setenv("GOFLAGS", f"-toolexec={cache}/compiler")
-    monkeypatch.setattr(binaries, "TELL_EVERY_S", 0)
     found = []
-    builder = threading.Thread(target=lambda: found.append(binaries.build_main(source, "example")))
+
+    def build():
+        found.append(binaries.build_main(source, "example", report_every_s=0))
+
+    builder = threading.Thread(target=build)
     builder.start()
     try:
-        said = first_words(capsys)
+        output = first_words(capsys)
     finally:
         gate.touch()
         builder.join(WITHIN_S)
-    assert said.startswith("binaries: example is being built, at its beginning, ")
+    assert output.startswith("binaries: example is being built, at its beginning, ")
     subprocess.run(found, check=True, timeout=WITHIN_S)
 
 
 def first_words(capsys) -> str:
     end = time.monotonic() + WITHIN_S
     while time.monotonic() < end:
-        if said := capsys.readouterr().err:
-            return said
+        if output := capsys.readouterr().err:
+            return output
         time.sleep(0.01)
-    raise AssertionError("nothing was said")
+    raise AssertionError("no output")
 
 
-def test_a_build_of_another_process_is_waited_for_and_said(cache, monkeypatch, capsys):
-    monkeypatch.setattr(binaries, "TELL_EVERY_S", 0)
+def test_a_build_of_another_process_is_waited_for_and_reported(cache, capsys):
     path = cache / "bin" / f"helm-{binaries.PROGRAMS['helm'][1]}"
     path.parent.mkdir()
     path.touch()
     found = []
-    waiter = threading.Thread(target=lambda: found.append(binaries.binary("helm")))
+    waiter = threading.Thread(
+        target=lambda: found.append(binaries.binary("helm", report_every_s=0))
+    )
     with (path.parent / ".helm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiter.start()
