@@ -73,7 +73,7 @@ class Mount:
 
     def stop(self) -> None:
         """Unmount, wait for the daemon, kill what is left."""
-        self._roots |= procs.tree(self._roots)  # who outlives the first is found by nobody's child
+        self._roots |= procs.tree(self._roots)  # before their parent is gone
         try:
             done = subprocess.run(
                 ["umount", str(self.directory)], capture_output=True, timeout=STOP_S, check=False

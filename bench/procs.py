@@ -42,7 +42,7 @@ def usage(roots: set[int]) -> Usage:
 
 
 def _stat(directory: Path) -> list[str] | None:
-    """Fields of `stat` from the state on; None if the process has ended meanwhile."""
+    """Fields of `stat` from the state on; None if the process has ended."""
     try:
         return (directory / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -96,7 +96,7 @@ def s3(issuer, host):
 
 @pytest.fixture(scope="session")
 def identity(s3) -> tuple[str, str]:
-    """Keys of a user who may do with buckets `e2e-…` what the guides' policy allows, no more."""
+    """Keys of a user with exactly the permissions of the guides' policy on buckets `e2e-…`."""
     return s3.user(s3.policy("guides", "e2e-*"))
 
 

@@ -51,7 +51,7 @@ class Scene:
         return {f"{name}/{file}" for name in VARIANTS} <= set(self.s3.keys(self.bucket))
 
     def on_disk(self):
-        """Files on the node's disk where volumes are mounted, those that a mount hides, too."""
+        """Files on the node's disk where volumes are mounted, also those that a mount hides."""
         find = (
             f"mount --bind {KUBELET}/pods /mnt"
             " && find /mnt -path '*kubernetes.io~csi/*/mount/*' -print"

@@ -1,4 +1,4 @@
-"""Every file of examples/, applied as it is but for bucket, end point, image and KMS key."""
+"""Every file of examples/, applied as it is, except for bucket, endpoint, image and KMS key."""
 
 import json
 from pathlib import Path

@@ -154,7 +154,7 @@ def test_a_role_that_may_not_is_named(irsa, irsa_ns, closed_bucket, nodes):
 def test_an_identity_that_sts_refuses_is_an_event_that_says_what_to_check(
     irsa, irsa_ns, bucket, nodes
 ):
-    source = {"audience": "somebody.else", "expirationSeconds": 86400, "path": "token"}
+    source = {"audience": "another.audience", "expirationSeconds": 86400, "path": "token"}
     as_webhook(irsa, nodes, {"projected": {"sources": [{"serviceAccountToken": source}]}})
     pod = irsa_ns.start(irsa_ns.claim(bucket))
     said = irsa_ns.event(pod, "FailedMount: .*rpc error: code = Unauthenticated desc = .*")

@@ -14,7 +14,7 @@ ROUND = r"round (\d+)"
 
 @pytest.fixture
 def load(ns, bucket, nodes):
-    """A pod that writes and reads for ever on the first node."""
+    """A pod on the first node that writes and reads until it is deleted."""
     pod = ns.pod(
         ns.claim(bucket, "allow-delete", "allow-overwrite"), node=nodes[0], grace_s=30,
         container={"command": ["python", "-c", LOAD, "/data"]},

@@ -1,4 +1,4 @@
-"""A certificate authority that no system trusts, and a server's certificate by it."""
+"""A certificate authority that no system trusts, and a server certificate that it has signed."""
 
 import datetime as dt
 import ipaddress

@@ -7,7 +7,7 @@ pytest.register_assert_rewrite("tests.programs.runs", "tests.posix.cpython", "te
 
 pytest_plugins = ["tests.guards"]
 
-# No wall-clock times: the machine's other work would decide.
+# No deadline for an example: it would depend on the machine's load.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 settings.register_profile("default", max_examples=200, stateful_step_count=25)

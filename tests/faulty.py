@@ -1,7 +1,8 @@
-"""A way to an S3 server that can be out of reach, or answer wrongly, as gateways and networks do.
+"""A proxy before an S3 server that is unreachable or answers wrongly, as gateways and networks do.
 
-An HTTP proxy on loopback, at an address that stays the same. Each request meets the first of
-`faults` that fits it, and else is passed on, so a test says what goes wrong, when and how often.
+An HTTP proxy on loopback with a fixed address. The first of `faults` that matches a request is
+applied to it; a request without a match is passed on. So a test decides what fails, when and how
+often.
 """
 
 import contextlib
@@ -53,7 +54,7 @@ class Fault:
 
 
 class Faulty(ThreadingHTTPServer):
-    """faults: the test's, first fit first. asked: method and path of each request.
+    """faults: the test's; the first match is applied. asked: method and path of each request.
 
     Concurrency: a thread for each connection; the test may change everything at any time.
     """
@@ -74,7 +75,7 @@ class Faulty(ThreadingHTTPServer):
         self.lock = threading.Lock()
 
     def shut(self) -> None:
-        """Nobody gets through, and nothing that is under way arrives."""
+        """Refuse every connection, and drop what is under way."""
         with self.lock:
             self.is_open = False
             for sock in self.sockets:
@@ -99,7 +100,7 @@ class Faulty(ThreadingHTTPServer):
 
     @override
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that breaks is what we are for."""
+        """Broken connections are the purpose of this server: no traceback."""
 
 
 class _Connection(BaseHTTPRequestHandler):

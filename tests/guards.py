@@ -1,11 +1,11 @@
-"""Guards that fail a test for what it leaves behind, and keep its mounts off the machine.
+"""Guards that fail a test for what it leaves behind, and hide its mounts from the machine.
 
 Every test is checked for
 
 - an asyncio task that is still running when its fixtures are gone;
-- an open descriptor or a mount more than before it (those that a fixture of a wider scope than
-  "function" opened while it was set up are that fixture's, and allowed);
-- a WARNING or worse from our loggers, or from asyncio's, that it did not declare with
+- an open descriptor or a mount that was not there before it (what a fixture of a wider scope than
+  "function" opened while it was set up belongs to that fixture, and is allowed);
+- a WARNING or worse from the loggers of csi_s3 or asyncio that it did not declare with
   `@pytest.mark.warnings_expected("regular expression", ...)`, searched in "logger: message".
 
 The session runs in a mount namespace of its own (as root), with `tests.watchdog` beside it.
@@ -31,7 +31,7 @@ from tests import watchdog
 
 CLONE_NEWNS = 0x20000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
-SETTLE_S = 3.0  # a server thread closes its end of a connection after ours
+SETTLE_S = 3.0  # a server thread closes its end of a connection a little later
 
 Descriptors = frozenset[tuple[int, str]]
 FAILED = pytest.StashKey[bool]()
@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _own_mount_namespace() -> bool:
-    """Leave the machine's mount namespace; not possible, and not needed, without root."""
+    """Leave the machine's mount namespace; without root this is neither possible nor needed."""
     if os.geteuid() != 0:
         return False
     libc = ctypes.CDLL(None, use_errno=True)
@@ -58,7 +58,7 @@ def _own_mount_namespace() -> bool:
 
 
 class Guards:
-    """What is known of the session: what was there before a test, and what may stay."""
+    """What existed before a test, and what may remain after it."""
 
     def __init__(self, *, own_namespace: bool) -> None:
         self._own_namespace = own_namespace
@@ -73,7 +73,7 @@ class Guards:
         return "mount namespace: " + ("its own" if self._own_namespace else "shared (not root)")
 
     def pytest_sessionstart(self) -> None:
-        uvloop.new_event_loop().close()  # with its first loop, libuv opens a pipe for good
+        uvloop.new_event_loop().close()  # with its first loop, libuv opens a pipe that stays open
         for name in ("csi_s3", "asyncio"):
             logging.getLogger(name).addHandler(self._log)
         if self._own_namespace:
@@ -134,7 +134,7 @@ class Guards:
         result = yield
         faults = list(self._mounts_left())
         if item.stash.get(FAILED, False):
-            return result  # a failed test may well leave things
+            return result  # a failed test may leave anything
         faults += [*self._descriptors_left(), *self._log_lines(item)]
         if faults:
             pytest.fail("\n".join(faults), pytrace=False)
@@ -189,7 +189,7 @@ def descriptors() -> Descriptors:
 
 @pytest.fixture(autouse=True)
 def no_task_left(request: pytest.FixtureRequest) -> None:
-    """Set up before, and so torn down after, whatever else the test asks for."""
+    """Set up before, and so torn down after, all other fixtures of the test."""
     if pytest_asyncio.is_async_test(request.node):
         marker = request.node.get_closest_marker("asyncio")
         scope = (marker.kwargs.get("loop_scope") if marker else None) or "function"

@@ -1,4 +1,4 @@
-"""An OpenID issuer on loopback, as a cluster is one for its service accounts' tokens.
+"""An OpenID issuer on loopback, like a cluster's for the tokens of service accounts.
 
     with issuer() as found, minio_with_role(found) as server:
         token = found.token("system:serviceaccount:kube-system:s3-csi-driver-sa")
@@ -115,10 +115,10 @@ def issuer() -> Iterator[Issuer]:
 def minio_with_role(found: Issuer, *, policy: str = "readwrite") -> Iterator[Server]:
     """A MinIO where tokens of this issuer may have MINIO_ROLE, with that policy.
 
-    It serves S3 before it has read its policies, so a role is asked for until it is given.
+    It serves S3 before it has read its policies, so the role is requested until it is granted.
 
     Raises:
-        RuntimeError: it is never given.
+        RuntimeError: it is not granted.
 
     """
     env = {

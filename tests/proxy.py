@@ -1,4 +1,4 @@
-"""An HTTP proxy on loopback that knows host names which nobody else does: CONNECT and plain GET."""
+"""An HTTP proxy on loopback that alone resolves some host names: CONNECT and plain GET."""
 
 import asyncio
 import base64
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Proxy:
-    """asked: each request's first line. login: NAME:PASSWORD that it wants, if any."""
+    """asked: each request's first line. login: the NAME:PASSWORD that it requires, if any."""
 
     url: str = ""
     login: str = ""

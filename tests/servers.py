@@ -5,8 +5,8 @@ Plain code, so that session fixtures, scripts and async tests can use it alike:
     with running("minio") as server:
         server.create_bucket("data")
 
-A server dies with the thread that started it (PR_SET_PDEATHSIG by setpriv), so a test run that is
-killed leaves none behind. Its quirks are declared where they matter: `tests/contract/quirks.py`.
+A server ends with the thread that started it (PR_SET_PDEATHSIG by setpriv), so that a killed test
+run leaves none behind. Differences between servers are declared in `tests/contract/quirks.py`.
 """
 
 import os
@@ -67,7 +67,7 @@ class Server:
         return name
 
     def set_versioning(self, bucket: str, state: str) -> None:
-        """Have the bucket keep versions from now on (Enabled), or keep no more (Suspended)."""
+        """Turn versioning of the bucket on (Enabled) or off (Suspended)."""
         namespace = "http://s3.amazonaws.com/doc/2006-03-01/"
         body = f'<VersioningConfiguration xmlns="{namespace}"><Status>{state}</Status>'
         body += "</VersioningConfiguration>"
@@ -89,7 +89,7 @@ class Server:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        """One signed request by other means than the product's; the path is already quoted."""
+        """One signed request, not sent by the driver's code; the path is already quoted."""
         status, answer, _ = self._send(method, path_and_query, body, headers)
         return status, answer
 

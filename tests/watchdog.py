@@ -1,8 +1,8 @@
-"""A process beside a test session that frees whoever hangs in a FUSE mount the session made.
+"""A process beside a test session that frees threads which hang in a FUSE mount of the session.
 
-A thread that waits for an answer of a dead daemon cannot be killed, so the session cannot be
-trusted to clean up after itself: pytest-timeout's exit would wait for that thread for ever. This
-process runs in the session's mount namespace, touches no mount, and aborts every FUSE connection
+A thread that waits for an answer of a dead daemon cannot be killed, so the session may be unable to
+clean up after itself: pytest-timeout's exit would wait for that thread indefinitely. This process
+runs in the session's mount namespace, touches no mount, and aborts every FUSE connection
 mounted there since it started when
 
 - the session's end of the pipe is closed (its normal end, or its death), or
@@ -63,13 +63,13 @@ def abort(left: frozenset[Mount]) -> None:
                 try:
                     Path(control, str(minor), "abort").write_text("1")
                 except FileNotFoundError:
-                    continue  # it ended by itself meanwhile
+                    continue  # it has ended by itself
         finally:
             _call("umount2", os.fsencode(control), MNT_DETACH)
     finally:
         Path(control).rmdir()
     for mount in sorted(left, key=lambda m: m.mount_id, reverse=True):
-        # EINVAL: it went with the mount it lay on
+        # EINVAL: it was unmounted with the mount below it
         _libc.umount2(os.fsencode(mount.path), MNT_DETACH)
 
 

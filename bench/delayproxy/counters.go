@@ -53,7 +53,7 @@ func (c *counters) answered() {
 	c.inflight--
 }
 
-// ServeHTTP answers the counters; with ?reset=1 they start anew after the answer.
+// ServeHTTP answers the counters; with ?reset=1 they are reset after the answer.
 func (c *counters) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	answer := map[string]any{

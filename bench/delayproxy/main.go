@@ -8,7 +8,7 @@
 //   - a new connection costs -connect.
 //
 // It counts requests by kind, and bytes each way: GET on the -stats address
-// answers JSON, with ?reset=1 it starts anew. A proxy at the level of HTTP was
+// answers JSON, with ?reset=1 it resets them. A proxy at the level of HTTP was
 // rejected: it would answer 100-continue, cut bodies and keep connections alive
 // in ways of its own, which are part of what is measured.
 //

@@ -5,7 +5,7 @@
 #
 # driver is the project's Dockerfile, as it is. Its base image is pulled where a registry answers;
 # elsewhere Debian's packages of the same release and Python version stand in for it.
-# Layers are cached: after a change of code only the project's own layer is made anew.
+# Layers are cached: after a change of code only the project's own layer is rebuilt.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 one_at_a_time "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # node-init.sh enter|init NUMBER CONTROLLERS: run by up.sh in a node's fresh mount, net, uts, ipc and
-# cgroup namespaces. `enter` forks into a new pid namespace; `init` is its process 1: whoever kills
+# cgroup namespaces. `enter` forks into a new pid namespace; `init` is its process 1: killing
 # that one ends the node as a power cut would, pods, FUSE servers and mounts included.
 #
 # A node's root is the machine's: hostPath sees everything, /dev/fuse is there. What a node writes

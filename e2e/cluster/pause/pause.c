@@ -1,4 +1,4 @@
-/* Process 1 of a pod: holds its namespaces, reaps what is orphaned in them, ends when it is told to. */
+/* Process 1 of a pod: holds its namespaces, reaps orphans in them, ends at SIGTERM or SIGINT. */
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/types.h>
