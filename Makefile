@@ -33,7 +33,7 @@ test: lint programs
 # Built once and kept, before any test's deadline runs: some three minutes the first time on two idle
 # cores, a line a minute says how far it is.
 programs: $(STAMP)
-	@$(BIN)/python -m tests.binaries csi-spec csi-sanity versitygw minio helm >/dev/null
+	@$(BIN)/python -m tests.binaries csi-spec csi-sanity versitygw minio helm vale >/dev/null
 
 # `make test` also runs test_*.py; apps_*.py need more than that has installed, or longer.
 apps: programs

@@ -48,7 +48,7 @@ async def refused(s3, *, clock: CredentialClock | None = None) -> CredentialsErr
 
 @pytest.fixture
 async def agent(aws_environment, tmp_path):
-    """As EKS's webhook sets it up; the agent on loopback, which the SDKs allow, too."""
+    """As EKS's webhook sets it up; the agent on loopback, which the SDKs also allow."""
     (tmp_path / "token").write_text("first-token\n")
     async with scripted_s3() as running_agent:
         url = f"{running_agent.endpoint}/v1/credentials"

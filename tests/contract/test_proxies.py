@@ -45,7 +45,7 @@ async def test_a_proxy_that_refuses_is_named_without_its_password(aws_keys, s3):
 
 
 async def test_a_bucket_that_moved_has_the_proxy_of_its_new_endpoint(aws_keys, s3):
-    """A private end point in NO_PROXY is reached directly, also when a redirect named it."""
+    """A private endpoint in NO_PROXY is reached directly, also when a redirect named it."""
     near = Endpoint(
         url="http://near.example.com", region="a", service="s3", custom=True, is_aws=False
     )

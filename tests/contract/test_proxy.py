@@ -12,7 +12,7 @@ from tests.contract.scripted import Reply, listing, scripted_s3
 from tests.contract.test_web_identity import ROLE, SUBJECT, given, key_of, token_of
 from tests.proxy import running_proxy
 
-HOST = "store.example.test"  # nobody but the proxy knows it
+HOST = "store.example.test"  # only the proxy resolves it
 
 
 def port_of(server) -> str:

@@ -101,7 +101,7 @@ async def test_a_token_that_stays_ended_is_an_error_without_secrets(s3, aws_keys
     async with open_bucket(s3.config()) as bucket:
         with pytest.raises(CredentialsError) as caught:
             await bucket.list_page("")
-    assert len(s3.seen) == 1  # nobody has other keys
+    assert len(s3.seen) == 1  # there are no other keys
     assert "ExpiredToken: The provided token has expired." in caught.value.what
     assert "session token (credentials: env)" in caught.value.hint
     assert "tokentokentoken" not in repr(caught.value)
@@ -139,8 +139,8 @@ async def test_credentials_come_from_the_profile_that_was_named(s3, aws_environm
 
 
 async def test_an_unknown_profile_is_a_bad_option(aws_environment, s3):
-    with pytest.raises(BadOptionError, match="nobody") as caught:
-        async with open_bucket(s3.config(profile="nobody")):
+    with pytest.raises(BadOptionError, match="missing") as caught:
+        async with open_bucket(s3.config(profile="missing")):
             pass
     assert "`profile`" in caught.value.hint
 

@@ -314,7 +314,7 @@ async def test_a_profile_that_a_volume_names_wins_over_all_of_them(
 async def test_a_rotated_secret_is_used_when_s3_refuses_the_old_keys(
     aws_environment, bucket_server, tmp_path
 ):
-    """Within the seconds in which nobody looks at the files."""
+    """Within the seconds in which the files are not looked at."""
     keys = {"key_id": "OLD", "access_key": SECRET}
     for name, text in keys.items():
         (tmp_path / name).write_text(text)
@@ -406,7 +406,7 @@ async def test_minio_gives_a_role_for_the_clusters_token(minio, cluster, role):
     ("claims", "text"),
     [
         ({"ends_in_s": -60}, "Token is expired"),
-        ({"audience": "somebody-else"}, "azp"),
+        ({"audience": "another-client"}, "azp"),
     ],
 )
 async def test_minio_refuses_a_token_that_is_not_for_it(minio, cluster, role, claims, text):

@@ -68,6 +68,8 @@ MountModel.TestCase.settings = settings(deadline=None)  # examples and steps: th
 @pytest.mark.timeout(EXAMPLE_WITHIN_S * settings.default.max_examples)
 @pytest.mark.warnings_expected(
     r"^csi_s3\.fs\.files\.write_back: .* is kept in .*/file-\d+\.data for the next worker",
+    r"^csi_s3\.fs\.write\.spool_recovery: .* was not uploaded, .* is in .*/file-\d+\.data",
+    r"^csi_s3\.fs\.write\.spool_recovery: .* failed again: .* are in .*/file-\d+\.data",
 )
 class TestMountModel(MountModel.TestCase):
     pass

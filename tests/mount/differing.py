@@ -35,7 +35,7 @@ class Side:
     fds: list[int] = field(default_factory=list)
 
     def do(self, operation: Operation) -> object:
-        """What a program is told: a value, or the errno."""
+        """What a program gets: a value, or the errno."""
         kind, *arguments = operation
         try:
             return getattr(self, kind)(*arguments)

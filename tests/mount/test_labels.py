@@ -1,4 +1,4 @@
-"""SELinux labels on the command line: a mistake is told before anything is left behind."""
+"""SELinux labels on the command line: a mistake is an error that leaves nothing behind."""
 
 from csi_s3.kernel.mountinfo import mount_at
 from tests.mount.command import AS_USER, directory, env, mount, s3, workers

@@ -43,13 +43,13 @@ def test_the_demo_shows_every_step_and_leaves_nothing(env):
 
 
 def test_on_a_real_bucket_only_its_own_objects_come_and_go(env, s3):
-    put(s3, "csi-s3-demo-of-somebody-else", b"mine")
+    put(s3, "csi-s3-demo-of-another-user", b"mine")
     variables = {k: v for k, v in env.items() if k != "AWS_ENDPOINT_URL"}
     done = demo("--bucket", "data", "--endpoint-url", s3.endpoint, env=variables)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "s3://data/csi-s3-demo-" in done.stdout
     assert keys(s3).count(b"<Key>") == 1
-    assert s3.request("GET", "/data/csi-s3-demo-of-somebody-else") == (200, b"mine")
+    assert s3.request("GET", "/data/csi-s3-demo-of-another-user") == (200, b"mine")
 
 
 def test_a_wrong_bucket_ends_in_one_line_and_exit_code_1(env, s3):

@@ -82,7 +82,7 @@ def test_an_ordinary_user_mounts_reads_writes_and_unmounts(env, directory, s3):
     as_user("sh", "-c", f"echo mine > {directory}/mine.txt")
     assert s3.request("GET", "/data/mine.txt") == (200, b"mine\n")
     with pytest.raises(PermissionError):
-        names(directory)  # nobody else, not even root
+        names(directory)  # no other user, not even root
     pid = worker(directory)
     as_user("fusermount3", "-u", directory)
     wait_gone(pid)

@@ -71,7 +71,7 @@ def write(file: io.FileIO, size: int) -> None:
 
 @pytest.mark.parametrize("size", [5, 30 * MIB])
 def test_children_of_a_program_store_what_it_has_written_once(here, proxy, size):
-    """The first that ends stores it, for nobody can tell it from the program.
+    """The first that ends stores it, since it cannot be distinguished from the program.
 
     Promise: Bytes that a FLUSH has stored are not stored again: of ten children that a program
     starts after a write, the first that ends stores the file, the others do nothing.

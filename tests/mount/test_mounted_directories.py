@@ -82,7 +82,7 @@ def test_a_working_directory_that_others_emptied_stays_usable(here, mounted):
 
 
 def wait_for_absence(path):
-    """Until the kernel asks again: it believes what it was told for a second."""
+    """Until the kernel asks again: it caches an answer for a second."""
     while True:
         path.stat()
 

@@ -209,7 +209,7 @@ def test_a_mount_that_is_torn_off_while_its_worker_drains_is_drained_to_the_end(
     ],
 )
 def test_a_worker_that_cannot_drain_ends_after_its_grace_period(env, directory, program, waits_in):
-    """The store is silent, and somebody waits in open() (cp makes files with O_EXCL) or close()."""
+    """A silent store: a program waits in open() (cp makes files with O_EXCL) or in close()."""
     with serving(env) as (store, slow_env):
         options = ("--no-sign-request", "--drain-timeout=1")
         assert mount("data", directory, *options, env=slow_env).returncode == 0

@@ -282,7 +282,7 @@ def test_a_write_in_the_middle_of_a_new_file(here, mounted):
 
 
 def test_a_writer_that_is_killed_leaves_what_it_wrote(here, mounted):
-    """The kernel closes its files; there is nobody to tell of a failure."""
+    """The kernel closes its files; no program sees a failure."""
     script = "import sys; f = open('f', 'wb', buffering=0); f.write(b'x'); print('ready'); input()"
     with subprocess.Popen(
         [sys.executable, "-uc", script],

@@ -1,4 +1,4 @@
-"""A server whose disk is full: what a program is told, and what becomes of its bytes."""
+"""A server whose disk is full: the program's error, and what becomes of its bytes."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Symbolic links on a real mount, and what the kernel is told where S3 has nothing to offer."""
+"""Symbolic links on a real mount, and what is answered where S3 has no equivalent."""
 
 import ctypes
 import errno

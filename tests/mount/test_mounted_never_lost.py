@@ -1,4 +1,4 @@
-"""Nothing that a program was told is stored is lost, whatever ends; what could not be stored is
+"""Nothing whose close or fsync succeeded is lost, whatever ends; what could not be stored is
 uploaded by the mount's next worker, or named with its path."""
 
 import errno
@@ -29,7 +29,7 @@ GUARDS = ("--allow-delete", "--allow-overwrite")
 STEPS = 27  # each kind of step three times
 MIB = 1 << 20
 
-# One file (or directory) for each step, so that what a step left can be told from its number.
+# One file (or directory) for each step: what a step left is found by the step's number.
 PROGRAM = """
     import itertools, os, random
 
@@ -213,7 +213,7 @@ def test_what_could_not_be_stored_is_uploaded_by_the_next_mount(
             wait_logged(env, f"^{name} could not be uploaded and is kept in ")
         end(directory)
         assert minio.request("GET", f"/{bucket}/new")[0] == 404
-        assert minio.request("PUT", f"/{bucket}/replaced", b"by somebody else")[0] == 200
+        assert minio.request("PUT", f"/{bucket}/replaced", b"by another client")[0] == 200
         gate.reopen()
         mounted(bucket, directory, env)
         for name in ("new", "edited"):
@@ -222,12 +222,12 @@ def test_what_could_not_be_stored_is_uploaded_by_the_next_mount(
         unmount(directory)
     assert minio.request("GET", f"/{bucket}/new") == (200, b"written while S3 was away")
     assert minio.request("GET", f"/{bucket}/edited") == (200, bytes(edited))
-    assert minio.request("GET", f"/{bucket}/replaced") == (200, b"by somebody else")
+    assert minio.request("GET", f"/{bucket}/replaced") == (200, b"by another client")
     assert b"never to be merged" in Path(there).read_bytes()
 
 
 def test_what_was_being_changed_when_its_worker_died_is_named(minio, directory, bucket, tmp_path):
-    """What exceeds the memory is in the spool; nobody knows whether it makes sense."""
+    """What exceeds the memory is in the spool; whether it is consistent is unknown."""
     old = os.urandom(24 * MIB)
     assert minio.request("PUT", f"/{bucket}/f", old)[0] == 200
     env = environment(minio, minio.endpoint, tmp_path)

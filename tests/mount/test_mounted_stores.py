@@ -39,7 +39,7 @@ def seen(here, mounted):
 
 
 def wait_for(what):
-    """Until the kernel asks again: it believes what it was told for a second."""
+    """Until the kernel asks again: it caches an answer for a second."""
     until = time.monotonic() + WITHIN_S
     while not what():
         assert time.monotonic() < until

@@ -1,4 +1,4 @@
-"""The FUSE session itself, without a file system of ours behind it."""
+"""The FUSE session itself, without the driver's file system behind it."""
 
 import subprocess
 import sys

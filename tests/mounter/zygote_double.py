@@ -64,7 +64,7 @@ async def _serve(channel: Channel, spec: MountSpec) -> int:
 
 
 def families(spec: MountSpec) -> dict:
-    """It has read a byte for each question, and has the budget that it was told."""
+    """It has read a byte for each question, and has the budget of the last answer."""
     asked = next(_numbers)
     return {
         "csi_s3_read_bytes_total": [[asked]],

@@ -53,7 +53,7 @@ with open(sys.argv[1], "rb", buffering=0) as file:
 
 
 def step(here: Place, what: str, *words: object) -> None:
-    """Run a program, and hold the worker's highest resident memory meanwhile to its bound."""
+    """Run a program, and compare the worker's highest resident memory with its bound."""
     pid = worker(here.root.parent)
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM begins again: proc(5)
     done = here.run(*words, within_s=WITHIN_S)

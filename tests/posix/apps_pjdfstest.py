@@ -19,7 +19,7 @@ utimensat = {}
 naptime = 0.1
 allow_remount = false
 [dummy_auth]
-entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
+entries = [["bin", "bin"], ["daemon", "daemon"]]
 """
 # They remount; or are of what POSIX does not ask; or the system has no LINK_MAX.
 SKIPPED = r"erofs_\w+$|^rename::changed_ctime_success::|^link::link_count_max$"

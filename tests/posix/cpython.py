@@ -17,7 +17,7 @@ from tests.posix.place import Place
 def run(
     place: Place, module: str, results: Path, *, within_s: float, only: Sequence[str] = ()
 ) -> None:
-    """Run one module's cases in the mount, with TMPDIR there, too; all but the excluded must pass.
+    """Run one module's cases in the mount, with TMPDIR there; all but the excluded must pass.
 
     results: a file outside of it. only: patterns of cases; default: all.
     """

@@ -26,7 +26,7 @@ class Place:
     def run(
         self, *words: object, within_s: float, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program here, to its end; stdout has stderr, too."""
+        """Run a program here, to its end; stdout includes stderr."""
         return subprocess.run(
             [str(w) for w in words],
             cwd=self.root,

@@ -255,7 +255,7 @@ def test_descriptors_are_duplicated_closed_twice_and_written_after_fsync(twice):
 
 
 def test_modules_are_written_and_imported_at_once(twice):
-    """The import system lists a directory anew only when its time has changed."""
+    """The import system lists a directory again only when its time has changed."""
     twice.python(
         """
         import importlib, os, sys, time

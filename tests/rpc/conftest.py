@@ -175,7 +175,7 @@ class NodeUnderTest:
         return [e for e in self.lines() if e["level"] == level and text in e["message"]]
 
     def events(self) -> list[tuple[str, str, str]]:
-        """What pods were told: pod, reason and text."""
+        """Events on pods: pod, reason and text."""
         return [
             (e["pod"].split("/")[1], e["reason"], e["text"])
             for e in self.logged("INFO", "event")
@@ -183,7 +183,7 @@ class NodeUnderTest:
         ]
 
     def namespace(self, propagation: str) -> subprocess.Popen[bytes]:
-        """A process in a mount namespace of its own: `unchanged` hears of ours, `private` not."""
+        """A process in a mount namespace of its own: mounts propagate to `unchanged` ones only."""
         other = subprocess.Popen(
             ["unshare", "-m", "--propagation", propagation, "sh", "-c", "echo up; exec sleep 600"],
             stdout=subprocess.PIPE,
@@ -196,7 +196,7 @@ class NodeUnderTest:
 
 @contextlib.contextmanager
 def real_mounter(node: NodeUnderTest, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """`csi-s3 mounter` with nothing of ours in its environment but env."""
+    """`csi-s3 mounter` with nothing in its environment but env."""
     with (node.base / "mounter.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "csi_s3", "mounter", "--socket", str(node.mounter_socket)],
@@ -233,7 +233,7 @@ async def refused(call) -> tuple[grpc.StatusCode, str]:
 
 
 async def is_dead(path: Path) -> None:
-    """Wait until whoever looks into it is refused, because its mount is dead, and is there."""
+    """Wait until the mount is there and dead, so that look-ups in it fail."""
     await until(lambda: not mounts_at(str(path)) or "not connected" in run("ls", path).stderr)
     assert mounts_at(str(path)), "the mount was taken away"
 
@@ -244,7 +244,7 @@ def grpc_is_up(tmp_path_factory) -> Iterator[None]:
 
     async def call_nobody() -> None:
         grpc.aio.init_grpc_aio()  # inside: without a loop it fails where an earlier test ended one
-        nobody = tmp_path_factory.mktemp("nobody") / "s"
+        nobody = tmp_path_factory.mktemp("unserved") / "s"
         async with grpc.aio.insecure_channel(f"unix:{nobody}") as channel:
             stub = csi_pb2_grpc.IdentityStub(channel)
             await refused(stub.Probe(csi.ProbeRequest(), timeout=2))

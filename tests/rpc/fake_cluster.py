@@ -1,4 +1,4 @@
-"""The other side of the wire: an API server with nodes and events, refusing what it is told to."""
+"""The other side of the wire: an API server with nodes and events that can be set to refuse."""
 
 import contextlib
 import json
@@ -43,7 +43,7 @@ class FakeCluster:
         self.gate.set()
 
     def put_node(self, name: str, *taints: str) -> None:
-        """As somebody else changes it."""
+        """As another client changes it."""
         self.version += 1
         self.nodes[name] = {
             "metadata": {"name": name, "resourceVersion": str(self.version)},

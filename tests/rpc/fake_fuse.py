@@ -34,7 +34,7 @@ class FakeFuse:
         self._thread.start()
 
     def silence(self) -> None:
-        """Answer no further request: whoever asks waits."""
+        """Answer no further request: callers wait."""
         self._silent.set()
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ class FakeMounter:
 
     async def report(self, report: Report) -> None:
         assert self._channel is not None
-        with contextlib.suppress(ConnectionError):  # as the keeper: nobody is there to be told
+        with contextlib.suppress(ConnectionError):  # as the keeper: the node is gone
             await self._channel.send("report", {"report": report.to_json()})
 
     def _close(self, served: Served) -> None:

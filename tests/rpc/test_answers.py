@@ -1,4 +1,4 @@
-"""The interceptor: what leaves the plugin when something fails that nobody foresaw."""
+"""The interceptor: what the plugin answers after an unexpected failure."""
 
 import logging
 

@@ -20,7 +20,7 @@ DIED = InternalError("the worker was killed")
 
 
 class Containers:
-    """What those saw that started meanwhile."""
+    """What the pods saw that started in between."""
 
     def __init__(self, process):
         self._process = process

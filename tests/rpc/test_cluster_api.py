@@ -150,7 +150,7 @@ async def test_a_hiccup_is_tried_once_more(api, ours):
 
 
 async def test_an_answer_that_was_lost_makes_no_second_event(api, ours):
-    """The first try had worked: the second is told that there is such an event."""
+    """The first try had worked: the second is answered that the event exists."""
     api.answers = [(504, "timeout"), (409, "events already exists")]
     await ours.event(POD, reason="MountFailed", message="no")
     await ours.event(POD, reason="MountFailed", message="no")
@@ -260,12 +260,12 @@ async def test_a_node_that_has_changed_meanwhile_is_read_again(api, ours):
     def changing(asked, name):
         if asked.method == "PATCH" and not changed:
             changed.append(name)
-            api.put_node("node-1", TAINT, "put-there-meanwhile")
+            api.put_node("node-1", TAINT, "put-there-in-between")
         return real(asked, name)
 
     api._node = changing
     assert await ours.remove_taint("node-1", TAINT)
-    assert api.taints("node-1") == ["put-there-meanwhile"]
+    assert api.taints("node-1") == ["put-there-in-between"]
     assert [asked.method for asked in api.requests] == ["GET", "PATCH", "GET", "PATCH"]
 
 

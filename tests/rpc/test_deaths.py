@@ -1,4 +1,4 @@
-"""Workers, mounters and node itself end: nobody hangs, and what can go on goes on."""
+"""Workers, mounters and the node itself end: no program hangs, and other volumes go on."""
 
 import asyncio
 import signal

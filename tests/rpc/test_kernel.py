@@ -73,7 +73,7 @@ def test_an_unknown_kernel_option_is_refused_with_the_whole_line(base):
 
 
 def test_binds_differ_in_read_only_and_touch_nothing(base, fuse):
-    """Nobody serves yet: whatever looked into the mount would hang here."""
+    """The mount is not served yet: any look-up in it would hang here."""
     source, _ = fuse
     for name, read_only in (("ro", True), ("rw", False)):
         (base / name).mkdir()

@@ -45,7 +45,7 @@ def write_secret(directory: Path, name: str) -> None:
 
 
 async def test_a_rotated_secret_is_used_by_a_mount_that_is_up(node, tmp_path):
-    """Endpoint and region are the install's, too: the volume names neither."""
+    """Endpoint and region are also the installation's: the volume names neither."""
     known = {"OLDKEY"}
 
     def rule(seen):

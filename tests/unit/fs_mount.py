@@ -183,7 +183,7 @@ class Mount(Driver):
         return self.fs._context.budget
 
     def put(self, key: str, data: bytes = b"", **more: Any) -> None:
-        """Somebody else, and long enough before for no cache to be fresh."""
+        """By another client, long enough ago for every cache to have expired."""
         self.store.put_now(key, data, **more)
         self.time.now_s += 2
 
@@ -239,7 +239,7 @@ class Mount(Driver):
             return
         self.settle()
         if len(self.fs._handles) == 0:
-            assert self.fs._context.key_lock._entries == [], "somebody has a turn"
+            assert self.fs._context.key_lock._entries == [], "a key range is locked"
             assert self.budget.used_bytes == 0, "memory was not given back"
             known = [i.directory for i in self.fs._inodes if i.directory is not None]
             assert [d._observers for d in known] == [0] * len(known), "an observation goes on"

@@ -124,7 +124,7 @@ async def test_blocking_leaves_a_call_that_hangs_behind_at_its_deadline():
     with pytest.raises(TimeoutError):
         await blocking(hang, within_s=0.01)
     go.set()
-    assert ended.wait(WITHIN_S)  # late, and nobody is disturbed by it
+    assert ended.wait(WITHIN_S)  # late, and without an effect
 
 
 async def test_a_call_left_behind_may_fail_late_and_disturb_nobody():

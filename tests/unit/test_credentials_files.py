@@ -108,7 +108,7 @@ async def test_changed_files_are_seen_at_the_next_look_and_told_once(volume, fil
     later()
     assert files.newer(at_once=False) is None
     volume.write(**NEW)
-    assert files.newer(at_once=False) is None  # this soon nobody looks
+    assert files.newer(at_once=False) is None  # too soon to look again
     later()
     assert files.newer(at_once=False).keys == AccessKeys("AKIANEW", Secret("new"), Secret("token"))
     later()

@@ -114,7 +114,7 @@ def test_writers_never_exceed_the_budget_and_wait_instead(mounts):
 
 
 def test_writers_that_all_wait_send_what_makes_a_part(mounts):
-    """Each holds less than its part, together they hold everything: nobody would ever be done."""
+    """Each holds less than its part, together they hold everything: none could ever finish."""
     mount = mounts(write_part_bytes=8 * MIB, memory_bytes=16 * MIB)
     handles = [mount.create(f"f{n}") for n in range(3)]
     for at in range(8):

@@ -1,4 +1,4 @@
-"""mkdir, rmdir, unlink, and directories that nobody has a key for."""
+"""mkdir, rmdir, unlink, and directories without a key."""
 
 import pytest
 

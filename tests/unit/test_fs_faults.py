@@ -1,6 +1,6 @@
 """Every request of a day's work fails once, before it took effect or with its answer lost.
 
-Whoever asked is told; afterwards the mount shows what the bucket holds, and nothing has leaked.
+The caller gets the error; afterwards the mount shows what the bucket holds, and nothing has leaked.
 """
 
 import itertools
@@ -122,7 +122,7 @@ def test_each_request_fails_once_and_then_the_mount_shows_what_the_bucket_holds(
         stored = {k: v.data for k, v in mount.store.objects.items() if not k.endswith("/")}
         shown = {k: v for k, v in mount.tree().items() if v is not None}
         assert shown == stored
-        unknown = kind == "CREATE_UPLOAD" and lost_answer  # nobody has that upload's id
+        unknown = kind == "CREATE_UPLOAD" and lost_answer  # the upload's id is unknown
         assert len(mount.store.uploads) <= unknown
         assert mount.data("old") in (b"old content", LARGE, LARGE + SMALL, None)
         assert mount.data("old") is not None

@@ -1,4 +1,4 @@
-"""What an ended worker left in the spool: what becomes of it when things have changed meanwhile."""
+"""What an ended worker left in the spool: what becomes of it when objects have changed since."""
 
 import json
 import logging
@@ -118,7 +118,7 @@ def test_what_was_written_anew_since_does_not_come_back_when_it_is_removed(spool
     mount = mount.restarted()
     mount.recover()
     assert mount.store.objects == {}
-    assert (state / "file-1.data").read_bytes() == b"first", "for whoever wants it all the same"
+    assert (state / "file-1.data").read_bytes() == b"first", "the bytes are kept"
 
 
 @KEPT

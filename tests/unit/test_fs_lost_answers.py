@@ -1,4 +1,4 @@
-"""Stores whose answers are lost: what is in S3 then is ours, and nobody is told otherwise."""
+"""Stores whose answers are lost: what then is in S3 is this mount's, and is reported as stored."""
 
 import os
 

@@ -64,7 +64,7 @@ def test_a_directory_hides_the_object_of_its_name_until_it_has_no_keys(mount, si
 
 
 def test_a_key_that_is_not_utf_8_hides_itself_and_nothing_else(mount):
-    """A store on a POSIX file system lists any bytes; no name of ours could ever open them."""
+    """A store on a POSIX file system lists any bytes; no name on the mount could open them."""
     for key in ("a/b\udcff", "a/\udcff/c", "a/seen"):
         mount.put(key, b"data")
     assert mount.tree() == {"a": None, "a/seen": b"data"}

@@ -1,4 +1,4 @@
-"""rename of files that others change meanwhile, and where S3 fails."""
+"""rename of files that other clients change at the same time, and where S3 fails."""
 
 import os
 

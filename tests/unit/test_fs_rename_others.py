@@ -147,7 +147,7 @@ def test_batches_are_progress(mount, monkeypatch):
 
 
 def test_what_was_removed_at_the_new_name_since_stays_at_the_old_one(mounts, tmp_path):
-    """Somebody who saw both may have taken the new one for the half-done copy that it is."""
+    """A client that saw both may have taken the new one for the incomplete copy that it is."""
     for worker in crash_points(mounts, tmp_path, "DELETE_MANY", after=False):
         for key in MOVED:
             worker.delete(key)

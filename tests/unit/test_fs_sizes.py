@@ -1,4 +1,4 @@
-"""No file is opened in a version whose size the kernel may not know, whoever found that version."""
+"""No file is opened in a version whose size the kernel may not know."""
 
 import os
 
@@ -62,13 +62,13 @@ def test_an_open_sent_before_another_request_found_the_version_is_stale(mount, f
     mount.store_works()
     mount.time.now_s += 2 * TTL_S
     assert mount.stat("f").size == 5
-    assert mount.stat("f").size == 5  # it is told now
+    assert mount.stat("f").size == 5  # the kernel gets it now
     held.let_go()
     assert is_stale(mount, task)
 
 
 def test_an_answer_that_the_kernel_will_ignore_does_not_count(mount):
-    """The request was sent before the kernel was told to drop what it has: see attr_version."""
+    """The request was sent before the kernel's cache was invalidated: see attr_version."""
     mount.put("f", b"old")
     ino = mount.ino("f")
     mount.put("f", b"newer")

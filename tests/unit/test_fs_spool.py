@@ -1,4 +1,4 @@
-"""The spool: bytes that S3 does not have yet, on disk, under a limit, for whoever comes next."""
+"""The spool: bytes that S3 does not have yet, on disk, under a limit, for the next worker."""
 
 import errno
 import json

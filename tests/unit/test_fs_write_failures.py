@@ -1,4 +1,4 @@
-"""Uploads that fail, and objects that others change meanwhile: what the caller is told."""
+"""Uploads that fail, and objects that other clients change: the caller's errors."""
 
 import gc
 from contextlib import nullcontext
@@ -123,7 +123,7 @@ def test_a_lost_part_fails_the_file_for_good_and_leaves_no_upload(mounts, kind, 
     with pytest.raises(StoreUnavailableError):
         mount.release(fh)
     assert mount.data("f") == b"old"
-    left = 1 if kind == "CREATE_UPLOAD" and lost_answer else 0  # nobody knows its id
+    left = 1 if kind == "CREATE_UPLOAD" and lost_answer else 0  # its id is unknown
     assert len(mount.store.uploads) == left
     assert mount.budget.used_bytes == 0
 
@@ -240,7 +240,7 @@ def test_parts_grow_with_the_file(mounts, monkeypatch):
     assert len(sizes) < 15
 
 
-# somebody else
+# other clients
 
 
 @pytest.mark.parametrize("data", [b"01", b"0123456789"])

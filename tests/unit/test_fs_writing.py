@@ -1,4 +1,4 @@
-"""New files, rewrites, close and fsync: what is in S3 when, and what the caller is told."""
+"""New files, rewrites, close and fsync: what is in S3 at which time, and the caller's errors."""
 
 import os
 

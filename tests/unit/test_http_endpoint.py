@@ -16,7 +16,7 @@ DEADLINE_S = 10
 
 
 class Program:
-    """Answers as it is told to."""
+    """Gives the answers that the test sets."""
 
     reason = None
 

@@ -1,4 +1,4 @@
-"""Which STS is asked: near, and never us-east-1 because nobody said AWS_DEFAULT_REGION."""
+"""Which STS is asked: a near one, and not us-east-1 only because no region is set."""
 
 import pytest
 
