@@ -110,7 +110,7 @@ class Bucket(ObjectStore):
 
     def __init__(self, config: BucketConfig, http: Http) -> None:
         self._http, self._headers = http, RequestHeaders(config)
-        self.conditional_writes = True if http.endpoint.is_aws else None
+        self.conditional_writes = http.dialect.compares_writes
         self._preserved_headers = PreservedHeaders(http, self._headers)
         self._sums = checksums.algorithm(config.upload_checksums)
         self._copier = Copier(http, self._headers)
@@ -139,7 +139,8 @@ class Bucket(ObjectStore):
         start_after: str = "",
         max_keys: int = 1000,
     ) -> ListPage:
-        extra = {"x-amz-optional-object-attributes": "RestoreStatus"}
+        restores = {"x-amz-optional-object-attributes": "RestoreStatus"}
+        extra = restores if self._http.dialect.reports_restores else {}
         request = Request(
             kind="LIST",
             method="GET",
@@ -150,7 +151,7 @@ class Bucket(ObjectStore):
                 start_after=start_after,
                 max_keys=max_keys,
             ),
-            headers={**self._headers.every, **(extra if self._http.endpoint.is_aws else {})},
+            headers={**self._headers.every, **extra},
             answered_with="ListBucketResult",
         )
         root = (await self._http.done(request)).root
@@ -321,7 +322,8 @@ class Bucket(ObjectStore):
         self, key: str, kept: Mapping[str, str], metadata: Mapping[str, str] | None
     ) -> MultipartUpload:
         sums = self._sums
-        named = None if self._is_minio else sums
+        dialect = self._http.dialect
+        named = sums if dialect.names_upload_checksum else None
         request = Request(
             kind="CREATE-UPLOAD",
             method="POST",
@@ -340,7 +342,8 @@ class Bucket(ObjectStore):
             if sums and self._goes_without_checksums(answer.fault):
                 return await self._create_upload(key, kept, metadata)
             raise self._http.error(request, answer.fault)
-        self._headers.check_encryption(f"upload of {key!r}", answer.headers)
+        if self._http.dialect.reports_encryption:
+            self._headers.check_encryption(f"upload of {key!r}", answer.headers)
         upload_id = xml.fields(answer.root).get("UploadId", "")
         if not upload_id:  # an abort would delete the object
             raise IntegrityError(f"upload of {key!r}: the answer names no upload")
@@ -352,18 +355,14 @@ class Bucket(ObjectStore):
             sums=sums,
             is_named=named is not None,
         )
-        if named and self._is_minio:  # its first answer to us: see `multipart_upload`
+        if named and not self._http.dialect.names_upload_checksum:  # as this first answer shows
             await upload.abort()
             return await self._create_upload(key, kept, metadata)
         return upload
 
-    @property
-    def _is_minio(self) -> bool:
-        return self._http.server.startswith("MinIO")
-
     def _goes_without_checksums(self, fault: Fault) -> bool:
         """Whether this store refused the checksum that was sent; from then on none is."""
-        if not fault.refuses_checksum or self._http.endpoint.is_aws:
+        if not fault.refuses_checksum or self._http.dialect.knows_checksums:
             return False
         if self._sums is not None:  # else another request has met this meanwhile
             log.warning(

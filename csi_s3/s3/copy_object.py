@@ -30,7 +30,7 @@ class Copier:
         A policy without tagging rights refuses to copy an object that has tags, and says no more
         than AccessDenied; so that refusal is tried once without them.
         """
-        if if_none_match and not self._http.endpoint.is_aws:
+        if if_none_match and not self._http.dialect.compares_copy_target:
             await self._refuse_existing(key)
         if not self._keeps_tags:
             return await self._copy(source, key, if_none_match=if_none_match, with_tags=False)
@@ -79,17 +79,18 @@ class Copier:
                 if (there.size, there.etag) == (source.size, source.etag):
                     return there  # ours, whose answer was lost; at least it has the same bytes
             raise error
-        self._headers.check_encryption(f"COPY {key!r}", answer.headers)
         said = xml.fields(answer.root)
-        return ObjectInfo(
+        info = ObjectInfo(
             key=key,
             size=source.size,
             etag=xml.quoted_etag(said.get("ETag", "")),
             last_modified=timestamp(said.get("LastModified", "")),
         )
+        await get_object.check_encryption(self._http, self._headers, info, answer.headers)
+        return info
 
     async def _refuse_existing(self, key: str) -> None:
-        """MinIO, versitygw, moto ignore a copy's If-None-Match: ask first, though it may race."""
+        """Ask first, though another client may create the object before the copy."""
         try:
             await get_object.head(self._http, self._headers, key)
         except NotFoundError:

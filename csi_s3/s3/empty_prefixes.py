@@ -61,7 +61,7 @@ class EmptyPrefixes:
         Where the policy does not let us ask, the first answer about an object that has a version
         tells.
         """
-        if not self._http.server.startswith("MinIO"):
+        if not self._http.dialect.lists_deleted_prefixes:
             return False
         if self._was_versioned is None and not self._http.has_versions:
             self._was_versioned = await self._ask()

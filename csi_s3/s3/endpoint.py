@@ -20,10 +20,11 @@ from csi_s3.config import environment, value_types
 from csi_s3.config.option_parser import read_value
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import BadOptionError, CredentialsError, UnsupportedError
+from csi_s3.s3 import dialects
+from csi_s3.s3.dialects import Dialect
 
 DEFAULT_REGION = "us-east-1"
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
-_AWS_HOST = re.compile(r"(^|\.)(amazonaws\.(com|com\.cn|eu)|api\.aws)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +32,14 @@ class Endpoint:
     """url: of the bucket, without a final `/`; host only (virtual host) or with the bucket's path.
 
     region, service: what signatures name. custom: not AWS's own choice of host, so a change of
-    region changes only the signature.
+    region changes only the signature. dialect: as far as the host tells.
     """
 
     url: str
     region: str
     service: str
     custom: bool
-    is_aws: bool
+    dialect: Dialect
 
     @property
     def root(self) -> str:
@@ -69,11 +70,11 @@ def resolve(config: BucketConfig, session: AioSession, region: str) -> Endpoint:
 
     """
     url = config.endpoint_url or _configured_url(session, "s3")
-    is_aws = url is None or _is_aws_host(url)
+    dialect = dialects.of_host(url)
     asked: dict[str, Any] = {
         "Bucket": config.bucket,
         "Region": region,
-        "ForcePathStyle": config.force_path_style or not is_aws,
+        "ForcePathStyle": config.force_path_style or not dialect.virtual_hosts,
         "Accelerate": config.transfer_acceleration,
         "UseDualStack": config.dual_stack or (url is None and _flag(session, "use_dualstack")),
         "UseFIPS": url is None and _flag(session, "use_fips"),
@@ -100,7 +101,7 @@ def resolve(config: BucketConfig, session: AioSession, region: str) -> Endpoint:
         region=scheme.get("signingRegion") or region,
         service=scheme.get("signingName") or "s3",
         custom=url is not None,
-        is_aws=is_aws,
+        dialect=dialect,
     )
 
 
@@ -179,7 +180,3 @@ def _configured_url(session: AioSession, service: str) -> str | None:
 
 def _flag(session: AioSession, name: str) -> bool:
     return bool(session.get_config_variable(f"{name}_endpoint"))
-
-
-def _is_aws_host(url: str) -> bool:
-    return bool(_AWS_HOST.search(urlsplit(url).hostname or ""))

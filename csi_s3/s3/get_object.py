@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from csi_s3.errors import (
     IntegrityError,
+    NotFoundError,
     NotImplementedByStoreError,
     ObjectChangedError,
     PreconditionFailedError,
@@ -73,6 +74,29 @@ async def read_range(
 
 def changed(key: str, etag: str | None) -> ObjectChangedError:
     return ObjectChangedError(f"{key!r} is no longer version {etag}", "open the file again")
+
+
+async def check_encryption(
+    http: Http, headers: RequestHeaders, made: ObjectInfo, answer: Mapping[str, str]
+) -> None:
+    """Compare an object made by COMPLETE or COPY with the options `sse` and `sse-kms-key-id`.
+
+    One HEAD where the answer does not name the encryption (`dialects`). A version that is gone by
+    then is not looked for.
+
+    Raises:
+        IntegrityError: the store encrypted otherwise, or not at all.
+
+    """
+    if headers.encrypts and not http.dialect.reports_encryption:
+        head = Request(kind="HEAD", method="HEAD", key=made.key, headers=headers.every)
+        try:
+            answer = (await http.done(head)).headers
+        except NotFoundError:
+            return
+        if describe(made.key, answer).etag != made.etag:
+            return
+    headers.check_encryption(repr(made.key), answer)
 
 
 async def _head(http: Http, headers: RequestHeaders, key: str) -> ObjectInfo:

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from csi_s3.config import environment
 from csi_s3.errors import IntegrityError, VolumeError
-from csi_s3.s3 import faults, xml
+from csi_s3.s3 import dialects, faults, xml
 from csi_s3.s3.credentials.refresh import AccessKeys, RefreshableCredentials
 from csi_s3.s3.endpoint import Endpoint
 from csi_s3.s3.faults import Fault, RequestContext
@@ -54,7 +54,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """The last answer. fault: what S3 refused, None for a success.
+    """The last answer. fault, error: what S3 refused; None for a success.
 
     root: of the body, where the request says what it is answered with.
     maybe_done: an earlier attempt was lost after it may have taken effect.
@@ -64,6 +64,7 @@ class Response:
     headers: Mapping[str, str]
     body: bytes | bytearray
     fault: Fault | None = None
+    error: VolumeError | None = None
     root: etree._Element | None = None
     maybe_done: bool = False
 
@@ -100,7 +101,7 @@ class Http:
         pause: Callable[[float], Awaitable[object]],
     ) -> None:
         self.endpoint = endpoint
-        self.server = ""  # the last answer's Server header
+        self.dialect = endpoint.dialect  # of the host, then of the answers
         self.has_versions = False  # some answer told the version of an object
         self._bucket, self._identity, self._move = bucket, identity, move
         self._max_attempts, self._observe, self._pause = max_attempts, observe, pause
@@ -125,8 +126,8 @@ class Http:
     async def done(self, request: Request) -> Response:
         """Send; a refusal is raised as the error it stands for."""
         answer = await self.send(request)
-        if answer.fault is not None:
-            raise self.error(request, answer.fault)
+        if answer.error is not None:
+            raise answer.error
         return answer
 
     def error(self, request: Request, fault: Fault) -> VolumeError:
@@ -159,7 +160,8 @@ class Http:
                 await self._back_off(tried.failures)
             elif not await self._mended(fault, tried, endpoint, keys):
                 break
-        return replace(answer, maybe_done=tried.maybe_done)
+        error = None if fault is None else self.error(request, fault)
+        return replace(answer, error=error, maybe_done=tried.maybe_done)
 
     async def _lost(self, request: Request, tried: _Attempts, exc: Exception) -> None:
         """No answer, or none that can be believed: wait for the next attempt.
@@ -234,7 +236,7 @@ class Http:
                             bytes_down=down,
                         )
                     )
-        self.server = response.headers.get("Server", "")
+        self.dialect = dialects.of_answer(self.dialect, response.headers.get("Server", ""))
         self.has_versions |= "x-amz-version-id" in response.headers
         fault, root = _parsed(request, status, response.headers, body)
         if fault is None and request.check is not None:

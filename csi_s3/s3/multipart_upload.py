@@ -1,9 +1,7 @@
 """One multipart upload of the real store.
 
-Its checksum algorithm is named at creation, so that S3 holds every part to it. MinIO is the
-exception: in an upload that names one it demands it of UploadPartCopy too, whose handler computes
-none (PutObjectPart in cmd/erasure-multipart.go: 400 "checksum missing"). There the algorithm is
-not named; each part still carries its checksum, and MinIO still verifies it.
+Its checksum algorithm is named at creation, so that S3 holds every part to it, but for stores that
+cannot (`dialects`); their parts carry a checksum as well, and the store verifies it.
 """
 
 import hashlib
@@ -19,7 +17,7 @@ from csi_s3.errors import (
     PreconditionFailedError,
     VolumeError,
 )
-from csi_s3.s3 import xml
+from csi_s3.s3 import get_object, xml
 from csi_s3.s3.checksums import Algorithm
 from csi_s3.s3.http import Http, Response
 from csi_s3.s3.request_headers import RequestHeaders
@@ -124,9 +122,10 @@ class MultipartUpload(Upload):
                 f"upload of {self._key!r}: the store's checksum is {checksum}, ours {whole}",
                 "do not use this object; write it again",
             )
-        self._headers.check_encryption(f"upload of {self._key!r}", answer.headers)
         etag = xml.quoted_etag(said.get("ETag", ""))
-        return ObjectInfo(key=self._key, size=size, etag=etag, last_modified=0.0)
+        info = ObjectInfo(key=self._key, size=size, etag=etag, last_modified=0.0)
+        await get_object.check_encryption(self._http, self._headers, info, answer.headers)
+        return info
 
     @override
     async def abort(self) -> None:
@@ -155,7 +154,7 @@ class MultipartUpload(Upload):
         self, parts: Sequence[Part], headers: dict[str, str], *, size: int, whole: str
     ) -> Request:
         headers = {**self._headers.every, **headers, "Content-Type": "application/xml"}
-        if self._http.endpoint.is_aws:
+        if self._http.dialect.checks_object_size:
             headers["x-amz-mp-object-size"] = str(size)
         if self._sums and self._sums.full_object and whole:
             headers[self._sums.header] = whole

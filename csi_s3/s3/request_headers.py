@@ -21,6 +21,7 @@ class RequestHeaders:
         self._infer_type, self._storage_class = config.infer_content_type, config.storage_class
         self._sse = config.sse or ("aws:kms" if config.sse_kms_key_id else None)
         self._sse_key = config.sse_kms_key_id
+        self.encrypts = self._sse is not None
         self.every: dict[str, str] = _given(
             {
                 "x-amz-request-payer": "requester" if config.requester_pays else None,

@@ -106,18 +106,71 @@ async def test_another_kms_key_than_the_one_asked_for_is_an_error(s3):
             await bucket.put("k", b"x")
 
 
-async def test_a_kms_key_of_the_store_s_own_is_the_one_asked_for(bucket_names, aws_environment):
+@pytest.fixture(scope="module")
+def minio_with_kms():
     secret = {"MINIO_KMS_SECRET_KEY": f"{KMS_KEY}:{base64.b64encode(bytes(32)).decode()}"}
     with running("minio", env=secret) as server:
-        async with bucket_on(server, bucket_names, aws_environment) as found:
-            for key in (KMS_KEY, f"arn:aws:kms:{KMS_KEY}"):
-                config = replace(found.config, sse="aws:kms", sse_kms_key_id=key)
-                async with open_bucket(config) as bucket:
-                    await bucket.put("k", b"x")
-            other = replace(found.config, sse="aws:kms", sse_kms_key_id="key")
-            async with open_bucket(other) as bucket:
-                with pytest.raises(VolumeError):
-                    await bucket.put("k", b"x")
+        yield server
+
+
+@pytest.fixture
+async def encrypting(minio_with_kms, bucket_names, aws_environment):
+    async with bucket_on(minio_with_kms, bucket_names, aws_environment) as found:
+        yield found
+
+
+async def test_a_kms_key_of_the_store_s_own_is_the_one_asked_for(encrypting):
+    for key in (KMS_KEY, f"arn:aws:kms:{KMS_KEY}"):
+        config = replace(encrypting.config, sse="aws:kms", sse_kms_key_id=key)
+        async with open_bucket(config) as bucket:
+            await bucket.put("k", b"x")
+    other = replace(encrypting.config, sse="aws:kms", sse_kms_key_id="key")
+    async with open_bucket(other) as bucket:
+        with pytest.raises(VolumeError):
+            await bucket.put("k", b"x")
+
+
+@pytest.mark.parametrize("key", [KMS_KEY, None])
+async def test_minio_encrypts_uploads_and_copies_though_its_answers_do_not_name_it(encrypting, key):
+    sse = "aws:kms" if key else "AES256"
+    config = replace(encrypting.config, sse=sse, sse_kms_key_id=key)
+    async with open_bucket(config) as bucket:
+        source = await bucket.put("source", bytes(bucket.min_part_bytes))
+        upload = await bucket.create_upload("large")
+        first = await upload.part_from(1, source, 0, source.size)
+        done = await upload.complete([first, await upload.part(2, b"end")])
+        copy = await bucket.copy(done, "copy")
+        assert (await bucket.read_range("copy", source.size, 10, etag=copy.etag)).data == b"end"
+    for name in ("large", "copy"):
+        headers = encrypting.server.head(f"/{config.bucket}/{name}")
+        assert headers["x-amz-server-side-encryption"] == sse
+
+
+MINIO = {"Server": "MinIO"}
+LARGE = Reply(200, b"<R><ETag>e</ETag></R>", MINIO)
+
+
+def head(etag, **headers):
+    return Reply(200, b"", {"ETag": etag, "Content-Length": "1", **MINIO, **headers})
+
+
+@pytest.mark.parametrize("kind", ["complete", "copy"])
+async def test_an_object_that_minio_did_not_encrypt_is_an_error(s3, kind):
+    async with open_bucket(s3.config(sse="AES256")) as bucket:
+        s3.replies = [replace(listing(), headers=MINIO), replace(CREATED, headers=MINIO)]
+        await bucket.list_page("")
+        upload = await bucket.create_upload("k")
+
+        def write(answer):
+            s3.replies = [LARGE, answer]
+            return upload.complete([]) if kind == "complete" else bucket.copy(SOURCE, "k")
+
+        with pytest.raises(IntegrityError, match=r"asked for encryption 'AES256'.*answered None"):
+            await write(head('"e"'))
+        assert (await write(head('"e"', **{"x-amz-server-side-encryption": "AES256"}))).key == "k"
+        assert (await write(head('"of another client"'))).etag == '"e"'
+        assert (await write(error(404, "NoSuchKey"))).etag == '"e"'
+    assert s3.seen[-1].method == "HEAD"
 
 
 async def test_a_copy_keeps_the_storage_class_of_its_source_unless_told(s3):
