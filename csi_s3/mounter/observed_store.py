@@ -29,7 +29,6 @@ class ObservedStore(ObjectStore):
         *,
         delimiter: str = "/",
         token: str | None = None,
-        start_after: str = "",
         max_keys: int = 1000,
     ) -> ListPage:
         with self._health.watching(listed=prefix):
@@ -37,7 +36,6 @@ class ObservedStore(ObjectStore):
                 prefix,
                 delimiter=delimiter,
                 token=token,
-                start_after=start_after,
                 max_keys=max_keys,
             )
 
@@ -87,15 +85,9 @@ class ObservedStore(ObjectStore):
             return await self._store.delete_many(objects)
 
     @override
-    async def create_upload(
-        self,
-        key: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        like: ObjectInfo | None = None,
-    ) -> Upload:
+    async def create_upload(self, key: str, *, like: ObjectInfo | None = None) -> Upload:
         with self._health.watching():
-            upload = await self._store.create_upload(key, metadata=metadata, like=like)
+            upload = await self._store.create_upload(key, like=like)
         return _ObservedUpload(upload, self._health)
 
     @override
@@ -106,11 +98,6 @@ class ObservedStore(ObjectStore):
 class _ObservedUpload(Upload):
     def __init__(self, upload: Upload, health: BucketHealth) -> None:
         self._upload, self._health = upload, health
-
-    @property
-    @override
-    def upload_id(self) -> str:
-        return self._upload.upload_id
 
     @override
     async def part(self, number: int, data: Buffer) -> Part:

@@ -68,6 +68,11 @@ class Response:
     root: etree._Element | None = None
     maybe_done: bool = False
 
+    @property
+    def code(self) -> str:
+        """S3's error code; "" for a success."""
+        return self.fault.code if self.fault else ""
+
 
 @dataclass(slots=True)
 class _Attempts:

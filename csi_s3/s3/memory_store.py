@@ -117,7 +117,6 @@ class MemoryStore(ObjectStore):
         *,
         delimiter: str = "/",
         token: str | None = None,
-        start_after: str = "",
         max_keys: int = 1000,
     ) -> ListPage:
         await self._enter("LIST", prefix)
@@ -131,7 +130,7 @@ class MemoryStore(ObjectStore):
         for key in sorted((k for k in self.objects if k.startswith(prefix)), key=_position):
             cut = key.find(delimiter, len(prefix)) if delimiter else -1
             name = key if cut < 0 else key[: cut + len(delimiter)]
-            if _position(key) <= _position(start_after) or _position(name) <= after:
+            if _position(name) <= after:
                 continue
             if prefixes and name == prefixes[-1] and cut >= 0:
                 continue
@@ -225,18 +224,12 @@ class MemoryStore(ObjectStore):
         return remain
 
     @override
-    async def create_upload(
-        self,
-        key: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        like: ObjectInfo | None = None,
-    ) -> Upload:
-        kept = await self._kept(like, metadata)
+    async def create_upload(self, key: str, *, like: ObjectInfo | None = None) -> Upload:
+        kept = await self._kept(like, None)
         await self._enter("CREATE_UPLOAD", key)
         _check_key(key)
-        upload = MemoryUpload(self, key, f"upload-{next(self._numbers)}", kept)
-        self.uploads[upload.upload_id] = upload
+        upload_id = f"upload-{next(self._numbers)}"
+        upload = self.uploads[upload_id] = MemoryUpload(self, key, upload_id, kept)
         await self.after("CREATE_UPLOAD", key)
         return upload
 
@@ -295,11 +288,6 @@ class MemoryUpload(Upload):
         self._store, self._key, self._id, self._metadata = store, key, upload_id, metadata
         self._parts: dict[int, tuple[Part, bytes]] = {}
         self._made: ObjectInfo | None = None
-
-    @property
-    @override
-    def upload_id(self) -> str:
-        return self._id
 
     @override
     async def part(self, number: int, data: Buffer) -> Part:

@@ -76,9 +76,6 @@ class Upload(Protocol):
     The owner calls `complete` or `abort`, once, after its parts have ended.
     """
 
-    @property
-    def upload_id(self) -> str: ...
-
     async def part(self, number: int, data: Buffer) -> Part:
         """Send part `number` (from 1); all but the last have at least MIN_PART_BYTES."""
         ...
@@ -147,7 +144,6 @@ class ObjectStore(Protocol):
         *,
         delimiter: str = "/",
         token: str | None = None,
-        start_after: str = "",
         max_keys: int = 1000,
     ) -> ListPage:
         """One page of the keys under prefix; with a delimiter, folded into prefixes behind it."""
@@ -219,13 +215,7 @@ class ObjectStore(Protocol):
         """
         ...
 
-    async def create_upload(
-        self,
-        key: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        like: ObjectInfo | None = None,
-    ) -> Upload:
+    async def create_upload(self, key: str, *, like: ObjectInfo | None = None) -> Upload:
         """Begin a multipart upload. like: as for `put`."""
         ...
 

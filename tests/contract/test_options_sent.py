@@ -280,7 +280,7 @@ async def test_an_abort_that_the_policy_refuses_is_one_warning_with_the_upload_i
     assert "s3:AbortMultipartUpload" in caplog.text
 
 
-@pytest.mark.warnings_expected("copies leave the objects' tags behind")
+@pytest.mark.warnings_expected("changed and copied objects lose their tags")
 async def test_a_policy_without_tagging_rights_does_not_stop_copies(s3, caplog):
     result = Reply(200, b"<CopyObjectResult><ETag>e2</ETag></CopyObjectResult>")
     s3.replies = [error(403, "AccessDenied", "no tags for you"), result, result]
@@ -292,6 +292,27 @@ async def test_a_policy_without_tagging_rights_does_not_stop_copies(s3, caplog):
         "REPLACE",
         "REPLACE",
     ]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.warnings_expected("changed and copied objects lose their tags")
+@pytest.mark.parametrize("kind", ["put", "upload"])
+async def test_tags_that_the_policy_refuses_to_a_change_are_not_sent_again(s3, caplog, kind):
+    tagged = Reply(200, b"", {"ETag": '"e"', "Content-Length": "3", "x-amz-tagging-count": "1"})
+    tags = b"<Tagging><TagSet><Tag><Key>t</Key><Value>1</Value></Tag></TagSet></Tagging>"
+    result = PUT if kind == "put" else CREATED
+    copied = Reply(200, b"<CopyObjectResult><ETag>e2</ETag></CopyObjectResult>")
+    s3.replies = [tagged, Reply(200, tags), error(403, "AccessDenied"), result, tagged, result]
+    async with open_bucket(s3.config()) as bucket:
+        for _ in range(2):
+            if kind == "put":
+                await bucket.put("k", b"x", like=SOURCE)
+            else:
+                await bucket.create_upload("k", like=SOURCE)
+        s3.replies = [copied]
+        await bucket.copy(SOURCE, "c")
+    assert [s.headers.get("x-amz-tagging") for s in s3.seen[2:6]] == ["t=1", None, None, None]
+    assert s3.seen[-1].headers["x-amz-tagging-directive"] == "REPLACE"
     assert len(caplog.records) == 1
 
 

@@ -124,7 +124,8 @@ async def delete_many(w: World) -> bool:
 
 
 async def create(w: World) -> bool:
-    return bool((await w.store.create_upload(w.new)).upload_id)
+    await begin(w)
+    return await part(w)
 
 
 async def begin(w: World) -> None:
