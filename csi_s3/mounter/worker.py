@@ -31,7 +31,6 @@ from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.bucket_health import BucketHealth, HealthReporter
 from csi_s3.mounter.metrics import request_counts
 from csi_s3.mounter.notices import Notices, last_words
-from csi_s3.mounter.observed_store import ObservedStore
 from csi_s3.obs import logs
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.store import ObjectStore
@@ -114,10 +113,10 @@ class Worker:
         bucket = open_bucket(
             volume.bucket,
             observe=request_counts.count_request,
+            watch=self._health.watch,
             credentials_dir=self._credentials_dir,
         )
-        async with bucket as unwatched, asyncio.TaskGroup() as group:
-            store = ObservedStore(unwatched, self._health)
+        async with bucket as store, asyncio.TaskGroup() as group:
             listening = group.create_task(self._listen())
             await first_answer(store, volume)
             fs = FileSystem(
@@ -225,7 +224,7 @@ class Worker:
             group.create_task(self._notices.run())
 
     async def _report_serving(self) -> None:
-        await self.report(State.SERVING, self._health.wrong)
+        await self.report(State.SERVING, self._health.failure)
 
     async def _notify(self, notice: Notice) -> None:
         try:

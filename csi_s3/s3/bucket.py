@@ -25,7 +25,7 @@ from csi_s3.s3.credentials.refresh import CredentialClock, RefreshableCredential
 from csi_s3.s3.delete_objects import Deletion
 from csi_s3.s3.empty_prefixes import EmptyPrefixes
 from csi_s3.s3.endpoint import moved, region_for, resolve
-from csi_s3.s3.http import Http, RequestRecord, Response
+from csi_s3.s3.http import Http, RequestRecord, Response, Watch
 from csi_s3.s3.multipart_upload import MultipartUpload
 from csi_s3.s3.preserved_headers import PreservedHeaders
 from csi_s3.s3.request_headers import RequestHeaders
@@ -51,13 +51,14 @@ async def open_bucket(
     config: BucketConfig,
     *,
     observe: Observer | None = None,
+    watch: Watch | None = None,
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     credentials_dir: Path | None = None,
     clock: CredentialClock | None = None,
 ) -> AsyncIterator["Bucket"]:
     """Find credentials, region and endpoint; nothing is asked of the bucket yet.
 
-    observe: told of every attempt. pause: waits between attempts (tests pass their own).
+    observe: called after every attempt. watch: see `http.Watch`. pause: waits between attempts.
     credentials_dir: a mounted Secret, see `credentials.static_keys`; its keys win over all others.
 
     Raises:
@@ -83,6 +84,7 @@ async def open_bucket(
         user_agent=f"{config.user_agent_prefix} csi-s3/{__version__}".strip(),
         max_attempts=config.max_attempts,
         observe=observe,
+        watch=watch,
         pause=pause,
     )
     bucket = Bucket(config, http)

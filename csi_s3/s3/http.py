@@ -10,7 +10,9 @@ import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -37,6 +39,10 @@ SEND_BYTES = 256 << 10
 READ_BUFFER_BYTES = 512 << 10
 THREAD_FROM_BYTES = 1 << 20  # hashing more than this leaves the event loop's thread
 BACKOFF_S, BACKOFF_MAX_S = 0.1, 20.0
+
+# Called with the prefix of a LIST, else None. Entered for each request, with all its attempts: an
+# error that is raised within, or given to what is yielded, is the outcome; else it is a success.
+Watch: TypeAlias = Callable[[str | None], AbstractContextManager[Callable[[VolumeError], object]]]
 
 _LOST = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -102,7 +108,8 @@ class Http:
         tls: ssl.SSLContext | None,
         user_agent: str,
         max_attempts: int,
-        observe: Callable[[RequestRecord], None] | None,
+        observe: Callable[[RequestRecord], None] | None = None,
+        watch: Watch | None = None,
         pause: Callable[[float], Awaitable[object]],
     ) -> None:
         self.endpoint = endpoint
@@ -110,6 +117,7 @@ class Http:
         self.has_versions = False  # some answer told the version of an object
         self._bucket, self._identity, self._move = bucket, identity, move
         self._max_attempts, self._observe, self._pause = max_attempts, observe, pause
+        self._watch = watch or (lambda _: nullcontext(lambda _: None))
         self._proxy = environment.proxy_for(endpoint.url)
         self._free = asyncio.Semaphore(CONNECTIONS)  # so that no deadline counts waiting in line
         self._own_headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
@@ -147,6 +155,13 @@ class Http:
             CredentialsError: credentials cannot be refreshed.
 
         """
+        with self._watch(request.listed) as refused:
+            answer = await self._send(request)
+            if answer.error is not None:
+                refused(answer.error)
+        return answer
+
+    async def _send(self, request: Request) -> Response:
         tried = _Attempts()
         while True:
             endpoint = self.endpoint
@@ -261,7 +276,7 @@ class Http:
         return RequestContext(
             kind=request.kind,
             bucket=self._bucket,
-            key=request.key or request.query.get("prefix", ""),
+            key=request.key or request.listed or "",
             endpoint=self.endpoint.url,
             region=self.endpoint.region,
             signed_by=self._identity.source if self._identity else "none, anonymous",

@@ -51,6 +51,11 @@ class Request:
     answered_with: str = ""
     check: Check | None = None
 
+    @property
+    def listed(self) -> str | None:
+        """The prefix that a LIST is of; None for other requests."""
+        return self.query.get("prefix", "") if self.kind == "LIST" else None
+
 
 def quoted_key(key: str) -> str:
     """Lone surrogates stand for bytes that are not UTF-8, as `list_objects` decodes them."""
