@@ -72,7 +72,9 @@ async def open_bucket(
     identity = None
     if not config.no_sign_request:
         clock = clock or CredentialClock()
-        chain = chain_for(config, session, credentials_dir=credentials_dir, clock=clock)
+        chain = chain_for(
+            config, session, credentials_dir=credentials_dir, clock=clock, pause=pause
+        )
         identity = RefreshableCredentials(chain, bucket=config.bucket, clock=clock)
         await identity.open()
     http = Http(

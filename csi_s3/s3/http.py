@@ -6,7 +6,6 @@ of idempotent methods is off: it would repeat a conditional PUT unseen, whose se
 
 import asyncio
 import logging
-import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +18,7 @@ from aiohttp.abc import AbstractStreamWriter
 from lxml import etree
 from typing_extensions import override
 
+from csi_s3.aio import back_off
 from csi_s3.config import environment
 from csi_s3.errors import IntegrityError, VolumeError
 from csi_s3.s3 import dialects, faults, xml
@@ -38,7 +38,7 @@ SLOWEST_STORE = 8 << 20  # bytes/s, copies inside the store
 SEND_BYTES = 256 << 10
 READ_BUFFER_BYTES = 512 << 10
 THREAD_FROM_BYTES = 1 << 20  # hashing more than this leaves the event loop's thread
-BACKOFF_S, BACKOFF_MAX_S = 0.1, 20.0
+FIRST_PAUSE_S = 0.1
 
 # Called with the prefix of a LIST, else None. Entered for each request, with all its attempts: an
 # error that is raised within, or given to what is yielded, is the outcome; else it is a success.
@@ -177,7 +177,7 @@ class Http:
             if fault.is_retryable and tried.failures + 1 < self._max_attempts:
                 tried.failures += 1
                 tried.maybe_done |= not fault.is_unaccepted
-                await self._back_off(tried.failures)
+                await back_off(tried.failures, self._pause, first_s=FIRST_PAUSE_S)
             elif not await self._mended(fault, tried, endpoint, keys):
                 break
         error = None if fault is None else self.error(request, fault)
@@ -196,8 +196,8 @@ class Http:
             if isinstance(exc, IntegrityError):
                 raise exc
             raise faults.from_connection(exc, self._asked(request)) from exc
-        stale = isinstance(exc, aiohttp.ServerDisconnectedError) and tried.failures == 1
-        await self._back_off(0 if stale else tried.failures)
+        if not isinstance(exc, aiohttp.ServerDisconnectedError) or tried.failures > 1:  # else stale
+            await back_off(tried.failures, self._pause, first_s=FIRST_PAUSE_S)
 
     async def _mended(
         self, fault: Fault, tried: _Attempts, endpoint: Endpoint, keys: AccessKeys | None
@@ -262,15 +262,6 @@ class Http:
         if fault is None and request.check is not None:
             request.check(status, response.headers, body)
         return Response(status=status, headers=response.headers, body=body, fault=fault, root=root)
-
-    async def _back_off(self, failures: int) -> None:
-        """Doubling, with jitter of a half: no pause is shorter than the one before, but at the top.
-
-        https://aws.amazon.com/builders-library, "Timeouts, retries and backoff with jitter".
-        """
-        if failures:
-            longest = min(BACKOFF_MAX_S, BACKOFF_S * 2.0**failures)
-            await self._pause(secrets.SystemRandom().uniform(longest / 2, longest))
 
     def _asked(self, request: Request) -> RequestContext:
         return RequestContext(
