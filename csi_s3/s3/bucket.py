@@ -39,7 +39,7 @@ from csi_s3.s3.store import (
     ObjectInfo,
     ObjectStore,
 )
-from csi_s3.s3.tls import tls_context
+from csi_s3.tls import tls_context
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from csi_s3.s3 import xml
 from csi_s3.s3.credentials import fetch
 from csi_s3.s3.credentials.refresh import AccessKeys, Credentials, CredentialSource, Secret
 from csi_s3.s3.credentials.static_keys import printable
-from csi_s3.s3.tls import tls_context
+from csi_s3.tls import tls_context
 
 ATTEMPTS = 3
 WITHIN_S = 10.0  # one attempt
