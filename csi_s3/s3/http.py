@@ -176,7 +176,7 @@ class Http:
                 break
             if fault.is_retryable and tried.failures + 1 < self._max_attempts:
                 tried.failures += 1
-                tried.maybe_done |= not fault.is_unaccepted
+                tried.maybe_done |= not fault.is_without_effect
                 await back_off(tried.failures, self._pause, first_s=FIRST_PAUSE_S)
             elif not await self._mended(fault, tried, endpoint, keys):
                 break
@@ -203,16 +203,16 @@ class Http:
         self, fault: Fault, tried: _Attempts, endpoint: Endpoint, keys: AccessKeys | None
     ) -> bool:
         """Whether the next attempt goes elsewhere, or with other credentials; once each."""
-        if fault.is_elsewhere and not tried.was_moved and fault.region != endpoint.region:
+        if fault.names_region and not tried.was_moved and fault.region != endpoint.region:
             tried.was_moved = True
             if self.endpoint is endpoint:
                 self.endpoint = self._move(endpoint, fault.region)
                 self._proxy = environment.proxy_for(self.endpoint.url)
                 log.info("bucket %s is in %s, not %s", self._bucket, fault.region, endpoint.region)
             return True
-        if fault.may_mean_keys and self._identity and keys and not tried.was_renewed:
+        if fault.may_reject_keys and self._identity and keys and not tried.was_renewed:
             tried.was_renewed = True
-            return await self._identity.renew(keys, unknown=fault.is_of_keys)
+            return await self._identity.renew(keys, unknown=fault.rejects_keys)
         return False
 
     async def _attempt(

@@ -435,9 +435,9 @@ async def test_reading_an_archived_object_says_that_it_must_be_restored(s3):
 async def test_a_page_that_is_no_listing_says_so(s3):
     s3.rule = lambda _: Reply(200, b"<html>Welcome to the console</html>")
     async with open_bucket(s3.config(), pause=at_once) as bucket:
-        with pytest.raises(StoreUnavailableError, match="no answer of S3") as caught:
+        with pytest.raises(StoreUnavailableError, match="not an S3 response") as caught:
             await bucket.list_page("")
-    assert "is `endpoint-url` an S3 endpoint" in caught.value.hint
+    assert "`endpoint-url` is an S3 endpoint" in caught.value.hint
 
 
 @pytest.mark.parametrize(
