@@ -1,7 +1,7 @@
-"""The real object store: one S3 bucket, asked in signed requests (`http`).
+"""The real object store: one S3 bucket, by signed requests (`http`).
 
 Least privilege: ListBucket, and Get/Put/DeleteObject; HeadBucket and GetBucketLocation are never
-sent. An aiobotocore client was rejected for all of this: five times the CPU, 29 MB more memory.
+sent. An aiobotocore client was rejected: five times the CPU, 29 MB more memory.
 """
 
 import asyncio
@@ -56,15 +56,15 @@ async def open_bucket(
     credentials_dir: Path | None = None,
     clock: CredentialClock | None = None,
 ) -> AsyncIterator["Bucket"]:
-    """Find credentials, region and endpoint; nothing is asked of the bucket yet.
+    """Find credentials, region and endpoint; no request is sent to the bucket yet.
 
     observe: called after every attempt. watch: see `http.Watch`. pause: waits between attempts.
     credentials_dir: a mounted Secret, see `credentials.static_keys`; its keys win over all others.
 
     Raises:
-        BadOptionError: options or shared files that cannot be.
-        CredentialsError: none found, or their source failed.
-        UnsupportedError: a kind of bucket that is not built yet.
+        BadOptionError: invalid options or shared files.
+        CredentialsError: there are none, or their source failed.
+        UnsupportedError: a kind of bucket that is not supported.
 
     """
     session = session_for(config)

@@ -1,7 +1,7 @@
-"""Sends signed requests through one aiohttp session: deadlines, retries, region, fresh credentials.
+"""Signed requests over one aiohttp session: deadlines, retries, region, valid credentials.
 
 Measured against aiobotocore's client: four times the requests per CPU second. aiohttp's own retry
-of idempotent methods is off: it would repeat a conditional PUT unseen, whose second answer is 412.
+of idempotent methods is off: it would repeat a conditional PUT unnoticed, and the second is 412.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ log = logging.getLogger(__name__)
 
 CONNECTIONS = 64
 CONNECT_S = 10.0
-TOTAL_S = 60.0  # besides the time for the bytes, at the slowest rates below
+TOTAL_S = 60.0  # plus the time for the bytes, at the lowest rates below
 SLOWEST_BODY = 128 << 10  # bytes/s
 SLOWEST_STORE = 8 << 20  # bytes/s, copies inside the store
 SEND_BYTES = 256 << 10
 READ_BUFFER_BYTES = 512 << 10
-THREAD_FROM_BYTES = 1 << 20  # hashing more than this leaves the event loop's thread
+THREAD_FROM_BYTES = 1 << 20  # more than this is hashed in another thread
 FIRST_PAUSE_S = 0.1
 
-# Called with the prefix of a LIST, else None. Entered for each request, with all its attempts: an
-# error that is raised within, or given to what is yielded, is the outcome; else it is a success.
+# Called with the prefix of a LIST, else None. Entered for each request, with all its attempts. An
+# error that is raised inside, or passed to the yielded call, is the outcome; else it is a success.
 Watch: TypeAlias = Callable[[str | None], AbstractContextManager[Callable[[VolumeError], object]]]
 
 _LOST = (aiohttp.ClientError, TimeoutError, OSError)
@@ -49,7 +49,7 @@ _LOST = (aiohttp.ClientError, TimeoutError, OSError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """One attempt, for metrics and tests. status: 0 where no answer came."""
+    """One attempt, for metrics and tests. status: 0 if there was no answer."""
 
     kind: str
     status: int
@@ -62,8 +62,8 @@ class RequestRecord:
 class Response:
     """The last answer. fault, error: what S3 refused; None for a success.
 
-    root: of the body, where the request says what it is answered with.
-    maybe_done: an earlier attempt was lost after it may have taken effect.
+    root: of the body, if the request has `answered_with`.
+    maybe_done: an earlier attempt, whose answer was lost, may have taken effect.
     """
 
     status: int
@@ -82,7 +82,7 @@ class Response:
 
 @dataclass(slots=True)
 class _Attempts:
-    """What one `send` has tried so far."""
+    """The attempts of one `send` so far."""
 
     failures: int = 0
     maybe_done: bool = False
@@ -95,7 +95,7 @@ class Http:
 
     Lifetime: made inside a running loop; `close` when nothing is under way. Concurrency: any task
     may `send`; the endpoint changes only between awaits. Cancellation: a cancelled `send` closes
-    its connection; whether the store acted on it is unknown.
+    its connection; whether the request took effect is unknown.
     """
 
     def __init__(
@@ -114,12 +114,12 @@ class Http:
     ) -> None:
         self.endpoint = endpoint
         self.dialect = endpoint.dialect  # of the host, then of the answers
-        self.has_versions = False  # some answer told the version of an object
+        self.has_versions = False  # an answer had the version id of an object
         self._bucket, self._identity, self._move = bucket, identity, move
         self._max_attempts, self._observe, self._pause = max_attempts, observe, pause
         self._watch = watch or (lambda _: nullcontext(lambda _: None))
         self._proxy = environment.proxy_for(endpoint.url)
-        self._free = asyncio.Semaphore(CONNECTIONS)  # so that no deadline counts waiting in line
+        self._free = asyncio.Semaphore(CONNECTIONS)  # waiting for one is outside all deadlines
         self._own_headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=tls or True),
@@ -137,21 +137,21 @@ class Http:
         await self._session.close()
 
     async def done(self, request: Request) -> Response:
-        """Send; a refusal is raised as the error it stands for."""
+        """Send; raise the error of a refusal."""
         answer = await self.send(request)
         if answer.error is not None:
             raise answer.error
         return answer
 
     def error(self, request: Request, fault: Fault) -> VolumeError:
-        return faults.to_error(fault, self._asked(request))
+        return faults.to_error(fault, self._context(request))
 
     async def send(self, request: Request) -> Response:
         """Send until there is an answer that another attempt would not change.
 
         Raises:
             StoreUnavailableError, StoreTimeoutError: no answer in max_attempts attempts.
-            IntegrityError: the last of them was answered with what cannot be.
+            IntegrityError: the answer to the last of them was malformed.
             CredentialsError: credentials cannot be refreshed.
 
         """
@@ -162,56 +162,58 @@ class Http:
         return answer
 
     async def _send(self, request: Request) -> Response:
-        tried = _Attempts()
+        attempts = _Attempts()
         while True:
             endpoint = self.endpoint
             keys = await self._identity.keys() if self._identity else None
             try:
                 answer = await self._attempt(request, endpoint, keys)
             except (*_LOST, IntegrityError) as exc:
-                await self._lost(request, tried, exc)
+                await self._lost(request, attempts, exc)
                 continue
             fault = answer.fault
             if fault is None:
                 break
-            if fault.is_retryable and tried.failures + 1 < self._max_attempts:
-                tried.failures += 1
-                tried.maybe_done |= not fault.is_without_effect
-                await back_off(tried.failures, self._pause, first_s=FIRST_PAUSE_S)
-            elif not await self._mended(fault, tried, endpoint, keys):
+            if fault.is_retryable and attempts.failures + 1 < self._max_attempts:
+                attempts.failures += 1
+                attempts.maybe_done |= not fault.is_without_effect
+                await back_off(attempts.failures, self._pause, first_s=FIRST_PAUSE_S)
+            elif not await self._redirect_or_renew(fault, attempts, endpoint, keys):
                 break
         error = None if fault is None else self.error(request, fault)
-        return replace(answer, error=error, maybe_done=tried.maybe_done)
+        return replace(answer, error=error, maybe_done=attempts.maybe_done)
 
-    async def _lost(self, request: Request, tried: _Attempts, exc: Exception) -> None:
-        """No answer, or none that can be believed: wait for the next attempt.
+    async def _lost(self, request: Request, attempts: _Attempts, exc: Exception) -> None:
+        """Wait for the next attempt, after no answer or a malformed one.
 
         Raises:
-            VolumeError: there is none.
+            VolumeError: this was the last attempt.
 
         """
-        tried.failures += 1
-        tried.maybe_done |= not isinstance(exc, aiohttp.ClientConnectorError)
-        if tried.failures >= self._max_attempts or faults.is_untrusted(exc):
+        attempts.failures += 1
+        attempts.maybe_done |= not isinstance(exc, aiohttp.ClientConnectorError)
+        if attempts.failures >= self._max_attempts or faults.is_untrusted(exc):
             if isinstance(exc, IntegrityError):
                 raise exc
-            raise faults.from_connection(exc, self._asked(request)) from exc
-        if not isinstance(exc, aiohttp.ServerDisconnectedError) or tried.failures > 1:  # else stale
-            await back_off(tried.failures, self._pause, first_s=FIRST_PAUSE_S)
+            raise faults.from_connection(exc, self._context(request)) from exc
+        if (
+            not isinstance(exc, aiohttp.ServerDisconnectedError) or attempts.failures > 1
+        ):  # else stale
+            await back_off(attempts.failures, self._pause, first_s=FIRST_PAUSE_S)
 
-    async def _mended(
-        self, fault: Fault, tried: _Attempts, endpoint: Endpoint, keys: AccessKeys | None
+    async def _redirect_or_renew(
+        self, fault: Fault, attempts: _Attempts, endpoint: Endpoint, keys: AccessKeys | None
     ) -> bool:
-        """Whether the next attempt goes elsewhere, or with other credentials; once each."""
-        if fault.names_region and not tried.was_moved and fault.region != endpoint.region:
-            tried.was_moved = True
+        """Switch to another region or other keys, once each; whether to send again."""
+        if fault.names_region and not attempts.was_moved and fault.region != endpoint.region:
+            attempts.was_moved = True
             if self.endpoint is endpoint:
                 self.endpoint = self._move(endpoint, fault.region)
                 self._proxy = environment.proxy_for(self.endpoint.url)
                 log.info("bucket %s is in %s, not %s", self._bucket, fault.region, endpoint.region)
             return True
-        if fault.may_reject_keys and self._identity and keys and not tried.was_renewed:
-            tried.was_renewed = True
+        if fault.may_reject_keys and self._identity and keys and not attempts.was_renewed:
+            attempts.was_renewed = True
             return await self._identity.renew(keys, unknown=fault.rejects_keys)
         return False
 
@@ -263,7 +265,7 @@ class Http:
             request.check(status, response.headers, body)
         return Response(status=status, headers=response.headers, body=body, fault=fault, root=root)
 
-    def _asked(self, request: Request) -> RequestContext:
+    def _context(self, request: Request) -> RequestContext:
         return RequestContext(
             kind=request.kind,
             bucket=self._bucket,
@@ -282,22 +284,22 @@ def _total_s(request: Request) -> float:
 def _parsed(
     request: Request, status: int, headers: Mapping[str, str], body: bytes | bytearray
 ) -> tuple[Fault | None, etree._Element | None]:
-    """What the answer says: a refusal, or the root of the body that was asked for."""
+    """The refusal in an answer, or the root of the expected body."""
     if status >= 300:  # noqa: PLR2004
         return faults.read(status, headers, bytes(body)), None
-    is_data = request.kind == "GET"  # whatever an object holds
+    is_data = request.kind == "GET"  # an object's bytes
     root = None if is_data or not body else xml.parse(bytes(body))
     if root is not None and xml.name(root) == "Error":
         return faults.read_late(status, headers, bytes(body)), None
     if request.answered_with:
-        found = () if root is None else (root, *root)
-        if not any(xml.name(e) == request.answered_with for e in found):
+        elements = () if root is None else (root, *root)
+        if not any(xml.name(e) == request.answered_with for e in elements):
             return faults.read_late(status, headers, bytes(body)), None
     return None, root
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | bytearray:
-    """The whole body; a large one is copied once, into place, where aiohttp would join it twice."""
+    """The whole body. A large one is copied once, into place; aiohttp would copy it twice."""
     size = response.content_length or 0
     if size < THREAD_FROM_BYTES or response.method == "HEAD":
         return await response.read()
@@ -305,17 +307,17 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | bytearray:
     while at < size:
         piece, _ = await response.content.readchunk()
         if not piece:
-            break  # the length is compared with what was due by who asked
+            break  # the caller checks the length
         body[at : at + len(piece)] = piece
         at += len(piece)
     return body if at == size else body[:at]
 
 
 class _Body(aiohttp.Payload):
-    """A request's body, sent in pieces, each of which must leave us within quiet_s.
+    """A request's body, sent in pieces, each of which must be written within quiet_s.
 
-    aiohttp's own payload for bytes would hand 8 MiB to the transport at once, and measures no
-    progress while it waits.
+    aiohttp's own payload for bytes passes 8 MiB to the transport at once, and measures no progress
+    while it waits.
     """
 
     _autoclose = True
