@@ -18,10 +18,6 @@ def aws(name: str) -> str | None:
     return _environ.get(f"AWS_{name}") or None
 
 
-def aws_region() -> str | None:
-    return aws("REGION")
-
-
 def aws_endpoint_url(service: str = "S3") -> str | None:
     """The endpoint of the service, else the one for all services."""
     return aws(f"ENDPOINT_URL_{service}") or aws("ENDPOINT_URL")

@@ -70,21 +70,21 @@ class BucketHealth:
 
         listed: the prefix that a LIST is of. A cancelled request does not count.
         """
-        refusals: list[VolumeError] = []
+        is_prefix = listed == self._prefix
+        errors: list[VolumeError] = []
         request = object()
         self._started[request] = self._clock()
         try:
-            yield refusals.append
+            yield errors.append
+            if not errors:
+                self._succeeded(is_prefix=is_prefix)
         except VolumeError as exc:
-            refusals.append(exc)
+            errors.append(exc)
             raise
-        else:
-            if not refusals:
-                self._succeeded(is_prefix=listed == self._prefix)
         finally:
             del self._started[request]
-            for error in refusals:
-                self.failed(error, is_prefix=listed == self._prefix)
+            for error in errors:
+                self.failed(error, is_prefix=is_prefix)
 
     def failed(self, error: VolumeError, *, is_prefix: bool) -> None:
         """Count a failure. is_prefix: of a LIST of the mount's prefix."""
@@ -155,7 +155,6 @@ class HealthReporter:
             await self._report()
 
     async def _send_probe(self) -> None:
-        error: VolumeError
         try:
             async with asyncio.timeout(self._probe_within_s):
                 await self._probe()
@@ -164,12 +163,10 @@ class HealthReporter:
                 f"the bucket did not answer a LIST in {self._probe_within_s:g} s",
                 "check the network between this node and the store, and the store itself",
             )
+            self._health.failed(error, is_prefix=True)
         except VolumeError as exc:
             log.debug("the probe of the bucket failed: %s", exc, extra={"code": exc.code})
-            error = exc
-        else:
-            return
-        self._health.failed(error, is_prefix=True)
+            self._health.failed(exc, is_prefix=True)
 
     async def _report_changes(self) -> None:
         reported = ""

@@ -31,14 +31,7 @@ from csi_s3.s3.preserved_headers import PreservedHeaders
 from csi_s3.s3.request_headers import RequestHeaders
 from csi_s3.s3.response_headers import conditions, stored, version_of
 from csi_s3.s3.signing import Request
-from csi_s3.s3.store import (
-    MIN_PART_BYTES,
-    Buffer,
-    Chunk,
-    ListPage,
-    ObjectInfo,
-    ObjectStore,
-)
+from csi_s3.s3.store import MIN_PART_BYTES, Buffer, Chunk, ListPage, ObjectInfo, ObjectStore
 from csi_s3.tls import tls_context
 
 log = logging.getLogger(__name__)
@@ -77,10 +70,12 @@ async def open_bucket(
         )
         identity = RefreshableCredentials(chain, bucket=config.bucket, clock=clock)
         await identity.open()
+    headers = RequestHeaders(config)
     http = Http(
         bucket=config.bucket,
         endpoint=endpoint,
         identity=identity,
+        headers=headers.every,
         move=lambda old, region: moved(old, config, session, region),
         tls=tls_context(ca_bundle(config, session), endpoint.url),
         user_agent=f"{config.user_agent_prefix} csi-s3/{__version__}".strip(),
@@ -89,7 +84,7 @@ async def open_bucket(
         watch=watch,
         pause=pause,
     )
-    bucket = Bucket(config, http)
+    bucket = Bucket(config, http, headers)
     try:
         yield bucket
     finally:
@@ -104,13 +99,13 @@ class Bucket(ObjectStore):
 
     min_part_bytes = MIN_PART_BYTES
 
-    def __init__(self, config: BucketConfig, http: Http) -> None:
-        self._http, self._headers = http, RequestHeaders(config)
+    def __init__(self, config: BucketConfig, http: Http, headers: RequestHeaders) -> None:
+        self._http, self._headers = http, headers
         self.conditional_writes = http.dialect.compares_writes
-        self._preserved = PreservedHeaders(http, self._headers)
+        self._preserved = PreservedHeaders(http)
         self._sums = checksums.algorithm(config.upload_checksums)
-        self._deletion = Deletion(http, self._headers)
-        self._empty_prefixes = EmptyPrefixes(http, self._headers)
+        self._deletion = Deletion(http)
+        self._empty_prefixes = EmptyPrefixes(http)
 
     @override
     def __repr__(self) -> str:
@@ -122,14 +117,14 @@ class Bucket(ObjectStore):
 
     @override
     async def head(self, key: str) -> ObjectInfo:
-        return await get_object.head(self._http, self._headers, key)
+        return await get_object.head(self._http, key)
 
     @override
     async def list_page(
         self, prefix: str, *, delimiter: str = "/", token: str | None = None, max_keys: int = 1000
     ) -> ListPage:
         page = await list_objects.list_page(
-            self._http, self._headers, prefix, delimiter=delimiter, token=token, max_keys=max_keys
+            self._http, prefix, delimiter=delimiter, token=token, max_keys=max_keys
         )
         return await self._empty_prefixes.without(page)
 
@@ -137,7 +132,7 @@ class Bucket(ObjectStore):
     async def read_range(
         self, key: str, start: int, length: int, *, etag: str | None = None
     ) -> Chunk:
-        return await get_object.read_range(self._http, self._headers, key, start, length, etag=etag)
+        return await get_object.read_range(self._http, key, start, length, etag=etag)
 
     @override
     async def put(
@@ -178,7 +173,6 @@ class Bucket(ObjectStore):
                 method="PUT",
                 key=key,
                 headers={
-                    **self._headers.every,
                     **self._headers.new_object(key, metadata, preserved),
                     **conditions(if_none_match=if_none_match, if_match=if_match),
                     **checksum,
@@ -194,32 +188,22 @@ class Bucket(ObjectStore):
             etag = version_of(f"PUT {key!r}", answer.headers)
             return ObjectInfo(key=key, size=len(data), etag=etag, last_modified=0.0)
         if isinstance(error, PreconditionFailedError) and answer.maybe_done:
-            # Without a version that it replaced or metadata, it may be another client's object.
-            made = (
-                await self._find_made(key, data, sums, metadata) if if_match or metadata else None
-            )
-            if made is not None:
-                return made
+            checksum = {sums.header: sums.of(data)} if sums else {}
+            etag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+            if if_match or metadata:  # else it may be another client's object
+                made = await get_object.find_made(
+                    self._http,
+                    key,
+                    etag=etag,
+                    size=len(data),
+                    checksums=checksum,
+                    metadata=metadata,
+                )
+                if made is not None:
+                    return made
         if if_match and isinstance(error, NotFoundError):
             raise PreconditionFailedError(error.what, "the object is gone")
         raise error
-
-    async def _find_made(
-        self, key: str, data: Buffer, sums: Algorithm | None, metadata: Mapping[str, str]
-    ) -> ObjectInfo | None:
-        """The object, if an earlier attempt whose answer was lost has made it."""
-        try:
-            return await get_object.find_made(
-                self._http,
-                self._headers,
-                key,
-                etag=f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"',
-                size=len(data),
-                checksums={sums.header: sums.of(data)} if sums else {},
-                metadata=metadata,
-            )
-        except VolumeError:
-            return None
 
     async def _send_checked(
         self, request: Callable[[Algorithm | None], Request]
@@ -257,12 +241,7 @@ class Bucket(ObjectStore):
             return await self._preserved.write(await self._preserved.of_version(source), put)
         return await self._preserved.try_tags(
             lambda tags: copy_object.copy(
-                self._http,
-                self._headers,
-                source,
-                key,
-                if_none_match=if_none_match,
-                with_tags=tags,
+                self._http, self._headers, source, key, if_none_match=if_none_match, with_tags=tags
             )
         )
 
@@ -290,7 +269,6 @@ class Bucket(ObjectStore):
                 key=key,
                 query={"uploads": ""},
                 headers={
-                    **self._headers.every,
                     **self._headers.new_object(key, {}, preserved),
                     **({"x-amz-checksum-algorithm": named.name} if named else {}),
                     **(

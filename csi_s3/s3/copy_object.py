@@ -29,13 +29,12 @@ async def copy(
 
     """
     if if_none_match and not http.dialect.compares_copy_target:
-        await _refuse_existing(http, headers, key)
+        await _refuse_existing(http, key)
     request = Request(
         kind="COPY",
         method="PUT",
         key=key,
         headers={
-            **headers.every,
             **headers.copied(source),
             **conditions(if_none_match=if_none_match),
             **({} if with_tags else {"x-amz-tagging-directive": "REPLACE"}),
@@ -46,10 +45,10 @@ async def copy(
     )
     answer = await http.send(request)
     if answer.fault is not None and isinstance(answer.error, PreconditionFailedError):
-        if not if_none_match or await _is_changed(http, headers, source, answer.fault):
+        if not if_none_match or await _is_changed(http, source, answer.fault):
             raise get_object.changed(source.key, source.etag) from answer.error
         if answer.maybe_done:
-            present = await get_object.head(http, headers, key)
+            present = await get_object.head(http, key)
             if (present.size, present.etag) == (source.size, source.etag):
                 return present  # of the attempt whose answer was lost; the bytes are the same
     if answer.error is not None:
@@ -65,22 +64,20 @@ async def copy(
     return info
 
 
-async def _refuse_existing(http: Http, headers: RequestHeaders, key: str) -> None:
+async def _refuse_existing(http: Http, key: str) -> None:
     """Ask first, though another client may create the object before the copy."""
     try:
-        await get_object.head(http, headers, key)
+        await get_object.head(http, key)
     except NotFoundError:
         return
     raise PreconditionFailedError(f"COPY to {key!r}: it exists")
 
 
-async def _is_changed(
-    http: Http, headers: RequestHeaders, source: ObjectInfo, fault: Fault
-) -> bool:
+async def _is_changed(http: Http, source: ObjectInfo, fault: Fault) -> bool:
     """Which of a copy's two conditions failed: the source's (True) or the target's."""
     if "copy-source" in fault.condition.lower():
         return True
     try:
-        return (await get_object.head(http, headers, source.key)).etag != source.etag
+        return (await get_object.head(http, source.key)).etag != source.etag
     except NotFoundError:
         return True

@@ -18,7 +18,6 @@ from csi_s3.errors import (
 )
 from csi_s3.s3 import faults, get_object, xml
 from csi_s3.s3.http import Http
-from csi_s3.s3.request_headers import RequestHeaders
 from csi_s3.s3.response_headers import conditions
 from csi_s3.s3.signing import Request
 
@@ -30,17 +29,14 @@ _UNCERTAIN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "Not
 class Deletion:
     """compares: until a batch with ETags was refused; then batches go without."""
 
-    def __init__(self, http: Http, headers: RequestHeaders) -> None:
-        self._http, self._headers = http, headers
+    def __init__(self, http: Http) -> None:
+        self._http = http
         self._compares = True
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         """As `store.ObjectStore.delete`."""
         request = Request(
-            kind="DELETE",
-            method="DELETE",
-            key=key,
-            headers={**self._headers.every, **conditions(if_match=if_match)},
+            kind="DELETE", method="DELETE", key=key, headers=conditions(if_match=if_match)
         )
         try:
             await self._http.done(request)
@@ -96,11 +92,7 @@ class Deletion:
         )
         body = f"<Delete><Quiet>true</Quiet>{items}</Delete>".encode()
         md5 = hashlib.md5(body, usedforsecurity=False).digest()
-        headers = {
-            **self._headers.every,
-            "Content-Type": "application/xml",
-            "Content-MD5": base64.b64encode(md5).decode(),
-        }
+        headers = {"Content-Type": "application/xml", "Content-MD5": base64.b64encode(md5).decode()}
         root = (await self._http.done(_request("", headers, body))).root
         failed = {}
         for child in root if root is not None else ():

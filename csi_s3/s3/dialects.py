@@ -9,8 +9,6 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from typing_extensions import override
-
 _AWS_HOST = re.compile(r"(^|\.)(amazonaws\.(com|com\.cn|eu)|api\.aws)$")
 
 
@@ -29,7 +27,6 @@ class Dialect:
     lists_deleted_prefixes: LIST has prefixes below which only delete markers are left.
     """
 
-    name: str
     virtual_hosts: bool = False
     compares_writes: bool | None = None
     compares_copy_target: bool = False
@@ -40,13 +37,8 @@ class Dialect:
     checks_object_size: bool = False
     lists_deleted_prefixes: bool = False
 
-    @override
-    def __repr__(self) -> str:
-        return f"<Dialect {self.name}>"
-
 
 AWS = Dialect(
-    name="AWS",
     virtual_hosts=True,
     compares_writes=True,
     compares_copy_target=True,
@@ -57,13 +49,8 @@ AWS = Dialect(
 # An upload that names an algorithm must have a checksum in every part, and MinIO's UploadPartCopy
 # computes none (PutObjectPart in cmd/erasure-multipart.go: 400 "checksum missing"). Prefixes:
 # docs/decisions/0014. Encryption is named in the answers to PUT, PART, GET and HEAD only.
-MINIO = Dialect(
-    name="MinIO",
-    names_upload_checksum=False,
-    reports_encryption=False,
-    lists_deleted_prefixes=True,
-)
-COMPATIBLE = Dialect(name="S3-compatible")
+MINIO = Dialect(names_upload_checksum=False, reports_encryption=False, lists_deleted_prefixes=True)
+COMPATIBLE = Dialect()
 
 
 def of_host(url: str | None) -> Dialect:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from csi_s3.errors import VolumeError
 from csi_s3.s3 import list_objects, xml
 from csi_s3.s3.http import Http
-from csi_s3.s3.request_headers import RequestHeaders
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ListPage
 
@@ -21,8 +20,8 @@ PARALLEL = 16  # of 64 connections
 class EmptyPrefixes:
     """Lifetime: the bucket's. Concurrency: any number of pages; the first asks for versioning."""
 
-    def __init__(self, http: Http, headers: RequestHeaders) -> None:
-        self._http, self._headers = http, headers
+    def __init__(self, http: Http) -> None:
+        self._http = http
         self._was_versioned: bool | None = None  # None: not asked yet
 
     async def without(self, page: ListPage) -> ListPage:
@@ -39,9 +38,7 @@ class EmptyPrefixes:
         async def has_key(prefix: str) -> bool | VolumeError:
             async with slots:
                 try:
-                    below = await list_objects.list_page(
-                        self._http, self._headers, prefix, max_keys=1
-                    )
+                    below = await list_objects.list_page(self._http, prefix, max_keys=1)
                 except VolumeError as exc:
                     return exc
             return bool(below.objects or below.next_token)  # more pages: not known, so shown
@@ -73,7 +70,6 @@ class EmptyPrefixes:
             kind="GET-VERSIONING",
             method="GET",
             query={"versioning": ""},
-            headers=self._headers.every,
             answered_with="VersioningConfiguration",
         )
         answer = await self._http.send(request)

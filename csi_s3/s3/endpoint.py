@@ -57,7 +57,7 @@ def load_rules(service: str = "s3") -> EndpointProvider:
 
 def region_for(config: BucketConfig, session: AioSession) -> str:
     """The option, AWS_REGION, AWS_DEFAULT_REGION, the profile, else us-east-1."""
-    region = config.region or environment.aws_region() or session.get_config_variable("region")
+    region = config.region or environment.aws("REGION") or session.get_config_variable("region")
     return str(region or DEFAULT_REGION)
 
 
@@ -121,7 +121,7 @@ def moved(endpoint: Endpoint, config: BucketConfig, session: AioSession, region:
 
 def sts_region(config: BucketConfig, session: AioSession) -> str:
     """The environment's region, whose STS may be the only one that can be reached; else S3's."""
-    own = environment.aws_region() or session.get_config_variable("region")
+    own = environment.aws("REGION") or session.get_config_variable("region")
     return str(own or region_for(config, session))
 
 

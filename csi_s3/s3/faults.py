@@ -40,32 +40,13 @@ _RETRYABLE_BELOW_500 = frozenset({408, 425, 429, 499})
 _FINAL_FROM_500 = frozenset({501, 505, 506, 507, 508, 510, 511})
 # The body was damaged or cut off on its way to the store; it can be sent again.
 _DAMAGED = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
-_RETRYABLE_CODES = _DAMAGED | frozenset(
-    {
-        "IncompleteBody",
-        "ClientDisconnected",  # MinIO: a proxy in front of it gave up
-        "XMinioBackendDown",
-        "InternalError",
-        "OperationAborted",
-        "ConditionalRequestConflict",  # 409: another request was under way
-        "PriorRequestNotComplete",
-        "TransientError",
-        "ServiceUnavailable",
-        _NOT_S3,
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "SlowDown",
-        "SlowDownRead",
-        "SlowDownWrite",
-        "BandwidthLimitExceeded",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "Throttling",
-        "ThrottledException",
-        "ThrottlingException",
-        "TooManyRequests",
-    }
+# Besides the damaged ones. ClientDisconnected: MinIO behind a proxy that gave up.
+# ConditionalRequestConflict: 409, another request was under way.
+_RETRYABLE_CODE = re.compile(
+    r"IncompleteBody|ClientDisconnected|XMinioBackendDown|InternalError|ServiceUnavailable"
+    r"|OperationAborted|ConditionalRequestConflict|PriorRequestNotComplete|TransientError"
+    r"|RequestTimeout(Exception)?|SlowDown(Read|Write)?|(Bandwidth|Request)LimitExceeded"
+    r"|TooManyRequests|RequestThrottled(Exception)?|Throttl(ed|ing)Exception|Throttling"
 )
 _EXPIRED = frozenset(
     {
@@ -178,7 +159,8 @@ class Fault:
     def is_retryable(self) -> bool:
         if self.no_room is not None:
             return False
-        return is_passing(self.status) or self.code in _RETRYABLE_CODES
+        is_code = self.code in _DAMAGED | {_NOT_S3} or _RETRYABLE_CODE.fullmatch(self.code)
+        return is_passing(self.status) or bool(is_code)
 
     @property
     def is_without_effect(self) -> bool:

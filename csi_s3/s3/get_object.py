@@ -22,34 +22,30 @@ _CHECK_ENDPOINT = "check that `endpoint-url` is an S3 endpoint and that no proxy
 READ_AGAIN = 3  # an object that grows between HEAD and GET; no real one does so three times
 
 
-async def head(http: Http, headers: RequestHeaders, key: str) -> ObjectInfo:
+async def head(http: Http, key: str) -> ObjectInfo:
     try:
-        return await _head(http, headers, key)
+        return await _head(http, key)
     except StoreRefusedError:
         # 400 without a body: another region or an expired token. The answer to a GET names it.
-        return (await read_range(http, headers, key, 0, 1)).info
+        return (await read_range(http, key, 0, 1)).info
+
+
+async def head_object(http: Http, key: str, **headers: str) -> Mapping[str, str]:
+    """All headers of the answer to a HEAD."""
+    request = Request(kind="HEAD", method="HEAD", key=key, headers=headers)
+    return (await http.done(request)).headers
 
 
 async def read_range(
-    http: Http,
-    headers: RequestHeaders,
-    key: str,
-    start: int,
-    length: int,
-    *,
-    etag: str | None = None,
+    http: Http, key: str, start: int, length: int, *, etag: str | None = None
 ) -> Chunk:
     if length <= 0:
-        return await _empty(http, headers, key, etag)
+        return await _empty(http, key, etag)
     request = Request(
         kind="GET",
         method="GET",
         key=key,
-        headers={
-            **headers.every,
-            **conditions(if_match=etag),
-            "Range": f"bytes={start}-{start + length - 1}",
-        },
+        headers={**conditions(if_match=etag), "Range": f"bytes={start}-{start + length - 1}"},
         answer_bytes=length,
         check=_of_range(key, start, length),
     )
@@ -65,7 +61,7 @@ async def read_range(
             raise changed(key, etag) from answer.error
         if answer.status != 416:  # noqa: PLR2004 - at or behind the end
             raise answer.error
-        chunk = await _empty(http, headers, key, etag)
+        chunk = await _empty(http, key, etag)
         if chunk.info.size <= start:
             return chunk  # else it has grown since
     raise IntegrityError(f"GET {key!r}: no range from {start}, although HEAD reports more bytes")
@@ -77,7 +73,6 @@ def changed(key: str, etag: str | None) -> ObjectChangedError:
 
 async def find_made(
     http: Http,
-    headers: RequestHeaders,
     key: str,
     *,
     etag: str,
@@ -90,14 +85,8 @@ async def find_made(
     etag: of these bytes without KMS encryption. checksums: by header name, any of which proves the
     same with it. Size and number of parts prove nothing: two clients that edit one object agree.
     """
-    head = Request(
-        kind="HEAD",
-        method="HEAD",
-        key=key,
-        headers={**headers.every, "x-amz-checksum-mode": "ENABLED"},
-    )
     try:
-        answer = (await http.done(head)).headers
+        answer = await head_object(http, key, **{"x-amz-checksum-mode": "ENABLED"})
     except NotFoundError:
         return None
     info = describe(key, answer)
@@ -121,9 +110,8 @@ async def check_encryption(
 
     """
     if headers.encrypts and not http.dialect.reports_encryption:
-        head = Request(kind="HEAD", method="HEAD", key=made.key, headers=headers.every)
         try:
-            answer = (await http.done(head)).headers
+            answer = await head_object(http, made.key)
         except NotFoundError:
             return
         if describe(made.key, answer).etag != made.etag:
@@ -131,19 +119,17 @@ async def check_encryption(
     headers.check_encryption(repr(made.key), answer)
 
 
-async def _head(http: Http, headers: RequestHeaders, key: str) -> ObjectInfo:
-    request = Request(
-        kind="HEAD",
-        method="HEAD",
-        key=key,
-        headers=headers.every,
-        check=lambda _status, answer, _body: _check_head(key, answer),
-    )
+async def _head(http: Http, key: str) -> ObjectInfo:
+    def check(_status: int, headers: Mapping[str, str], _body: Buffer) -> None:
+        describe(key, headers)
+        _check_version(key, headers)
+
+    request = Request(kind="HEAD", method="HEAD", key=key, check=check)
     return describe(key, (await http.done(request)).headers)
 
 
-async def _empty(http: Http, headers: RequestHeaders, key: str, etag: str | None) -> Chunk:
-    info = await _head(http, headers, key)
+async def _empty(http: Http, key: str, etag: str | None) -> Chunk:
+    info = await _head(http, key)
     if etag is not None and info.etag != etag:
         raise changed(key, etag)
     return Chunk(info=info, data=b"")
@@ -188,8 +174,3 @@ def _check_version(key: str, headers: Mapping[str, str]) -> None:
     """Without an ETag it is a proxy's page. Markers may lack one: their content is never used."""
     if not headers.get("ETag") and not key.endswith("/"):
         raise IntegrityError(f"{key!r}: the answer has no ETag", _CHECK_ENDPOINT)
-
-
-def _check_head(key: str, headers: Mapping[str, str]) -> None:
-    describe(key, headers)
-    _check_version(key, headers)

@@ -96,6 +96,7 @@ class Http:
     Lifetime: made inside a running loop; `close` when nothing is under way. Concurrency: any task
     may `send`; the endpoint changes only between awaits. Cancellation: a cancelled `send` closes
     its connection; whether the request took effect is unknown.
+    headers: sent with every request.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Http:
         bucket: str,
         endpoint: Endpoint,
         identity: RefreshableCredentials | None,
+        headers: Mapping[str, str],
         move: Callable[[Endpoint, str], Endpoint],
         tls: ssl.SSLContext | None,
         user_agent: str,
@@ -116,6 +118,7 @@ class Http:
         self.dialect = endpoint.dialect  # of the host, then of the answers
         self.has_versions = False  # an answer had the version id of an object
         self._bucket, self._identity, self._move = bucket, identity, move
+        self._headers = headers
         self._max_attempts, self._observe, self._pause = max_attempts, observe, pause
         self._watch = watch or (lambda _: nullcontext(lambda _: None))
         self._proxy = environment.proxy_for(endpoint.url)
@@ -162,6 +165,7 @@ class Http:
         return answer
 
     async def _send(self, request: Request) -> Response:
+        request = replace(request, headers={**self._headers, **request.headers})
         attempts = _Attempts()
         while True:
             endpoint = self.endpoint
@@ -196,9 +200,8 @@ class Http:
             if isinstance(exc, IntegrityError):
                 raise exc
             raise faults.from_connection(exc, self._context(request)) from exc
-        if (
-            not isinstance(exc, aiohttp.ServerDisconnectedError) or attempts.failures > 1
-        ):  # else stale
+        is_stale = isinstance(exc, aiohttp.ServerDisconnectedError) and attempts.failures == 1
+        if not is_stale:
             await back_off(attempts.failures, self._pause, first_s=FIRST_PAUSE_S)
 
     async def _redirect_or_renew(

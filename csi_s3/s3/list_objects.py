@@ -12,7 +12,6 @@ from lxml import etree
 from csi_s3.errors import IntegrityError
 from csi_s3.s3 import xml
 from csi_s3.s3.http import Http
-from csi_s3.s3.request_headers import RequestHeaders
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ListPage, ObjectInfo
 
@@ -20,13 +19,7 @@ ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 async def list_page(
-    http: Http,
-    headers: RequestHeaders,
-    prefix: str,
-    *,
-    delimiter: str = "",
-    token: str | None = None,
-    max_keys: int,
+    http: Http, prefix: str, *, delimiter: str = "", token: str | None = None, max_keys: int
 ) -> ListPage:
     """As `store.ObjectStore.list_page`, with the prefixes as the store lists them.
 
@@ -47,7 +40,7 @@ async def list_page(
         kind="LIST",
         method="GET",
         query={name: value for name, value in query.items() if value},
-        headers={**headers.every, **(restores if http.dialect.reports_restores else {})},
+        headers=restores if http.dialect.reports_restores else {},
         answered_with="ListBucketResult",
     )
     root = (await http.done(request)).root

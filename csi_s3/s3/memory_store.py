@@ -112,12 +112,7 @@ class MemoryStore(ObjectStore):
 
     @override
     async def list_page(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        token: str | None = None,
-        max_keys: int = 1000,
+        self, prefix: str, *, delimiter: str = "/", token: str | None = None, max_keys: int = 1000
     ) -> ListPage:
         await self._enter("LIST", prefix)
         if self.is_sparse and not (token or "").startswith(_AFTER_NOTHING):

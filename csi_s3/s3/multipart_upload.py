@@ -60,11 +60,7 @@ class MultipartUpload(Upload):
             method="PUT",
             key=self._key,
             query={"partNumber": str(number), "uploadId": self._id},
-            headers={
-                **self._headers.every,
-                "Content-Type": "application/octet-stream",
-                **checksum,
-            },
+            headers={"Content-Type": "application/octet-stream", **checksum},
             body=data,
             check=stored(f"part {number} of {self._key!r}", checksum),
         )
@@ -80,7 +76,6 @@ class MultipartUpload(Upload):
             key=self._key,
             query={"partNumber": str(number), "uploadId": self._id},
             headers={
-                **self._headers.every,
                 **self._headers.copy_source(source),
                 "x-amz-copy-source-range": f"bytes={start}-{start + length - 1}",
             },
@@ -125,11 +120,7 @@ class MultipartUpload(Upload):
     @override
     async def abort(self) -> None:
         request = Request(
-            kind="ABORT",
-            method="DELETE",
-            key=self._key,
-            query={"uploadId": self._id},
-            headers=self._headers.every,
+            kind="ABORT", method="DELETE", key=self._key, query={"uploadId": self._id}
         )
         try:
             await self._http.done(request)
@@ -148,7 +139,7 @@ class MultipartUpload(Upload):
     def _complete_request(
         self, parts: Sequence[Part], headers: dict[str, str], *, size: int, whole: str
     ) -> Request:
-        headers = {**self._headers.every, **headers, "Content-Type": "application/xml"}
+        headers = {**headers, "Content-Type": "application/xml"}
         if self._http.dialect.checks_object_size:
             headers["x-amz-mp-object-size"] = str(size)
         if self._sums and self._sums.full_object and whole:
@@ -174,7 +165,6 @@ class MultipartUpload(Upload):
         """As `Upload.made`, by the ETag that S3 computes from the parts', or by the checksum."""
         return await get_object.find_made(
             self._http,
-            self._headers,
             self._key,
             etag=_etag_of(parts),
             size=sum(part.size for part in parts),

@@ -14,7 +14,7 @@ from lxml import etree
 from csi_s3.errors import AccessDeniedError, NotFoundError
 from csi_s3.s3 import get_object, xml
 from csi_s3.s3.http import Http
-from csi_s3.s3.request_headers import SSE, SSE_KEY, RequestHeaders
+from csi_s3.s3.request_headers import SSE, SSE_KEY
 from csi_s3.s3.response_headers import describe
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ObjectInfo
@@ -46,8 +46,8 @@ class PreservedHeaders:
     from then on changes and copies are made without tags.
     """
 
-    def __init__(self, http: Http, headers: RequestHeaders) -> None:
-        self._http, self._headers = http, headers
+    def __init__(self, http: Http) -> None:
+        self._http = http
         self._has_tags = True
 
     async def of(self, key: str) -> dict[str, str]:
@@ -56,7 +56,7 @@ class PreservedHeaders:
         Options of the volume win over them: put those behind.
         """
         try:
-            return await self._read(key, await self._head(key))
+            return await self._read(key, await get_object.head_object(self._http, key))
         except (NotFoundError, AccessDeniedError):
             return {}
 
@@ -67,7 +67,7 @@ class PreservedHeaders:
             NotFoundError, ObjectChangedError: the source is gone, or another version.
 
         """
-        answer = await self._head(source.key)
+        answer = await get_object.head_object(self._http, source.key)
         if source.etag and describe(source.key, answer).etag != source.etag:
             raise get_object.changed(source.key, source.etag)
         return await self._read(source.key, answer)
@@ -98,10 +98,6 @@ class PreservedHeaders:
             self._drop_tags(denied)
             return result
 
-    async def _head(self, key: str) -> Mapping[str, str]:
-        head = Request(kind="HEAD", method="HEAD", key=key, headers=self._headers.every)
-        return (await self._http.done(head)).headers
-
     async def _read(self, key: str, answer: Mapping[str, str]) -> dict[str, str]:
         preserved = {name: answer[name] for name in _PRESERVED if answer.get(name)}
         preserved |= {k.lower(): v for k, v in answer.items() if k.lower().startswith(_META)}
@@ -111,12 +107,7 @@ class PreservedHeaders:
 
     async def _read_tags(self, key: str) -> dict[str, str]:
         request = Request(
-            kind="GET-TAGS",
-            method="GET",
-            key=key,
-            query={"tagging": ""},
-            headers=self._headers.every,
-            answered_with="TagSet",
+            kind="GET-TAGS", method="GET", key=key, query={"tagging": ""}, answered_with="TagSet"
         )
         try:
             answer = await self._http.done(request)

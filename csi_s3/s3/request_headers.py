@@ -14,7 +14,7 @@ SSE_KEY = "x-amz-server-side-encryption-aws-kms-key-id"
 
 
 class RequestHeaders:
-    """Built once for a volume; `every` goes with all of its requests."""
+    """Built once for a volume. every: sent with all of its requests (`Http`)."""
 
     def __init__(self, config: BucketConfig) -> None:
         self._bucket, self._owner = config.bucket, config.expected_bucket_owner

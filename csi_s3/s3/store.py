@@ -139,12 +139,7 @@ class ObjectStore(Protocol):
         ...
 
     async def list_page(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        token: str | None = None,
-        max_keys: int = 1000,
+        self, prefix: str, *, delimiter: str = "/", token: str | None = None, max_keys: int = 1000
     ) -> ListPage:
         """One page of the keys under prefix; with a delimiter, grouped into prefixes at it."""
         ...

@@ -58,11 +58,11 @@ async def test_a_bucket_that_moved_has_the_proxy_of_its_new_endpoint(aws_keys, s
             bucket="bkt",
             endpoint=near,
             identity=None,
+            headers={},
             move=lambda old, region: replace(old, url=s3.endpoint, region=region),
             tls=None,
             user_agent="",
             max_attempts=1,
-            observe=None,
             pause=at_once,
         )
         try:

@@ -7,7 +7,7 @@ volumes with such a profile pay for their refresh, 14 MB for an STS client.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from typing_extensions import override
 from csi_s3.config import environment
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import BadOptionError, CredentialsError
+from csi_s3.s3.credentials.fetch import Pause
 from csi_s3.s3.credentials.instance_credentials import ContainerCredentials, InstanceCredentials
 from csi_s3.s3.credentials.refresh import (
     AccessKeys,
@@ -106,7 +107,7 @@ def chain_for(
     *,
     credentials_dir: Path | None,
     clock: CredentialClock,
-    pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    pause: Pause = asyncio.sleep,
 ) -> CredentialChain:
     """The sources for this bucket; nothing is asked yet. A profile that is named wins over keys."""
     files = None
@@ -132,7 +133,7 @@ def chain_for(
 
 
 def _web_identity(
-    config: BucketConfig, session: AioSession, pause: Callable[[float], Awaitable[object]]
+    config: BucketConfig, session: AioSession, pause: Pause
 ) -> CredentialSource | str:
     token_file = environment.aws("WEB_IDENTITY_TOKEN_FILE")
     if token_file is None:
@@ -148,7 +149,7 @@ def _web_identity(
     )
 
 
-def _container(pause: Callable[[float], Awaitable[object]]) -> CredentialSource | str:
+def _container(pause: Pause) -> CredentialSource | str:
     relative = environment.aws("CONTAINER_CREDENTIALS_RELATIVE_URI")
     url = _ECS + relative if relative else environment.aws("CONTAINER_CREDENTIALS_FULL_URI")
     if url is None:

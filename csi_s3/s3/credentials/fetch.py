@@ -16,7 +16,9 @@ from csi_s3.aio import back_off
 from csi_s3.s3 import faults
 
 ANSWER_BYTES = 1 << 20
+FIRST_PAUSE_S = 0.3
 
+Pause = Callable[[float], Awaitable[object]]
 LOST = (aiohttp.ClientError, TimeoutError, OSError, ValueError)  # ValueError: no URL
 
 
@@ -35,56 +37,50 @@ class Reply:
     headers: Mapping[str, str]
     body: bytes
 
-    @property
-    def is_passing(self) -> bool:
-        """Whether another attempt may be answered otherwise, by the status alone."""
-        return faults.is_passing(self.status)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempts:
-    """How often a request is sent. within_s: for one attempt. first_pause_s: doubles after each."""
-
-    count: int
-    within_s: float
-    first_pause_s: float
-    pause: Callable[[float], Awaitable[object]]
-
 
 async def fetch(
     method: str,
     url: str,
     *,
-    attempts: Attempts,
+    attempts: int,
+    within_s: float,
+    pause: Pause,
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
     proxy: str | None = None,
     tls: ssl.SSLContext | None = None,
-    is_passing: Callable[[Reply], bool] = lambda reply: reply.is_passing,
+    is_passing: Callable[[Reply], bool] = lambda reply: faults.is_passing(reply.status),
 ) -> Reply:
-    """Send until there is an answer that is final, or no attempt is left; redirects are answers.
+    """Send until there is a final answer, or no attempt is left. Redirects are answers.
 
-    is_passing: whether an answer may be another one next time.
+    within_s: for one attempt. is_passing: whether the next attempt may be answered otherwise.
 
     Raises:
         One of LOST: the last attempt had no answer, or one that is too long.
 
     """
-    for failures in range(attempts.count):
+    for failures in range(attempts):
         if failures:
-            await back_off(failures, attempts.pause, first_s=attempts.first_pause_s)
+            await back_off(failures, pause, first_s=FIRST_PAUSE_S)
         try:
-            reply = await _send(
-                method,
-                url,
-                within_s=attempts.within_s,
-                headers=headers,
-                form=form,
-                proxy=proxy,
-                tls=tls,
-            )
+            async with (
+                aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(limit=1, ssl=tls or True, force_close=True),
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    timeout=aiohttp.ClientTimeout(total=within_s),
+                ) as session,
+                session.request(
+                    method,
+                    URL(url),
+                    headers={"User-Agent": f"csi-s3/{__version__}", **(headers or {})},
+                    data=form,
+                    allow_redirects=False,
+                    proxy=proxy,
+                ) as response,
+            ):
+                reply = Reply(response.status, response.headers, await _read(response))
         except LOST as exc:
-            if failures + 1 == attempts.count or faults.is_untrusted(exc):
+            if failures + 1 == attempts or faults.is_untrusted(exc):
                 raise
             continue
         if not is_passing(reply):
@@ -92,34 +88,10 @@ async def fetch(
     return reply
 
 
-async def _send(
-    method: str,
-    url: str,
-    *,
-    within_s: float,
-    headers: Mapping[str, str] | None,
-    form: Mapping[str, str] | None,
-    proxy: str | None,
-    tls: ssl.SSLContext | None,
-) -> Reply:
-    async with (
-        aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=1, ssl=tls or True, force_close=True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=within_s),
-        ) as session,
-        session.request(
-            method,
-            URL(url),
-            headers={"User-Agent": f"csi-s3/{__version__}", **(headers or {})},
-            data=form,
-            allow_redirects=False,
-            proxy=proxy,
-        ) as response,
-    ):
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > ANSWER_BYTES:
-                raise aiohttp.ClientPayloadError(f"more than {ANSWER_BYTES} bytes")
-        return Reply(response.status, response.headers, bytes(body))
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > ANSWER_BYTES:
+            raise aiohttp.ClientPayloadError(f"more than {ANSWER_BYTES} bytes")
+    return bytes(body)

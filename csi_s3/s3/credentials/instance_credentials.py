@@ -8,8 +8,8 @@ no answer, and fall back to the unprotected version 1 of the protocol.
 import asyncio
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -29,7 +29,6 @@ from csi_s3.s3.credentials.static_keys import printable
 
 ATTEMPTS = 2
 WITHIN_S = 2.0  # one attempt
-FIRST_PAUSE_S = 0.1
 _POD_IDENTITY = (
     "check the Pod Identity association of the driver's namespace and service account, that its"
     " role trusts pods.eks.amazonaws.com with sts:AssumeRole and sts:TagSession, and that"
@@ -42,13 +41,6 @@ HOP_LIMIT = (
     "the instance's metadata hop limit of 1 blocks pods: raise it to 2, or set"
     " mounter.hostNetwork=true in the chart"
 )
-Pause = Callable[[float], Awaitable[object]]
-
-
-def _attempts(within_s: float, pause: Pause) -> fetch.Attempts:
-    return fetch.Attempts(
-        count=ATTEMPTS, within_s=within_s, first_pause_s=FIRST_PAUSE_S, pause=pause
-    )
 
 
 class ContainerCredentials(CredentialSource):
@@ -61,10 +53,10 @@ class ContainerCredentials(CredentialSource):
         token_file: Path | None = None,
         token: str | None = None,
         within_s: float = WITHIN_S,
-        pause: Pause = asyncio.sleep,
+        pause: fetch.Pause = asyncio.sleep,
     ) -> None:
         self._url, self._token_file, self._token = url, token_file, Secret(token or "")
-        self._attempts = _attempts(within_s, pause)
+        self._fetch = partial(fetch.fetch, attempts=ATTEMPTS, within_s=within_s, pause=pause)
 
     @override
     async def find(self) -> Credentials | str:
@@ -79,7 +71,7 @@ class ContainerCredentials(CredentialSource):
             return f"the agent at {url} requires a token, and EKS gave this pod none"
         headers = {"Accept": "application/json", **({"Authorization": token} if token else {})}
         try:
-            reply = await fetch.fetch("GET", url, attempts=self._attempts, headers=headers)
+            reply = await self._fetch("GET", url, headers=headers)
         except fetch.LOST as exc:
             raise CredentialsError(
                 f"no answer from the credentials agent at {url}: {fetch.why(exc)}", _POD_IDENTITY
@@ -117,10 +109,10 @@ class InstanceCredentials(CredentialSource):
         clock: CredentialClock,
         *,
         within_s: float = WITHIN_S,
-        pause: Pause = asyncio.sleep,
+        pause: fetch.Pause = asyncio.sleep,
     ) -> None:
         self._base, self._clock = base.rstrip("/"), clock
-        self._attempts = _attempts(within_s, pause)
+        self._fetch = partial(fetch.fetch, attempts=ATTEMPTS, within_s=within_s, pause=pause)
 
     @override
     async def find(self) -> Credentials | str:
@@ -131,15 +123,17 @@ class InstanceCredentials(CredentialSource):
             return f"{reason}: not an EC2 instance, or {HOP_LIMIT}"
 
     async def _find(self) -> Credentials | str:
-        reply = await self._ask("PUT", _TOKEN, {"X-aws-ec2-metadata-token-ttl-seconds": "21600"})
+        ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
+        reply = await self._fetch("PUT", self._base + _TOKEN, headers=ttl)
         if reply.status != 200:  # noqa: PLR2004
             return f"{self._base} refuses a session: HTTP {reply.status}"
         session = {"X-aws-ec2-metadata-token": printable(_text(reply.body), "the metadata token")}
-        reply = await self._ask("GET", _ROLES, session)
+        reply = await self._fetch("GET", self._base + _ROLES, headers=session)
         lines = _text(reply.body).split()
         if reply.status != 200 or not lines:  # noqa: PLR2004
             return f"this instance has no instance profile (HTTP {reply.status})"
-        reply = await self._ask("GET", _ROLES + quote(lines[0]), session)
+        url = self._base + _ROLES + quote(lines[0])
+        reply = await self._fetch("GET", url, headers=session)
         credentials = _credentials(reply)
         if credentials is None:
             raise CredentialsError(
@@ -153,11 +147,6 @@ class InstanceCredentials(CredentialSource):
             expires = max(expires, self._clock.now() + timedelta(minutes=10))
         return Credentials(
             keys=keys, origin=f"instance profile, role {lines[0]}", source=self, expires=expires
-        )
-
-    async def _ask(self, method: str, path: str, headers: dict[str, str]) -> fetch.Reply:
-        return await fetch.fetch(
-            method, self._base + path, attempts=self._attempts, headers=headers
         )
 
 

@@ -12,7 +12,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from typing_extensions import override
 
 from csi_s3.errors import CredentialsError
-from csi_s3.s3 import xml
+from csi_s3.s3 import faults, xml
 from csi_s3.s3.credentials import fetch
 from csi_s3.s3.credentials.refresh import AccessKeys, Credentials, CredentialSource, Secret
 from csi_s3.s3.credentials.static_keys import printable
@@ -28,7 +28,6 @@ from csi_s3.tls import tls_context
 
 ATTEMPTS = 3
 WITHIN_S = 10.0  # one attempt
-FIRST_PAUSE_S = 0.6
 _PASSING = frozenset(
     {"IDPCommunicationError", "InternalError", "InternalFailure", "RequestThrottled", "Throttling"}
 )
@@ -56,14 +55,11 @@ class WebIdentity(CredentialSource):
         session: str,
         ca_bundle: str | None = None,
         proxy_for: Callable[[str], str | None] = lambda _url: None,
-        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        pause: fetch.Pause = asyncio.sleep,
     ) -> None:
         self._token_file, self._role, self._url = token_file, role, url
         self._session = re.sub(r"[^\w+=,.@-]", "-", session, flags=re.ASCII)[:64]
-        self._ca_bundle, self._proxy_for = ca_bundle, proxy_for
-        self._attempts = fetch.Attempts(
-            count=ATTEMPTS, within_s=WITHIN_S, first_pause_s=FIRST_PAUSE_S, pause=pause
-        )
+        self._ca_bundle, self._proxy_for, self._pause = ca_bundle, proxy_for, pause
 
     @override
     async def find(self) -> Credentials | str:
@@ -79,7 +75,9 @@ class WebIdentity(CredentialSource):
             reply = await fetch.fetch(
                 "POST",
                 url,
-                attempts=self._attempts,
+                attempts=ATTEMPTS,
+                within_s=WITHIN_S,
+                pause=self._pause,
                 form={
                     "Action": "AssumeRoleWithWebIdentity",
                     "Version": "2011-06-15",
@@ -89,7 +87,7 @@ class WebIdentity(CredentialSource):
                 },
                 proxy=self._proxy_for(url),
                 tls=tls_context(self._ca_bundle, url),
-                is_passing=lambda reply: reply.is_passing or _error(reply).get("Code") in _PASSING,
+                is_passing=_is_passing,
             )
         except fetch.LOST as exc:
             raise _unreachable(url, role, exc) from exc
@@ -125,6 +123,10 @@ def _credentials(body: bytes) -> tuple[AccessKeys, datetime] | None:
     except (KeyError, ValueError):
         return None
     return keys, expires if expires.tzinfo else expires.replace(tzinfo=UTC)
+
+
+def _is_passing(reply: fetch.Reply) -> bool:
+    return faults.is_passing(reply.status) or _error(reply).get("Code") in _PASSING
 
 
 def _error(reply: fetch.Reply) -> dict[str, str]:
