@@ -1,4 +1,4 @@
-"""README's commands for one machine, run as they are written but for the names in capitals."""
+"""The docs' commands for one machine, run as written but for the names in capitals."""
 
 import os
 import subprocess
@@ -19,6 +19,7 @@ from tests.readme import blocks, put_in, script
 from tests.servers import REGION
 
 __all__ = ["directory", "env", "s3"]
+PAGE = "docs/command-line.md"
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def shell(env, tmp_path):
 
 
 def test_in_a_shell(shell, directory):
-    block, _ = blocks("## In a shell")
+    block, _ = blocks(PAGE, "## Mount from a shell")
     names = {
         "s3://BUCKET/PREFIX/": "s3://data/deep/",
         "mount BUCKET": "mount data",
@@ -57,7 +58,7 @@ def test_in_a_shell(shell, directory):
 
 def test_in_fstab(shell, directory):
     """In a namespace of its own, where /sbin can get the link and /etc/fstab the line."""
-    _, line = blocks("## In a shell")
+    _, line = blocks(PAGE, "## Mount from a shell")
     above = directory.parent
     (above / "upper").mkdir()
     (above / "fstab").write_text(
@@ -81,7 +82,7 @@ def test_in_fstab(shell, directory):
 
 
 def test_in_python(env, directory):
-    (block,) = blocks("## In Python")
+    (block,) = blocks(PAGE, "## Mount from Python")
     names = {"s3://bucket/prefix/": "s3://data/deep/", "/data/here": str(directory)}
     done = subprocess.run(
         [sys.executable, "-c", put_in(block, names)],
@@ -92,7 +93,7 @@ def test_in_python(env, directory):
 
 
 def test_the_demo_on_a_bucket(shell, s3):
-    make, block = blocks("## Without a cluster")
+    make, block = blocks(PAGE, "## Demo")
     assert make == "make demo\n"  # test_local_demo runs it
     names = {
         "BUCKET": "data",
@@ -104,7 +105,7 @@ def test_the_demo_on_a_bucket(shell, s3):
 
 
 def test_the_driver_by_hand(shell, tmp_path):
-    (block,) = blocks("## The driver by hand")
+    (block,) = blocks(PAGE, "## Run the driver by hand")
     said = shell(put_in(block, {"/tmp/csi": str(tmp_path / "csi"), "BUCKET": "data"}), "wait\n")
     assert " hello.txt\n" in said
     assert not (tmp_path / "csi" / "kubelet" / "pods" / "mount").exists()
