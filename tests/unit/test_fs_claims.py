@@ -134,11 +134,11 @@ def test_a_claim_whose_answer_was_lost_is_an_empty_file_as_of_somebody_else(moun
 
 @pytest.mark.warnings_expected(f"{LACKS}.*put an object again that must not have existed")
 def test_a_store_that_ignores_conditions_is_found_out_by_the_first_claim(mount, caplog):
-    """Promise: What a store knows of conditional writes is found out, away from AWS, on the first
-    object made with O_EXCL: the same PUT again must fail.
+    """Promise: Whether a store other than AWS supports conditional writes is determined on the
+    first object created with O_EXCL: the same PUT, repeated, must fail.
 
-    Promise: O_CREAT|O_EXCL where the store knows no conditional writes: one winner per mount, said
-    in the log once.
+    Promise: O_CREAT|O_EXCL if the store does not support conditional writes: one winner per mount,
+    logged once.
     """
     ignoring_conditions(unknown(mount).store)
     with mount.requests(PUT=3):

@@ -297,7 +297,7 @@ def test_a_stream_goes_on_while_its_file_is_renamed(mounts, tmp_path, has_spool)
 
 
 def test_a_rename_over_an_open_file_leaves_its_handles_what_unlink_does(mounts, tmp_path):
-    """Promise: A rename over an open file leaves its handles what unlink does."""
+    """Promise: After a rename over an open file, its handles behave as after unlink."""
     mount = mounts(state_dir=tmp_path / "state")
     mount.put("old", LARGE * 100_000)
     mount.put("new", b"new")

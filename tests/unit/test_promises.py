@@ -18,7 +18,7 @@ def normal(text: str) -> str:
 
 
 def bullets() -> list[str]:
-    text = PAGE.read_text()
+    text = PAGE.read_text().partition("\n## ")[2]  # the principles above are no promises
     return [
         normal(b)
         for b in re.findall(r"^- (.*?)(?=\n- |\n\n|\n#|\Z)", text, re.DOTALL | re.MULTILINE)
