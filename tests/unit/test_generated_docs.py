@@ -113,15 +113,3 @@ def test_the_map_of_folders_names_every_module_and_no_other():
 def test_links_between_pages_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
-
-
-def test_decisions_are_numbered_without_gaps_and_have_their_four_parts():
-    pages = sorted((DOCS / "decisions").glob("0*.md"))
-    assert [page.name[:5] for page in pages] == [f"{n:04}-" for n in range(1, len(pages) + 1)]
-    for page in pages:
-        assert re.findall(r"^## (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE) == [
-            "Context",
-            "Choice",
-            "Rejected",
-            "How we would know it was wrong",
-        ], page.name
