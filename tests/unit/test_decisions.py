@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RECORDS = sorted((ROOT / "docs" / "decisions").glob("0*.md"))
 STATUS = re.compile(
-    r"^# \d+\. .+\n\nStatus: (accepted|(?:partly )?superseded by \[[^]]+\]\([^)]+\))[.,;: ]"
+    r"^# \d+\. .+\n\nStatus: (accepted|(?:partly )?superseded by \[[^]]+\]\([^)]+\))[.,;: \n]"
 )
 MODULES = [path for path in (ROOT / "csi_s3").rglob("*.py") if "_pb2" not in path.name]
 
