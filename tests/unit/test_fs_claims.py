@@ -50,8 +50,9 @@ def refusing_conditions(store):
 @pytest.mark.parametrize("data", [b"x", b"more than a part"])
 def test_open_itself_decides_and_the_content_follows(mounts, data):
     """Promise: O_CREAT|O_EXCL: one winner among all mounts, known when open returns: the empty
-    object is put with If-None-Match, the content follows with If-Match at close (2 PUTs; the file
-    is visible empty meanwhile)."""
+    object is put with If-None-Match, the content follows with If-Match at close (2 PUTs; until then
+    an empty file is visible).
+    """
     mount = mounts(write_part_bytes=4)
     fh = mount.create("f", EXCLUSIVE)
     assert mount.data("f") == b""
