@@ -1,4 +1,4 @@
-"""The deviations from POSIX are written once, in docs/semantics.md: what, why, the suites' cases."""
+"""Deviations from POSIX are written once, in docs/semantics.md: what, why, the suites' cases."""
 
 from tests.posix.limits import SUITES, limits
 
