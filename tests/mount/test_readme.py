@@ -52,8 +52,8 @@ def test_in_a_shell(shell, directory):
         "DIRECTORY": str(directory),
         "REGION": REGION,
     }
-    said = shell(put_in(block, names), f"cat {directory}/er/note.txt\numount {directory}\n")
-    assert said == f"bucket data is mounted at {directory}\n" * 2 + "hello\n"
+    printed = shell(put_in(block, names), f"cat {directory}/er/note.txt\numount {directory}\n")
+    assert printed == f"bucket data is mounted at {directory}\n" * 2 + "hello\n"
 
 
 def test_in_fstab(shell, directory):
@@ -75,8 +75,8 @@ def test_in_fstab(shell, directory):
         cat {directory}/er/note.txt
         umount {directory}
     """
-    said = shell(f"unshare --mount bash -e <<'END'\n{inside}\nEND\n")
-    assert said == f"bucket data is mounted at {directory}\nhello\n"
+    printed = shell(f"unshare --mount bash -e <<'END'\n{inside}\nEND\n")
+    assert printed == f"bucket data is mounted at {directory}\nhello\n"
     for pid in workers(directory):
         wait_gone(pid)
 
@@ -106,6 +106,6 @@ def test_the_demo_on_a_bucket(shell, s3):
 
 def test_the_driver_by_hand(shell, tmp_path):
     (block,) = blocks(PAGE, "## Run the driver by hand")
-    said = shell(put_in(block, {"/tmp/csi": str(tmp_path / "csi"), "BUCKET": "data"}), "wait\n")
-    assert " hello.txt\n" in said
+    printed = shell(put_in(block, {"/tmp/csi": str(tmp_path / "csi"), "BUCKET": "data"}), "wait\n")
+    assert " hello.txt\n" in printed
     assert not (tmp_path / "csi" / "kubelet" / "pods" / "mount").exists()
