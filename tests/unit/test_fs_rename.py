@@ -175,8 +175,9 @@ def test_the_time_of_the_file_stays(mount):
 
 
 def test_handles_go_on_under_the_new_name(mounts):
-    """Promise: rename works on open files and on files being written: handles go on under the new
-    name. Where another file is replaced, what was written is stored first."""
+    """Promise: rename works on open files and on files being written: handles keep working under
+    the new name. Where another file is replaced, what was written is stored first.
+    """
     mount = mounts(write_part_bytes=4)
     mount.put("f", LARGE * 100_000)
     reader, writer = mount.open("f"), mount.create("tmp")
