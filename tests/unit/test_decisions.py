@@ -21,20 +21,14 @@ def is_superseded(record: str) -> bool:
     return "\nStatus: superseded" in record
 
 
-def defined_in(module: str) -> set[str]:
-    """What can follow `module.` in a record: classes and functions, or a package's modules."""
-    names = set()
-    for path in MODULES:
-        if path.stem == module:
-            body = ast.parse(path.read_text("utf-8")).body
-            names |= {
-                node.name
-                for node in body
-                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            }
-        if module in {path.parent.name, path.parent.parent.name}:
-            names |= {path.stem, path.parent.name}
-    return names
+def classes_in(module: str) -> set[str]:
+    return {
+        node.name
+        for path in MODULES
+        if path.stem == module
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
 
 
 def exists(name: str) -> bool:
@@ -66,11 +60,11 @@ def test_what_a_record_in_force_names_exists(page):
     text = page.read_text(encoding="utf-8")
     spans = [] if is_superseded(text) else re.findall(r"`([^`\n]+)`", text)
     paths = [s for s in spans if re.fullmatch(r"[\w/]+\.py|tests(/\w+)+|docs(/[\w-]+)+\.md", s)]
-    dotted = [s for s in spans if re.fullmatch(r"[a-z]\w*\.[A-Za-z]\w*", s)]
-    known = {path.stem for path in MODULES} | {path.parent.name for path in MODULES}
+    dotted = [s for s in spans if re.fullmatch(r"[a-z]\w*\.[A-Z]\w*", s)]
+    known = {path.stem for path in MODULES}
     wrong = [
         f"{module}.{name}"
         for module, name in (span.split(".") for span in dotted)
-        if module in known and name != "py" and name not in defined_in(module)
+        if module in known and name not in classes_in(module)
     ]
     assert [path for path in paths if not exists(path)] + wrong == []
