@@ -187,20 +187,18 @@ class Bucket(ObjectStore):
             self._headers.check_encryption(f"PUT {key!r}", answer.headers)
             etag = version_of(f"PUT {key!r}", answer.headers)
             return ObjectInfo(key=key, size=len(data), etag=etag, last_modified=0.0)
-        if isinstance(error, PreconditionFailedError) and answer.maybe_done:
-            checksum = {sums.header: sums.of(data)} if sums else {}
-            etag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
-            if if_match or metadata:  # else it may be another client's object
-                made = await get_object.find_made(
-                    self._http,
-                    key,
-                    etag=etag,
-                    size=len(data),
-                    checksums=checksum,
-                    metadata=metadata,
-                )
-                if made is not None:
-                    return made
+        is_provable = bool(if_match or metadata)  # else it may be another client's object
+        if isinstance(error, PreconditionFailedError) and answer.maybe_done and is_provable:
+            made = await get_object.find_made(
+                self._http,
+                key,
+                etag=f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"',
+                size=len(data),
+                checksums={sums.header: sums.of(data)} if sums else {},
+                metadata=metadata,
+            )
+            if made is not None:
+                return made
         if if_match and isinstance(error, NotFoundError):
             raise PreconditionFailedError(error.what, "the object is gone")
         raise error

@@ -12,6 +12,7 @@ from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import AccessDeniedError, CredentialsError
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.credentials.refresh import CredentialClock
+from csi_s3.s3.credentials.web_identity import WebIdentity
 from tests.contract.conftest import SECRET, at_once
 from tests.contract.scripted import Reply, error, listing, scripted_s3
 from tests.issuer import MINIO_ROLE, issuer, minio_with_role
@@ -126,6 +127,20 @@ async def test_the_session_name_is_the_environments_if_it_has_one(
     async with open_bucket(bucket_server.config()):
         pass
     assert forms(sts)[0]["RoleSessionName"] == "cluster-7"
+
+
+async def test_sources_in_one_process_each_have_their_own_token_and_role(sts, tmp_path):
+    (tmp_path / "other").write_text(token_of("system:serviceaccount:team:reader"))
+    roles = {ROLE: tmp_path / "token", f"{ROLE}-2": tmp_path / "other"}
+    sts.replies = [given("ONE"), given("TWO")]
+    sources = [
+        WebIdentity(token_file, role, url=lambda: sts.endpoint, session=f"s{n}")
+        for n, (role, token_file) in enumerate(roles.items())
+    ]
+    assert [(await source.find()).keys.access_key for source in sources] == ["ONE", "TWO"]
+    sent = [(f["RoleArn"], f["WebIdentityToken"], f["RoleSessionName"]) for f in forms(sts)]
+    tokens = [path.read_text().strip() for path in roles.values()]
+    assert sent == list(zip(roles, tokens, ["s0", "s1"], strict=True))
 
 
 async def test_the_token_file_is_read_again_at_each_renewal(sts, bucket_server, tmp_path):
