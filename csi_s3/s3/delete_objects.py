@@ -22,7 +22,7 @@ from csi_s3.s3.response_headers import conditions
 from csi_s3.s3.signing import Request
 
 BATCH = 1000
-# A DELETE of its own settles whether it is another version, or only its ETag spelled otherwise.
+# A separate DELETE decides: the version is another one, or its ETag is only written differently.
 _UNCERTAIN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NotImplemented"})
 
 

@@ -271,10 +271,10 @@ def from_connection(exc: Exception, request: RequestContext) -> VolumeError:
         text = f"the proxy refuses to connect to {request.endpoint}: {refusal}"
         hint = "check HTTPS_PROXY, with its user and password, and NO_PROXY"
     elif is_untrusted(exc):
-        text = f"TLS to {request.endpoint} failed: {words(exc)}"
+        text = f"TLS to {request.endpoint} failed: {text_of(exc)}"
         hint = "check `endpoint-url`; for a private certificate authority set `ca-bundle`"
     else:
-        text = f"{request.endpoint}: {type(exc).__name__}: {words(exc)}"
+        text = f"{request.endpoint}: {type(exc).__name__}: {text_of(exc)}"
         hint = (
             "check `endpoint-url`, `region` and name resolution, and that this node can reach the"
             " endpoint; a store without bucket host names needs `force-path-style`"
@@ -282,7 +282,7 @@ def from_connection(exc: Exception, request: RequestContext) -> VolumeError:
     return cls(f"{request}: {text}", hint, public=f"{request.public}: {text}")
 
 
-def words(exc: Exception) -> str:
+def text_of(exc: Exception) -> str:
     """The exception's text without aiohttp's note on TLS, which may be an object's address."""
     return re.sub(r" ssl:(?:<[^>]*>|\w+)(?= \[|$)", "", str(exc))
 

@@ -28,7 +28,7 @@ def why(exc: Exception) -> str:
         return "no answer in time"
     if isinstance(exc, aiohttp.ClientHttpProxyError):  # its own text has the proxy's password
         return f"the proxy refuses: {exc.status} {exc.message}"
-    return f"{type(exc).__name__}: {faults.words(exc)}"
+    return f"{type(exc).__name__}: {faults.text_of(exc)}"
 
 
 @dataclass(frozen=True, slots=True)
