@@ -12,8 +12,6 @@ ROOT = Path(__file__).parents[2]
 
 # Still replaced, by file; what is passed in leaves this list, which is to be empty.
 REMAINING = {
-    "tests/contract/test_metadata_services.py": {"WITHIN_S"},
-    "tests/contract/test_web_identity.py": {"BACKOFF_S"},
     "tests/mount/test_local_user_mount.py": {"DEADLINE_S"},
     "tests/mounter/test_keeper.py": {"EXIT_WITHIN_S", "DRAIN_MARGIN_S"},
     "tests/mounter/test_metering.py": {"ANSWER_WITHIN_S"},
@@ -26,7 +24,6 @@ REMAINING = {
         "TAINT_AGAIN_S",
         "USAGE_S",
     },
-    "tests/unit/test_bucket_health.py": {"ANSWER_WITHIN_S", "PROBE_WITHIN_S"},
     "tests/unit/test_fs_edit_bytes.py": {"MAX_COPY_PART_BYTES"},
     "tests/unit/test_fs_lost_answers.py": {"ABORT_WITHIN_S"},
     "tests/unit/test_fs_pages.py": {"EMPTY_PAGES"},
