@@ -57,6 +57,6 @@ class NameCache:
             self._drop(name)
 
     def _drop(self, name: Name) -> None:
-        """A name whose look-up is not answered yet is in use."""
+        """One whose look-up is not answered yet is in use."""
         if references := self._refs.pop(name.ino, 0):
             self.mount.fs.forget(name.ino, references)
