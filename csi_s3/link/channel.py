@@ -16,6 +16,7 @@ Messages (field "type"):
         report  {report: Report}                  when a mount's state changes, and as an answer
         notice  {notice: Notice}                  what the users of a mount should hear
     keeper -> worker
+        serve   as from node, and memory_bytes: the budget for buffers in place of the spec's
         metrics {mount_id}      answered by one, and by another after the worker's last report
     worker -> keeper
         metrics {families: {metric: [[label, ..., value], ...]}}    see obs.samples

@@ -13,7 +13,6 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -318,7 +317,7 @@ class Keeper:
         metrics.MOUNT_FAILURES.inc(volume=str(spec.get("volume_handle", "")), code=error.code)
         self._deny(str(spec.get("mount_id")), error)
 
-    async def _allot(self, spec: MountSpec) -> MountSpec:
+    async def _allot(self, spec: MountSpec) -> int:
         """Give a mount its share; where none is left, wait for those of mounts that are ending.
 
         Node unmounts a volume before its worker has uploaded what is open and has ended, and
@@ -331,13 +330,12 @@ class Keeper:
         while True:
             freed = self._freed
             try:
-                volume = self._shares.allot(spec.mount_id, spec.volume_handle, spec.volume)
+                asked = spec.volume.tree.memory_bytes
+                return self._shares.allot(spec.mount_id, spec.volume_handle, asked)
             except MemoryLimitError:
                 others = (s for s in self._mounts.values() if s.mount_id != spec.mount_id)
                 if not any(supervisor.is_ending for supervisor in others):
                     raise
-            else:
-                return replace(spec, volume=volume)
             fields = {"volume": spec.volume_handle, "mount": spec.mount_id}
             log.info("waiting for the memory of a mount that is ending", extra=fields)
             await freed.wait()

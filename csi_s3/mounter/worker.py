@@ -13,6 +13,7 @@ import socket
 import stat
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -29,6 +30,7 @@ from csi_s3.link.channel import Channel, Message
 from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.bucket_health import BucketHealth, HealthReporter
+from csi_s3.mounter.memory_shares import fitted_to
 from csi_s3.mounter.metrics import request_counts
 from csi_s3.mounter.notices import Notices, last_words
 from csi_s3.mounter.observed_store import ObservedStore
@@ -56,6 +58,8 @@ async def _run(channel: Channel, credentials_dir: Path | None) -> int:
         return 1
     spec = MountSpec.from_json(message.body["spec"])
     logs.bind({"volume": spec.volume_handle, "mount": spec.mount_id})
+    if (memory_bytes := message.body.get("memory_bytes")) is not None:
+        spec = replace(spec, volume=fitted_to(spec.volume, memory_bytes))
     worker = Worker(channel, spec, credentials_dir)
     try:
         await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))

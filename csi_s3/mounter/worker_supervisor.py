@@ -50,7 +50,7 @@ class WorkerSupervisor:
         *,
         tell: Callable[[Report], None],
         notify: Callable[[Notice], None],
-        allot: Callable[[MountSpec], Awaitable[MountSpec]],
+        allot: Callable[[MountSpec], Awaitable[int]],
         predecessor: "WorkerSupervisor | None" = None,
     ) -> None:
         parsed = MountSpec.from_json(spec)
@@ -128,7 +128,7 @@ class WorkerSupervisor:
             usage = {"usage": self.report.usage} if self.report else {}
             self._pass_on(Report(mount_id=self.mount_id, state=State.FAILED, error=error, **usage))
 
-    async def _room(self) -> MountSpec | None:
+    async def _room(self) -> int | None:
         """Wait for the share of memory. None: the mount was stopped before there was one."""
         async with asyncio.TaskGroup() as tasks:
             stopped = tasks.create_task(self._stop.wait())
@@ -143,14 +143,14 @@ class WorkerSupervisor:
             raise found
         return found
 
-    async def _allotted(self) -> MountSpec | MemoryLimitError:
+    async def _allotted(self) -> int | MemoryLimitError:
         """A failure is a result: raised, it would come out of the group as a group of errors."""
         try:
             return await self._allot(self._parsed)
         except MemoryLimitError as exc:
             return exc
 
-    async def _serve(self, zygote_client: ZygoteClient, allotted: MountSpec) -> None:
+    async def _serve(self, zygote_client: ZygoteClient, memory_bytes: int) -> None:
         channel, theirs = Channel.pair()
         with closing(channel):
             with theirs:
@@ -163,7 +163,8 @@ class WorkerSupervisor:
             log.info("worker is pid %s", child.pid.result(), extra=self._fields())
             metrics.WORKER_STARTS.inc(volume=self.volume_handle)
             self._channel = channel
-            await self._say("serve", {"spec": allotted.to_json(), "init": self._init}, self._fd)
+            body = {"spec": self._spec, "init": self._init, "memory_bytes": memory_bytes}
+            await self._say("serve", body, self._fd)
             self.meter.opened(child.pid.result(), partial(self._say, "metrics"))
             async with asyncio.TaskGroup() as tasks:
                 drain = tasks.create_task(self._drain(zygote_client, child, channel))

@@ -47,28 +47,28 @@ async def _work(channel: Channel) -> int:
             await asyncio.Event().wait()
         case "babbles":
             await channel.send("greeting", {})
-    return await _serve(channel, spec)
+    return await _serve(channel, spec, message.body["memory_bytes"])
 
 
-async def _serve(channel: Channel, spec: MountSpec) -> int:
+async def _serve(channel: Channel, spec: MountSpec, memory_bytes: int) -> int:
     await _report(channel, spec, State.SERVING)
     while message := await channel.receive():
         if message.type == "usage":
             await _report(channel, spec, State.SERVING)
         elif message.type == "metrics" and spec.volume_handle == "counts":
-            await channel.send("metrics", {"families": families(spec)})
+            await channel.send("metrics", {"families": families(memory_bytes)})
         elif message.type == "stop" and spec.volume_handle != "deaf":
             break
     await _report(channel, spec, State.ENDED)
     return 0
 
 
-def families(spec: MountSpec) -> dict:
+def families(memory_bytes: int) -> dict:
     """It has read a byte for each question, and has the budget that it was told."""
     asked = next(_numbers)
     return {
         "csi_s3_read_bytes_total": [[asked]],
-        "csi_s3_buffers_limit_bytes": [[spec.volume.tree.memory_bytes]],
+        "csi_s3_buffers_limit_bytes": [[memory_bytes]],
     }
 
 
