@@ -55,7 +55,7 @@ def answered(
 
     def wrap(handler: Callable[P, Operation[R]]) -> Callable[P, Operation[R]]:
         op = handler.__name__
-        done, timer = metrics.FUSE_OPERATIONS.child(op, "ok"), metrics.FUSE_SECONDS.child(op)
+        done, timer = metrics.FUSE_OPERATIONS.labels(op, "ok"), metrics.FUSE_SECONDS.labels(op)
 
         @wraps(handler)
         async def inner(*args: P.args, **kwargs: P.kwargs) -> R:

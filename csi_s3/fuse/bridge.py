@@ -25,7 +25,7 @@ MAX_NAME_BYTES = 255
 RENAME_NOREPLACE = 1
 DOTS = 2  # `.` and `..` come first in a directory
 
-_READ, _WRITTEN = metrics.READ_BYTES.child(), metrics.WRITTEN_BYTES.child()
+_READ, _WRITTEN = metrics.READ_BYTES.labels(), metrics.WRITTEN_BYTES.labels()
 
 Context = Any  # pyfuse3.RequestContext, which has no type stubs worth having
 

@@ -29,6 +29,10 @@ class MountSpec:
     state_dir: str = ""
     has_node: bool = True
 
+    @property
+    def log_fields(self) -> dict[str, str]:
+        return {"volume": self.volume_handle, "mount": self.mount_id}
+
     def to_json(self) -> dict[str, Any]:
         return {"version": VERSION, **asdict(self)}
 

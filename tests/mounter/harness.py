@@ -10,6 +10,7 @@ from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
 from csi_s3.link.channel import Channel, Message, listen
 from csi_s3.link.report import Report
 from csi_s3.link.spec import MountSpec
+from csi_s3.mounter.deadlines import MounterDeadlines
 from csi_s3.mounter.keeper import Keeper
 from csi_s3.mounter.memory_shares import MemoryShares
 from csi_s3.mounter.zygote_client import ZygoteClient
@@ -90,10 +91,12 @@ class Mounter:
 
 
 @asynccontextmanager
-async def mounter(path: Path, *zygote_args: str, shares: MemoryShares | None = None):
+async def mounter(path: Path, *zygote_args: str, shares: MemoryShares | None = None, **deadlines_s):
     """A keeper that is connected to a node; leaving stops it and waits for its end."""
     node = Node(path)
-    found = Mounter(node, Keeper(path, ZygoteClient([*ZYGOTE, *zygote_args]), shares))
+    zygote_client = ZygoteClient([*ZYGOTE, *zygote_args])
+    keeper = Keeper(path, zygote_client, shares, MounterDeadlines(**deadlines_s))
+    found = Mounter(node, keeper)
     found.task = asyncio.create_task(found.keeper.run(found.stop))
     try:
         messages = await node.accept()

@@ -1,4 +1,4 @@
-"""The text that Prometheus scrapes; the only importer of prometheus_client."""
+"""The text that Prometheus scrapes. Only this module imports prometheus_client."""
 
 from collections.abc import Iterator
 from itertools import accumulate
@@ -34,32 +34,32 @@ class _Samples(Collector):
 
     @override
     def collect(self) -> Iterator[Metric]:
-        for name, held in self._samples.items():
+        for name, samples in self._samples.items():
             metric = BY_NAME[name]
             labels = metric.exported_labels
             family: Metric
             if isinstance(metric, Histogram):
                 family = histogram = HistogramMetricFamily(name, metric.text, labels=labels)
-                for values, value in held.items():
+                for values, value in samples.items():
                     counts, sum_s = _parts(value)
-                    sizes = accumulate(counts)
-                    ends = [*map(floatToGoString, metric.bounds_s), "+Inf"]
-                    histogram.add_metric(values, list(zip(ends, sizes, strict=True)), sum_s)
+                    bounds = [*map(floatToGoString, metric.bounds_s), "+Inf"]
+                    buckets = list(zip(bounds, accumulate(counts), strict=True))
+                    histogram.add_metric(values, buckets, sum_s)
             else:
                 kind = CounterMetricFamily if isinstance(metric, Counter) else GaugeMetricFamily
                 family = plain = kind(name, metric.text, labels=labels)
-                for values, value in held.items():
+                for values, value in samples.items():
                     plain.add_metric(values, _number(value))
             yield family
 
 
 def _parts(value: Value) -> tuple[list[float], float]:
     if not isinstance(value, list):
-        raise TypeError("a number is no histogram")
+        raise TypeError("a number is not a histogram")
     return value[:-1], value[-1]
 
 
 def _number(value: Value) -> float:
     if isinstance(value, list):
-        raise TypeError("a histogram is no number")
+        raise TypeError("a histogram is not a number")
     return value
