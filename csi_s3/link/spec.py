@@ -1,6 +1,6 @@
-"""What node (or the mount command) tells a worker about the mount it is to serve.
+"""The description of a mount that node (or the mount command) sends to its worker.
 
-Plain JSON with a version: node and mounter are upgraded one after the other.
+It is plain JSON with a version, because node and mounter are upgraded one after the other.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ D = TypeVar("D")
 class MountSpec:
     """mount_id: [0-9a-f]{32}, also the name of the mount's directories on the node.
 
-    volume_handle: for people: logs and reports.
-    state_dir: the mount's state directory as the worker sees it; "" where there is none.
-    has_node: somebody listens to how it goes, for as long as the worker lives.
+    volume_handle: for logs, metrics and messages.
+    state_dir: the mount's state directory as the worker sees it; "" if there is none.
+    has_node: node reads reports and notices as long as the worker runs.
     """
 
     mount_id: str
@@ -38,7 +38,7 @@ class MountSpec:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild; fields that a newer peer added are dropped, missing ones have their default."""
+        """Rebuild. Fields of a newer peer are dropped, missing ones get their default."""
         volume = data["volume"]
         return cls(
             mount_id=data["mount_id"],

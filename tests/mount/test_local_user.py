@@ -102,7 +102,7 @@ def test_a_directory_of_somebody_else_is_refused_with_the_reason(env, directory)
     done = mount("data", directory, env=env, before=AS_USER)
     assert done.returncode == 1
     assert f"cannot mount on {directory}" in done.stderr
-    assert "his own" in done.stderr
+    assert "that they own" in done.stderr
     assert not is_mounted(directory)
 
 

@@ -196,7 +196,7 @@ async def test_what_is_not_our_message_is_refused_and_its_descriptors_are_closed
     channel, peer = raw
     with NULL.open("rb") as file:
         socket.send_fds(peer, [data], [file.fileno()])
-    with pytest.raises(ConnectionError, match="not a message of ours"):
+    with pytest.raises(ConnectionError, match="not a message"):
         await channel.receive()
 
 
@@ -210,7 +210,7 @@ async def test_an_empty_message_ends_the_connection_and_its_descriptors_are_clos
 async def test_a_message_that_was_cut_is_refused(raw):
     channel, peer = raw
     peer.send(b'{"type":"t"}' + b" " * MAX_MESSAGE_BYTES)
-    with pytest.raises(ConnectionError, match="cut"):
+    with pytest.raises(ConnectionError, match="truncated"):
         await channel.receive()
 
 
@@ -218,7 +218,7 @@ async def test_a_message_with_more_descriptors_than_allowed_is_refused_and_all_a
     channel, peer = raw
     with NULL.open("rb") as file:
         socket.send_fds(peer, [b'{"type":"t"}'], [file.fileno()] * (MAX_FDS + 8))
-    with pytest.raises(ConnectionError, match="cut"):
+    with pytest.raises(ConnectionError, match="truncated"):
         await channel.receive()
 
 
