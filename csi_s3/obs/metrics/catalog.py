@@ -1,11 +1,10 @@
-"""THE list of metrics: name, unit, help, stability and labels of everything that is counted.
+"""The single list of metrics: name, unit, help, stability and labels.
 
-A metric that is not in this file does not exist, so dashboards and docs/metrics.md have one source.
-Each process (node, keeper, each worker) has its own counts, and a worker starts from zero because
-the zygote counts nothing before it forks. No metric has a pod as a label: a volume's numbers are
-those of all pods that use it, and series of pods that are gone would pile up.
-prometheus_client's multi-process mode was rejected: it keeps a file per process and needs a
-directory that outlives them, where a worker's numbers can travel over its link.
+Dashboards and docs/metrics.md have one source. Each process (node, keeper, each worker) has its own
+counts; a worker starts from zero, because the zygote counts nothing before it forks. No metric has
+a pod as a label: a volume's numbers are those of all pods that use it, and the series of deleted
+pods would accumulate. prometheus_client's multi-process mode was rejected: it keeps a file for each
+process in a directory that outlives them, while a worker can send its numbers over its link.
 """
 
 import platform
@@ -13,24 +12,23 @@ import platform
 from csi_s3 import __version__
 from csi_s3.obs.metrics.instruments import Counter, Gauge, Histogram, MetricSource
 
-# A cached answer takes 0.05 to 0.5 ms, one from S3 10 to 200 ms; more is somebody's trouble.
+# A cached answer takes 0.05 to 0.5 ms, one from S3 10 to 200 ms.
 _FUSE_BOUNDS_S = (0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 5.0, 30.0)
 _S3_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 _CSI_BOUNDS_S = (0.01, 0.05, 0.2, 1.0, 5.0, 15.0, 60.0, 120.0)
 
-# --- a volume's, counted by its worker ------------------------------------------------------------
+# --- of a volume, counted by its worker ---------------------------------------------------------
 
 FUSE_OPERATIONS = Counter(
     "fuse_operations",
     unit="operations",
-    text="Requests of the kernel that were answered. op: lookup, open, read, ...; result: ok or "
-    "the errno's name.",
+    text="Answered FUSE requests. op: lookup, open, read, ...; result: ok or the errno's name.",
     source=MetricSource.WORKER,
     labels=("op", "result"),
 )
 FUSE_SECONDS = Histogram(
     "fuse_operation",
-    text="How long requests of the kernel took, refused ones included. op: lookup, open, read, ...",
+    text="Duration of FUSE requests, failed ones included. op: lookup, open, read, ...",
     source=MetricSource.WORKER,
     labels=("op",),
     bounds_s=_FUSE_BOUNDS_S,
@@ -38,20 +36,20 @@ FUSE_SECONDS = Histogram(
 READ_BYTES = Counter(
     "read_bytes",
     unit="bytes",
-    text="Bytes that programs were given; what the page cache gives again is not among them.",
+    text="Bytes returned to programs, without those from the page cache.",
     source=MetricSource.WORKER,
 )
 WRITTEN_BYTES = Counter(
     "written_bytes",
     unit="bytes",
-    text="Bytes that were accepted from programs.",
+    text="Bytes written by programs.",
     source=MetricSource.WORKER,
 )
 ERRORS = Counter(
     "errors",
     unit="errors",
-    text="Errors that requests of the kernel were answered with. code: the stable code "
-    "(errors.md), or timeout; look-ups of names that are not there count as not-found.",
+    text="FUSE requests answered with an error. code: the stable code (errors.md), or timeout; "
+    "look-ups of names that do not exist count as not-found.",
     source=MetricSource.WORKER,
     labels=("code",),
 )
@@ -59,14 +57,14 @@ S3_REQUESTS = Counter(
     "s3_requests",
     unit="requests",
     text="HTTP requests sent to the object store, retries included. kind: HEAD, LIST, GET, PUT, "
-    "PART, ...; status: the HTTP status, or 0 where no answer came.",
+    "PART, ...; status: the HTTP status, or 0 if there was no answer.",
     source=MetricSource.WORKER,
     labels=("kind", "status"),
 )
 S3_SECONDS = Histogram(
     "s3_request",
-    text="How long HTTP requests to the object store took, to the last byte, each attempt by "
-    "itself. kind: HEAD, LIST, GET, PUT, PART, ...",
+    text="Duration of HTTP requests to the object store, to the last byte, of each attempt. kind: "
+    "HEAD, LIST, GET, PUT, PART, ...",
     source=MetricSource.WORKER,
     labels=("kind",),
     bounds_s=_S3_BOUNDS_S,
@@ -74,15 +72,15 @@ S3_SECONDS = Histogram(
 S3_BYTES = Counter(
     "s3_bytes",
     unit="bytes",
-    text="Bytes in the bodies of HTTP requests and their answers. direction: up or down.",
+    text="Bytes in the bodies of HTTP requests and responses. direction: up or down.",
     source=MetricSource.WORKER,
     labels=("direction",),
 )
 HIDDEN_NAMES = Counter(
     "hidden_names",
     unit="names",
-    text="Keys that a directory listing met and that no file can be named after: a component that "
-    "is empty, . or .., holds a NUL, or is over 255 bytes.",
+    text="Listed keys that cannot be file names: a component is empty, . or .., contains a NUL, or "
+    "is longer than 255 bytes.",
     source=MetricSource.WORKER,
 )
 OPEN_FILES = Gauge(
@@ -94,25 +92,25 @@ OPEN_FILES = Gauge(
 INODES = Gauge(
     "inodes",
     unit="inodes",
-    text="Files and directories that the kernel remembers.",
+    text="Files and directories that the kernel has looked up and not forgotten.",
     source=MetricSource.WORKER,
 )
 INODES_LIMIT = Gauge(
     "inodes_limit",
     unit="inodes",
-    text="So many have a share of memory-target; above it the kernel is asked to forget files.",
+    text="The number of inodes above which the kernel is asked to forget files.",
     source=MetricSource.WORKER,
 )
 INODES_ASKED = Gauge(
     "inodes_asked",
     unit="inodes",
-    text="Files that the kernel was asked to forget and still remembers.",
+    text="Files that the kernel was asked to forget and has not forgotten yet.",
     source=MetricSource.WORKER,
 )
 DIRTY_BYTES = Gauge(
     "dirty_bytes",
     unit="bytes",
-    text="Sizes of the files that were written and are not in S3 yet.",
+    text="Total size of the files that were written and are not in S3 yet.",
     source=MetricSource.WORKER,
 )
 BUFFERS_BYTES = Gauge(
@@ -124,48 +122,48 @@ BUFFERS_BYTES = Gauge(
 BUFFERS_LIMIT_BYTES = Gauge(
     "buffers_limit_bytes",
     unit="bytes",
-    text="The memory budget, fixed when the volume was mounted.",
+    text="The memory budget, which is fixed when the volume is mounted.",
     source=MetricSource.WORKER,
 )
 
-# --- the mounter's --------------------------------------------------------------------------------
+# --- of the mounter -------------------------------------------------------------------------------
 
 WORKER_STARTS = Counter(
     "worker_starts",
     unit="processes",
-    text="Worker processes that were started. volume: the volume handle.",
+    text="Started worker processes. volume: the volume handle.",
     source=MetricSource.MOUNTER,
     labels=("volume",),
 )
 WORKER_DEATHS = Counter(
     "worker_deaths",
     unit="processes",
-    text="Worker processes that ended without a last word, killed or crashed. volume: the volume "
-    "handle; cause: the signal's name, exit-CODE, or unknown.",
+    text="Worker processes that were killed or crashed. volume: the volume handle; cause: the "
+    "signal's name, exit-CODE, or unknown.",
     source=MetricSource.MOUNTER,
     labels=("volume", "cause"),
 )
 MOUNT_FAILURES = Counter(
     "mount_failures",
     unit="mounts",
-    text="Mounts that the mounter refused, could not serve, or could not serve any more. What the "
-    "node plugin refuses by itself, such as a wrong option, is in csi_s3_csi_errors_total. volume: "
-    "the volume handle; code: the stable code (errors.md).",
+    text="Mounts that the mounter refused or could not serve, or that ended with an error. Errors "
+    "of the node plugin, such as a wrong option, are in csi_s3_csi_errors_total. volume: the "
+    "volume handle; code: the stable code (errors.md).",
     source=MetricSource.MOUNTER,
     labels=("volume", "code"),
 )
 WORKER_MEMORY_BYTES = Gauge(
     "worker_memory_bytes",
     unit="bytes",
-    text="Memory of a volume's workers. volume: the volume handle; kind: rss, or private, which "
-    "counts no page that is shared with another process.",
+    text="Memory of a volume's workers. volume: the volume handle; kind: rss, or private (without "
+    "pages that are shared with other processes).",
     source=MetricSource.MOUNTER,
     labels=("volume", "kind"),
 )
 MEMORY_LIMIT_BYTES = Gauge(
     "memory_limit_bytes",
     unit="bytes",
-    text="--memory-limit, from which the volumes' budgets come; 0 where there is none.",
+    text="--memory-limit, which is divided among the volumes; 0 if there is none.",
     source=MetricSource.MOUNTER,
 )
 WORKERS = Gauge(
@@ -183,25 +181,24 @@ NODE_CONNECTED = Gauge(
 STALE_ANSWERS = Counter(
     "stale_worker_answers",
     unit="scrapes",
-    text="Scrapes for which a worker did not answer in time, so that its last numbers were given. "
-    "volume: the volume handle.",
+    text="Scrapes that have a worker's last numbers because it did not answer in time. volume: the "
+    "volume handle.",
     source=MetricSource.MOUNTER,
     labels=("volume",),
 )
 
-# --- the node plugin's ----------------------------------------------------------------------------
+# --- of the node plugin ---------------------------------------------------------------------------
 
 CSI_CALLS = Counter(
     "csi_calls",
     unit="calls",
-    text="Calls of kubelet that were answered. method: NodePublishVolume, ...; status: OK, or the "
-    "gRPC status.",
+    text="Answered CSI calls. method: NodePublishVolume, ...; status: OK, or the gRPC status.",
     source=MetricSource.NODE,
     labels=("method", "status"),
 )
 CSI_SECONDS = Histogram(
     "csi_call",
-    text="How long calls of kubelet took. method: NodePublishVolume, ...",
+    text="Duration of CSI calls. method: NodePublishVolume, ...",
     source=MetricSource.NODE,
     labels=("method",),
     bounds_s=_CSI_BOUNDS_S,
@@ -209,21 +206,21 @@ CSI_SECONDS = Histogram(
 CSI_ERRORS = Counter(
     "csi_errors",
     unit="calls",
-    text="Calls of kubelet that were answered with an error. method: NodePublishVolume, ...; code: "
-    "the stable code (errors.md).",
+    text="CSI calls answered with an error. method: NodePublishVolume, ...; code: the stable code "
+    "(errors.md).",
     source=MetricSource.NODE,
     labels=("method", "code"),
 )
 MOUNTS = Gauge(
     "mounts",
     unit="mounts",
-    text="FUSE mounts of this node, one for each volume and set of options.",
+    text="FUSE mounts on this node, one for each volume and set of options.",
     source=MetricSource.NODE,
 )
 TARGETS = Gauge(
     "published_targets",
     unit="targets",
-    text="Target paths, one for each pod and volume, that have a live mount.",
+    text="Target paths (one for each pod and volume) with a live mount.",
     source=MetricSource.NODE,
 )
 MOUNTER_CONNECTED = Gauge(
@@ -242,7 +239,7 @@ REGISTERED = Gauge(
 BUILD_INFO = Gauge(
     "build_info",
     unit="always 1",
-    text="What runs. version: of csi-s3; python: of the interpreter.",
+    text="Versions. version: of csi-s3; python: of the interpreter.",
     source=MetricSource.BOTH,
     labels=("version", "python"),
 )
@@ -254,5 +251,5 @@ BY_NAME = {metric.name: metric for metric in ALL}
 
 
 def build_info() -> None:
-    """Say what runs; a worker has no need to."""
+    """Set the versions; not in workers."""
     BUILD_INFO.set(1, version=__version__, python=platform.python_version())
