@@ -213,7 +213,7 @@ class Keeper:
     async def _converse(self, channel: link.Channel) -> str:
         """Talk with node until the connection ends. Returns why it did."""
         try:
-            with Outbox(channel) as outbox:
+            with closing(Outbox(channel)) as outbox:
                 outbox.put("hello", {"version": VERSION, "pid": os.getpid()})
                 for fuse_mount in self._mounts.values():
                     body, fd = fuse_mount.have()

@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from csi_s3.link.channel import Channel
 
@@ -11,23 +10,15 @@ from csi_s3.link.channel import Channel
 class Outbox:
     """A queue of messages with their descriptors, and the task that sends them.
 
-    Lifetime: a context manager around one connection; leaving it closes the descriptors that were
-    not sent. The queue grows only with changes of state and with answers, so it has no bound.
+    Lifetime: the connection's; `close` closes the descriptors that were not sent. The queue grows
+    only with changes of state and with answers, so it has no bound.
     """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._queue: asyncio.Queue[tuple[str, dict[str, Any], tuple[int, ...]]] = asyncio.Queue()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _exc: BaseException | None,
-        _tb: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         while not self._queue.empty():
             self._discard(self._queue.get_nowait()[2])
 

@@ -46,9 +46,9 @@ class Probes:
     live: returns if all is well. ready: why it is not, or None. collect: the text of /metrics.
     """
 
-    live: Callable[[], Awaitable[None]]
+    live: Callable[[], Coroutine[Any, Any, None]]
     ready: Callable[[], str | None]
-    collect: Callable[[], Awaitable[bytes]]
+    collect: Callable[[], Coroutine[Any, Any, bytes]]
 
 
 @contextlib.contextmanager
@@ -187,15 +187,15 @@ class _Endpoint:
         return HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{reason}\n"
 
     async def _metrics(self) -> Page:
-        text = await self._call(_awaited(self._probes.collect), self._limits.collect_s)
+        text = await self._call(self._probes.collect(), self._limits.collect_s)
         return HTTPStatus.OK, CONTENT_TYPE, text
 
     async def _healthz(self) -> Page:
-        await self._call(_awaited(self._probes.live), self._limits.live_s)
+        await self._call(self._probes.live(), self._limits.live_s)
         return HTTPStatus.OK, _TEXT, "ok\n"
 
     async def _readyz(self) -> Page:
-        reason = await self._call(_called(self._probes.ready), self._limits.live_s)
+        reason = await self._call(_call_soon(self._probes.ready), self._limits.live_s)
         status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
         return status, _TEXT, f"{reason or 'ok'}\n"
 
@@ -206,9 +206,5 @@ class _Endpoint:
             return await asyncio.wrap_future(answer)
 
 
-async def _awaited(call: Callable[[], Awaitable[T]]) -> T:
-    return await call()
-
-
-async def _called(call: Callable[[], T]) -> T:
+async def _call_soon(call: Callable[[], T]) -> T:
     return call()

@@ -14,7 +14,9 @@ KINDS = {Counter: r"_total", Gauge: r"", Histogram: r"_seconds"}
 
 
 def histogram(*bounds_s):
-    return Histogram("h", text="h.", source=MetricSource.NODE, bounds_s=bounds_s, labels=("op",))
+    return Histogram(
+        "h", unit="seconds", text="h.", source=MetricSource.NODE, bounds_s=bounds_s, labels=("op",)
+    )
 
 
 def test_counting_is_per_labels():

@@ -41,9 +41,6 @@ class VolumeTotals:
         self._workers: set[WorkerMetrics] = set()
         self._past: dict[str, _EndedWorkers] = {}
 
-    def __len__(self) -> int:
-        return len(self._workers)
-
     def opened(self, worker: WorkerMetrics) -> None:
         self._workers.add(worker)
 

@@ -8,6 +8,7 @@ process in a directory that outlives them, while a worker can send its numbers o
 """
 
 import platform
+from functools import partial
 
 from csi_s3 import __version__
 from csi_s3.obs.metrics.instruments import Counter, Gauge, Histogram, MetricSource
@@ -17,223 +18,204 @@ _FUSE_BOUNDS_S = (0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 5.0, 30.0)
 _S3_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 _CSI_BOUNDS_S = (0.01, 0.05, 0.2, 1.0, 5.0, 15.0, 60.0, 120.0)
 
+_worker_counter = partial(Counter, source=MetricSource.WORKER)
+_worker_gauge = partial(Gauge, source=MetricSource.WORKER)
+_worker_histogram = partial(Histogram, source=MetricSource.WORKER)
+_mounter_counter = partial(Counter, source=MetricSource.MOUNTER)
+_mounter_gauge = partial(Gauge, source=MetricSource.MOUNTER)
+_node_counter = partial(Counter, source=MetricSource.NODE)
+_node_gauge = partial(Gauge, source=MetricSource.NODE)
+_node_histogram = partial(Histogram, source=MetricSource.NODE)
+
 # --- of a volume, counted by its worker ---------------------------------------------------------
 
-FUSE_OPERATIONS = Counter(
+FUSE_OPERATIONS = _worker_counter(
     "fuse_operations",
     unit="operations",
     text="Answered FUSE requests. op: lookup, open, read, ...; result: ok or the errno's name.",
-    source=MetricSource.WORKER,
     labels=("op", "result"),
 )
-FUSE_SECONDS = Histogram(
+FUSE_SECONDS = _worker_histogram(
     "fuse_operation",
+    unit="seconds",
     text="Duration of FUSE requests, failed ones included. op: lookup, open, read, ...",
-    source=MetricSource.WORKER,
     labels=("op",),
     bounds_s=_FUSE_BOUNDS_S,
 )
-READ_BYTES = Counter(
+READ_BYTES = _worker_counter(
     "read_bytes",
     unit="bytes",
     text="Bytes returned to programs, without those from the page cache.",
-    source=MetricSource.WORKER,
 )
-WRITTEN_BYTES = Counter(
+WRITTEN_BYTES = _worker_counter(
     "written_bytes",
     unit="bytes",
     text="Bytes written by programs.",
-    source=MetricSource.WORKER,
 )
-ERRORS = Counter(
+ERRORS = _worker_counter(
     "errors",
     unit="errors",
     text="FUSE requests answered with an error. code: the stable code (errors.md), or timeout; "
     "look-ups of names that do not exist count as not-found.",
-    source=MetricSource.WORKER,
     labels=("code",),
 )
-S3_REQUESTS = Counter(
+S3_REQUESTS = _worker_counter(
     "s3_requests",
     unit="requests",
     text="HTTP requests sent to the object store, retries included. kind: HEAD, LIST, GET, PUT, "
     "PART, ...; status: the HTTP status, or 0 if there was no answer.",
-    source=MetricSource.WORKER,
     labels=("kind", "status"),
 )
-S3_SECONDS = Histogram(
+S3_SECONDS = _worker_histogram(
     "s3_request",
+    unit="seconds",
     text="Duration of HTTP requests to the object store, to the last byte, of each attempt. kind: "
     "HEAD, LIST, GET, PUT, PART, ...",
-    source=MetricSource.WORKER,
     labels=("kind",),
     bounds_s=_S3_BOUNDS_S,
 )
-S3_BYTES = Counter(
+S3_BYTES = _worker_counter(
     "s3_bytes",
     unit="bytes",
     text="Bytes in the bodies of HTTP requests and responses. direction: up or down.",
-    source=MetricSource.WORKER,
     labels=("direction",),
 )
-HIDDEN_NAMES = Counter(
+HIDDEN_NAMES = _worker_counter(
     "hidden_names",
     unit="names",
     text="Listed keys that cannot be file names: a component is empty, . or .., contains a NUL, or "
     "is longer than 255 bytes.",
-    source=MetricSource.WORKER,
 )
-OPEN_FILES = Gauge(
+OPEN_FILES = _worker_gauge(
     "open_files",
     unit="handles",
     text="Open files and directories.",
-    source=MetricSource.WORKER,
 )
-INODES = Gauge(
+INODES = _worker_gauge(
     "inodes",
     unit="inodes",
     text="Files and directories that the kernel has looked up and not forgotten.",
-    source=MetricSource.WORKER,
 )
-INODES_LIMIT = Gauge(
+INODES_LIMIT = _worker_gauge(
     "inodes_limit",
     unit="inodes",
     text="The number of inodes above which the kernel is asked to forget files.",
-    source=MetricSource.WORKER,
 )
-INODES_ASKED = Gauge(
+INODES_ASKED = _worker_gauge(
     "inodes_asked",
     unit="inodes",
     text="Files that the kernel was asked to forget and has not forgotten yet.",
-    source=MetricSource.WORKER,
 )
-DIRTY_BYTES = Gauge(
+DIRTY_BYTES = _worker_gauge(
     "dirty_bytes",
     unit="bytes",
     text="Total size of the files that were written and are not in S3 yet.",
-    source=MetricSource.WORKER,
 )
-BUFFERS_BYTES = Gauge(
+BUFFERS_BYTES = _worker_gauge(
     "buffers_bytes",
     unit="bytes",
     text="Memory budget in use: read windows and upload parts.",
-    source=MetricSource.WORKER,
 )
-BUFFERS_LIMIT_BYTES = Gauge(
+BUFFERS_LIMIT_BYTES = _worker_gauge(
     "buffers_limit_bytes",
     unit="bytes",
     text="The memory budget, which is fixed when the volume is mounted.",
-    source=MetricSource.WORKER,
 )
 
 # --- of the mounter -------------------------------------------------------------------------------
 
-WORKER_STARTS = Counter(
+WORKER_STARTS = _mounter_counter(
     "worker_starts",
     unit="processes",
     text="Started worker processes. volume: the volume handle.",
-    source=MetricSource.MOUNTER,
     labels=("volume",),
 )
-WORKER_DEATHS = Counter(
+WORKER_DEATHS = _mounter_counter(
     "worker_deaths",
     unit="processes",
     text="Worker processes that were killed or crashed. volume: the volume handle; cause: the "
     "signal's name, exit-CODE, or unknown.",
-    source=MetricSource.MOUNTER,
     labels=("volume", "cause"),
 )
-MOUNT_FAILURES = Counter(
+MOUNT_FAILURES = _mounter_counter(
     "mount_failures",
     unit="mounts",
     text="Mounts that the mounter refused or could not serve, or that ended with an error. Errors "
     "of the node plugin, such as a wrong option, are in csi_s3_csi_errors_total. volume: the "
     "volume handle; code: the stable code (errors.md).",
-    source=MetricSource.MOUNTER,
     labels=("volume", "code"),
 )
-WORKER_MEMORY_BYTES = Gauge(
+WORKER_MEMORY_BYTES = _mounter_gauge(
     "worker_memory_bytes",
     unit="bytes",
     text="Memory of a volume's workers. volume: the volume handle; kind: rss, or private (without "
     "pages that are shared with other processes).",
-    source=MetricSource.MOUNTER,
     labels=("volume", "kind"),
 )
-MEMORY_LIMIT_BYTES = Gauge(
+MEMORY_LIMIT_BYTES = _mounter_gauge(
     "memory_limit_bytes",
     unit="bytes",
     text="--memory-limit, which is divided among the volumes; 0 if there is none.",
-    source=MetricSource.MOUNTER,
 )
-WORKERS = Gauge(
+WORKERS = _mounter_gauge(
     "workers",
     unit="processes",
     text="Worker processes, one for each mount.",
-    source=MetricSource.MOUNTER,
 )
-NODE_CONNECTED = Gauge(
+NODE_CONNECTED = _mounter_gauge(
     "node_connected",
     unit="0 or 1",
     text="Whether the mounter is connected to the node plugin.",
-    source=MetricSource.MOUNTER,
 )
-STALE_ANSWERS = Counter(
+STALE_ANSWERS = _mounter_counter(
     "stale_worker_answers",
     unit="scrapes",
     text="Scrapes that have a worker's last numbers because it did not answer in time. volume: the "
     "volume handle.",
-    source=MetricSource.MOUNTER,
     labels=("volume",),
 )
 
 # --- of the node plugin ---------------------------------------------------------------------------
 
-CSI_CALLS = Counter(
+CSI_CALLS = _node_counter(
     "csi_calls",
     unit="calls",
     text="Answered CSI calls. method: NodePublishVolume, ...; status: OK, or the gRPC status.",
-    source=MetricSource.NODE,
     labels=("method", "status"),
 )
-CSI_SECONDS = Histogram(
+CSI_SECONDS = _node_histogram(
     "csi_call",
+    unit="seconds",
     text="Duration of CSI calls. method: NodePublishVolume, ...",
-    source=MetricSource.NODE,
     labels=("method",),
     bounds_s=_CSI_BOUNDS_S,
 )
-CSI_ERRORS = Counter(
+CSI_ERRORS = _node_counter(
     "csi_errors",
     unit="calls",
     text="CSI calls answered with an error. method: NodePublishVolume, ...; code: the stable code "
     "(errors.md).",
-    source=MetricSource.NODE,
     labels=("method", "code"),
 )
-MOUNTS = Gauge(
+MOUNTS = _node_gauge(
     "mounts",
     unit="mounts",
     text="FUSE mounts on this node, one for each volume and set of options.",
-    source=MetricSource.NODE,
 )
-TARGETS = Gauge(
+TARGETS = _node_gauge(
     "published_targets",
     unit="targets",
     text="Target paths (one for each pod and volume) with a live mount.",
-    source=MetricSource.NODE,
 )
-MOUNTER_CONNECTED = Gauge(
+MOUNTER_CONNECTED = _node_gauge(
     "mounter_connected",
     unit="0 or 1",
     text="Whether a mounter is connected.",
-    source=MetricSource.NODE,
 )
-REGISTERED = Gauge(
+REGISTERED = _node_gauge(
     "registered",
     unit="0 or 1",
     text="Whether kubelet has registered the driver; always 1 without --registration-dir.",
-    source=MetricSource.NODE,
 )
 
 BUILD_INFO = Gauge(

@@ -82,10 +82,11 @@ class Metric(Generic[C]):
         source: MetricSource,
         stability: Stability = Stability.BETA,
         labels: Labels = (),
+        bounds_s: Sequence[float] = (),
     ) -> None:
         self.name = f"csi_s3_{name}{self.suffix}"
         self.unit, self.text, self.source, self.stability = unit, text, source, stability
-        self.label_names = labels
+        self.label_names, self.bounds_s = labels, tuple(bounds_s)
         self._cells: dict[Labels, C] = {}
 
     @override
@@ -184,21 +185,6 @@ class Histogram(Metric[Timer]):
     """Durations. bounds_s: the upper bounds of the buckets; a last one without a bound is added."""
 
     kind, suffix = "histogram", "_seconds"
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        text: str,
-        source: MetricSource,
-        bounds_s: Sequence[float],
-        stability: Stability = Stability.BETA,
-        labels: Labels = (),
-    ) -> None:
-        super().__init__(
-            name, unit="seconds", text=text, source=source, stability=stability, labels=labels
-        )
-        self.bounds_s = tuple(bounds_s)
 
     @override
     def values(self) -> dict[Labels, Value]:
