@@ -16,7 +16,8 @@ Messages (field "type"):
         report  {report: Report}                  when a mount's state changes, and as an answer
         notice  {notice: Notice}                  a failure to publish on the pods of a mount
     keeper -> worker
-        serve   as from node, with memory_bytes: the budget for buffers, in place of the spec's
+        serve   as from node, with memory_bytes: the budget for buffers, in place of the spec's,
+                and credentials_dir: the mounter's, if the spec has none
         metrics {mount_id}      answered by one, and by another after the worker's last report
     worker -> keeper
         metrics {families: {metric: [[label, ..., value], ...]}}    see obs.metrics.samples

@@ -20,6 +20,9 @@ class MountSpec:
 
     volume_handle: for logs, metrics and messages.
     state_dir: the mount's state directory as the worker sees it; "" if there is none.
+    credentials_dir: the volume's identity: a directory as the worker sees it, whose keys take
+        precedence over all other sources; "": the mounter's, if it has one. No key crosses the
+        link.
     has_node: node reads reports and notices as long as the worker runs.
     """
 
@@ -27,6 +30,7 @@ class MountSpec:
     volume_handle: str
     volume: VolumeConfig
     state_dir: str = ""
+    credentials_dir: str = ""
     has_node: bool = True
 
     @property
@@ -44,6 +48,7 @@ class MountSpec:
             mount_id=data["mount_id"],
             volume_handle=data["volume_handle"],
             state_dir=data.get("state_dir", ""),
+            credentials_dir=data.get("credentials_dir", ""),
             has_node=data.get("has_node", True),
             volume=_known(
                 VolumeConfig,

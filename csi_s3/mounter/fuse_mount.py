@@ -96,9 +96,13 @@ class FuseMount:
         self._is_replaced = True
         self.stop()
 
-    async def serve(self, memory_bytes: int) -> None:
-        """Have a worker serve the mount until it exits, and report the end if it did not."""
-        message = {**self._message, "memory_bytes": memory_bytes}
+    async def serve(self, memory_bytes: int, credentials_dir: str = "") -> None:
+        """Have a worker serve the mount until it exits, and report the end if it did not.
+
+        memory_bytes, credentials_dir: as in the keeper's `serve` message (`link.channel`).
+        """
+        of_mounter = {"memory_bytes": memory_bytes, "credentials_dir": credentials_dir}
+        message = {**self._message, **of_mounter}
         try:
             cause = await self.worker.serve(message, self._fd, self._stop)
         except ConnectionError as exc:

@@ -37,7 +37,7 @@ from csi_s3.mounter.fuse_mount import FuseMount
 from csi_s3.mounter.memory_shares import MemoryShares
 from csi_s3.mounter.metrics.volume_totals import VolumeTotals
 from csi_s3.mounter.outbox import Outbox
-from csi_s3.mounter.zygote_client import ZygoteClient, zygote_command
+from csi_s3.mounter.zygote_client import ZygoteClient
 from csi_s3.obs import http_endpoint
 from csi_s3.obs.http_endpoint import Probes
 from csi_s3.obs.metrics import catalog as metrics
@@ -59,8 +59,8 @@ async def serve(config: MounterConfig) -> None:
     shares = MemoryShares(config.memory_limit, config.max_volumes)
     metrics.build_info()
     metrics.MEMORY_LIMIT_BYTES.set(config.memory_limit or 0)
-    zygote_client = ZygoteClient(zygote_command(config.credentials_dir))
-    keeper = Keeper(config.socket, zygote_client, shares)
+    zygote_client = ZygoteClient()
+    keeper = Keeper(config.socket, zygote_client, shares, credentials_dir=config.credentials_dir)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -81,6 +81,7 @@ class Keeper:
     Lifetime: `run`, once; it ends the zygote. Concurrency: one task owns the connection, and one
     each mount (`_own`); what they share is changed in plain code between awaits. Messages go to
     node through the connection's outbox, so a node that does not read delays nothing.
+    credentials_dir: for mounts that have none of their own.
     """
 
     def __init__(
@@ -89,8 +90,11 @@ class Keeper:
         zygote_client: ZygoteClient,
         shares: MemoryShares | None = None,
         deadlines: MounterDeadlines | None = None,
+        *,
+        credentials_dir: Path | None = None,
     ) -> None:
         self._socket = socket
+        self._credentials_dir = "" if credentials_dir is None else str(credentials_dir)
         self._zygote_client = zygote_client
         self._shares = shares or MemoryShares(None, 1)
         self._deadlines = deadlines or MounterDeadlines()
@@ -304,7 +308,7 @@ class Keeper:
             if memory_bytes is None:
                 fuse_mount.end()
             else:
-                await fuse_mount.serve(memory_bytes)
+                await fuse_mount.serve(memory_bytes, self._credentials_dir)
         except MemoryLimitError as exc:
             log.log(exc.level, "%s", exc, extra={**spec.log_fields, "code": exc.code})
             fuse_mount.fail(exc)

@@ -34,7 +34,6 @@ from csi_s3.mounter.bucket_health import BucketHealth, HealthReporter
 from csi_s3.mounter.memory_shares import fitted_to
 from csi_s3.mounter.metrics import request_counts
 from csi_s3.mounter.notices import Notices, final_error
-from csi_s3.mounter.observed_store import ObservedStore
 from csi_s3.obs import logs
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.store import ObjectStore
@@ -44,16 +43,15 @@ log = logging.getLogger(__name__)
 BUCKET_WITHIN_S = 90.0
 
 
-def run_worker(sock: socket.socket, *, credentials_dir: Path | None = None) -> int:
+def run_worker(sock: socket.socket) -> int:
     """Serve one mount and return the exit code: 0 after an orderly end, 1 if it never served.
 
-    credentials_dir: a mounted Secret, whose keys take precedence over all others.
     To be called in a process of its own, without an event loop and with one thread.
     """
-    return uvloop.run(_run(Channel(sock), credentials_dir))
+    return uvloop.run(_run(Channel(sock)))
 
 
-async def _run(channel: Channel, credentials_dir: Path | None) -> int:
+async def _run(channel: Channel) -> int:
     message = await channel.receive()
     if message is None or message.type != "serve":
         return 1
@@ -61,7 +59,7 @@ async def _run(channel: Channel, credentials_dir: Path | None) -> int:
     logs.bind(spec.log_fields)
     if (memory_bytes := message.body.get("memory_bytes")) is not None:
         spec = replace(spec, volume=fitted_to(spec.volume, memory_bytes))
-    worker = Worker(channel, spec, credentials_dir)
+    worker = Worker(channel, spec, message.body.get("credentials_dir", ""))
     try:
         await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
     except (Exception, BaseExceptionGroup) as exc:
@@ -91,10 +89,11 @@ def _cause(exc: BaseException) -> VolumeError:
 class Worker:
     """Lifetime: the process. Concurrency: one task group, which ends with the session."""
 
-    def __init__(
-        self, channel: Channel, spec: MountSpec, credentials_dir: Path | None = None
-    ) -> None:
-        self._channel, self._spec, self._credentials_dir = channel, spec, credentials_dir
+    def __init__(self, channel: Channel, spec: MountSpec, credentials_dir: str = "") -> None:
+        """credentials_dir: for a spec without one."""
+        self._channel, self._spec = channel, spec
+        directory = spec.credentials_dir or credentials_dir
+        self._credentials_dir = Path(directory) if directory else None
         self._state_dir = Path(spec.state_dir) if spec.state_dir else None
         self._usage: Callable[[], Usage] = Usage
         self._stopping = asyncio.Event()
@@ -127,10 +126,10 @@ class Worker:
         bucket = open_bucket(
             volume.bucket,
             observe=request_counts.count_request,
+            watch=self._health.watch,
             credentials_dir=self._credentials_dir,
         )
-        async with bucket as unwatched, asyncio.TaskGroup() as group:
-            store = ObservedStore(unwatched, self._health)
+        async with bucket as store, asyncio.TaskGroup() as group:
             background = [group.create_task(self._receive())]
             await check_bucket(store, volume)
             fs = FileSystem(
@@ -223,7 +222,7 @@ class Worker:
             group.create_task(self._notices.run())
 
     async def _report_serving(self) -> None:
-        await self.report(State.SERVING, self._health.wrong)
+        await self.report(State.SERVING, self._health.failure)
 
     async def _notify(self, notice: Notice) -> None:
         await self._send("notice", {"notice": notice.to_json()})

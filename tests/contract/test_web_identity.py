@@ -11,9 +11,8 @@ import pytest
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import AccessDeniedError, CredentialsError
 from csi_s3.s3.bucket import open_bucket
-from csi_s3.s3.credentials import web_identity
 from csi_s3.s3.credentials.refresh import CredentialClock
-from tests.contract.conftest import SECRET
+from tests.contract.conftest import SECRET, at_once
 from tests.contract.scripted import Reply, error, listing, scripted_s3
 from tests.issuer import MINIO_ROLE, issuer, minio_with_role
 from tests.servers import running
@@ -69,9 +68,8 @@ class Time:
 
 
 @pytest.fixture
-async def sts(aws_environment, tmp_path, monkeypatch):
+async def sts(aws_environment, tmp_path):
     """STS, as EKS's webhook sets it up for the mounter."""
-    monkeypatch.setattr(web_identity, "BACKOFF_S", 0.0)
     (tmp_path / "token").write_text(token_of(SUBJECT) + "\n")
     aws_environment.setenv("AWS_ROLE_ARN", ROLE)
     aws_environment.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
@@ -165,7 +163,7 @@ async def test_an_sts_that_is_down_at_renewal_is_not_noticed_by_readers(sts, buc
     time = Time()
     sts.replies = [given("ONE"), *[refusal(503, "ServiceUnavailable", "busy")] * 3]
     sts.rule = lambda _: given("TWO", minutes=120)
-    async with open_bucket(bucket_server.config(), clock=time.clock) as bucket:
+    async with open_bucket(bucket_server.config(), pause=at_once, clock=time.clock) as bucket:
         for seconds in (2800, 2810, 2840):
             time.seconds = seconds
             await bucket.list_page("")
@@ -175,7 +173,7 @@ async def test_an_sts_that_is_down_at_renewal_is_not_noticed_by_readers(sts, buc
 @pytest.mark.parametrize("status", [408, 429, 520])
 async def test_a_gateway_before_sts_that_fails_once_fails_nothing(sts, bucket_server, status):
     sts.replies = [Reply(status), given("ONE", now=datetime.now(UTC))]
-    async with open_bucket(bucket_server.config()) as bucket:
+    async with open_bucket(bucket_server.config(), pause=at_once) as bucket:
         await bucket.list_page("")
     assert len(sts.seen) == 2
 
@@ -187,7 +185,7 @@ async def test_a_busy_sts_is_asked_again(sts, bucket_server):
         Reply(200, b"", lost=True),
         given("ONE", now=now),
     ]
-    async with open_bucket(bucket_server.config()) as bucket:
+    async with open_bucket(bucket_server.config(), pause=at_once) as bucket:
         await bucket.list_page("")
     assert len(sts.seen) == 3
 
@@ -212,10 +210,10 @@ NOT_TRUSTED = "Not authorized to perform sts:AssumeRoleWithWebIdentity"
         ),
         (
             refusal(400, "ExpiredTokenException", "Token expired: current date/time"),
-            [ROLE, "ExpiredTokenException", "has ended", "clock"],
+            [ROLE, "ExpiredTokenException", "has expired", "clock"],
         ),
-        (Reply(404, b"<html>not here</html>"), [ROLE, "no answer of STS's", "HTTP 404"]),
-        (Reply(200, b"<html>a console</html>"), [ROLE, "no answer of STS's", "HTTP 200"]),
+        (Reply(404, b"<html>not here</html>"), [ROLE, "not STS's", "HTTP 404"]),
+        (Reply(200, b"<html>a console</html>"), [ROLE, "not STS's", "HTTP 200"]),
     ],
     ids=["not-trusted", "no-provider", "expired", "not-sts", "console"],
 )
@@ -243,7 +241,7 @@ async def test_a_token_that_sts_repeats_is_cut_out_of_the_message(sts, bucket_se
 async def test_an_sts_that_cannot_be_reached_is_named(sts, bucket_server, aws_environment):
     aws_environment.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
     with pytest.raises(CredentialsError, match=r"STS at http://127\.0\.0\.1:1 cannot") as caught:
-        async with open_bucket(bucket_server.config()):
+        async with open_bucket(bucket_server.config(), pause=at_once):
             pass
     assert "sts.endpointUrl" in caught.value.hint
 

@@ -20,10 +20,10 @@ INIT = "68000000"
 WITHIN_S = 20
 
 
-def spec(handle: str = "obedient", mount_id: str = "a" * 32) -> MountSpec:
+def spec(handle: str = "obedient", mount_id: str = "a" * 32, **more: str) -> MountSpec:
     tree = TreeConfig(drain_timeout_s=0.0)
     volume = VolumeConfig(bucket=BucketConfig(bucket="b"), tree=tree)
-    return MountSpec(mount_id=mount_id, volume_handle=handle, volume=volume)
+    return MountSpec(mount_id=mount_id, volume_handle=handle, volume=volume, **more)
 
 
 class Node:
@@ -55,10 +55,10 @@ class Node:
     def come_back(self) -> None:
         self._sock = listen(self._path)
 
-    async def serve(self, handle: str = "obedient", mount_id: str = "a" * 32) -> int:
+    async def serve(self, handle: str = "obedient", mount_id: str = "a" * 32, **more: str) -> int:
         """Ask for a mount; returns the read end of what stands for its fuse descriptor."""
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        body = {"spec": spec(handle, mount_id).to_json(), "init": INIT}
+        body = {"spec": spec(handle, mount_id, **more).to_json(), "init": INIT}
         await self.channel.send("serve", body, [write])
         os.close(write)
         return read
@@ -91,11 +91,18 @@ class Mounter:
 
 
 @asynccontextmanager
-async def mounter(path: Path, *zygote_args: str, shares: MemoryShares | None = None, **deadlines_s):
+async def mounter(
+    path: Path,
+    *zygote_args: str,
+    shares: MemoryShares | None = None,
+    credentials_dir: Path | None = None,
+    **deadlines_s: float,
+):
     """A keeper that is connected to a node; leaving stops it and waits for its end."""
     node = Node(path)
     zygote_client = ZygoteClient([*ZYGOTE, *zygote_args])
-    keeper = Keeper(path, zygote_client, shares, MounterDeadlines(**deadlines_s))
+    deadlines = MounterDeadlines(**deadlines_s)
+    keeper = Keeper(path, zygote_client, shares, deadlines, credentials_dir=credentials_dir)
     found = Mounter(node, keeper)
     found.task = asyncio.create_task(found.keeper.run(found.stop))
     try:
