@@ -104,13 +104,13 @@ def find_program() -> str:
         MountError: it is not installed.
 
     """
-    found = shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/local/bin:/usr/bin:/bin")
-    if found is None:
+    path = shutil.which(PROGRAM) or shutil.which(PROGRAM, path="/usr/local/bin:/usr/bin:/bin")
+    if path is None:
         raise MountError(
             f"{PROGRAM} is not installed, so an ordinary user cannot mount",
             hint="install the package fuse3, or mount as root",
         )
-    return found
+    return path
 
 
 def _receive(sock: socket.socket) -> int | None:

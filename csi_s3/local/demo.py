@@ -110,14 +110,14 @@ def _demo(store: _Store, closing: ExitStack) -> None:
         lambda: driver.publish("s3-pv", target, bucket=store.bucket, options=options),
     )
     _print_detail(f"{driver.mounted_at(target)}")
-    seen = _step(
+    result = _step(
         f"start Python as uid {UID}; pandas reads and writes", lambda: _run_workload(target)
     )
-    _print_detail(f"found {', '.join(seen['names'])}; {seen['rows']:,} rows in each")
+    _print_detail(f"found {', '.join(result['names'])}; {result['rows']:,} rows in each")
     _print_detail("wrote by_region.parquet; wrote, read and removed scratch.txt")
-    _print_detail(f"on the mount: {seen['seconds']:.2f} s")
+    _print_detail(f"on the mount: {result['seconds']:.2f} s")
     _print_detail(
-        _step("read by_region.parquet with an S3 client", lambda: _check_bucket(store, seen))
+        _step("read by_region.parquet with an S3 client", lambda: _check_bucket(store, result))
     )
     _step("NodeUnpublishVolume", lambda: driver.unpublish("s3-pv", target))
     _step("stop node and mounter, delete the objects", lambda: _stop(driver, store))
@@ -167,16 +167,16 @@ def _run_workload(target: Path) -> dict[str, Any]:
     )
     if done.returncode != 0:
         raise MountError(f"the workload in {target} failed: {done.stderr.strip()}")
-    seen: dict[str, Any] = json.loads(done.stdout)
-    return seen
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
-def _check_bucket(store: _Store, seen: dict[str, Any]) -> str:
+def _check_bucket(store: _Store, result: dict[str, Any]) -> str:
     import pandas as pd  # noqa: PLC0415 - of the extra [demo]
 
     body, etag = store.get("by_region.parquet")
     records = pd.read_parquet(io.BytesIO(body)).to_dict("records")
-    if records != seen["by_region"] or "scratch.txt" in store.names():
+    if records != result["by_region"] or "scratch.txt" in store.names():
         raise MountError(
             f"the bucket does not contain what was written: {store.names()}, {records}"
         )

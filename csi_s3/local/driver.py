@@ -92,9 +92,9 @@ class Driver:
 
     def leftovers(self, target: Path) -> list[str]:
         """FUSE mounts, processes and the target directory, if they still exist."""
-        found = [f"mount {entry.mount_point}" for entry in self._mounts() if entry.is_fuse]
-        found += [f"process {pid}" for pid in self._pids()]
-        return found + ([f"directory {target}"] if not found and target.exists() else [])
+        left = [f"mount {entry.mount_point}" for entry in self._mounts() if entry.is_fuse]
+        left += [f"process {pid}" for pid in self._pids()]
+        return left + ([f"directory {target}"] if not left and target.exists() else [])
 
     def close(self) -> None:
         """Kill the processes, unmount, and delete the directory."""

@@ -188,8 +188,8 @@ class Histogram(Metric[Timer]):
 
     @override
     def values(self) -> dict[Labels, Value]:
-        found = ((values, timer.value()) for values, timer in self._cells.items())
-        return {values: value for values, value in found if value}
+        taken = ((values, timer.value()) for values, timer in self._cells.items())
+        return {values: value for values, value in taken if value}
 
     @override
     def _new(self) -> Timer:
