@@ -110,8 +110,8 @@ class _Endpoint:
         limits: EndpointLimits,
     ) -> None:
         self._sock, self._loop, self._probes, self._limits = sock, loop, probes, limits
-        self._open: set[asyncio.Task[None]] = set()
-        self._silent: dict[asyncio.Task[None], None] = {}  # without a request yet, oldest first
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}  # oldest first
+        self._asked: set[asyncio.Task[None]] = set()  # those with a request
         self._pages: dict[str, Callable[[], Awaitable[Page]]] = {
             "/metrics": self._metrics,
             "/healthz": self._healthz,
@@ -123,16 +123,15 @@ class _Endpoint:
 
             def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 if len(self._open) >= self._limits.connections:
-                    oldest = next(iter(self._silent), None)
+                    oldest = next((task for task in self._open if task not in self._asked), None)
                     if oldest is None:
                         writer.transport.abort()
                         return
-                    self._forget(oldest)
                     oldest.cancel()
+                    self._close(oldest)
                 task = group.create_task(self._serve(reader, writer))
-                self._open.add(task)
-                self._silent[task] = None
-                task.add_done_callback(self._forget)
+                self._open[task] = writer
+                task.add_done_callback(self._close)
 
             server = await asyncio.start_server(accept, sock=self._sock, limit=_HEAD_BYTES)
             await asyncio.wrap_future(stop)
@@ -140,9 +139,12 @@ class _Endpoint:
             for task in self._open:
                 task.cancel()
 
-    def _forget(self, connection: asyncio.Task[None]) -> None:
-        self._open.discard(connection)
-        self._silent.pop(connection, None)
+    def _close(self, connection: asyncio.Task[None]) -> None:
+        """Close a connection; not by its task, which may be cancelled before it has begun."""
+        self._asked.discard(connection)
+        writer = self._open.pop(connection, None)
+        if writer is not None and not writer.is_closing():
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request. HTTP/1.0: the connection ends with the answer."""
@@ -150,7 +152,7 @@ class _Endpoint:
             async with asyncio.timeout(self._limits.request_s):
                 head = await reader.readuntil(b"\r\n\r\n")
             if (task := asyncio.current_task()) is not None:
-                self._silent.pop(task, None)  # from here on the probes' deadlines hold
+                self._asked.add(task)  # from here on the probes' deadlines hold
             words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
             status, content_type, body = await self._answer(words)
             body = body.encode() if isinstance(body, str) else body
@@ -167,9 +169,6 @@ class _Endpoint:
             writer.close()
         except (OSError, EOFError, asyncio.LimitOverrunError) as exc:
             log.debug("a connection ended before its answer: %r", exc)
-        finally:
-            if not writer.is_closing():
-                writer.transport.abort()
 
     async def _answer(self, words: list[str]) -> Page:
         if len(words) != 3 or words[0] not in {"GET", "HEAD"}:  # noqa: PLR2004 - a request line's

@@ -173,6 +173,24 @@ async def test_silent_connections_do_not_keep_a_probe_from_its_answer():
         assert len(threads()) == 1
 
 
+async def test_a_burst_of_silent_connections_leaves_no_more_open_than_the_limit():
+    most = 4
+    with (
+        Program().serving(connections=most, request_s=DEADLINE_S) as port,
+        contextlib.ExitStack() as closing,
+    ):
+        silent = []
+        for _ in range(5):
+            for _ in range(60):  # faster than the endpoint's loop turns
+                sock = socket.socket()
+                silent.append(closing.enter_context(sock))
+                sock.connect(("127.0.0.1", port))
+            assert await ask(port, "/healthz") == (200, "ok\n")
+        for sock in silent[:-most]:
+            sock.settimeout(DEADLINE_S)
+            assert await asyncio.to_thread(is_closed, sock)
+
+
 async def test_requests_beyond_the_limit_are_refused_and_not_queued():
     program, asked, go_on = Program(), asyncio.Event(), asyncio.Event()
 
