@@ -16,7 +16,7 @@ __all__ = ["directory"]
 
 
 def test_a_failed_start_with_auto_unmount_leaves_alone_what_was_mounted_before(directory):
-    """A systemd automount point, e.g.; or what somebody else mounts there a moment later."""
+    """Such as a systemd automount point, or another mount a moment later."""
     subprocess.run(["mount", "-t", "tmpfs", "below", directory], check=True, timeout=WITHIN_S)
     command = parse_command(["data", str(directory), "--auto-unmount"], uid=0, gid=0)
     made = []

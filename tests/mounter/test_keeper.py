@@ -339,7 +339,7 @@ async def test_the_zygote_s_death_is_every_worker_s_and_ends_the_keeper(tmp_path
             os.kill(zygote, signal.SIGKILL)
             report = await running.node.report()
             assert (report.state, report.error.code) == (State.FAILED, "worker-died")
-            assert await line(fuse) == ""  # the worker is gone, too
+            assert await line(fuse) == ""  # the worker has ended as well
             os.close(fuse)
             await running.node.end()
     assert "must be started again" in error.value.hint
@@ -375,7 +375,7 @@ async def test_a_node_that_is_not_there_is_waited_for_and_logged_once(tmp_path, 
 
 
 async def test_a_mounter_whose_socket_directory_was_removed_ends(tmp_path):
-    """Its container holds a directory that nobody sees any more; a new one is given the new one."""
+    """Its container has a deleted directory; only a new container gets the new one."""
     link = tmp_path / "link"
     link.mkdir()
     held = os.open(link, os.O_PATH)

@@ -134,7 +134,7 @@ async def test_a_volume_gets_its_share_and_one_too_many_is_refused(tmp_path):
 
 @pytest.fixture
 async def full(tmp_path):
-    """A mounter whose one volume, which nobody has mounted any more, is still ending."""
+    """A mounter whose only volume is unmounted and still ending."""
     async with mounter(tmp_path / "node.sock", shares=MemoryShares(400 * MIB, 1)) as running:
         fuse = await running.node.serve("obedient")
         await line(fuse)

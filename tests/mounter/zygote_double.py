@@ -67,7 +67,7 @@ async def _serve(channel: Channel, spec: MountSpec, memory_bytes: int) -> int:
 
 
 def families(memory_bytes: int) -> dict:
-    """It has read a byte for each question, and has the budget that it was told."""
+    """One byte read for each request, and the budget of the message."""
     asked = next(_numbers)
     return {
         "csi_s3_read_bytes_total": [[asked]],
@@ -76,11 +76,11 @@ def families(memory_bytes: int) -> dict:
 
 
 async def _report(channel: Channel, spec: MountSpec, state: State, error=None) -> None:
-    """The usage that it tells: its number of descriptors, and its pid."""
+    """Its usage is its number of descriptors and its pid."""
     open_files = len(list(Path("/proc/self/fd").iterdir()))
     usage = Usage(open_files=open_files, inodes=os.getpid())
-    said = Report(mount_id=spec.mount_id, state=state, error=error, usage=usage)
-    await channel.send("report", {"report": said.to_json()})
+    report = Report(mount_id=spec.mount_id, state=state, error=error, usage=usage)
+    await channel.send("report", {"report": report.to_json()})
 
 
 if __name__ == "__main__":

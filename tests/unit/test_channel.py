@@ -276,7 +276,7 @@ async def test_a_socket_s_name_is_removed_by_its_owner_only(tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["socket", "directory"])
-async def test_connect_where_nobody_listens_says_so(tmp_path, missing):
+async def test_connect_without_a_listener_is_file_not_found(tmp_path, missing):
     path = tmp_path / "node.sock" if missing == "socket" else tmp_path / "gone" / "node.sock"
     with pytest.raises(FileNotFoundError):
         connect(path)

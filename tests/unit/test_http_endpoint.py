@@ -17,7 +17,7 @@ DEADLINE_S = 10
 
 
 class Program:
-    """Answers as it is told to."""
+    """Answers with what a test sets."""
 
     reason = None
 

@@ -43,7 +43,7 @@ def missing(option, what="rm"):
     return NotPermittedError(what, f"needs the mount option {option}", option=option)
 
 
-async def test_a_missing_option_is_told_once_for_each(recorder):
+async def test_each_missing_option_has_one_notice(recorder):
     failures = [("unlink", missing("allow-delete", f"unlink of {n}")) for n in range(100)]
     failures.append(("open", missing("allow-overwrite", "open")))
     assert await recorder.after(*failures) == [
@@ -52,9 +52,9 @@ async def test_a_missing_option_is_told_once_for_each(recorder):
     ]
 
 
-async def test_what_is_told_of_a_file_does_not_name_it(recorder):
+async def test_a_notice_about_a_file_does_not_name_it(recorder):
     failures = [
-        ("release", StaleError('a.csv: somebody else replaced "1"', "compare")),
+        ("release", StaleError("a.csv: replaced concurrently", "compare")),
         ("read", IntegrityError("GET 'b.csv': the store's checksum is 1, ours 2")),
     ]
     await recorder.after(*failures)
@@ -68,18 +68,18 @@ async def test_what_is_told_of_a_file_does_not_name_it(recorder):
     assert final_error([]) is None
 
 
-async def test_what_s3_says_of_an_upload_is_told(recorder):
+async def test_a_notice_has_the_store_s_message_without_names(recorder):
     refused = AccessDeniedError("PUT s3://b/x: no", public="PUT s3://b/…: no")
     await recorder.after(("release", refused))
     [notice] = recorder.sent
     assert notice.error.as_told().what == "PUT s3://b/…: no"
 
 
-async def test_what_no_option_would_allow_is_not_told(recorder):
+async def test_what_no_option_would_allow_has_no_notice(recorder):
     assert await recorder.after(("link", NotPermittedError("hard link", "copy the file"))) == []
 
 
-async def test_an_upload_that_fails_when_nobody_hears_of_it_is_told_once_a_minute(recorder):
+async def test_failed_uploads_without_a_caller_have_one_notice_a_minute(recorder):
     first, second = StoreUnavailableError("503 on a"), StoreUnavailableError("503 on b")
     assert await recorder.after(("release", first), ("release", second)) == [
         (Reason.UPLOAD_FAILED, "503 on a")
@@ -88,14 +88,14 @@ async def test_an_upload_that_fails_when_nobody_hears_of_it_is_told_once_a_minut
     assert await recorder.after(("release", second)) == [(Reason.UPLOAD_FAILED, "503 on b")]
 
 
-async def test_what_a_program_hears_of_is_not_told(recorder):
+async def test_an_error_that_a_program_gets_has_no_notice(recorder):
     assert (
         await recorder.after(("flush", AccessDeniedError("403")), ("read", AccessDeniedError("4")))
         == []
     )
 
 
-async def test_bytes_that_are_not_what_was_sent_are_told_whatever_the_operation(recorder):
+async def test_wrong_bytes_have_a_notice_whatever_the_operation(recorder):
     assert await recorder.after(("flush", IntegrityError("not encrypted"))) == [
         (Reason.INTEGRITY, "not encrypted")
     ]
