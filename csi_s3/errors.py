@@ -65,7 +65,6 @@ class VolumeError(Exception):
     what: str
     hint: str = ""
     public: str = field(default="", kw_only=True, repr=False)
-    was_logged: bool = field(default=False, init=False, repr=False)
 
     @property
     def keeps_bytes(self) -> bool:

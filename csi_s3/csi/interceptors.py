@@ -84,7 +84,7 @@ class Refusals:
 
 
 def _answering(method: Callable[..., Any], op: str, refusals: Refusals) -> Callable[..., Any]:
-    timer = metrics.CSI_SECONDS.child(op)
+    timer = metrics.CSI_SECONDS.labels(op)
 
     async def counted(request: Any, context: Context) -> Any:  # noqa: ANN401 - any message
         began_s = time.perf_counter()

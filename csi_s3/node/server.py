@@ -24,6 +24,7 @@ from csi_s3.node.source_mounts import SourceMounts
 from csi_s3.node.targets import Targets
 from csi_s3.node.volumes import Volumes
 from csi_s3.obs import http_endpoint
+from csi_s3.obs.http_endpoint import Probes
 from csi_s3.obs.metrics import catalog as metrics
 
 GRACE_S = 10.0  # for calls under way at SIGTERM
@@ -79,7 +80,8 @@ async def serve(config: NodeConfig) -> None:
     metrics.build_info()
     with (
         http_endpoint.serving(
-            config.http_address, live=health.live, ready=health.unready, collect=health.collect
+            config.http_address,
+            Probes(live=health.live, ready=health.unready, collect=health.collect),
         ),
         bound(server, config.endpoint, flag="--endpoint"),
         registration.listening(),

@@ -193,7 +193,8 @@ async def test_a_killed_worker_is_an_event_on_its_pod_and_the_next_publish_works
         await until(node.events)
         ((pod, reason, text),) = node.events()
         assert (pod, reason) == ("a", "VolumeBroken")
-        assert "SIGKILL (if nobody killed it, memory ran out" in text
+        assert "died: SIGKILL (" in text
+        assert "memory ran out" in text
         await node.publish(target, bucket="data", pod="a")
         assert run("cat", target / "hello.txt").stdout == "hello"
         await node.unpublish(target)
@@ -277,11 +278,8 @@ async def test_a_program_that_is_not_root_where_only_root_may_write_is_an_event_
         await node.wait_until_clean()
         ((pod, reason, text),) = node.events()
         assert (pod, reason) == ("writes", "NotWritable")
-        assert text == (
-            "volume pv: a program runs as user 1000, group 2000, and all files are root's, who"
-            " alone may change them: give the PersistentVolume the mountOptions uid=1000 and"
-            " gid=2000, or the pod a securityContext with fsGroup, and create the pods anew"
-        )
+        assert text.startswith("volume pv: a program runs as user 1000, group 2000, and ")
+        assert "mountOptions uid=1000 and gid=2000, or the pod a securityContext with fsGr" in text
 
 
 async def test_a_publish_that_fails_says_what_and_what_to_do(node, minio):
