@@ -30,7 +30,7 @@ _HINTS = {
 
 
 class FuseMount:
-    """The descriptor, what node was told of the mount last, and the worker.
+    """The descriptor, the last report of the mount to node, and the worker.
 
     Lifetime: owns fd until `close`. Concurrency: `serve` is one task's; everything else is plain
     code for the keeper's tasks.

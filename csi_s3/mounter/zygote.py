@@ -6,7 +6,7 @@ holds a volume's descriptor: a worker gets its own from the keeper, over a socke
 zygote closes its copy right after the fork.
 
 Rejected: exec per worker (imports cost 0.4 s of CPU and 60 MB each), multiprocessing's forkserver
-(it has threads and a resource tracker, and the workers cannot be told from its helpers), fork from
+(it has threads and a resource tracker, and its helpers look like workers), fork from
 the keeper (it runs an event loop and holds every volume's descriptor).
 
 Messages (`link.channel`; the keeper's side is `mounter.zygote_client`):

@@ -12,9 +12,6 @@ ROOT = Path(__file__).parents[2]
 
 # Still replaced, by file; what is passed in leaves this list, which is to be empty.
 REMAINING = {
-    "tests/mount/test_local_user_mount.py": {"DEADLINE_S"},
-    "tests/mounter/test_keeper.py": {"EXIT_WITHIN_S", "DRAIN_MARGIN_S"},
-    "tests/mounter/test_metering.py": {"ANSWER_WITHIN_S"},
     "tests/rpc/test_answers.py": {"MOST_REFUSED"},
     "tests/rpc/test_cluster_api.py": {"PAUSE_S", "MOST_KEPT", "MOST_WAITING", "REQUEST_S"},
     "tests/rpc/run_node.py": {
@@ -29,12 +26,6 @@ REMAINING = {
     "tests/unit/test_fs_pages.py": {"EMPTY_PAGES"},
     "tests/unit/test_fs_rename.py": {"MAX_PUT_BYTES", "MAX_COPY_PART_BYTES"},
     "tests/unit/test_fs_write_failures.py": {"STALLED_AFTER_S", "MAX_PARTS", "GROW_EVERY_PARTS"},
-    "tests/unit/test_fusermount.py": {"DEADLINE_S", "CONF"},
-    "tests/unit/test_http_endpoint.py": {
-        "ALIVE_WITHIN_S",
-        "COLLECTED_WITHIN_S",
-        "REQUEST_WITHIN_S",
-    },
 }
 
 
