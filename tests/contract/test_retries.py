@@ -55,12 +55,12 @@ async def http(s3):
     client = Http(
         bucket=config.bucket,
         endpoint=resolve(config, session, region_for(config, session)),
+        headers={},
         identity=None,
         move=lambda endpoint, _: endpoint,
         tls=None,
         user_agent="test",
         max_attempts=config.max_attempts,
-        observe=None,
         pause=at_once,
     )
     yield client
