@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 
 from csi_s3.config.volume import TreeConfig, VolumeConfig, canonical
 from csi_s3.errors import (
+    BadRequestError,
     BusyError,
     ExistsError,
+    MountError,
     RemountError,
     Status,
     VolumeError,
@@ -47,6 +49,7 @@ from csi_s3.node.targets import Target, Targets
 from csi_s3.node.volume_mount import AFTERWARDS, VolumeMount
 
 MOUNTER_WAIT_S = 10.0  # for a mounter that restarts
+_REPUBLISHED = "kubelet publishes the volume again within two minutes"
 
 # Answers after which kubelet takes nothing as settled (IsOperationFinishedError).
 _NOT_FINAL = {
@@ -156,25 +159,30 @@ class Volumes:
                 await hold(mount.unpublish(target))
 
     async def usage(self, handle: str, path: str) -> tuple[Usage, VolumeError | None]:
-        """What the volume's worker counted, and what is wrong with it, if anything.
+        """Get the worker's usage, and what is wrong with the volume, if anything.
+
+        A published volume that cannot be used (unmounted by hand, broken, silent) is an abnormal
+        condition and not an error: kubelet shows a condition on the pod, an error only in its log.
 
         Raises:
             VolumeNotFoundError: the volume is not published at path.
 
         """
+        target, mount = self._published(handle, path)
         try:
-            target = self._targets.find(path)
-        except VolumeError:
-            target = None
-        mount = None if target is None else self._mount_on(target)
-        if target is None or mount is None or mount.spec.volume_handle != handle:
-            raise VolumeNotFoundError(f"volume {handle!r} is not published at {path!r}")
-        try:
-            if await off_loop(target.mounted, "reading mountinfo") is None and mount.is_up:
-                raise VolumeNotFoundError(f"nothing is mounted at {path}", "restart the pod")
+            if mount.is_up and await off_loop(target.mounted, "reading mountinfo") is None:
+                return Usage(), MountError(f"nothing is mounted at {path}", _REPUBLISHED)
             return await mount.usage(), mount.wrong
         except VolumeError as exc:
             return Usage(), exc
+
+    def _published(self, handle: str, path: str) -> tuple[Target, VolumeMount]:
+        with suppress(BadRequestError):  # a path outside kubelet's directory
+            target = self._targets.find(path)
+            mount = self._mount_on(target)
+            if mount is not None and mount.spec.volume_handle == handle:
+                return target, mount
+        raise VolumeNotFoundError(f"volume {handle!r} is not published at {path!r}")
 
     def counts(self) -> tuple[int, int]:
         """How many mounts there are, and targets that have a bind of one that lives."""

@@ -53,6 +53,7 @@ async def test_stats_of_a_target_that_somebody_unmounted_say_so(node, mounter):
     condition = (await node.stats(target)).volume_condition
     assert condition.abnormal
     assert f"nothing is mounted at {target}" in condition.message
+    assert "publishes the volume again" in condition.message
     await node.publish(target)
     assert not (await node.stats(target)).volume_condition.abnormal
 
