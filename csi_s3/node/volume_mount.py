@@ -6,6 +6,7 @@ mounter's connection as plain calls; they wake what waits for them, or become jo
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from typing_extensions import override
 
+from csi_s3.config.volume import VolumeConfig, canonical
 from csi_s3.errors import (
     MounterUnavailableError,
     VolumeError,
@@ -64,6 +66,7 @@ class VolumeMount:
         leftovers: Leftovers,
     ) -> None:
         self.spec = spec
+        self.identity = mount_identity(spec.volume_handle, spec.volume)
         self.targets: dict[Target, bool] = {}  # as published; the value: read-only
         self.broken: VolumeError | None = None
         self.wrong: VolumeError | None = None
@@ -370,6 +373,11 @@ class VolumeMount:
 
     async def _call(self, step: Callable[[], T], doing: str) -> T:
         return await off_loop(step, f"{doing} (volume {self.spec.volume_handle})")
+
+
+def mount_identity(handle: str, config: VolumeConfig) -> str:
+    """Of a volume and its options: equal ones share a mount."""
+    return json.dumps([handle, canonical(config)])
 
 
 def _close(source: SourceMount) -> None:

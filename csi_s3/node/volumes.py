@@ -10,7 +10,6 @@ Decisions are plain code between awaits, so the table needs no lock.
 
 import asyncio
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
-from csi_s3.config.volume import TreeConfig, VolumeConfig, canonical
+from csi_s3.config.volume import TreeConfig, VolumeConfig
 from csi_s3.errors import (
     BadRequestError,
     BusyError,
@@ -46,7 +45,7 @@ from csi_s3.node.pod_events import (
 from csi_s3.node.reconcile import survey
 from csi_s3.node.source_mounts import SourceMounts, off_loop
 from csi_s3.node.targets import Target, Targets
-from csi_s3.node.volume_mount import AFTERWARDS, VolumeMount
+from csi_s3.node.volume_mount import AFTERWARDS, VolumeMount, mount_identity
 
 MOUNTER_WAIT_S = 10.0  # for a mounter that restarts
 _REPUBLISHED = "kubelet publishes the volume again within two minutes"
@@ -235,9 +234,9 @@ class Volumes:
 
     def _mount_for(self, handle: str, target: Target, config: VolumeConfig) -> VolumeMount:
         """The mount to serve target: the one that does, else one that can, else a new one."""
-        identity = _identity(handle, config)
+        identity = mount_identity(handle, config)
         there = self._mount_on(target)
-        if there is not None and _identity_of(there) != identity:
+        if there is not None and there.identity != identity:
             if there.spec.volume_handle != handle:
                 raise ExistsError(
                     f"{target.path} holds volume {there.spec.volume_handle!r}, not {handle!r}",
@@ -254,9 +253,9 @@ class Volumes:
             there.disown(target)
             self._lost.add(target)
         for mount in self._mounts.values():
-            if _identity_of(mount) == identity and not mount.leaving:
+            if mount.identity == identity and not mount.leaving:
                 return mount
-        return self._new_mount(handle, config)
+        return self._new_mount(handle, config, identity)
 
     async def _refuse_kindly(self, target: Target, error: VolumeError) -> None:
         """Raise in place of a final answer one that kubelet does not tear a dead mount down for."""
@@ -296,8 +295,8 @@ class Volumes:
             log.warning("%s", warning, extra={"volume": handle, "target": target.path})
             self._pod_events.tell([target], IGNORED_OPTION, f"volume {handle}: {warning}")
 
-    def _new_mount(self, handle: str, config: VolumeConfig) -> VolumeMount:
-        ids = (_mount_id(_identity(handle, config), n) for n in count())
+    def _new_mount(self, handle: str, config: VolumeConfig, identity: str) -> VolumeMount:
+        ids = (_mount_id(identity, number) for number in count())
         mount_id = next(i for i in ids if i not in self._mounts)
         spec = MountSpec(
             mount_id=mount_id,
@@ -356,10 +355,6 @@ class _Hold:
         return await asyncio.shield(work)
 
 
-def _identity(handle: str, config: VolumeConfig) -> str:
-    return json.dumps([handle, canonical(config)])
-
-
 def _but_for_group(config: VolumeConfig) -> VolumeConfig:
     """What stays the same when pods of one volume differ in fsGroup, which is their right."""
     plain = TreeConfig()
@@ -385,10 +380,6 @@ def _flat(data: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         else:
             flat[above + name] = value
     return flat
-
-
-def _identity_of(mount: VolumeMount) -> str:
-    return _identity(mount.spec.volume_handle, mount.spec.volume)
 
 
 def _mount_id(identity: str, number: int) -> str:
