@@ -52,7 +52,7 @@ class Status(Enum):
 class VolumeError(Exception):
     """Base of the tree. `what` says what failed and where, `hint` what to do next.
 
-    public: in place of `what`, see `as_told`; for logs `what` has it all.
+    public: in place of `what`, see `as_public`; for logs `what` has it all.
     """
 
     errno: ClassVar[int] = EIO
@@ -76,7 +76,7 @@ class VolumeError(Exception):
     def __str__(self) -> str:
         return f"{self.what} ({self.hint})" if self.hint else self.what
 
-    def as_told(self) -> "VolumeError":
+    def as_public(self) -> "VolumeError":
         """The same for CSI answers and Events, every time in the same words: kubelet counts these.
 
         It names no object, because an Event is on all pods of a volume, and no request.

@@ -133,7 +133,7 @@ def _pod(request: Any) -> str:  # noqa: ANN401 - any message
 
 def answer_text(error: VolumeError) -> str:
     """One line of what, hint and code, short enough for an Event; a long `what` loses its end."""
-    error = error.as_told()
+    error = error.as_public()
     what, hint = " ".join(error.what.split()), " ".join(error.hint.split())
     end = f" ({hint}) [{error.code}]" if hint else f" [{error.code}]"
     return _cut(what, MOST_BYTES - len(end.encode())) + end

@@ -11,7 +11,6 @@ from typing import Any
 
 from csi_s3.config.api_server import ApiServer
 from csi_s3.kubernetes.api_client import ApiClient, ApiError
-from csi_s3.kubernetes.pods import PodRef
 
 SAME_FOR = timedelta(minutes=10)
 MOST_KEPT = 512  # events that may be counted on
@@ -21,6 +20,15 @@ _MOST_CONFLICTS = 5
 _CONFLICT, _NOT_FOUND = 409, 404
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodRef:
+    """A pod as the cluster's API knows it, and as kubelet names it (podInfoOnMount)."""
+
+    namespace: str
+    name: str
+    uid: str
 
 
 class ClusterApi:

@@ -20,8 +20,6 @@ from csi_s3.link.channel import Channel, Message, listen
 from csi_s3.link.report import Notice, Report
 from csi_s3.link.spec import VERSION, MountSpec
 
-HELLO_S = 10.0  # from connect to `ready`
-
 log = logging.getLogger(__name__)
 
 
@@ -60,8 +58,9 @@ class MounterLink:
     Cancellation of `run` (our own end) is not the mounter's: its mounts stay.
     """
 
-    def __init__(self, path: Path, *, uid: int) -> None:
-        self._uid, self._path = uid, path
+    def __init__(self, path: Path, *, uid: int, hello_s: float) -> None:
+        """hello_s: from a mounter's connection to its `ready`."""
+        self._uid, self._path, self._hello_s = uid, path, hello_s
         self._socket = listen(path, mode=0o660, gid=uid or None)
         self._inode = path.lstat().st_ino
         self._channel: Channel | None = None
@@ -139,7 +138,7 @@ class MounterLink:
     async def _serve(self, channel: Channel, listener: MounterListener) -> None:
         held: list[HeldMount] = []
         try:
-            async with asyncio.timeout(HELLO_S):
+            async with asyncio.timeout(self._hello_s):
                 await _greet(channel, held)
         except (ConnectionError, TimeoutError) as exc:
             for have in held:

@@ -144,7 +144,7 @@ class RequestContext:
 
     @property
     def public(self) -> str:
-        """Without the key (`VolumeError.as_told`)."""
+        """Without the key (`VolumeError.as_public`)."""
         return f"{self.kind} s3://{self.bucket}/{self.key and '…'}"
 
     def hide(self, text: str) -> str:

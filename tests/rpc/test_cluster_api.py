@@ -12,8 +12,7 @@ import pytest
 from csi_s3.config.api_server import ApiServer
 from csi_s3.kubernetes import api_client
 from csi_s3.kubernetes import cluster_api as module
-from csi_s3.kubernetes.cluster_api import ClusterApi
-from csi_s3.kubernetes.pods import PodRef
+from csi_s3.kubernetes.cluster_api import ClusterApi, PodRef
 from tests.rpc.conftest import ROOT
 from tests.rpc.fake_cluster import USER, fake_cluster
 from tests.rpc.fake_mounter import FakeMounter, until

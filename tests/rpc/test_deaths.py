@@ -181,7 +181,7 @@ async def test_a_restarted_node_removes_what_no_mounter_serves(node, mounter):
     async with FakeMounter(node.mounter_socket):
         await until(lambda: not node.volume_directories())
         waiting.communicate(timeout=20)
-        (line,) = node.logged("WARNING", "nobody serves")
+        (line,) = node.logged("WARNING", "no worker serves")
         assert "s3://bucket/" in line["message"]
         await node.publish(target)
         assert run("cat", target / "hello").stdout == "hello\n"

@@ -216,7 +216,7 @@ async def test_bytes_that_miss_the_store_at_the_last_close_are_told_and_uploaded
             await node.unpublish(target)  # while a process has it open still
             holder.stdin.close()  # flush fails, then release, and that is the mount's end
             await asyncio.to_thread(holder.wait, 20)
-        await until(lambda: node.logged("WARNING", "is kept: a worker left files"))
+        await until(lambda: node.logged("WARNING", "a worker left files"))
         await until(lambda: [e for e in node.events() if e[1] == "UploadFailed"])
         pod, _, text = node.events()[0]
         assert pod == "a"

@@ -59,17 +59,17 @@ async def test_what_is_told_of_a_file_does_not_name_it(told):
     await told.hear(*failures)
     for _, error in failures:
         assert ".csv" in error.what
-        assert ".csv" not in str(error.as_told())
-    assert str(failures[0][1].as_told()) == "a file could not be stored (compare)"
+        assert ".csv" not in str(error.as_public())
+    assert str(failures[0][1].as_public()) == "a file could not be stored (compare)"
     last = last_words([StaleError("c.csv: replaced"), StaleError("d.csv: replaced")])
-    assert last.as_told().what == "a file could not be stored"
+    assert last.as_public().what == "a file could not be stored"
     assert last_words([]) is None
 
 
 async def test_what_s3_says_of_an_upload_is_told(told):
     refused = AccessDeniedError("PUT s3://b/x: no", public="PUT s3://b/…: no")
     await told.hear(("release", refused))
-    assert refused.as_told().what == "PUT s3://b/…: no"
+    assert refused.as_public().what == "PUT s3://b/…: no"
 
 
 async def test_what_no_option_would_allow_is_not_told(told):
