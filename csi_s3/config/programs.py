@@ -45,7 +45,7 @@ class NodeConfig:
     mounter_uid: who the mounter must be; the socket's group and the state directories' owner.
     registration_dir: where kubelet looks for plug-ins; None: nobody is told of this one.
     kubelet_endpoint: path of `endpoint` as kubelet sees it.
-    http_address: HOST:PORT of metrics and health; "" is off.
+    http_address: host and port of metrics and health; None is off.
     default_mount_options: what every volume starts from.
     max_volumes: the mounter's; None: its memory has no limit, and so no number of volumes.
     startup_taint: key of the taint to remove from this node when it can serve; "" is none.
@@ -62,7 +62,7 @@ class NodeConfig:
     mounter_uid: int = 0
     registration_dir: Path | None = None
     kubelet_endpoint: Path
-    http_address: str = ""
+    http_address: tuple[str, int] | None = None
     default_mount_options: DefaultOptions = DefaultOptions()  # noqa: RUF009 - frozen
     max_volumes: int | None = None
     startup_taint: str = ""
@@ -132,14 +132,14 @@ class MounterConfig:
     """`csi-s3 mounter`.
 
     socket: where node listens.
-    http_address: HOST:PORT of metrics and health; "" is off.
+    http_address: host and port of metrics and health; None is off.
     memory_limit: bytes that all volumes, and this program, share; None: nobody limits them.
     max_volumes: how many volumes share the limit.
     credentials_dir: files key_id, access_key and session_token, read again when they change.
     """
 
     socket: Path
-    http_address: str = ""
+    http_address: tuple[str, int] | None = None
     memory_limit: int | None = None
     max_volumes: int = _MAX_VOLUMES
     credentials_dir: Path | None = None
@@ -246,14 +246,16 @@ def _directory(flag: str, value: str) -> Path | None:
     return _absolute(flag, value) if value else None
 
 
-def _address(value: str) -> str:
+def _address(value: str) -> tuple[str, int] | None:
+    if not value:
+        return None
     found = _ADDRESS.fullmatch(value)
-    if value and (found is None or not 0 < int(found[2]) <= _MAX_PORT):
+    if found is None or not 0 < int(found[2]) <= _MAX_PORT:
         raise BadOptionError(
             f"--http-address {value!r} is not an address to listen on",
             "expected HOST:PORT such as 0.0.0.0:9810 or [::]:9810",
         )
-    return value
+    return found[1].strip("[]"), int(found[2])
 
 
 def _items(value: str) -> tuple[str, ...]:

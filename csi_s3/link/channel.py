@@ -31,6 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from csi_s3.link import unix_socket
+
 MAX_MESSAGE_BYTES = 128 << 10
 MAX_FDS = 8
 
@@ -176,26 +178,13 @@ def _close(fds: Sequence[int]) -> None:
 
 
 def listen(path: Path, *, mode: int = 0o660, gid: int | None = None) -> socket.socket:
-    """Listen at path, which may be longer than sun_path's 107 bytes; a stale socket is replaced.
-
-    Bound through /proc/self/fd, so the directory must exist; it is never made here.
-    """
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Listen at path; see `link.unix_socket`. Its directory must exist."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        path.unlink(missing_ok=True)
-        old = os.umask(0o777 & ~mode)
-        try:
-            sock.bind(f"/proc/self/fd/{directory}/{path.name}")
-        finally:
-            os.umask(old)
-        if gid is not None:
-            os.chown(path.name, -1, gid, dir_fd=directory)
+        unix_socket.bind(path, sock.bind, mode=mode, gid=gid)
     except BaseException:
         sock.close()
         raise
-    finally:
-        os.close(directory)
     sock.listen()
     sock.setblocking(False)
     return sock

@@ -39,6 +39,7 @@ from csi_s3.mounter.outbox import Outbox
 from csi_s3.mounter.worker_supervisor import WorkerSupervisor
 from csi_s3.mounter.zygote_client import ZygoteClient, zygote_command
 from csi_s3.obs import http_endpoint
+from csi_s3.obs.http_endpoint import Probes
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.obs.metrics import exposition
 
@@ -67,9 +68,8 @@ async def serve(config: MounterConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    endpoint = http_endpoint.serving(
-        config.http_address, live=keeper.live, ready=keeper.unready, collect=keeper.collect
-    )
+    probes = Probes(live=keeper.live, ready=keeper.unready, collect=keeper.collect)
+    endpoint = http_endpoint.serving(config.http_address, probes)
     try:
         with closing(zygote_client), endpoint:
             await keeper.run(stop)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from csi_s3.errors import MounterUnavailableError
+from csi_s3.link import unix_socket
 from csi_s3.link.channel import Channel, Message, listen
 from csi_s3.link.report import Notice, Report
 from csi_s3.link.spec import VERSION, MountSpec
@@ -71,10 +72,8 @@ class MounterLink:
         return self._channel is not None
 
     def remove(self) -> None:
-        """Remove the socket's name, unless it is another process's by now."""
-        with contextlib.suppress(FileNotFoundError):
-            if self._path.lstat().st_ino == self._inode:
-                self._path.unlink()
+        """Remove the socket's name, unless another process has it by now."""
+        unix_socket.remove(self._path, self._inode)
 
     def require(self) -> None:
         """Go on only with a mounter.

@@ -27,6 +27,7 @@ from csi_s3.node.source_mounts import SourceMounts
 from csi_s3.node.targets import Targets
 from csi_s3.node.volumes import Volumes
 from csi_s3.obs import http_endpoint
+from csi_s3.obs.http_endpoint import Probes
 from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
@@ -55,10 +56,9 @@ async def serve(
         log.warning("%s: %s", FLAG, warning)
     metrics.build_info()
     health = node.health
+    probes = Probes(live=health.live, ready=health.unready, collect=health.collect)
     with (
-        http_endpoint.serving(
-            config.http_address, live=health.live, ready=health.unready, collect=health.collect
-        ),
+        http_endpoint.serving(config.http_address, probes),
         bound(node.server, config.endpoint, flag="--endpoint"),
         node.registration.listening(),
     ):

@@ -48,7 +48,7 @@ def started(base: Path, **changes: str) -> subprocess.CompletedProcess[str]:
         ({"endpoint": "unix:///proc/no/s"}, "/proc/no: No such file or directory (--state-dir"),
         ({"mounter": "/proc/no/s"}, "/proc/no: No such file or directory (--state-dir and"),
         ({"state_dir": "/proc/no/such"}, "/proc/no: No such file or directory"),
-        ({"endpoint": "unix:///etc/passwd"}, "--endpoint: 'passwd' exists and is no socket"),
+        ({"endpoint": "unix:///etc/passwd"}, "--endpoint /etc/passwd: exists and is not a socket"),
         ({"endpoint": "/etc"}, "--endpoint '/etc' is not a socket's address (expected unix:///"),
     ],
 )

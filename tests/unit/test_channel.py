@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from csi_s3.link import unix_socket
 from csi_s3.link.channel import MAX_FDS, MAX_MESSAGE_BYTES, Channel, connect, listen
 
 WITHIN_S = 20
@@ -251,6 +252,27 @@ async def test_listen_replaces_a_stale_socket_and_sets_mode_and_group(tmp_path):
         found = path.stat()
         assert (found.st_mode & 0o777, found.st_gid) == (0o620, 4711)
         connect(path).close()
+
+
+async def test_listen_replaces_nothing_but_a_socket(tmp_path):
+    path = tmp_path / "node.sock"
+    path.write_text("a file")
+    with pytest.raises(FileExistsError, match="exists and is not a socket"):
+        listen(path)
+    assert path.read_text() == "a file"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+async def test_a_socket_s_name_is_removed_by_its_owner_only(tmp_path):
+    path = tmp_path / "node.sock"
+    with listen(path):
+        old = path.lstat().st_ino
+        with listen(path):
+            unix_socket.remove(path, old)
+            connect(path).close()
+            unix_socket.remove(path, path.lstat().st_ino)
+    unix_socket.remove(path, old)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("missing", ["socket", "directory"])

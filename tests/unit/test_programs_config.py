@@ -33,7 +33,7 @@ def test_flags_are_enough():
         mounter_uid=0,
         registration_dir=None,
         kubelet_endpoint=Path("/csi/csi.sock"),
-        http_address="",
+        http_address=None,
         default_mount_options=DefaultOptions(),
         startup_taint="",
         events=False,
@@ -66,7 +66,7 @@ def test_what_a_cluster_needs_is_optional():
     )
     assert config.registration_dir == Path("/registration")
     assert config.kubelet_endpoint == Path("/var/lib/kubelet/plugins/s3.csi.aws.com/csi.sock")
-    assert config.http_address == "[::]:9810"
+    assert config.http_address == ("::", 9810)
     assert config.startup_taint == "s3.csi.aws.com/agent-not-ready"
     assert config.events
     assert config.max_volumes == 16
@@ -78,7 +78,7 @@ def test_what_a_cluster_needs_is_optional():
 def test_an_empty_flag_turns_off_what_the_environment_turned_on():
     environ = {"CSI_S3_HTTP_ADDRESS": "0.0.0.0:9810", "CSI_S3_EVENTS": "on"}
     config = NodeConfig.from_args(argv(http_address="", events="off"), environ)
-    assert (config.http_address, config.events) == ("", False)
+    assert (config.http_address, config.events) == (None, False)
 
 
 def test_the_api_server_is_the_pods():
@@ -224,14 +224,14 @@ def test_the_mounter_takes_its_limits_and_its_secret():
     )
     assert config == MounterConfig(
         socket=Path("/a"),
-        http_address="0.0.0.0:9811",
+        http_address=("0.0.0.0", 9811),
         memory_limit=1 << 30,
         max_volumes=8,
         credentials_dir=Path("/secret"),
     )
     assert MounterConfig.from_args(["--socket", "/a"], {}) == MounterConfig(
         socket=Path("/a"),
-        http_address="",
+        http_address=None,
         memory_limit=None,
         max_volumes=16,
         credentials_dir=None,
