@@ -357,6 +357,14 @@ class RemountError(VolumeError):
     level = logging.WARNING
 
 
+def shortened(text: str, max_bytes: int) -> str:
+    """Cut a message to so many bytes of UTF-8, between characters, with "…" at its end."""
+    raw = text.encode()
+    if len(raw) <= max_bytes:
+        return text
+    return raw[: max(0, max_bytes - len("…".encode()))].decode(errors="ignore") + "…"
+
+
 def by_code() -> dict[str, type[VolumeError]]:
     """Every class of the tree by its stable code, for reports that crossed a process boundary."""
     found: dict[str, type[VolumeError]] = {VolumeError.code: InternalError}

@@ -63,9 +63,8 @@ def test_every_status_is_one_of_grpcs():
     assert VolumeError.status in Status
 
 
-def test_the_refusals_that_are_remembered_are_bounded(monkeypatch):
-    monkeypatch.setattr(interceptors, "MOST_REFUSED", 3)
-    refusals = interceptors.Refusals()
+def test_the_refusals_that_are_remembered_are_bounded():
+    refusals = interceptors.Refusals(max_targets=3)
     for number in range(10 * 3):
         refusals.level("NodePublishVolume", f"/{number}", BadRequestError("no"))
     assert len(refusals._last_texts) == 3
