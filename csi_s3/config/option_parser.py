@@ -85,7 +85,8 @@ class OptionParser:
             return True
         if text is None:
             raise BadOptionError(f"{shown} has no value", f"expected {option.value_type.expected}")
-        return read_value(shown, option.value_type, text)
+        value: Value = read_value(shown, option.value_type, text)
+        return value
 
     def _unknown(self, spelling: str, text: str | None) -> BadOptionError:
         value = "" if text is None or _SECRET.search(spelling) else f" (value {quoted(text)})"
@@ -125,7 +126,7 @@ def split_commas(text: str) -> list[str]:
     return [piece for piece in re.findall(r'(?:="[^"]*"|[^,])+', text) if piece.strip()]
 
 
-def read_value(shown: str, value_type: ValueType, text: str) -> Value:
+def read_value(shown: str, value_type: ValueType, text: str) -> Any:  # noqa: ANN401 - the type's
     """Read one value.
 
     Raises:

@@ -34,13 +34,14 @@ class ValueType:
 
     metavar: stands for the value in `--help`.
     expected: the words after "expected" in an error.
-    read: text to value; raises ValueError (a ValueTypeError with text where the reason helps).
+    read: text to value, a Value for mount options; raises ValueError (a ValueTypeError with text
+        where the reason helps).
     write: value to text, such that read(write(value)) == value.
     """
 
     metavar: str
     expected: str
-    read: Callable[[str], Value]
+    read: Callable[[str], Any]
     write: Callable[[Any], str] = str
 
 
