@@ -250,7 +250,7 @@ async def test_what_a_worker_notices_after_the_last_pod_is_an_event_on_that_pod(
 async def test_messages_of_a_newer_mounter_are_passed_over(node, mounter):
     await mounter._channel.send("weather", {"rain": True})
     await node.publish(node.target("a"))
-    assert node.logged("INFO", "the mounter said 'weather'")
+    assert node.logged("INFO", "the mounter sent 'weather'")
 
 
 # --- one handle, two volumes ----------------------------------------------------------------------

@@ -182,10 +182,8 @@ async def test_a_directory_that_was_there_survives_a_failed_publish(node, mounte
 async def test_without_a_mounter_publish_waits_a_little_and_says_so(alone):
     code, text = await refused(alone.publish(alone.target("a")))
     assert code is grpc.StatusCode.UNAVAILABLE
-    assert text == (
-        "no mounter is connected to the node plugin (is the mounter's pod running on this node? "
-        "its log says more; kubelet asks again) [mounter-unavailable]"
-    )
+    assert text.startswith("no mounter is connected to the node plugin (")
+    assert text.endswith("[mounter-unavailable]")
     assert not alone.target("a").exists()
 
 
