@@ -1,7 +1,7 @@
-"""The configuration of one volume: parsed once, never changed.
+"""The configuration of one volume: parsed once, then never changed.
 
-These values cross the link from node to mounter (`link.spec`), so they are plain data, without
-secrets or descriptors. Names, checks and documentation of options are in `config.options`.
+These values cross the link from node to mounter (`link.spec`), so they are plain data: no secrets,
+no open files. How an option is written, checked and documented is in `config.options`.
 """
 
 import json
@@ -13,7 +13,7 @@ DEFAULT_MEMORY_BYTES = 512 * MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketConfig:
-    """The bucket, its endpoint, and the settings of every request to it."""
+    """The bucket, how it is reached, and what is added to requests."""
 
     bucket: str
     prefix: str = ""  # empty, or ends with "/"
@@ -38,7 +38,7 @@ class BucketConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeConfig:
-    """The bucket as a file system, and the changes that are allowed."""
+    """How the bucket appears as a file system, and which changes are allowed."""
 
     uid: int = 0
     gid: int = 0
@@ -47,35 +47,35 @@ class TreeConfig:
     allow_delete: bool = False
     allow_overwrite: bool = False
     metadata_ttl_s: float = 1.0  # math.inf: indefinite; 0: minimal
-    metadata_ttl_by_hand: bool = False  # set explicitly: open uses it and does not ask S3
+    metadata_ttl_by_hand: bool = False  # set by the user: open relies on it without a request
     negative_metadata_ttl_s: float = 0.0
     dir_markers: bool = True
     read_part_bytes: int = 8 * MIB
     write_part_bytes: int = 8 * MIB
-    memory_bytes: int | None = None  # None: the mounter's share, else the default
-    spool_bytes: int = 10 << 30  # changed data that is not in S3 yet, on the node's disk
-    unlinked_open_bytes: int = 1 << 30  # of a removed, still open file, that stay readable
+    memory_bytes: int | None = None  # None: not set; the mounter's share, else the default
+    spool_bytes: int = 10 << 30  # changed bytes that are not in S3 yet, on the node's disk
+    unlinked_open_bytes: int = 1 << 30  # of a removed file that is still open, to keep readable
     symlinks: bool = True
     drain_timeout_s: float = 30.0  # at SIGTERM and unmount, to upload open files
 
     @property
     def budget_bytes(self) -> int:
-        """The memory for buffers."""
+        """The memory for all buffers."""
         return DEFAULT_MEMORY_BYTES if self.memory_bytes is None else self.memory_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeConfig:
-    """Everything about a volume that a worker and the mount(2) for it need.
+    """The configuration of a worker and of its mount.
 
-    read_only is a property of the bind (CSI) or of the mount (command line), not of the worker: it
-    is not part of a mount's identity.
+    read_only is a property of the bind (CSI) or of the mount (command line), not of the worker, so
+    it does not distinguish mounts.
     """
 
     bucket: BucketConfig
     tree: TreeConfig = field(default_factory=TreeConfig)
     read_only: bool = False
-    allow_other: bool = True  # command line only: every user can access CSI volumes
+    allow_other: bool = True  # command line only: CSI volumes always allow all users
     allow_root: bool = False
     context: str = ""  # SELinux: context, fscontext and rootcontext of mount(8)
     fscontext: str = ""
@@ -101,7 +101,7 @@ class CommandOptions:
 
 
 def canonical(config: VolumeConfig) -> str:
-    """One text for equal configs, to be hashed into a mount's identity; read_only is left out."""
+    """The same text for equal configurations, to distinguish mounts; without read_only."""
     data = asdict(config)
     del data["read_only"]
     return json.dumps(data, sort_keys=True, separators=(",", ":"))
