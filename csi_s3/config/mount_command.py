@@ -31,20 +31,10 @@ USAGE = "mount-s3 BUCKET|s3://BUCKET/PREFIX/ DIRECTORY [OPTIONS]"
 # Words in fstab and of mount(8) that are skipped: when to mount, and what always holds.
 FSTAB_WORDS = frozenset(
     {
-        "auto",
-        "noauto",
-        "user",
-        "nouser",
-        "users",
-        "_netdev",
-        "nofail",
-        "rw",
-        "nodev",
-        "nosuid",
-        "exec",
+        "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail", "rw", "nodev", "nosuid",
+        "exec", "defaults", "noatime", "relatime",
     }
-    | {"defaults", "noatime", "relatime"}  # beyond Mountpoint's list
-)
+)  # fmt: skip
 # mount(8) calls: HELPER SOURCE DIRECTORY [-sfnv] [-N namespace] [-o options] [-t type]
 # (-t and -N come only with types and namespaces that are not ours.)
 _HELPER_FLAGS = frozenset({"-n", "-s", "-v"})

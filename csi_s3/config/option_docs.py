@@ -113,7 +113,7 @@ def default_text(option: Option) -> str:
     if option.value_type is None:
         text = "off"
     else:
-        value = option.sets[0].default if option.sets else None
+        value = option.field_default
         text = "" if value in {None, ""} else option.value_type.write(value)
     return "; ".join(filter(None, (text, option.default)))
 

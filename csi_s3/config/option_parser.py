@@ -14,9 +14,9 @@ from csi_s3.config.options import (
     BUCKET_NAME,
     CLASHES,
     OPTIONS,
-    Field,
     Option,
     OptionKind,
+    Part,
     Support,
     by_spelling,
 )
@@ -171,30 +171,33 @@ def config(
 
     """
     _refuse_clashes(values)
-    fields: dict[Field, Value] = {}
-    for layer in (*defaults, values):
-        fields |= {field: value for name, value in layer.items() for field in _SETS[name]}
-        if "metadata-ttl" in layer:
-            fields[_TTL_BY_HAND] = True
-    tree = TreeConfig(**_fields_of(TreeConfig, fields))
-    bucket = BucketConfig(**_fields_of(BucketConfig, fields))
+    layers = (*defaults, values)
+    tree = TreeConfig(
+        metadata_ttl_by_hand=any("metadata-ttl" in layer for layer in layers),
+        **_arguments(TreeConfig, *layers),
+    )
+    bucket = BucketConfig(**_arguments(BucketConfig, *layers))
     _check_encryption(bucket)
     _check_memory(tree)
-    return VolumeConfig(bucket=bucket, tree=tree, **_fields_of(VolumeConfig, fields))
+    return VolumeConfig(bucket=bucket, tree=tree, **_arguments(VolumeConfig, *layers))
 
 
 def command_fields(values: Mapping[str, Value]) -> dict[str, Any]:
     """The fields of CommandOptions."""
-    fields = {field: value for name, value in values.items() for field in _SETS[name]}
-    return _fields_of(CommandOptions, fields)
+    return _arguments(CommandOptions, values)
 
 
-def _fields_of(cls: type, fields: Mapping[Field, Value]) -> dict[str, Any]:
-    return {field.name: value for field, value in fields.items() if field.of is cls}
+def _arguments(part: Part, *layers: Mapping[str, Value]) -> dict[str, Any]:
+    return {
+        field: value
+        for layer in layers
+        for name, value in layer.items()
+        for owner, field in _SETS[name]
+        if owner is part
+    }
 
 
 _SETS = {row.name: row.sets for row in (*OPTIONS, BUCKET_NAME)}
-_TTL_BY_HAND = Field(TreeConfig, "metadata_ttl_by_hand")
 
 
 def _refuse_clashes(values: Mapping[str, Value]) -> None:

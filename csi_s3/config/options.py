@@ -6,9 +6,8 @@ when it only tunes something that this driver does in another way. Rejected: arg
 because volumes and the command line would then have two parsers with different messages.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, MISSING, dataclass
 from enum import Enum
 from functools import partial
 from itertools import chain
@@ -42,33 +41,16 @@ class OptionKind(Enum):
         return f"{self.value} {dashes}{name}"
 
 
-_Part: TypeAlias = type[BucketConfig | TreeConfig | VolumeConfig | CommandOptions]
+Part: TypeAlias = type[BucketConfig | TreeConfig | VolumeConfig | CommandOptions]
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A field of a class of the configuration. One that does not exist fails at import."""
-
-    of: _Part
-    name: str
-
-    def __post_init__(self) -> None:
-        if self.name not in self.of.__dataclass_fields__:
-            raise TypeError(f"{self.of.__name__} has no field {self.name}")
-
-    @property
-    def default(self) -> Any:  # noqa: ANN401 - the field's type
-        """None where there is none."""
-        default = self.of.__dataclass_fields__[self.name].default
-        return None if default is dataclasses.MISSING else default
+def fields_of(part: Part, *names: str) -> tuple[tuple[Part, str], ...]:
+    """Fields of a part of the configuration. A name that it does not have is a KeyError."""
+    return tuple((part, part.__dataclass_fields__[name].name) for name in names)
 
 
-def _fields(of: _Part, *names: str) -> tuple[Field, ...]:
-    return tuple(Field(of, name) for name in names)
-
-
-_bucket, _tree = partial(_fields, BucketConfig), partial(_fields, TreeConfig)
-_volume, _command = partial(_fields, VolumeConfig), partial(_fields, CommandOptions)
+_bucket, _tree = partial(fields_of, BucketConfig), partial(fields_of, TreeConfig)
+_volume, _command = partial(fields_of, VolumeConfig), partial(fields_of, CommandOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +68,19 @@ class Option:
     help: str
     value_type: ValueType | None = None
     _: KW_ONLY
-    sets: tuple[Field, ...] = ()
+    sets: tuple[tuple[Part, str], ...] = ()
     why: str = ""
     default: str = ""
     aliases: tuple[str, ...] = ()
     on_volume: Support = Support.WORKS
     on_command: Support = Support.WORKS
+
+    @property
+    def field_default(self) -> Any:  # noqa: ANN401 - the field's type
+        """Of the first field that it sets; None if there is none."""
+        part, name = self.sets[0] if self.sets else (BucketConfig, "bucket")
+        default = part.__dataclass_fields__[name].default
+        return None if default is MISSING else default
 
     def support(self, kind: OptionKind) -> Support:
         return self.on_command if kind is OptionKind.COMMAND else self.on_volume
@@ -107,12 +96,8 @@ def refused(name: str, help_: str, value_type: ValueType | None = None, *, why: 
     )
 
 
-BUCKET_NAME = Option(
-    "bucketName",
-    "The bucket, or an access point's alias. Required.",
-    value_types.BUCKET,
-    sets=_bucket("bucket"),
-)
+BUCKET_NAME = Option("bucketName", "The bucket, or an access point's alias. Required.",
+                     value_types.BUCKET, sets=_bucket("bucket"))  # fmt: skip
 
 _BUCKET = (
     Option("prefix", "Show only the keys below this prefix; a missing / at its end is added.",
@@ -151,8 +136,8 @@ _CREDENTIALS = (
     Option("no-sign-request", "Read a public bucket without credentials.",
            sets=_bucket("no_sign_request")),
     Option("profile", "Profile of the shared AWS files that holds credentials and region.",
-           value_types.PROFILE,
-           sets=_bucket("profile"), default="AWS_PROFILE, else the SDK's chain"),
+           value_types.PROFILE, sets=_bucket("profile"),
+           default="AWS_PROFILE, else the SDK's chain"),
 )  # fmt: skip
 
 _LABEL_DEFAULT = "the policy's, where the node has SELinux"
@@ -179,27 +164,24 @@ _MOUNT = (
     Option("context", "SELinux label of the mount and all files in it; kubelet sets it itself.",
            value_types.LABEL, sets=_volume("context"), default=_LABEL_DEFAULT),
     Option("fscontext", "SELinux label of the mount itself.", value_types.LABEL,
-           sets=_volume("fscontext"),
-           default=_LABEL_DEFAULT),
+           sets=_volume("fscontext"), default=_LABEL_DEFAULT),
     Option("rootcontext", "SELinux label of the mount's top directory.", value_types.LABEL,
            sets=_volume("rootcontext"), default=_LABEL_DEFAULT),
     refused("defcontext", "SELinux label of files without one.", value_types.LABEL,
             why="the kernel takes it only for file systems that store labels; use context"),
     Option("dir-markers", "Whether mkdir creates an empty object `dir/` for other mounts to see.",
            value_types.SWITCH, sets=_tree("dir_markers")),
-    Option("drain-timeout", "Time to upload open files when the mount is stopped.",
-           seconds(3600), sets=_tree("drain_timeout_s")),
+    Option("drain-timeout", "Time to upload open files when the mount is stopped.", seconds(3600),
+           sets=_tree("drain_timeout_s")),
     Option("noexec", "Let no program be run from the mount; implied by `user` in fstab.",
            sets=_command("no_exec"), on_volume=Support.REFUSED,
            why="the image and the securityContext of a pod decide what it runs"),
     Option("auto-unmount", "Unmount also when the serving process is killed.",
-           sets=_command("auto_unmount"), on_volume=Support.HINT,
-           why="the driver always unmounts"),
+           sets=_command("auto_unmount"), on_volume=Support.HINT, why="the driver always unmounts"),
     hint("incremental-upload", "Append to objects of directory buckets.",
          why="files are uploaded at fsync and close"),
     Option("symlinks", "Show the object NAME.rclonelink as the symbolic link NAME.",
-           value_types.SWITCH,
-           sets=_tree("symlinks")),
+           value_types.SWITCH, sets=_tree("symlinks")),
     refused("posix-metadata", "Keep mode, owner and times in the objects' metadata.",
             why="it is not supported yet; mode and owner are those of the options"),
     Option("-o", "A comma-separated list of options, as in mount(8) and fstab.", value_types.ANY,
@@ -208,29 +190,25 @@ _MOUNT = (
 
 _CLIENT = (
     Option("memory-target", "Memory for the mount's buffers; writers wait when it is full.",
-           integer(64, 1 << 20, metavar="MIB", unit="MiB", factor=MIB),
-           sets=_tree("memory_bytes"),
+           integer(64, 1 << 20, metavar="MIB", unit="MiB", factor=MIB), sets=_tree("memory_bytes"),
            default="512; on a volume, and at most, its share of the mounter's memory limit"),
     Option("spool-size", "Disk space for changed bytes that are not in S3 yet (random writes).",
            integer(0, 1 << 30, metavar="MIB", unit="MiB", factor=MIB), sets=_tree("spool_bytes")),
     Option("unlinked-open-limit", "Bytes of a removed, still open file to keep readable.",
-           integer(0, 1 << 40, metavar="BYTES", unit="bytes"),
-           sets=_tree("unlinked_open_bytes")),
+           integer(0, 1 << 40, metavar="BYTES", unit="bytes"), sets=_tree("unlinked_open_bytes")),
     Option("part-size", "Size of the parts that are read and written in parallel.",
-           value_types.PART,
-           sets=_tree("read_part_bytes", "write_part_bytes")),
+           value_types.PART, sets=_tree("read_part_bytes", "write_part_bytes")),
     Option("read-part-size", "As part-size, for reading only.",
            integer(64 << 10, 5 * GIB, metavar="BYTES", unit="bytes: 64 KiB to 5 GiB"),
            sets=_tree("read_part_bytes")),
     Option("write-part-size", "As part-size, for writing only; parts grow with a long file.",
            value_types.PART, sets=_tree("write_part_bytes")),
-    Option("aws-max-attempts", "Number of tries of a request before it fails.",
-           integer(1, 100), sets=_bucket("max_attempts")),
+    Option("aws-max-attempts", "Number of tries of a request before it fails.", integer(1, 100),
+           sets=_bucket("max_attempts")),
     Option("ca-bundle", "PEM file of trusted authorities (for volumes, in the mounter's pod).",
-           value_types.PATH,
-           sets=_bucket("ca_bundle"), default="AWS_CA_BUNDLE, else the system's"),
-    Option("user-agent-prefix", "Prefix of the User-Agent of every request.",
-           value_types.AGENT, sets=_bucket("user_agent_prefix"), default="none"),
+           value_types.PATH, sets=_bucket("ca_bundle"), default="AWS_CA_BUNDLE, else the system's"),
+    Option("user-agent-prefix", "Prefix of the User-Agent of every request.", value_types.AGENT,
+           sets=_bucket("user_agent_prefix"), default="none"),
     hint("maximum-throughput-gbps", "Throughput to aim for.", value_types.ANY,
          why="connections are opened as requests need them"),
     hint("max-threads", "Threads that serve the file system.", value_types.ANY,
@@ -243,36 +221,31 @@ _LOG_WHY = "the mounter logs to standard error, which kubectl logs shows"
 _LEVEL_WHY = "a volume cannot change the log level of the driver"
 _METRICS_WHY = "metrics are neither logged nor pushed"
 _LOGGING = (
-    Option("foreground", "Stay in the foreground.", sets=_command("foreground"),
-           aliases=("-f",), on_volume=Support.DROPPED),
-    Option("debug", "Log every operation and request.", sets=_command("debug"),
-           aliases=("-d",), on_volume=Support.HINT,
-           why=_LEVEL_WHY),
+    Option("foreground", "Stay in the foreground.", sets=_command("foreground"), aliases=("-f",),
+           on_volume=Support.DROPPED),
+    Option("debug", "Log every operation and request.", sets=_command("debug"), aliases=("-d",),
+           on_volume=Support.HINT, why=_LEVEL_WHY),
     Option("debug-crt", "As debug.", sets=_command("debug"), on_volume=Support.HINT,
            why=_LEVEL_WHY),
     Option("log-directory", "Directory for log files.", value_types.PATH,
-           sets=_command("log_directory"), aliases=("-l",), default="none",
-           on_volume=Support.HINT, why=_LOG_WHY),
-    Option("no-log", "Log nothing.", sets=_command("no_log"), on_volume=Support.HINT,
+           sets=_command("log_directory"), aliases=("-l",), default="none", on_volume=Support.HINT,
            why=_LOG_WHY),
-    hint("log-metrics", "Write metrics into the log.",
-         why=_METRICS_WHY),
-    hint("otlp-endpoint", "Where to push metrics.", value_types.ANY,
-         why=_METRICS_WHY),
-    hint("otlp-export-interval", "How often to push metrics.", value_types.ANY,
-         why=_METRICS_WHY),
+    Option("no-log", "Log nothing.", sets=_command("no_log"), on_volume=Support.HINT, why=_LOG_WHY),
+    hint("log-metrics", "Write metrics into the log.", why=_METRICS_WHY),
+    hint("otlp-endpoint", "Where to push metrics.", value_types.ANY, why=_METRICS_WHY),
+    hint("otlp-export-interval", "How often to push metrics.", value_types.ANY, why=_METRICS_WHY),
     Option("help", "Show this help.", aliases=("-h",), on_volume=Support.DROPPED),
     Option("version", "Show the version.", aliases=("-V",), on_volume=Support.DROPPED),
-    Option("-v", "Added by mount(8), and dropped by the AWS driver.",
-           on_volume=Support.DROPPED, on_command=Support.DROPPED),
+    Option("-v", "Added by mount(8), and dropped by the AWS driver.", on_volume=Support.DROPPED,
+           on_command=Support.DROPPED),
 )  # fmt: skip
 
 _CACHE_WHY = "there is no disk cache yet; data is read from S3 and stays in the page cache"
 _CACHING = (
     Option("metadata-ttl", "How long lookups are cached; if set explicitly, also for open.",
            value_types.TTL, sets=_tree("metadata_ttl_s")),
-    Option("negative-metadata-ttl", "How long failed lookups are cached.",
-           value_types.TTL, sets=_tree("negative_metadata_ttl_s")),
+    Option("negative-metadata-ttl", "How long failed lookups are cached.", value_types.TTL,
+           sets=_tree("negative_metadata_ttl_s")),
     hint("cache", "Directory of a disk cache.", value_types.ANY, why=_CACHE_WHY),
     hint("max-cache-size", "Size of the disk cache.", value_types.ANY, why=_CACHE_WHY),
     hint("cache-block-size", "Size of a block of the disk cache.", value_types.ANY, why=_CACHE_WHY),

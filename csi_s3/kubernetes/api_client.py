@@ -42,11 +42,16 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RequestLimits:
-    """request_s: for each try. pause_s: before the one retry."""
+class ApiLimits:
+    """request_s: for each try. pause_s: before the one retry.
+
+    events_remembered: that can be counted up. events_waiting: for the API server; more are dropped.
+    """
 
     request_s: float = 10.0
     pause_s: float = 1.0
+    events_remembered: int = 512
+    events_waiting: int = 32
 
 
 class JsonClient:
@@ -55,7 +60,7 @@ class JsonClient:
     Cancellation: a request in progress may still take effect.
     """
 
-    def __init__(self, server: ApiServer, limits: RequestLimits) -> None:
+    def __init__(self, server: ApiServer, limits: ApiLimits) -> None:
         self._server, self._limits = server, limits
         self._connection: Any = None
 

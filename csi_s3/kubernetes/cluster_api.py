@@ -11,7 +11,7 @@ from typing import Any
 
 from csi_s3.config.api_server import ApiServer
 from csi_s3.errors import shortened
-from csi_s3.kubernetes.api_client import ApiError, JsonClient, RequestLimits
+from csi_s3.kubernetes.api_client import ApiError, ApiLimits, JsonClient
 
 SAME_FOR = timedelta(minutes=10)
 MESSAGE_BYTES = 1024
@@ -30,14 +30,6 @@ class PodRef:
     uid: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventLimits:
-    """remembered: events that can be counted up. waiting: for the API server; more are dropped."""
-
-    remembered: int = 512
-    waiting: int = 32
-
-
 class ClusterApi:
     """The API of the cluster, as a service account.
 
@@ -53,13 +45,12 @@ class ClusterApi:
         component: str,
         host: str,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        request_limits: RequestLimits = RequestLimits(),  # noqa: B008 - frozen
-        event_limits: EventLimits = EventLimits(),
+        limits: ApiLimits = ApiLimits(),  # noqa: B008 - frozen
     ) -> None:
         """component: the source of Events: the driver's name. host: the node's."""
-        self._client = JsonClient(server, request_limits)
+        self._client = JsonClient(server, limits)
         self._component, self._host, self._now = component, host, now
-        self._limits = event_limits
+        self._limits = limits
         self._sent: OrderedDict[tuple[str, str, str], _PostedEvent] = OrderedDict()
         self._sending = asyncio.Lock()
         self._waiting = 0
@@ -70,7 +61,7 @@ class ClusterApi:
 
         reason: CamelCase, for programs. message: for people; cut at 1024 bytes.
         """
-        if self._waiting >= self._limits.waiting:
+        if self._waiting >= self._limits.events_waiting:
             log.debug("an event is dropped: the API server is slow", extra={"pod": pod.name})
             return
         self._waiting += 1
@@ -158,7 +149,7 @@ class ClusterApi:
     def _remember(self, key: tuple[str, str, str], sent: "_PostedEvent") -> None:
         self._sent[key] = sent
         self._sent.move_to_end(key)
-        while len(self._sent) > self._limits.remembered:
+        while len(self._sent) > self._limits.events_remembered:
             self._sent.popitem(last=False)
 
     def _log_failure(self, action: str, error: ApiError, consequence: str) -> None:

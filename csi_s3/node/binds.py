@@ -11,8 +11,7 @@ the lowest still hides the directory. Everything here blocks: call it in a threa
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from csi_s3.errors import ExistsError, MountError, VolumeError
 from csi_s3.kernel import mount, syscalls
 from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
 from csi_s3.node.source_mounts import SourceMount
-from csi_s3.node.targets import Target
+from csi_s3.node.targets import Target, open_fd
 
 _DELETED = "//deleted"  # mountinfo appends it to a root that has lost its name
 
@@ -59,7 +58,7 @@ def attach(source: SourceMount, path: Path, target: Target, *, read_only: bool) 
     target.detach(down_to=1)
     hides_files = not layers and target.has_files()
     try:
-        with _opened(path) as root, target.opened() as directory:
+        with _open_root(path) as root, target.opened() as directory:
             mount.bind(root, directory, read_only=read_only)
         entry = target.mounted()
         if entry is None or entry.device != source.device or entry.read_only != read_only:
@@ -100,9 +99,10 @@ def renew_subpaths(
         part = entry.root.removesuffix(_DELETED).lstrip("/") or "."
         try:
             subpath.detach(down_to=1)
+            # Follows no symlink: bound, it would lead to the node's files.
             with (
-                _opened(path) as root,
-                _part(root, part) as wanted,
+                _open_root(path) as root,
+                open_fd(syscalls.open_beneath(root, part, os.O_PATH)) as wanted,
                 subpath.opened(os.O_PATH) as at,
             ):
                 if _mount_id(at) in {layer.mount_id for layer in subpath.layers()}:
@@ -114,23 +114,8 @@ def renew_subpaths(
     return stay_dead
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield root
-    finally:
-        os.close(root)
-
-
-@contextmanager
-def _part(root: int, name: str) -> Iterator[int]:
-    """Opened below root. Follows no symlink: bound, it would lead to the node's files."""
-    part = syscalls.open_beneath(root, name, os.O_PATH)
-    try:
-        yield part
-    finally:
-        os.close(part)
+def _open_root(path: Path) -> AbstractContextManager[int]:
+    return open_fd(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 def _mount_id(fd: int) -> int:

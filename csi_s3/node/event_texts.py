@@ -4,11 +4,10 @@ A reason is CamelCase, for programs. A text is for people: it names the volume o
 what happened and what to do. It is the same for equal causes, so that Kubernetes counts them.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
-from csi_s3.config.volume import TreeConfig, VolumeConfig
+from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import VolumeError
 from csi_s3.link.report import Notice, Reason
 
@@ -52,10 +51,6 @@ def noticed(handle: str, notice: Notice) -> str:
     return f"volume {handle}: {error} [{error.code}]; the mounter's log names each file"
 
 
-def option_ignored(handle: str, warning: str) -> str:
-    return f"volume {handle}: {warning}"
-
-
 def duplicate_handle(handle: str, differences: str) -> str:
     return (
         f"volumeHandle {handle!r} is used on this node with different settings: {differences}. Both"
@@ -82,27 +77,21 @@ def files_moved(path: str, moved_to: str) -> str:
 def differences(ours: VolumeConfig, theirs: VolumeConfig) -> str:
     """As `bucket.prefix 'a/' here, 'b/' there; …`. These are settings, never secrets.
 
-    "" where only what comes with a pod's fsGroup differs, as pods of one volume may.
+    "" if only the settings that come with a pod's fsGroup differ, as pods of one volume may.
     """
-    here, there = (_flat(asdict(_without_group(config))) for config in (ours, theirs))
+    parts: tuple[tuple[str, Any, Any], ...] = (
+        ("bucket.", ours.bucket, theirs.bucket),
+        ("tree.", ours.tree, theirs.tree),
+        ("", ours, theirs),
+    )
     return "; ".join(
-        f"{name} {here[name]!r} here, {there[name]!r} there"
-        for name in here
-        if here[name] != there[name]
+        f"{prefix}{field.name} {here!r} here, {there!r} there"
+        for prefix, our_part, their_part in parts
+        for field in fields(our_part)
+        if field.name not in _NOT_COMPARED
+        for here, there in [(getattr(our_part, field.name), getattr(their_part, field.name))]
+        if here != there and not is_dataclass(here)
     )
 
 
-def _without_group(config: VolumeConfig) -> VolumeConfig:
-    plain = TreeConfig()
-    tree = replace(config.tree, gid=plain.gid, dir_mode=plain.dir_mode, file_mode=plain.file_mode)
-    return replace(config, tree=tree, read_only=False)
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+_NOT_COMPARED = {"gid", "dir_mode", "file_mode", "read_only"}

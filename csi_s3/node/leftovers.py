@@ -21,7 +21,7 @@ from csi_s3.errors import NotEmptyError, TargetNotEmptyError
 from csi_s3.node import event_texts
 from csi_s3.node.pod_events import PodEvents
 from csi_s3.node.source_mounts import off_loop
-from csi_s3.node.targets import Target
+from csi_s3.node.targets import Target, open_fd
 
 _NAME_BYTES = 200
 
@@ -74,12 +74,9 @@ class Leftovers:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         home = self._home(target)
         try:
-            with target.parent() as parent:
-                to = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    os.rename(target.name, target.name, src_dir_fd=parent, dst_dir_fd=to)
-                finally:
-                    os.close(to)
+            to = open_fd(os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            with to as to_fd, target.parent() as parent:
+                os.rename(target.name, target.name, src_dir_fd=parent, dst_dir_fd=to_fd)
         except OSError as exc:
             home.rmdir()
             why = "they are on another file system" if exc.errno == EXDEV else exc.strerror

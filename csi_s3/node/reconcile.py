@@ -8,7 +8,7 @@ Everything here blocks: call it in a thread.
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
@@ -89,17 +89,13 @@ def _clean(mount_id: str, entry: MountEntry | None, sources: SourceMounts) -> No
             entry.source,
             extra={"mount": mount_id},
         )
-    for step in _steps(mount_id, entry, sources):
+    steps: list[Callable[[], object]] = [
+        *([] if entry is None else [partial(sources.end_orphan, entry)]),
+        partial(sources.detach, mount_id),
+        partial(sources.remove, mount_id),
+    ]
+    for step in steps:
         try:
             step()
         except VolumeError as exc:
             log.error("%s", exc, extra={"mount": mount_id, "code": exc.code})  # noqa: TRY400
-
-
-def _steps(
-    mount_id: str, entry: MountEntry | None, sources: SourceMounts
-) -> Iterator[Callable[[], object]]:
-    if entry is not None:
-        yield partial(sources.end_orphan, entry)
-    yield partial(sources.detach, mount_id)
-    yield partial(sources.remove, mount_id)

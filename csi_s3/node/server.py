@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
 
 import grpc
 
@@ -51,7 +50,7 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    node = _build(config, deadlines, events)
+    node = _Node(config, deadlines, events)
     for warning in config.default_mount_options.warnings:
         log.warning("%s: %s", FLAG, warning)
     metrics.build_info()
@@ -67,60 +66,43 @@ async def serve(
         _remove_empty_directories(config, node.mounter_link)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Node:
     """The parts of the program, connected and not yet started."""
 
-    cluster: ClusterApi | None
-    mounter_link: MounterLink
-    volumes: Volumes
-    registration: Registration
-    health: Health
-    server: grpc.aio.Server
-
-
-def _build(config: NodeConfig, deadlines: Deadlines, events: EventSink | None) -> _Node:
-    targets = Targets(config.kubelet_dir)
-    sources = SourceMounts(config.state_dir, owner=config.mounter_uid)
-    try:
-        sources.prepare()
-        _prepare_sockets(config)
-        mounter_link = MounterLink(
-            config.mounter, uid=config.mounter_uid, hello_s=deadlines.hello_s
+    def __init__(self, config: NodeConfig, deadlines: Deadlines, events: EventSink | None) -> None:
+        targets = Targets(config.kubelet_dir)
+        sources = SourceMounts(config.state_dir, owner=config.mounter_uid)
+        try:
+            sources.prepare()
+            _prepare_sockets(config)
+            self.mounter_link = MounterLink(
+                config.mounter, uid=config.mounter_uid, hello_s=deadlines.hello_s
+            )
+        except OSError as exc:
+            raise BadOptionError(
+                f"{exc.filename or config.mounter}: {exc.strerror}",
+                "--state-dir and the directories of --endpoint and --mounter must be writable",
+            ) from exc
+        name, self.cluster = config.driver_name, _cluster(config)
+        sink = events or (self.cluster if config.events else None)
+        self.volumes = Volumes(
+            sources, targets, self.mounter_link, events=sink, deadlines=deadlines
         )
-    except OSError as exc:
-        raise BadOptionError(
-            f"{exc.filename or config.mounter}: {exc.strerror}",
-            "--state-dir and the directories of --endpoint and --mounter must be writable",
-        ) from exc
-    cluster = None
-    if config.api_server is not None:
-        cluster = ClusterApi(config.api_server, component=config.driver_name, host=config.node_id)
-    sink = events or (cluster if config.events else None)
-    volumes = Volumes(sources, targets, mounter_link, events=sink, deadlines=deadlines)
-    registration = Registration(
-        config.registration_dir, driver_name=config.driver_name, endpoint=config.kubelet_endpoint
-    )
-    health = Health(volumes, mounter_link, registration)
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
-    csi_pb2_grpc.add_IdentityServicer_to_server(  # type: ignore[no-untyped-call]
-        IdentityService(config.driver_name, health.can_mount), server
-    )
-    service = NodeService(
-        config.node_id,
-        volumes,
-        default_options=config.default_mount_options,
-        max_volumes=config.max_volumes_announced,
-    )
-    csi_pb2_grpc.add_NodeServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    return _Node(
-        cluster=cluster,
-        mounter_link=mounter_link,
-        volumes=volumes,
-        registration=registration,
-        health=health,
-        server=server,
-    )
+        self.registration = Registration(
+            config.registration_dir, driver_name=name, endpoint=config.kubelet_endpoint
+        )
+        self.health = Health(self.volumes, self.mounter_link, self.registration)
+        self.server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+        csi_pb2_grpc.add_IdentityServicer_to_server(  # type: ignore[no-untyped-call]
+            IdentityService(name, self.health.can_mount), self.server
+        )
+        service = NodeService(
+            config.node_id,
+            self.volumes,
+            default_options=config.default_mount_options,
+            max_volumes=config.max_volumes_announced,
+        )
+        csi_pb2_grpc.add_NodeServicer_to_server(service, self.server)  # type: ignore[no-untyped-call]
 
 
 async def _run(node: _Node, config: NodeConfig, deadlines: Deadlines, stop: asyncio.Event) -> None:
@@ -142,6 +124,12 @@ async def _run(node: _Node, config: NodeConfig, deadlines: Deadlines, stop: asyn
             await node.server.stop(deadlines.grace_s)
         for task in tasks:
             task.cancel()
+
+
+def _cluster(config: NodeConfig) -> ClusterApi | None:
+    if config.api_server is None:
+        return None
+    return ClusterApi(config.api_server, component=config.driver_name, host=config.node_id)
 
 
 def _remove_empty_directories(config: NodeConfig, mounter_link: MounterLink) -> None:

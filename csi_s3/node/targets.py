@@ -25,6 +25,15 @@ _SUBPATHS = "volume-subpaths"
 _MODE = 0o750  # kubelet's own; the mount's root covers it
 
 
+@contextmanager
+def open_fd(fd: int) -> Iterator[int]:
+    """Close the descriptor at the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One directory below kubelet's; `path` is as in mountinfo."""
@@ -94,16 +103,11 @@ class Target:
 
     def has_files(self) -> bool:
         """Whether the directory has entries. Only while nothing is mounted on it."""
-        with self.parent() as parent:
-            try:
-                directory = syscalls.open_beneath(parent, self.name, os.O_RDONLY | os.O_DIRECTORY)
-            except OSError as exc:
-                raise self._refusal(exc) from exc
-        try:
-            with os.scandir(directory) as entries:
-                return next(entries, None) is not None
-        finally:
-            os.close(directory)
+        with (
+            self.opened(os.O_RDONLY | os.O_DIRECTORY) as directory,
+            os.scandir(directory) as entries,
+        ):
+            return next(entries, None) is not None
 
     @contextmanager
     def opened(self, flags: int = _DIRECTORY) -> Iterator[int]:
@@ -118,10 +122,8 @@ class Target:
                 fd = syscalls.open_beneath(parent, self.name, flags)
             except OSError as exc:
                 raise self._refusal(exc) from exc
-        try:
+        with open_fd(fd):
             yield fd
-        finally:
-            os.close(fd)
 
     def detach(self, *, down_to: int = 0) -> None:
         """Unmount the FUSE mounts on it, live, dead or busy; no error if there are none.
@@ -177,19 +179,14 @@ class Target:
     @contextmanager
     def parent(self) -> Iterator[int]:
         """A descriptor (O_PATH) of the directory above it."""
-        root = os.open(self.root, _DIRECTORY | os.O_CLOEXEC)
-        try:
-            above = self.relative.rpartition("/")[0] or "."
+        above = self.relative.rpartition("/")[0] or "."
+        with open_fd(os.open(self.root, _DIRECTORY | os.O_CLOEXEC)) as root:
             try:
                 parent = syscalls.open_beneath(root, above, _DIRECTORY)
             except OSError as exc:
                 raise self._refusal(exc) from exc
-        finally:
-            os.close(root)
-        try:
+        with open_fd(parent):
             yield parent
-        finally:
-            os.close(parent)
 
     def _refusal(self, exc: OSError) -> BadRequestError:
         if exc.errno in {ELOOP, EXDEV}:

@@ -137,7 +137,7 @@ class Volumes:
             if is_new and not is_repeated:
                 self._warn_of_duplicate_handle(mount, target)
                 for warning in warnings:
-                    text = event_texts.option_ignored(handle, warning)
+                    text = f"volume {handle}: {warning}"
                     self._warn(handle, target, event_texts.IGNORED_OPTION, text)
             return is_new
 

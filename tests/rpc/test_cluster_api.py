@@ -11,8 +11,8 @@ import pytest
 
 from csi_s3.config.api_server import ApiServer
 from csi_s3.kubernetes import cluster_api as module
-from csi_s3.kubernetes.api_client import RequestLimits
-from csi_s3.kubernetes.cluster_api import ClusterApi, EventLimits, PodRef
+from csi_s3.kubernetes.api_client import ApiLimits
+from csi_s3.kubernetes.cluster_api import ClusterApi, PodRef
 from tests.rpc.conftest import ROOT
 from tests.rpc.fake_cluster import USER, fake_cluster
 from tests.rpc.fake_mounter import FakeMounter, until
@@ -29,14 +29,13 @@ class Clock:
         return self.at
 
 
-def client(server, clock, *, request_s=10.0, **limits):
+def client(server, clock, **limits):
     return ClusterApi(
         server,
         component="s3.csi.aws.com",
         host="node-1",
         now=clock,
-        request_limits=RequestLimits(request_s=request_s, pause_s=0.01),
-        event_limits=EventLimits(**limits),
+        limits=ApiLimits(pause_s=0.01, **limits),
     )
 
 
@@ -129,14 +128,14 @@ async def test_a_long_message_is_cut_between_characters(api, ours):
 
 
 async def test_only_so_many_events_are_remembered(api, clock):
-    ours = client(api.server, clock, remembered=2)
+    ours = client(api.server, clock, events_remembered=2)
     for message in ("a", "b", "c", "c", "a"):
         await ours.event(POD, reason="MountFailed", message=message)
     assert [event["message"] for event in api.events.values()] == ["a", "b", "c", "a"]
 
 
 async def test_events_are_dropped_while_a_slow_api_server_has_many_to_answer(api, clock, caplog):
-    ours = client(api.server, clock, waiting=3)
+    ours = client(api.server, clock, events_waiting=3)
     caplog.set_level(logging.DEBUG, module.__name__)
     api.gate.clear()
     async with asyncio.TaskGroup() as group:
