@@ -47,7 +47,7 @@ async def test_an_unforeseen_error_is_an_id_for_the_client_and_a_traceback_in_th
     assert record.op == "NodeGetInfo"
 
 
-@pytest.mark.warnings_expected(r"^what \(hint\)")
+@pytest.mark.warnings_expected(r": what \(hint\)$")
 async def test_every_class_of_the_tree_has_its_status(failing):
     servicer, stub = failing
     for cls in by_code().values():
