@@ -14,9 +14,9 @@ from csi_s3.config.options import (
     BUCKET_NAME,
     CLASHES,
     OPTIONS,
+    ConfigPart,
     Option,
     OptionKind,
-    Part,
     Support,
     by_spelling,
 )
@@ -187,7 +187,7 @@ def command_fields(values: Mapping[str, Value]) -> dict[str, Any]:
     return _arguments(CommandOptions, values)
 
 
-def _arguments(part: Part, *layers: Mapping[str, Value]) -> dict[str, Any]:
+def _arguments(part: ConfigPart, *layers: Mapping[str, Value]) -> dict[str, Any]:
     return {
         field: value
         for layer in layers

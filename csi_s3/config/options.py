@@ -41,10 +41,10 @@ class OptionKind(Enum):
         return f"{self.value} {dashes}{name}"
 
 
-Part: TypeAlias = type[BucketConfig | TreeConfig | VolumeConfig | CommandOptions]
+ConfigPart: TypeAlias = type[BucketConfig | TreeConfig | VolumeConfig | CommandOptions]
 
 
-def fields_of(part: Part, *names: str) -> tuple[tuple[Part, str], ...]:
+def fields_of(part: ConfigPart, *names: str) -> tuple[tuple[ConfigPart, str], ...]:
     """Fields of a part of the configuration. A name that it does not have is a KeyError."""
     return tuple((part, part.__dataclass_fields__[name].name) for name in names)
 
@@ -68,7 +68,7 @@ class Option:
     help: str
     value_type: ValueType | None = None
     _: KW_ONLY
-    sets: tuple[tuple[Part, str], ...] = ()
+    sets: tuple[tuple[ConfigPart, str], ...] = ()
     why: str = ""
     default: str = ""
     aliases: tuple[str, ...] = ()

@@ -240,7 +240,7 @@ async def test_a_missing_option_is_an_event_that_names_it(node, minio):
         await until(lambda: len(node.events()) == 2)
         first, second = node.events()
         assert (first[0], first[1]) == ("a", "MissingMountOption")
-        assert "refused, because it needs the mount option allow-delete" in first[2]
+        assert "refused because it needs the mount option allow-delete" in first[2]
         assert "allow-overwrite" in second[2]
         await node.unpublish(target)
         await node.wait_until_clean()
