@@ -8,7 +8,6 @@ thread. Measurements and alternatives: docs/decisions/0018-kubernetes-client.md.
 
 import asyncio
 import json
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 
 from csi_s3.aio import blocking
 from csi_s3.config.api_server import ApiServer
+from csi_s3.tls import client_context
 
 _METHODS = {"get": "GET", "create": "POST", "patch": "PATCH"}
 _MERGE = "application/merge-patch+json"
@@ -138,9 +138,7 @@ def connection(server: ApiServer) -> Any:  # noqa: ANN401 - kubernetes has no ty
     configuration.refresh_api_key_hook = read_token
     client = ApiClient(configuration)
     client.user_agent = "csi-s3"
-    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-    # Python 3.13 refuses authorities without the newest extensions, as clusters' own are.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context = client_context(configuration.ssl_ca_cert)
     client.rest_client.pool_manager.connection_pool_kw["ssl_context"] = context
     return client
 
