@@ -147,9 +147,8 @@ def _answer(verb: str, resource: str, status: int, data: bytes) -> dict[str, Any
     try:
         body = json.loads(data)
     except ValueError:
-        body = {}
-    if not isinstance(body, dict):
-        body = {}
+        body = None
+    body = body if isinstance(body, dict) else {}
     if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's classes
         raise ApiError(verb, resource, status, str(body.get("message") or "no reason given")[:500])
     return body

@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -128,13 +128,7 @@ class ClusterApi:
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"name": sent.name, "namespace": pod.namespace},
-            "involvedObject": {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "namespace": pod.namespace,
-                "name": pod.name,
-                "uid": pod.uid,
-            },
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", **asdict(pod)},
             "type": "Warning",
             "reason": reason,
             "message": message,
