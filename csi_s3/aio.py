@@ -71,7 +71,7 @@ async def back_off(
     The jitter is a half, so no pause is shorter than the one before, up to LONGEST_PAUSE_S.
     https://aws.amazon.com/builders-library, "Timeouts, retries and backoff with jitter".
     """
-    most_s = min(LONGEST_PAUSE_S, first_s * 2.0**failures)
+    most_s = min(LONGEST_PAUSE_S, first_s * 2.0 ** min(failures, 32))
     await pause(secrets.SystemRandom().uniform(most_s / 2, most_s))
 
 
