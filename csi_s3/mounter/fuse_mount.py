@@ -16,7 +16,7 @@ from csi_s3.errors import VolumeError, WorkerDiedError
 from csi_s3.kernel import mount
 from csi_s3.link.report import Notice, Report, State
 from csi_s3.link.spec import MountSpec
-from csi_s3.mounter.deadlines import MounterDeadlines
+from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.worker_run import WorkerRun
 from csi_s3.mounter.zygote_client import ZygoteClient
 from csi_s3.obs.metrics import catalog as metrics

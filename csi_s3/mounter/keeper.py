@@ -32,10 +32,10 @@ from csi_s3.errors import (
 from csi_s3.link import channel as link
 from csi_s3.link.report import Notice, Report, State
 from csi_s3.link.spec import VERSION
-from csi_s3.mounter.deadlines import MounterDeadlines
 from csi_s3.mounter.fuse_mount import FuseMount
 from csi_s3.mounter.memory_shares import MemoryShares
 from csi_s3.mounter.metrics.volume_totals import VolumeTotals
+from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.outbox import Outbox
 from csi_s3.mounter.zygote_client import ZygoteClient
 from csi_s3.obs import http_endpoint

@@ -12,8 +12,8 @@ from typing_extensions import override
 from csi_s3.link.channel import Channel, Message
 from csi_s3.link.report import Notice, Report
 from csi_s3.link.spec import MountSpec
-from csi_s3.mounter.deadlines import MounterDeadlines
 from csi_s3.mounter.metrics.worker_metrics import WorkerMetrics
+from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.zygote_client import WorkerProcess, ZygoteClient, describe
 from csi_s3.obs.metrics import catalog as metrics
 

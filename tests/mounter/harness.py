@@ -10,9 +10,9 @@ from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
 from csi_s3.link.channel import Channel, Message, listen
 from csi_s3.link.report import Report
 from csi_s3.link.spec import MountSpec
-from csi_s3.mounter.deadlines import MounterDeadlines
 from csi_s3.mounter.keeper import Keeper
 from csi_s3.mounter.memory_shares import MemoryShares
+from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.zygote_client import ZygoteClient
 
 ZYGOTE = (sys.executable, str(Path(__file__).with_name("zygote_double.py")))

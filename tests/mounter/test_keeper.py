@@ -10,9 +10,9 @@ import pytest
 
 from csi_s3.errors import MounterUnavailableError
 from csi_s3.link.report import State
-from csi_s3.mounter.deadlines import MounterDeadlines
 from csi_s3.mounter.fuse_mount import FuseMount
 from csi_s3.mounter.keeper import Keeper
+from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.zygote_client import ZygoteClient
 from csi_s3.obs.metrics import catalog as metrics
 from tests.mounter.harness import INIT, WITHIN_S, ZYGOTE, Node, line, mounter, spec

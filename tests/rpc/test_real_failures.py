@@ -217,7 +217,7 @@ async def test_bytes_that_miss_the_store_at_the_last_close_are_an_event_and_uplo
             await node.unpublish(target)  # while a process has it open still
             holder.stdin.close()  # flush fails, then release, and that is the mount's end
             await asyncio.to_thread(holder.wait, 20)
-        await until(lambda: node.logged("WARNING", "is kept: a worker left files"))
+        await until(lambda: node.logged("WARNING", "a worker left files"))
         await until(lambda: [e for e in node.events() if e[1] == "UploadFailed"])
         pod, _, text = node.events()[0]
         assert pod == "a"
@@ -243,7 +243,7 @@ async def test_a_missing_option_is_an_event_that_names_it(node, minio):
         await until(lambda: len(node.events()) == 2)
         first, second = node.events()
         assert (first[0], first[1]) == ("a", "MissingMountOption")
-        assert "refused, because it needs the mount option allow-delete" in first[2]
+        assert "refused because it needs the mount option allow-delete" in first[2]
         assert "allow-overwrite" in second[2]
         await node.unpublish(target)
         await node.wait_until_clean()

@@ -61,10 +61,10 @@ async def test_a_notice_about_a_file_does_not_name_it(recorder):
     assert [error.public for _, error in failures] == ["", ""]  # they belong to others
     for notice in recorder.sent:
         assert ".csv" in notice.error.what
-        assert ".csv" not in str(notice.error.as_told())
-    assert str(recorder.sent[0].error.as_told()) == "a file could not be stored (compare)"
+        assert ".csv" not in str(notice.error.as_public())
+    assert str(recorder.sent[0].error.as_public()) == "a file could not be stored (compare)"
     last = final_error([StaleError("c.csv: replaced"), StaleError("d.csv: replaced")])
-    assert last.as_told().what == "a file could not be stored"
+    assert last.as_public().what == "a file could not be stored"
     assert final_error([]) is None
 
 
@@ -72,7 +72,7 @@ async def test_a_notice_has_the_store_s_message_without_names(recorder):
     refused = AccessDeniedError("PUT s3://b/x: no", public="PUT s3://b/…: no")
     await recorder.after(("release", refused))
     [notice] = recorder.sent
-    assert notice.error.as_told().what == "PUT s3://b/…: no"
+    assert notice.error.as_public().what == "PUT s3://b/…: no"
 
 
 async def test_what_no_option_would_allow_has_no_notice(recorder):
