@@ -26,7 +26,7 @@ DRIVER_NAME = "s3.csi.aws.com"  # manifests written for the AWS driver work unch
 _MAX_NODE_ID_BYTES = 256  # CSI: size limits
 _MAX_PORT = (1 << 16) - 1
 _MAX_VOLUMES = 16
-_SPARE = 8  # the scheduler is told an eighth less
+_SPARE = 8  # the scheduler gets an eighth less
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,6 @@ ROOT = Path(__file__).parents[2]
 
 # Still replaced, by file; what is passed in leaves this list, which is to be empty.
 REMAINING = {
-    "tests/rpc/test_answers.py": {"MOST_REFUSED"},
-    "tests/rpc/test_cluster_api.py": {"PAUSE_S", "MOST_KEPT", "MOST_WAITING", "REQUEST_S"},
-    "tests/rpc/run_node.py": {
-        "HELLO_S",
-        "MOUNTER_WAIT_S",
-        "START_S",
-        "TAINT_AGAIN_S",
-        "USAGE_S",
-    },
     "tests/unit/test_fs_edit_bytes.py": {"MAX_COPY_PART_BYTES"},
     "tests/unit/test_fs_lost_answers.py": {"ABORT_WITHIN_S"},
     "tests/unit/test_fs_pages.py": {"EMPTY_PAGES"},

@@ -163,8 +163,8 @@ def test_a_missing_flag_is_named_with_its_variable(flag):
         ),
         ({"driver_name": "a" * 64}, "at most 63 characters"),
         (
-            {"mounter_uid": "nobody"},
-            "--mounter-uid='nobody' is not valid (expected an integer from 0 to 4294967294)",
+            {"mounter_uid": "alice"},
+            "--mounter-uid='alice' is not valid (expected an integer from 0 to 4294967294)",
         ),
         ({"mounter_uid": "4294967295"}, "--mounter-uid='4294967295' is not valid"),
         ({"node_id": "n" * 257}, "expected at most 256 bytes"),
