@@ -31,8 +31,8 @@ demo: $(STAMP)
 test: lint programs
 	@$(BIN)/python -m pytest
 
-# Built once and kept, before any test's deadline runs: some three minutes the first time on two idle
-# cores, a line a minute says how far it is.
+# Built once and cached, before any test's deadline runs: some five minutes the first time on two idle
+# cores; a line a minute reports it.
 programs: $(STAMP)
 	@$(BIN)/python -m tests.binaries csi-spec csi-sanity versitygw minio helm vale >/dev/null
 

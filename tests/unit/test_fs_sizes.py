@@ -68,7 +68,7 @@ def test_an_open_sent_before_another_request_found_the_version_is_stale(mount, f
 
 
 def test_an_answer_that_the_kernel_will_ignore_does_not_count(mount):
-    """The request was sent before the kernel's cache was invalidated: see attr_version."""
+    """The request was sent before the kernel had to drop what it has: see attr_version."""
     mount.put("f", b"old")
     ino = mount.ino("f")
     mount.put("f", b"newer")
