@@ -24,13 +24,13 @@ from csi_s3.errors import (
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key, decode_name
 from csi_s3.fs.base.outcome import outcome
-from csi_s3.fs.files.handles import DirHandle, Handles
+from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import Entry, Special
 from csi_s3.fs.names.exclusive_create import put_new
-from csi_s3.fs.names.inodes import ROOT, Inode
+from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, DirHandle, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.pages import first_below
 from csi_s3.fs.names.symbolic_links import SymbolicLinks
 from csi_s3.fs.names.tree import Kernel, Tree
@@ -82,6 +82,7 @@ class FileSystem:
         prefix: str,
         kernel: Kernel,
         state_dir: Path | None = None,
+        numbers: InodeNumbers = FIRST_NUMBERS,
     ) -> None:
         """Build every part of the mount, each from those before it: the one place that does.
 
@@ -90,7 +91,7 @@ class FileSystem:
         self._context = context
         self._store, self._config, self._key_lock = context.store, context.config, context.key_lock
         self._progress_timeout = context.progress_timeout
-        self._tree = tree = Tree(context, prefix=prefix, kernel=kernel)
+        self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
         self._handles = Handles()
         spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
@@ -114,7 +115,7 @@ class FileSystem:
             open_files=len(self._handles),
             inodes=len(self._inodes),
             inodes_limit=self._tree.inodes_limit,
-            inodes_asked=self._inodes.asked,
+            inodes_asked=self._inodes.evictions_pending,
             dirty_bytes=sum(w.size for w in writers if w.is_dirty),
             buffers_bytes=self._context.budget.used_bytes,
             buffers_limit_bytes=self._context.budget.total_bytes,
@@ -177,11 +178,8 @@ class FileSystem:
         inode = self._inodes.get(ino)
         if size is not None:
             await self.files.truncate(inode, size)
-        if mtime_ns is not None:
-            inode.mtime_ns = mtime_ns
-        if atime_ns is not None:
-            inode.atime_ns = atime_ns
-        inode.is_told = True  # the kernel takes these attributes whatever came meanwhile
+        inode.set_times(mtime_ns=mtime_ns, atime_ns=atime_ns)
+        inode.note_size()  # the kernel takes these attributes whatever came meanwhile
         return self._tree.attributes(inode)
 
     async def opendir(self, ino: int) -> int:
@@ -279,8 +277,8 @@ class FileSystem:
                 await self._put_marker(child_key(self._inodes.key(above), text, is_dir=True))
         present = self._inodes.child(above.ino, text)
         inode = present if present is not None and present.is_dir else None
-        inode = inode or self._inodes.add(above.ino, text, is_dir=True)
-        inode.is_ours = True
+        inode = inode or self._inodes.add(above.ino, text, Kind.DIRECTORY)
+        inode.mark_made_here()
         if not self._config.dir_markers:
             self._tree.keep(inode)
         directory.note(text, Special.DIRECTORY)
@@ -308,7 +306,7 @@ class FileSystem:
         if not inode.is_dir:
             raise NotDirectoryError(f"{text}: not a directory")
         key = self._inodes.key(inode)
-        if not (self._config.allow_delete or inode.is_ours):
+        if not (self._config.allow_delete or inode.is_made_here):
             raise NotPermittedError(
                 f"rmdir of {key}", "needs the mount option allow-delete", option="allow-delete"
             )
@@ -381,7 +379,6 @@ class FileSystem:
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""
-        inode.is_kept = False
         self._tree.drop_local(above, name)
         self._tree.directory(above).note(name, Special.ABSENT)
         self._tree.entries_changed(above)

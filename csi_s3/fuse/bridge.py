@@ -259,7 +259,7 @@ def entry(a: Attributes) -> pyfuse3.EntryAttributes:
     """What the kernel is told of an inode, and for how long it may believe it."""
     e = pyfuse3.EntryAttributes()
     e.st_ino = a.ino
-    e.generation = 0
+    e.generation = a.generation
     e.st_mode = a.mode
     e.st_size = a.size
     e.st_nlink = a.nlink

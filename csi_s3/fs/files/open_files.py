@@ -16,11 +16,11 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key
-from csi_s3.fs.files.handles import FileHandle, Handles
+from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.exclusive_create import ExclusiveCreate
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.inode import FileHandle, Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import Reader
 from csi_s3.s3.store import Buffer, ObjectInfo
@@ -58,15 +58,15 @@ class OpenFiles:
             raise IsDirectoryError(f"{inode.name}: is a directory")
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             return await self._open_to_write(inode, flags)
-        renewed = inode.renewed
-        self._tree.sizes.check(inode, renewed)
+        replaced_at = inode.replaced_at
+        self._tree.sizes.check(inode, replaced_at)
         if inode.writer is not None:
             return self._handles.add(FileHandle(inode))
         is_fresh = self._tree.is_fresh(inode)
         answer = None if is_fresh else await self._ask_to_open(inode, with_bytes=True)
-        self._tree.sizes.check(inode, renewed)
+        self._tree.sizes.check(inode, replaced_at)
         reader = None if answer is None else Reader(self._context, answer[0], first=answer[1])
-        inode.maybe_cached = True
+        inode.note_pages()
         return self._handles.add(FileHandle(inode, reader=reader))
 
     async def _ask_to_open(
@@ -110,28 +110,28 @@ class OpenFiles:
     ) -> tuple[ObjectInfo, Buffer]:
         """Ask S3; for first bytes only where the kernel has none, but may have asked for some."""
         known = inode.info
-        if not with_bytes or known is None or known.size == 0 or inode.maybe_cached:
+        if not with_bytes or known is None or known.size == 0 or inode.has_pages:
             return await self._store.head(key), b""
         wanted = known.size if known.size <= WHOLE_FILE_BYTES else FIRST_BYTES
         chunk = await self._store.read_range(key, 0, wanted)
         return chunk.info, chunk.data
 
     async def _open_to_write(self, inode: Inode, flags: int) -> int:
-        write_back, renewed = self._write_back, inode.renewed
+        write_back, replaced_at = self._write_back, inode.replaced_at
         is_kept = not flags & os.O_TRUNC
         if is_kept:
-            self._tree.sizes.check(inode, renewed)
+            self._tree.sizes.check(inode, replaced_at)
             await self._ask_to_change(inode)
         async with self._tree.versions.hold(inode.ino):
             write_back.check(inode, "opening it for writing")
             if is_kept:
-                self._tree.sizes.check(inode, renewed)
+                self._tree.sizes.check(inode, replaced_at)
             if inode.writer is None:
                 write_back.begin(inode, base=inode.info if is_kept else None)
-                inode.maybe_cached = True  # the kernel keeps the pages that it writes
+                inode.note_pages()  # the kernel keeps the pages that it writes
             elif not is_kept:
                 await inode.writer.reset()
-            inode.is_told = True  # O_TRUNC: the kernel makes the size 0 itself
+            inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return self._handles.add(FileHandle(inode, is_writable=True))
 
     async def _ask_to_change(self, inode: Inode) -> None:
@@ -174,11 +174,12 @@ class OpenFiles:
             fh = await self.open(local.ino, flags)
             self._tree.remember(local)
             return fh, self._tree.attributes(local)
-        inode = self._inodes.add(above.ino, text, is_dir=False, info=claimed)
+        inode = self._inodes.add(above.ino, text, Kind.FILE, info=claimed)
         self._write_back.begin(inode, base=claimed, exclusive=exclusive)
         self._tree.entries_changed(above)
-        inode.mtime_ns = self._clock.realtime_ns()
-        inode.maybe_cached = inode.is_told = True
+        inode.set_times(mtime_ns=self._clock.realtime_ns())
+        inode.note_pages()
+        inode.note_size()
         self._tree.remember(inode)
         fh = self._handles.add(FileHandle(inode, is_writable=True, is_creator=True))
         return fh, self._tree.attributes(inode)
@@ -197,10 +198,10 @@ class OpenFiles:
         inode = handle.inode
         if inode.writer is not None:
             return await inode.writer.read(offset, length)
-        if inode.info is None or not inode.info.etag:
+        if inode.info is None or not inode.has_version:
             raise StaleError(f"{inode.name}: what was written could not be stored")
         reader = handle.reader
-        if reader is None or reader.info.etag != inode.info.etag:
+        if reader is None or not inode.is_version(reader.info):
             if reader is not None:
                 reader.close()  # the inode was written through this mount: pages are its new bytes
             reader = handle.reader = Reader(self._context, inode.info)
@@ -219,7 +220,7 @@ class OpenFiles:
         if not writer.try_write(offset, data):
             accepting = partial(writer.write, offset, data)
             await self._progress_timeout.wait(accepting, f"write to {handle.inode.name}")
-        handle.inode.mtime_ns = self._clock.realtime_ns()
+        handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return len(data)
 
     async def flush(self, fh: int) -> None:

@@ -19,9 +19,9 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.files.handles import FileHandle, Handles
+from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.names.entries import Special
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.inode import FileHandle, Inode
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import BaseReader
 from csi_s3.fs.write.file_writer import FileWriter
@@ -74,16 +74,17 @@ class WriteBack:
         self, inode: Inode, *, base: ObjectInfo | None = None, exclusive: bool = False
     ) -> FileWriter:
         """The file is being changed from now on; base: the version that the change is made to."""
-        inode.writer = self._writer(
+        writer = self._writer(
             lambda: self._inodes.key(inode), base, exclusive=exclusive, rewrites=inode.info
         )
+        inode.set_writer(writer)
         if base is None:
-            inode.mtime_ns = self._clock.realtime_ns()
+            inode.set_times(mtime_ns=self._clock.realtime_ns())
         if inode.is_linked:
             above = self._inodes.get(inode.parent)
             self._tree.add_local(above, inode)
             self._tree.directory(above).note(inode.name, Special.LOCAL)
-        return inode.writer
+        return writer
 
     def _writer(
         self,
@@ -132,7 +133,8 @@ class WriteBack:
         info = await writer.store(joins=joins)
         if info is None or inode.is_version(info):
             return
-        inode.info = info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
+        info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
+        inode.set_version(info)
         if inode.is_linked:
             self._tree.directory(self._inodes.get(inode.parent)).note(inode.name, info)
 
@@ -160,7 +162,7 @@ class WriteBack:
                 self._ended(inode, writer)
 
     def _ended(self, inode: Inode, writer: FileWriter) -> None:
-        inode.writer = None
+        inode.set_writer(None)
         writer.close()
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
@@ -209,7 +211,7 @@ class WriteBack:
             return
         directory.note(inode.name, inode.info)
         if writer.is_dirty:  # the kernel has pages of no version: the next look drops them
-            inode.info, inode.fresh_until = replace(inode.info, etag=""), 0.0
+            inode.lose_version()
             self._tree.forget_name(inode)
 
     async def drain(self) -> list[VolumeError]:
@@ -271,7 +273,7 @@ class WriteBack:
             self.check(inode, "truncating it")
             if writer is None:
                 writer = self.begin(inode, base=inode.info if size else None)
-            inode.mtime_ns = self._clock.realtime_ns()
+            inode.set_times(mtime_ns=self._clock.realtime_ns())
             try:
                 await writer.truncate(size)
             except VolumeError:
@@ -288,7 +290,7 @@ class WriteBack:
         """
         async with self._tree.versions.hold(inode.ino):
             writer = inode.writer
-            if writer is None and inode.handles and inode.info is not None and inode.info.etag:
+            if writer is None and inode.handles and inode.has_version:
                 writer = self._writer(lambda: self._inodes.key(inode), inode.info)
             if writer is None:
                 await remove()
@@ -300,7 +302,7 @@ class WriteBack:
                     writer.close()
                 raise
             if inode.handles:
-                inode.writer = writer
+                inode.set_writer(writer)
             elif inode.writer is None:
                 writer.close()
 
@@ -313,7 +315,7 @@ class WriteBack:
         """
         writer = inode.writer
         if writer is None:
-            if inode.info is not None and not inode.info.etag:
+            if inode.info is not None and not inode.has_version:
                 now = await self._store.head(self._inodes.key(inode))
                 if not await self._tree.renew_held(inode, now):
                     raise StaleError(f"{now.key}: what was written could not be stored")
@@ -327,8 +329,8 @@ class WriteBack:
     def moved(self, inode: Inode, info: ObjectInfo) -> None:
         """A file's key has changed; the store has its bytes there as this version."""
         if inode.mtime_ns is None:
-            inode.mtime_ns = self._tree.attributes(inode).mtime_ns
-        inode.info = info
+            inode.set_times(mtime_ns=self._tree.attributes(inode).mtime_ns)
+        inode.set_version(info)
         if inode.writer is not None:
             inode.writer.rebase(info)
         for handle in self._handles.of(inode):

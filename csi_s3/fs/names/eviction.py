@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-from csi_s3.fs.names.inodes import Inode, Inodes
+from csi_s3.fs.names.inode import Inode
+from csi_s3.fs.names.inodes import Inodes
 
 BATCH = 256  # a thread for each; READDIR brings some 200 names at most
 
@@ -89,18 +90,18 @@ class Eviction:
     @property
     def _excess(self) -> int:
         """So many inodes are over the limit, once the kernel has dropped what it was asked for."""
-        return max(0, len(self._inodes) - self._inodes.asked - self._limit)
+        return max(0, len(self._inodes) - self._inodes.evictions_pending - self._limit)
 
     async def _ask(self, names: Sequence[Name]) -> None:
         while names:
             for name in await self._kernel.drop_names(names, is_read=self._inodes.idle.is_read):
-                self._inodes.not_asked(name.ino)
+                self._inodes.eviction_failed(name.ino)
             names = self._batch()
 
     def _batch(self) -> Sequence[Name]:
         names: list[Name] = []
         while len(names) < self._batch_names and self._excess:
-            inode = self._inodes.ask()
+            inode = self._inodes.evict_oldest()
             if inode is None:
                 break
             names.append(Name(inode.parent, inode.name.encode(), inode.ino))

@@ -189,7 +189,7 @@ class BaseReader:
 
     async def __call__(self, info: ObjectInfo, start: int, length: int) -> Buffer:
         """Bytes of that version. As `Reader.read`."""
-        if self._reader is None or self._reader.info.etag != info.etag:
+        if self._reader is None or self._reader.info.version != info.version:
             self.close()
             self._reader = Reader(self._context, info)
         return await self._reader.read(start, length)

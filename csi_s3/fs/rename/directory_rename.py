@@ -19,13 +19,13 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.files.write_back import WriteBack
-from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.entries import Special
+from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.pages import first_below
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies, TreeCopy
 from csi_s3.fs.rename.journal import JournalEntry, RenameJournal, RenameRecord
-from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo
+from csi_s3.s3.store import MAX_KEY_BYTES, Version
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class DirectoryRenames:
         if target is not None:
             self._tree.drop_local(self._inodes.get(target.parent), target.name)
             self._inodes.unlink(target)
-        take_place(self._tree, inode, into, new)
+        self._tree.move(inode, into, new)
         self._tree.moved(inode)
         self._follow(inode, what, copied)
         is_gone = False
@@ -157,12 +157,12 @@ class DirectoryRenames:
         for source, child in files.items():
             known = child.info if child.writer is None else child.writer.base
             old_etag, etag = versions.get(source, ("", ""))
-            if known is not None and known.etag and known.etag == old_etag:
+            if known is not None and old_etag and known.version == Version(old_etag):
                 self._write_back.moved(
                     child, replace(known, key=self._inodes.key(child), etag=etag)
                 )
             else:
-                child.fresh_until = 0.0
+                child.set_fresh(0.0)
 
     # a refused copy
 
@@ -192,28 +192,3 @@ class DirectoryRenames:
             return (await self._store.head(key)).etag
         except NotFoundError:
             return ""
-
-
-def take_place(tree: Tree, inode: Inode, into: Inode, new: str) -> None:
-    """The name moves: inode table, what is local, and what listings show. Plain code."""
-    above, old = tree.inodes.get(inode.parent), inode.name
-    was_local = tree.directory(above).local.get(old) is inode
-    if was_local:
-        tree.drop_local(above, old)
-    tree.directory(above).note(old, Special.ABSENT)
-    tree.inodes.move(inode, into.ino, new)
-    for directory in (above, into):
-        tree.entries_changed(directory)
-    if was_local:
-        tree.add_local(into, inode)
-    tree.directory(into).note(new, Special.LOCAL if was_local else found_as(inode, inode.info))
-    tree.keep(above)  # until rmdir, even if that was its last name
-
-
-def found_as(inode: Inode, info: ObjectInfo | None) -> Entry:
-    """What a look-up finds of it; info: the version of a file or symbolic link."""
-    if inode.is_dir:
-        return Special.DIRECTORY
-    if info is None:
-        return Special.LOCAL
-    return SymbolicLink(info) if inode.is_link else info

@@ -23,10 +23,10 @@ from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import decode_name
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.entries import Special
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies
-from csi_s3.fs.rename.directory_rename import DirectoryRenames, found_as, take_place
+from csi_s3.fs.rename.directory_rename import DirectoryRenames
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
@@ -158,12 +158,12 @@ class Renames:
                     )
                 except VolumeError:
                     self._write_back.moved(inode, source)
-                    self._tree.directory(into).note(new, found_as(inode, made))  # both are there
+                    self._tree.directory(into).note(new, inode.entry(made))  # both are there
                     raise
                 if is_undone is not None:
                     self._write_back.moved(inode, source)
                     raise is_undone
-            take_place(self._tree, inode, into, new)
+            self._tree.move(inode, into, new)
 
     async def _remove_other_kind(self, inode: Inode, target: Inode | None, made: str) -> None:
         """A file over a symbolic link, or the other way: the two have different keys."""
