@@ -14,7 +14,6 @@ from csi_s3.errors import VolumeError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-MAX_KEY_BYTES = 1024
 MAX_PARTS = 10_000
 MIN_PART_BYTES = 5 << 20  # every part but the last
 MAX_PUT_BYTES = 5 << 30  # one PUT, one part, one copy

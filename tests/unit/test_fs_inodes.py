@@ -169,3 +169,16 @@ def test_usage_counts_what_is_dirty(mount):
     mount.fsync(fh)
     assert mount.fs.usage().dirty_bytes == 0
     mount.close_file(fh)
+
+
+def test_a_local_name_holds_all_directories_above_it_at_any_depth(mount):
+    tree = mount.fs._tree
+    deep = [tree.inodes.get(ROOT)]
+    for n in range(3000):
+        deep.append(tree.inodes.add(deep[-1].ino, f"d{n}", Kind.DIRECTORY))
+    file = tree.inodes.add(deep[-1].ino, "f", Kind.FILE)
+    tree.add_local(deep[-1], file)
+    assert all(tree.directory(a).local == {b.name: b} for a, b in pairwise(deep))
+    deep[1000].pin()
+    tree.drop_local(deep[-1], "f")
+    assert [bool(tree.directory(d).local) for d in deep] == [True] * 1000 + [False] * 2001

@@ -5,6 +5,7 @@ written, `reader` and `file_writer` move the bytes.
 """
 
 import os
+from dataclasses import dataclass, replace
 from functools import partial
 
 from csi_s3.errors import (
@@ -19,14 +20,25 @@ from csi_s3.fs.base.keys import child_key
 from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
+from csi_s3.fs.names.entries import Entry
 from csi_s3.fs.names.exclusive_create import ExclusiveCreate
 from csi_s3.fs.names.inode import FileHandle, Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import Reader
+from csi_s3.fs.write.file_writer import FileWriter
 from csi_s3.s3.store import Buffer, ObjectInfo
 
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
 FIRST_BYTES = 128 << 10  # and the kernel's first read-ahead of larger ones
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """What S3 answered at an open. first: the bytes that came along. question: see `Inode`."""
+
+    info: ObjectInfo
+    first: Buffer
+    question: int
 
 
 class OpenFiles:
@@ -63,47 +75,59 @@ class OpenFiles:
         if inode.writer is not None:
             return self._handles.add(FileHandle(inode))
         is_fresh = self._tree.is_fresh(inode)
-        answer = None if is_fresh else await self._ask_to_open(inode, with_bytes=True)
+        current = None if is_fresh else await self._current(inode, with_bytes=True)
         self._tree.sizes.check(inode, replaced_at)
-        reader = None if answer is None else Reader(self._context, answer[0], first=answer[1])
+        reader = None
+        if isinstance(current, StoredVersion):
+            reader = Reader(self._context, current.info, first=current.first)
         inode.note_pages()
         return self._handles.add(FileHandle(inode, reader=reader))
 
-    async def _ask_to_open(
-        self, inode: Inode, *, with_bytes: bool
-    ) -> tuple[ObjectInfo, Buffer] | None:
-        """Ask for version and first bytes; None: it is being written, so its bytes are the file.
+    async def _current(self, inode: Inode, *, with_bytes: bool) -> StoredVersion | FileWriter:
+        """What the file is now: the version that S3 has, or the writer that is changing it.
 
         Raises:
             StaleError: another version is there and handles are open; or it is gone.
 
         """
-        key, asked = self._inodes.key(inode), self._tree.sizes.ask()
-        if not inode.is_linked:
-            raise StaleError(f"{key}: replaced or removed")
-        directory = self._tree.directory(self._inodes.get(inode.parent))
-        try:
-            with directory.observe() as began:
-                info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
-                changed = directory.changed_since(began, inode.name)
-        except NotFoundError:
-            if self._inodes.key(inode) == key:
-                raise
-        if self._inodes.key(inode) != key:
-            return await self._ask_to_open(inode, with_bytes=with_bytes)  # renamed meanwhile
-        if changed is None:
-            self._tree.learn(self._inodes.get(inode.parent), inode.name, info, asked=asked)
-        elif isinstance(changed, ObjectInfo):
-            info, first = changed, b""  # written through this mount meanwhile
-        elif inode.writer is not None:
-            return None
-        else:
-            raise StaleError(f"{key}: removed meanwhile")
-        if not await self._tree.renew(inode, info, asked=asked):
+        stored, own_change = await self._ask(inode, with_bytes=with_bytes)
+        if isinstance(own_change, ObjectInfo):
+            stored = replace(stored, info=own_change, first=b"")
+        elif own_change is not None:
             if inode.writer is not None:
-                return None  # opened for writing meanwhile: its bytes are the file
-            raise StaleError(f"{key}: another version is in S3 while this one is open")
-        return info, first
+                return inode.writer
+            raise StaleError(f"{stored.info.key}: removed while it was opened")
+        if await self._tree.renew(inode, stored.info, asked=stored.question):
+            return stored
+        if inode.writer is not None:
+            return inode.writer  # opened for writing while S3 was asked
+        raise StaleError(f"{stored.info.key}: another version is in S3 while this one is open")
+
+    async def _ask(self, inode: Inode, *, with_bytes: bool) -> tuple[StoredVersion, Entry | None]:
+        """S3's answer, and what this mount made of the name while S3 was asked, if anything.
+
+        Raises:
+            StaleError: the name is gone.
+
+        """
+        while True:
+            key, question = self._inodes.key(inode), self._tree.sizes.ask()
+            if not inode.is_linked:
+                raise StaleError(f"{key}: replaced or removed")
+            directory = self._tree.directory(self._inodes.get(inode.parent))
+            try:
+                with directory.observe() as began:
+                    info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
+                    own_change = directory.changed_since(began, inode.name)
+            except NotFoundError:
+                if self._inodes.key(inode) == key:
+                    raise
+                continue  # renamed while S3 was asked
+            if self._inodes.key(inode) == key:
+                if own_change is None:
+                    above = self._inodes.get(inode.parent)
+                    self._tree.learn(above, inode.name, info, asked=question)
+                return StoredVersion(info, first, question), own_change
 
     async def _ask_version(
         self, key: str, inode: Inode, *, with_bytes: bool
@@ -144,7 +168,7 @@ class OpenFiles:
         if inode.writer is not None or self._tree.is_fresh(inode):
             return
         try:
-            await self._ask_to_open(inode, with_bytes=False)
+            await self._current(inode, with_bytes=False)
         except NotFoundError as exc:
             raise StaleError(f"{inode.name}: removed meanwhile") from exc
 

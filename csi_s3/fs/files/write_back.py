@@ -13,7 +13,6 @@ from pathlib import Path
 
 from csi_s3.errors import (
     IsDirectoryError,
-    NotPermittedError,
     SpoolFullError,
     StaleError,
     VolumeError,
@@ -57,12 +56,9 @@ class WriteBack:
 
         """
         key = self._inodes.key(inode)
-        if not self._config.allow_overwrite and not self.is_exempt(inode):
-            raise NotPermittedError(
-                f"{key}: exists, and {doing} would change it",
-                "needs the mount option allow-overwrite",
-                option="allow-overwrite",
-            )
+        if not self.is_exempt(inode):
+            what = f"{key}: exists, and {doing} would change it"
+            self._context.check_allowed("allow-overwrite", what)
         if inode.writer is None and not inode.is_linked:
             raise StaleError(f"{key}: replaced or removed")
 

@@ -10,19 +10,10 @@ appended: it makes no fstat); a new inode for each version (a file that is a mou
 inode, and could not be opened any more).
 """
 
-from typing import Protocol
-
 from csi_s3.errors import StaleError
 from csi_s3.fs.names.inode import Inode
+from csi_s3.fs.names.kernel_cache import KernelCache
 from csi_s3.s3.store import ObjectInfo
-
-
-class AttributesCache(Protocol):
-    """The kernel's."""
-
-    def invalidate_attributes(self, ino: int) -> None:
-        """Drop the attributes it holds, and those in answers to what it has asked until now."""
-        ...
 
 
 class Sizes:
@@ -33,7 +24,7 @@ class Sizes:
         it asked for before it was told to drop what it had (fuse_change_attributes).
     """
 
-    def __init__(self, kernel: AttributesCache) -> None:
+    def __init__(self, kernel: KernelCache) -> None:
         self.now = 0
         self._kernel = kernel
 

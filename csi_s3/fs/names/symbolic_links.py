@@ -9,14 +9,13 @@ from csi_s3.errors import (
     BadLinkError,
     ExistsError,
     NotFoundError,
-    NotImplementedByStoreError,
     NotPermittedError,
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import SymbolicLink
-from csi_s3.fs.names.exclusive_create import put_new
+from csi_s3.fs.names.exclusive_create import put_new_if_possible
 from csi_s3.fs.names.inode import Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.s3.store import ObjectInfo
@@ -51,7 +50,7 @@ class SymbolicLinks:
             return child_key(self._tree.inodes.key(above), f"{text}{LINK_SUFFIX}", is_dir=False)
 
         async with self._key_lock.change(key):
-            info = await self._put(key(), target)
+            info = await put_new_if_possible(self._store, key(), target)
             inode = self._made(above, text, info)
         inode.set_target(target)
         inode.set_times(mtime_ns=self._clock.realtime_ns())
@@ -63,12 +62,6 @@ class SymbolicLinks:
         self._tree.directory(above).note(name, SymbolicLink(info))
         self._tree.entries_changed(above)
         return inode
-
-    async def _put(self, key: str, target: bytes) -> ObjectInfo:
-        try:
-            return await put_new(self._store, key, target)
-        except NotImplementedByStoreError:
-            return await self._store.put(key, target)
 
     async def read(self, ino: int) -> bytes:
         """The target, as it was given. One request for each version of a link.

@@ -6,13 +6,13 @@ Asks S3 (or a listing that is fresh enough) and turns answers into inodes; chang
 import logging
 from collections import deque
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from csi_s3.aio import KeyLocks
 from csi_s3.errors import (
     InvalidNameError,
     KeyTooLongError,
     NotDirectoryError,
+    NotEmptyError,
     NotFoundError,
     StaleError,
 )
@@ -28,11 +28,13 @@ from csi_s3.fs.base.keys import (
 from csi_s3.fs.names.attributes import Attributes, attributes
 from csi_s3.fs.names.directory import Directory, Listing
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
-from csi_s3.fs.names.eviction import Eviction, NameCache
+from csi_s3.fs.names.eviction import Eviction
 from csi_s3.fs.names.inode import ROOT, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
+from csi_s3.fs.names.kernel_cache import KernelCache
 from csi_s3.fs.names.lookup import NameResolver
-from csi_s3.fs.names.sizes import AttributesCache, Sizes
+from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.names.sizes import Sizes
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.s3.store import ObjectInfo
 
@@ -42,18 +44,6 @@ INODE_BYTES = 950  # measured: 753 to 857, as full as tables are; a key of 25 ch
 INODES_SHARE = 4  # of the memory budget; buffers have a budget of their own
 
 
-class Kernel(AttributesCache, NameCache, Protocol):
-    """What the file system may ask of the kernel; `fuse.session` is the real one."""
-
-    async def invalidate_inode(self, ino: int) -> None:
-        """Drop the pages and attributes it holds of the inode; returns when they are gone."""
-        ...
-
-    def forget_name(self, parent: int, name: bytes) -> None:
-        """Ask it to look a name up again before its next use; it may take its time."""
-        ...
-
-
 class Tree:
     """Concurrency: inodes change between awaits only; a change of a file's version holds its lock.
 
@@ -61,7 +51,7 @@ class Tree:
     """
 
     def __init__(
-        self, context: MountContext, *, prefix: str, kernel: Kernel, numbers: InodeNumbers
+        self, context: MountContext, *, prefix: str, kernel: KernelCache, numbers: InodeNumbers
     ) -> None:
         self.inodes = Inodes(prefix, numbers)
         self.versions: KeyLocks[int] = KeyLocks()  # held while an inode's version may change
@@ -248,15 +238,31 @@ class Tree:
     def add_local(self, parent: Inode, inode: Inode) -> None:
         """The name exists whatever S3 says, and so do the directories above it."""
         self.directory(parent).local[inode.name] = inode
-        if parent.ino != ROOT and parent.is_linked:
-            self.add_local(self.inodes.get(parent.parent), parent)
+        while parent.ino != ROOT and parent.is_linked:
+            inode, parent = parent, self.inodes.get(parent.parent)
+            self.directory(parent).local[inode.name] = inode
 
     def drop_local(self, parent: Inode, name: str) -> None:
         """Only S3 says from now on whether the name exists."""
-        local = self.directory(parent).local
-        local.pop(name, None)
-        if parent.ino != ROOT and parent.is_linked and not parent.is_pinned and not local:
-            self.drop_local(self.inodes.get(parent.parent), parent.name)
+        self.directory(parent).local.pop(name, None)
+        while parent.ino != ROOT and parent.is_linked:
+            if parent.is_pinned or self.directory(parent).local:
+                return
+            name, parent = parent.name, self.inodes.get(parent.parent)
+            self.directory(parent).local.pop(name, None)
+
+    async def check_empty(self, directory: Inode) -> bool:
+        """Whether an empty directory has a marker.
+
+        Raises:
+            NotEmptyError: it holds something.
+
+        """
+        key = self.inodes.key(directory)
+        keys = (await first_below(self._store, key, 2)).keys()
+        if keys - {key} or self.directory(directory).local:
+            raise NotEmptyError(f"{key}: not empty")
+        return bool(keys)
 
     def keep(self, inode: Inode) -> None:
         """A directory exists from now on even if S3 has no key for it."""
