@@ -126,33 +126,20 @@ class Renames:
     async def _file(
         self, inode: Inode, into: Inode, new: str, target: Inode | None, *, may_replace: bool
     ) -> None:
-        old_key = self._inodes.key(inode)
         new_key = self._inodes.key_at(inode, into, new)
         async with self._tree.versions.hold(inode.ino):
-            prepared = await self._write_back.prepare_move(inode, over=target is not None)
-            copied: list[tuple[ObjectInfo, ObjectInfo]] = []
+            source = await self._write_back.prepare_move(inode, over=target is not None)
+            made: ObjectInfo | None = None
 
             async def put_in_place() -> None:
-                if prepared is None:
-                    return
-                source, made = await self._copy(inode, prepared, new_key, may_replace=may_replace)
-                await self._remove_other_kind(inode, target, new_key)
-                copied.append((source, made))
+                nonlocal source, made
+                if source is not None:
+                    source, made = await self._copy(inode, source, new_key, may_replace=may_replace)
+                    await self._remove_other_kind(inode, target, new_key)
 
             await self._over(target, put_in_place)
-            for source, made in copied:
-                self._write_back.moved(inode, made)
-                try:
-                    is_undone = await self._remove_old(
-                        old_key, made, source, may_undo=target is None
-                    )
-                except VolumeError:
-                    self._write_back.moved(inode, source)
-                    self._tree.directory(into).note(new, inode.entry(made))  # both are there
-                    raise
-                if is_undone is not None:
-                    self._write_back.moved(inode, source)
-                    raise is_undone
+            if source is not None and made is not None:
+                await self._remove_old(inode, source, made, (into, new), may_undo=target is None)
             self._tree.move(inode, into, new)
 
     async def _remove_other_kind(self, inode: Inode, target: Inode | None, made: str) -> None:
@@ -194,14 +181,23 @@ class Renames:
             raise ExistsError(f"{key}: exists") from exc
 
     async def _remove_old(
-        self, key: str, made: ObjectInfo, source: ObjectInfo, *, may_undo: bool
-    ) -> VolumeError | None:
-        """Remove the old name. Returns why not, if the new one was removed instead.
+        self,
+        inode: Inode,
+        source: ObjectInfo,
+        made: ObjectInfo,
+        new: tuple[Inode, str],
+        *,
+        may_undo: bool,
+    ) -> None:
+        """Let the inode stand for the copy, and remove its old name.
 
         Raises:
-            VolumeError: both names are there. Nothing is undone where the delete may still work.
+            VolumeError: the old name stays. The new one is removed again if it may be, and if the
+                delete of the old one cannot take effect any more; else both names are there.
 
         """
+        key = self._inodes.key(inode)
+        self._write_back.moved(inode, made)
         try:
             await self._store.delete(key, if_match=source.etag)
         except ObjectChangedError as exc:
@@ -210,15 +206,20 @@ class Renames:
             )
         except VolumeError as exc:
             if exc.retryable and await self._is_gone(key):
-                return None  # only the answer was lost
-            if exc.retryable or not may_undo:
-                raise
-            try:
-                await self._store.delete(made.key, if_match=made.etag)
-            except VolumeError:
-                raise exc from None
-            return exc
-        return None
+                return  # only the answer was lost
+            self._write_back.moved(inode, source)
+            if exc.retryable or not may_undo or not await self._is_deleted(made):
+                directory, name = new
+                self._tree.directory(directory).note(name, inode.entry(made))
+            raise
+
+    async def _is_deleted(self, made: ObjectInfo) -> bool:
+        """Delete it; whether that succeeded."""
+        try:
+            await self._store.delete(made.key, if_match=made.etag)
+        except VolumeError:
+            return False
+        return True
 
     async def _is_gone(self, key: str) -> bool:
         try:
