@@ -74,7 +74,7 @@ class RenameJournal:
 
     def pending(self) -> "list[tuple[JournalEntry, RenameRecord]]":
         """The entries of earlier workers of this mount, the earliest first."""
-        found = []
+        entries = []
         paths = self._directory.glob("rename-*.json") if self._directory else ()
         for path in sorted(paths, key=lambda path: (len(path.name), path.name)):
             try:
@@ -82,8 +82,8 @@ class RenameJournal:
             except (OSError, ValueError, TypeError, AttributeError) as exc:
                 log.warning("%s cannot be read and is left alone: %s", path, exc)
             else:
-                found.append((JournalEntry(path), record))
-        return found
+                entries.append((JournalEntry(path), record))
+        return entries
 
 
 class JournalEntry:
