@@ -74,8 +74,9 @@ def test_copies_go_in_parallel_and_no_more_than_64(mount):
 @pytest.mark.parametrize("size", [1, 2, 1000])
 def test_all_below_goes_and_nothing_beside_it(mount, size):
     """Promise: rename of a directory: all keys below and the marker are copied in parallel, then
-    deleted in batches; EXDEV never. What this mount stores below meanwhile waits, and goes to the
-    new name."""
+    deleted in batches; it never gives EXDEV. Files that this mount stores below during the rename
+    wait, and go to the new name.
+    """
     paged(with_tree(mount).store, size)
     rename_now(mount)
     assert stored(mount) == beside(MOVED)
