@@ -10,7 +10,6 @@ mount's next one, or by a person:
 Reads and writes are plain calls: they go to the page cache, in microseconds.
 """
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from csi_s3.errors import SpoolFullError, VolumeError
+from csi_s3.fs.base.json_file import NEW_SUFFIX, read_json, write_json
 from csi_s3.fs.write.extents import Extent, Origin
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Spool:
             if data in self._open:
                 continue
             try:
-                description = Description.from_json(json.loads(path.read_text()))
+                description = Description.from_json(read_json(path))
             except (OSError, ValueError, TypeError, KeyError) as exc:
                 log.warning("%s cannot be read and is left alone: %s", path, exc)
                 continue
@@ -121,7 +121,7 @@ class Spool:
     def _remove_bare(self) -> None:
         """What workers left that died while they made a file, or described one."""
         assert self._directory is not None  # noqa: S101 - its caller has looked
-        for path in self._directory.glob("file-*.new"):
+        for path in self._directory.glob(f"file-*{NEW_SUFFIX}"):
             path.unlink(missing_ok=True)
         for path in self._directory.glob("file-*.data"):
             if path not in self._open and not path.with_suffix(".json").exists():
@@ -229,12 +229,9 @@ class SpoolFile:
             SpoolFullError: the disk refuses.
 
         """
-        new = self.path.with_suffix(".new")
         try:
-            new.write_text(json.dumps(asdict(description)))
-            new.replace(self.path.with_suffix(".json"))
+            write_json(self.path.with_suffix(".json"), asdict(description))
         except OSError as exc:
-            new.unlink(missing_ok=True)
             raise _refused(exc) from exc
         self.description = description
 
