@@ -1,7 +1,7 @@
 """Open files: what open, read, write, close and fsync do.
 
 The rules are docs/semantics.md (Reading, Writing); `write_back` knows what becomes of what was
-written, `reader` and `file_writer` move the bytes.
+written, `reader` and `dirty_file` move the bytes.
 """
 
 import os

@@ -1,13 +1,13 @@
 """What becomes of a file that is changed: it is stored, truncated, moved, or loses its name.
 
-The rules are docs/semantics.md (Writing, Directories and names that change); `file_writer` has the
+The rules are docs/semantics.md (Writing, Directories and names that change); `dirty_file` has the
 bytes. Each step runs to its end in a task of the mount, whether or not its caller still waits.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,15 +21,27 @@ from csi_s3.errors import (
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.files.handles import FileHandle, Handles
 from csi_s3.fs.names.entries import Special
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.inodes import Inode, Inodes
 from csi_s3.fs.names.tree import Tree
-from csi_s3.fs.read.reader import BaseReader
-from csi_s3.fs.write.file_writer import FileWriter
+from csi_s3.fs.write.dirty_file import DirtyFile
+from csi_s3.fs.write.remote_object import Basis, RemoteObject
 from csi_s3.fs.write.spool import Spool
 from csi_s3.fs.write.spool_recovery import recover
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class InodeKey:
+    """The key of a file; it follows from names, so that a rename above it changes it."""
+
+    inodes: Inodes
+    inode: Inode
+
+    @property
+    def key(self) -> str:
+        return self.inodes.key(self.inode)
 
 
 class WriteBack:
@@ -72,11 +84,10 @@ class WriteBack:
 
     def begin(
         self, inode: Inode, *, base: ObjectInfo | None = None, exclusive: bool = False
-    ) -> FileWriter:
+    ) -> DirtyFile:
         """The file is being changed from now on; base: the version that the change is made to."""
-        inode.writer = self._writer(
-            lambda: self._inodes.key(inode), base, exclusive=exclusive, rewrites=inode.info
-        )
+        basis = Basis(base=base, rewrites=inode.info, is_exclusive=exclusive)
+        inode.writer = self._dirty_file(inode, basis)
         if base is None:
             inode.mtime_ns = self._clock.realtime_ns()
         if inode.is_linked:
@@ -85,28 +96,9 @@ class WriteBack:
             self._tree.directory(above).note(inode.name, Special.LOCAL)
         return inode.writer
 
-    def _writer(
-        self,
-        key: Callable[[], str],
-        base: ObjectInfo | None,
-        *,
-        exclusive: bool = False,
-        rewrites: ObjectInfo | None = None,
-    ) -> FileWriter:
-        return FileWriter(
-            self._store,
-            key,
-            base=base,
-            read_base=BaseReader(self._context),
-            spool=self._spool,
-            part_bytes=self._config.write_part_bytes,
-            budget=self._context.budget,
-            group=self._context.group,
-            progress=self._progress_timeout.made_progress,
-            key_lock=self._key_lock,
-            exclusive=exclusive,
-            rewrites=rewrites,
-        )
+    def _dirty_file(self, inode: Inode, basis: Basis) -> DirtyFile:
+        remote = RemoteObject(self._context, InodeKey(self._inodes, inode), basis)
+        return DirtyFile(self._context, remote, self._spool)
 
     def is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:
         """Whether another handle writes, or reads what only the writer of an unlinked file has."""
@@ -116,7 +108,7 @@ class WriteBack:
     # into the store
 
     async def store(self, inode: Inode, *, joins: bool = False) -> None:
-        """Have all of it in S3; waits as long as there is progress. joins: see `FileWriter`."""
+        """Have all of it in S3; waits as long as there is progress. joins: see `DirtyFile`."""
         writer = inode.writer
         if writer is None or not writer.is_dirty:
             return
@@ -127,9 +119,9 @@ class WriteBack:
 
         await self._progress_timeout.wait(storing, f"upload of {inode.name}")
 
-    async def _store_now(self, inode: Inode, writer: FileWriter, *, joins: bool = False) -> None:
+    async def _store_now(self, inode: Inode, writer: DirtyFile, *, joins: bool = False) -> None:
         """Store, and show it: in one task, lest a handler that gives up leave the name behind."""
-        info = await writer.store(joins=joins)
+        info = await writer.save(joins=joins)
         if info is None or inode.is_version(info):
             return
         inode.info = info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
@@ -159,13 +151,13 @@ class WriteBack:
             finally:
                 self._ended(inode, writer)
 
-    def _ended(self, inode: Inode, writer: FileWriter) -> None:
+    def _ended(self, inode: Inode, writer: DirtyFile) -> None:
         inode.writer = None
         writer.close()
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
 
-    def _keep_for_later(self, inode: Inode, writer: FileWriter, exc: VolumeError) -> bool:
+    def _keep_for_later(self, inode: Inode, writer: DirtyFile, exc: VolumeError) -> bool:
         """Keep what another try may store, and have the error say so to whoever is told of it."""
         path = None
         if exc.keeps_bytes:
@@ -178,7 +170,7 @@ class WriteBack:
                 exc.hint = f"{exc.hint}; {kept}" if exc.hint else kept
         return path is not None
 
-    def _keep(self, inode: Inode, writer: FileWriter, code: str) -> Path | None:
+    def _keep(self, inode: Inode, writer: DirtyFile, code: str) -> Path | None:
         """Nobody will ask for another try: the spool keeps the bytes. None: nothing is kept."""
         was_kept = writer.is_kept
         try:
@@ -195,7 +187,7 @@ class WriteBack:
             )
         return path
 
-    def _settle(self, inode: Inode, writer: FileWriter) -> None:
+    def _settle(self, inode: Inode, writer: DirtyFile) -> None:
         """Nobody writes any more: the name stands for what the store holds, or for nothing."""
         if not inode.is_linked:
             return
@@ -242,11 +234,7 @@ class WriteBack:
 
     async def recover(self) -> None:
         """Upload what an earlier worker of this mount could not, or say where it is."""
-
-        def writer(key: str, base: ObjectInfo | None) -> FileWriter:
-            return self._writer(lambda: key, base, exclusive=base is None)
-
-        await recover(self._spool, writer, self._key_lock)
+        await recover(self._context, self._spool)
 
     # truncation, moves, removal
 
@@ -289,7 +277,7 @@ class WriteBack:
         async with self._tree.versions.hold(inode.ino):
             writer = inode.writer
             if writer is None and inode.handles and inode.info is not None and inode.info.etag:
-                writer = self._writer(lambda: self._inodes.key(inode), inode.info)
+                writer = self._dirty_file(inode, Basis(base=inode.info))
             if writer is None:
                 await remove()
                 return

@@ -14,7 +14,7 @@ from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.names.directory import Directory
 from csi_s3.fs.names.entries import Entry, SymbolicLink
 from csi_s3.fs.names.idle import IdleFiles
-from csi_s3.fs.write.file_writer import FileWriter
+from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.s3.store import ObjectInfo
 
 ROOT = 1
@@ -64,7 +64,7 @@ class Inode:
     is_kept: bool = False
     is_ours: bool = False
     was_asked: bool = False
-    writer: FileWriter | None = None
+    writer: DirtyFile | None = None
     directory: "Directory[Inode] | None" = None
 
     @property

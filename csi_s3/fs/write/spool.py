@@ -140,7 +140,7 @@ class Spool:
         self.used_bytes += file.counted_bytes
         return file
 
-    def written_anew(self, key: str) -> None:
+    def supersede(self, key: str) -> None:
         """What was left of this key is no change of what is there now: it must not come back."""
         for file in self._left.pop(key, ()):
             with suppress(SpoolFullError):
@@ -236,7 +236,8 @@ class SpoolFile:
         self.description = description
 
     def unlink(self) -> None:
-        """Let nobody find it any more; it can be used as before."""
+        """Remove its names, so that no other process finds it; it can be used as before."""
+        self.description = replace(self.description, is_whole=False)
         self.path.with_suffix(".json").unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 

@@ -5,20 +5,18 @@ a change of. One that was still being written is nobody's to judge: it stays in 
 """
 
 import logging
-from collections.abc import Callable
 
 from csi_s3.errors import VolumeError
-from csi_s3.fs.base.key_range_lock import KeyRangeLock
-from csi_s3.fs.write.file_writer import FileWriter
+from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.write.dirty_file import DirtyFile
+from csi_s3.fs.write.remote_object import Basis, RemoteObject
 from csi_s3.fs.write.spool import Description, Spool, SpoolFile
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-NewWriter = Callable[[str, ObjectInfo | None], FileWriter]
 
-
-async def recover(spool: Spool, new_writer: NewWriter, key_lock: KeyRangeLock) -> None:
+async def recover(context: MountContext, spool: Spool) -> None:
     """Deal with every leftover of the spool. Failures reach the log; the leftover stays."""
     for path, description in spool.leftovers():
         try:
@@ -27,7 +25,7 @@ async def recover(spool: Spool, new_writer: NewWriter, key_lock: KeyRangeLock) -
             log.warning("%s cannot be opened and is left alone: %s", path, exc)
             continue
         if description.is_whole:
-            await _upload(file, description, new_writer, key_lock)
+            await _upload(context, spool, file, description)
         else:
             file.close(keep=True)
             log.warning(
@@ -40,7 +38,7 @@ async def recover(spool: Spool, new_writer: NewWriter, key_lock: KeyRangeLock) -
 
 
 async def _upload(
-    file: SpoolFile, description: Description, new_writer: NewWriter, key_lock: KeyRangeLock
+    context: MountContext, spool: Spool, file: SpoolFile, description: Description
 ) -> None:
     base = None
     if description.base_etag:
@@ -50,11 +48,12 @@ async def _upload(
             etag=description.base_etag,
             last_modified=0.0,
         )
-    writer = new_writer(description.key, base)
+    basis = Basis(base=base, is_exclusive=base is None, is_adopted=True)
+    writer = DirtyFile(context, RemoteObject(context, description, basis), spool)
     writer.adopt(file, description)
     try:
-        async with key_lock.change(lambda: description.key):
-            await writer.store()
+        async with context.key_lock.change(lambda: description.key):
+            await writer.save()
     except VolumeError as exc:
         log.error(  # noqa: TRY400 - one line; what to do is in it
             "%s: what an earlier worker could not upload failed again: %s; its bytes are in %s",
