@@ -15,25 +15,22 @@ from csi_s3.errors import (
     InvalidNameError,
     IsDirectoryError,
     NotDirectoryError,
-    NotEmptyError,
     NotFoundError,
-    NotImplementedByStoreError,
-    NotPermittedError,
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key, decode_name
 from csi_s3.fs.base.outcome import outcome
-from csi_s3.fs.files.handles import DirHandle, Handles
+from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import Entry, Special
-from csi_s3.fs.names.exclusive_create import put_new
-from csi_s3.fs.names.inodes import ROOT, Inode
-from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.names.exclusive_create import put_new_if_possible
+from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, DirHandle, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.kernel_cache import KernelCache
 from csi_s3.fs.names.symbolic_links import SymbolicLinks
-from csi_s3.fs.names.tree import Kernel, Tree
+from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies
 from csi_s3.fs.rename.directory_rename import DirectoryRenames
 from csi_s3.fs.rename.file_rename import Renames
@@ -80,8 +77,9 @@ class FileSystem:
         context: MountContext,
         *,
         prefix: str,
-        kernel: Kernel,
+        kernel: KernelCache,
         state_dir: Path | None = None,
+        numbers: InodeNumbers = FIRST_NUMBERS,
     ) -> None:
         """Build every part of the mount, each from those before it: the one place that does.
 
@@ -90,7 +88,7 @@ class FileSystem:
         self._context = context
         self._store, self._config, self._key_lock = context.store, context.config, context.key_lock
         self._progress_timeout = context.progress_timeout
-        self._tree = tree = Tree(context, prefix=prefix, kernel=kernel)
+        self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
         self._handles = Handles()
         spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
@@ -114,7 +112,7 @@ class FileSystem:
             open_files=len(self._handles),
             inodes=len(self._inodes),
             inodes_limit=self._tree.inodes_limit,
-            inodes_asked=self._inodes.asked,
+            inodes_asked=self._inodes.evictions_pending,
             dirty_bytes=sum(w.size for w in writers if w.is_dirty),
             buffers_bytes=self._context.budget.used_bytes,
             buffers_limit_bytes=self._context.budget.total_bytes,
@@ -177,11 +175,8 @@ class FileSystem:
         inode = self._inodes.get(ino)
         if size is not None:
             await self.files.truncate(inode, size)
-        if mtime_ns is not None:
-            inode.mtime_ns = mtime_ns
-        if atime_ns is not None:
-            inode.atime_ns = atime_ns
-        inode.is_told = True  # the kernel takes these attributes whatever came meanwhile
+        inode.set_times(mtime_ns=mtime_ns, atime_ns=atime_ns)
+        inode.note_size()  # the kernel takes these attributes whatever came meanwhile
         return self._tree.attributes(inode)
 
     async def opendir(self, ino: int) -> int:
@@ -276,11 +271,12 @@ class FileSystem:
             raise ExistsError(f"{key}: exists")
         if self._config.dir_markers:
             async with self._change(above):
-                await self._put_marker(child_key(self._inodes.key(above), text, is_dir=True))
+                marker = child_key(self._inodes.key(above), text, is_dir=True)
+                await put_new_if_possible(self._store, marker, b"")
         present = self._inodes.child(above.ino, text)
         inode = present if present is not None and present.is_dir else None
-        inode = inode or self._inodes.add(above.ino, text, is_dir=True)
-        inode.is_ours = True
+        inode = inode or self._inodes.add(above.ino, text, Kind.DIRECTORY)
+        inode.mark_made_here()
         if not self._config.dir_markers:
             self._tree.keep(inode)
         directory.note(text, Special.DIRECTORY)
@@ -288,12 +284,6 @@ class FileSystem:
             self._tree.entries_changed(changed)
         self._tree.remember(inode)
         return self._tree.attributes(inode)
-
-    async def _put_marker(self, key: str) -> None:
-        try:
-            await put_new(self._store, key, b"")
-        except NotImplementedByStoreError:
-            await self._store.put(key, b"")
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """Remove a directory that holds nothing but its marker. Nobody's giving up stops it.
@@ -307,26 +297,16 @@ class FileSystem:
         inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
         if not inode.is_dir:
             raise NotDirectoryError(f"{text}: not a directory")
-        key = self._inodes.key(inode)
-        if not (self._config.allow_delete or inode.is_ours):
-            raise NotPermittedError(
-                f"rmdir of {key}", "needs the mount option allow-delete", option="allow-delete"
-            )
+        if not inode.is_made_here:
+            self._context.check_allowed("allow-delete", f"rmdir of {self._inodes.key(inode)}")
 
         async def removing() -> None:
             async with self._change(inode):
-                await self._remove_empty(inode)
+                if await self._tree.check_empty(inode):
+                    await self._store.delete(self._inodes.key(inode))
                 self._removed(above, text, inode)
 
         await self._progress_timeout.wait(removing, f"rmdir of {text}")
-
-    async def _remove_empty(self, inode: Inode) -> None:
-        key = self._inodes.key(inode)
-        found = await first_below(self._store, key, 2)
-        if found.keys() - {key} or self._tree.directory(inode).local:
-            raise NotEmptyError(f"{key}: not empty")
-        if found:
-            await self._store.delete(key)
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Delete a file at once; handles that are open on it go on. Nobody's giving up stops it.
@@ -339,11 +319,8 @@ class FileSystem:
         inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
         if inode.is_dir:
             raise IsDirectoryError(f"{text}: is a directory")
-        key = self._inodes.key(inode)
-        if not self._config.allow_delete and not self._write_back.is_exempt(inode):
-            raise NotPermittedError(
-                f"unlink of {key}", "needs the mount option allow-delete", option="allow-delete"
-            )
+        if not self._write_back.is_exempt(inode):
+            self._context.check_allowed("allow-delete", f"unlink of {self._inodes.key(inode)}")
 
         async def remove() -> None:
             stored = inode.info if inode.writer is None else inode.writer.base or inode.info
@@ -381,7 +358,6 @@ class FileSystem:
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""
-        inode.is_kept = False
         self._tree.drop_local(above, name)
         self._tree.directory(above).note(name, Special.ABSENT)
         self._tree.entries_changed(above)

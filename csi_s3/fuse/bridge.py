@@ -11,6 +11,7 @@ import pyfuse3
 from typing_extensions import override
 
 from csi_s3.errors import NotFoundError
+from csi_s3.fs.base.keys import MAX_NAME_BYTES
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fuse.boundary import answered
@@ -21,7 +22,6 @@ FOREVER_S = 1e9
 BLOCK_BYTES = 4096
 FREE_BYTES = 1 << 63  # 8 EiB: 9007199254740992 1K-blocks in df
 FREE_FILES = 1 << 40
-MAX_NAME_BYTES = 255
 RENAME_NOREPLACE = 1
 DOTS = 2  # `.` and `..` come first in a directory
 
@@ -259,7 +259,7 @@ def entry(a: Attributes) -> pyfuse3.EntryAttributes:
     """What the kernel is told of an inode, and for how long it may believe it."""
     e = pyfuse3.EntryAttributes()
     e.st_ino = a.ino
-    e.generation = 0
+    e.generation = a.generation
     e.st_mode = a.mode
     e.st_size = a.size
     e.st_nlink = a.nlink

@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 
-from csi_s3.fs.names.eviction import Name
+from csi_s3.fs.names.kernel_cache import CachedName
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,9 @@ class Notifier:
         os.dup2(nothing, self._fd, inheritable=False)
         os.close(nothing)
 
-    def drop(self, names: Sequence[Name], *, is_read: Callable[[int], bool]) -> Sequence[Name]:
+    def drop(
+        self, names: Sequence[CachedName], *, is_read: Callable[[int], bool]
+    ) -> Sequence[CachedName]:
         """Ask for each name; may block. Returns those that it did not ask for.
 
         These are the names of directories that are being read. A READDIR that is answered without

@@ -7,25 +7,39 @@ calls. Implementations: `s3.bucket.Bucket` (real), `s3.memory_store.MemoryStore`
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from csi_s3.errors import VolumeError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-MAX_KEY_BYTES = 1024
 MAX_PARTS = 10_000
 MIN_PART_BYTES = 5 << 20  # every part but the last
 MAX_PUT_BYTES = 5 << 30  # one PUT, one part, one copy
 MAX_COPY_PART_BYTES = 512 << 20  # larger server-side copies are cut, to go in parallel
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One state of one object. Versions are equal if they are the same state of it.
+
+    etag: as the store spells it, quotes included; an opaque string; "": no known version.
+    metadata_digest: of metadata that may change while the ETag stays; "" while none is read.
+    size, last_modified: not compared, because the answer to a PUT does not carry all of them.
+    """
+
+    etag: str
+    metadata_digest: str = ""
+    size: int = field(default=0, compare=False)
+    last_modified: float = field(default=0.0, compare=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """One version of one object.
+    """One version of one object, and where it is.
 
-    etag: as the store spells it, quotes included; compared as an opaque string.
+    etag: as of `Version`.
     last_modified: seconds since the epoch; whole seconds, because LIST and HEAD differ below that.
         0.0 where the answer carried no date (the answer to a PUT).
     archived: in an archive tier and not restored, so a read would be refused.
@@ -37,6 +51,10 @@ class ObjectInfo:
     last_modified: float
     storage_class: str = ""
     archived: bool = False
+
+    @property
+    def version(self) -> Version:
+        return Version(self.etag, size=self.size, last_modified=self.last_modified)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

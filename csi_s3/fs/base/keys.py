@@ -1,7 +1,7 @@
 """Names and keys: what a directory can show of S3's key space, and which key a name stands for."""
 
+from csi_s3.config.volume import MAX_KEY_BYTES
 from csi_s3.errors import InvalidNameError, KeyTooLongError
-from csi_s3.s3.store import MAX_KEY_BYTES
 
 MAX_NAME_BYTES = 255
 LINK_SUFFIX = ".rclonelink"  # rclone's convention: visible in a listing without HEAD
@@ -51,12 +51,22 @@ def child_key(directory: str, name: str, *, is_dir: bool) -> str:
     """The key of a name in a directory (whose key is "" or ends with "/").
 
     Raises:
-        KeyTooLongError: S3's limit of 1024 bytes of UTF-8.
+        KeyTooLongError: as `check_key`.
 
     """
     key = f"{directory}{name}/" if is_dir else f"{directory}{name}"
-    if len(key.encode()) > MAX_KEY_BYTES:
-        raise KeyTooLongError(
-            f"key of {len(key.encode())} bytes for {name!r}", "S3 takes at most 1024: shorten names"
-        )
+    check_key(key)
     return key
+
+
+def check_key(key: str) -> None:
+    """Whether an object can have the key.
+
+    Raises:
+        KeyTooLongError: S3's limit of 1024 bytes of UTF-8.
+
+    """
+    if (size := len(key.encode())) > MAX_KEY_BYTES:
+        raise KeyTooLongError(
+            f"{key}: a key of {size} bytes", f"S3 takes at most {MAX_KEY_BYTES}: shorten names"
+        )

@@ -27,7 +27,10 @@ class ProgressTimeout:
     Concurrency: any number may wait. Cancellation: the work goes on, it is a task of the group.
     """
 
-    def __init__(self, group: asyncio.TaskGroup, clock: Clock) -> None:
+    def __init__(
+        self, group: asyncio.TaskGroup, clock: Clock, *, stalled_after_s: float = STALLED_AFTER_S
+    ) -> None:
+        self.stalled_after_s = stalled_after_s
         self._group, self._clock = group, clock
         self._progress_at = clock.monotonic_s()
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -39,19 +42,20 @@ class ProgressTimeout:
         """Wait for work, which goes on even if we give up.
 
         Raises:
-            StoreTimeoutError: nothing of any file reached the store for STALLED_AFTER_S.
+            StoreTimeoutError: nothing of any file reached the store for stalled_after_s.
 
         """
         task = self._group.create_task(outcome(work))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
-        self.made_progress()
+        began = self._clock.monotonic_s()
         while not task.done():
-            left_s = self._progress_at + STALLED_AFTER_S - self._clock.monotonic_s()
+            since = max(began, self._progress_at)
+            left_s = since + self.stalled_after_s - self._clock.monotonic_s()
             if left_s <= 0:
                 task.add_done_callback(partial(_tell, what))
                 raise StoreTimeoutError(
-                    f"{what}: no progress in {STALLED_AFTER_S:.0f} s",
+                    f"{what}: no progress in {self.stalled_after_s:.0f} s",
                     "check the connection to the store; it is still being tried",
                 )
             await asyncio.wait({task}, timeout=left_s)

@@ -5,6 +5,7 @@ written, `reader` and `dirty_file` move the bytes.
 """
 
 import os
+from dataclasses import dataclass, replace
 from functools import partial
 
 from csi_s3.errors import (
@@ -16,17 +17,28 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key
-from csi_s3.fs.files.handles import FileHandle, Handles
+from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
+from csi_s3.fs.names.entries import Entry
 from csi_s3.fs.names.exclusive_create import ExclusiveCreate
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.inode import FileHandle, Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import Reader
+from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.s3.store import Buffer, ObjectInfo
 
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
 FIRST_BYTES = 128 << 10  # and the kernel's first read-ahead of larger ones
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """What S3 answered at an open. first: the bytes that came along. question: see `Inode`."""
+
+    info: ObjectInfo
+    first: Buffer
+    question: int
 
 
 class OpenFiles:
@@ -58,80 +70,92 @@ class OpenFiles:
             raise IsDirectoryError(f"{inode.name}: is a directory")
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             return await self._open_to_write(inode, flags)
-        renewed = inode.renewed
-        self._tree.sizes.check(inode, renewed)
+        replaced_at = inode.replaced_at
+        self._tree.sizes.check(inode, replaced_at)
         if inode.writer is not None:
             return self._handles.add(FileHandle(inode))
         is_fresh = self._tree.is_fresh(inode)
-        answer = None if is_fresh else await self._ask_to_open(inode, with_bytes=True)
-        self._tree.sizes.check(inode, renewed)
-        reader = None if answer is None else Reader(self._context, answer[0], first=answer[1])
-        inode.maybe_cached = True
+        current = None if is_fresh else await self._current(inode, with_bytes=True)
+        self._tree.sizes.check(inode, replaced_at)
+        reader = None
+        if isinstance(current, StoredVersion):
+            reader = Reader(self._context, current.info, first=current.first)
+        inode.note_pages()
         return self._handles.add(FileHandle(inode, reader=reader))
 
-    async def _ask_to_open(
-        self, inode: Inode, *, with_bytes: bool
-    ) -> tuple[ObjectInfo, Buffer] | None:
-        """Ask for version and first bytes; None: it is being written, so its bytes are the file.
+    async def _current(self, inode: Inode, *, with_bytes: bool) -> StoredVersion | DirtyFile:
+        """What the file is now: the version that S3 has, or the writer that is changing it.
 
         Raises:
             StaleError: another version is there and handles are open; or it is gone.
 
         """
-        key, asked = self._inodes.key(inode), self._tree.sizes.ask()
-        if not inode.is_linked:
-            raise StaleError(f"{key}: replaced or removed")
-        directory = self._tree.directory(self._inodes.get(inode.parent))
-        try:
-            with directory.observe() as began:
-                info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
-                changed = directory.changed_since(began, inode.name)
-        except NotFoundError:
-            if self._inodes.key(inode) == key:
-                raise
-        if self._inodes.key(inode) != key:
-            return await self._ask_to_open(inode, with_bytes=with_bytes)  # renamed meanwhile
-        if changed is None:
-            self._tree.learn(self._inodes.get(inode.parent), inode.name, info, asked=asked)
-        elif isinstance(changed, ObjectInfo):
-            info, first = changed, b""  # written through this mount meanwhile
-        elif inode.writer is not None:
-            return None
-        else:
-            raise StaleError(f"{key}: removed meanwhile")
-        if not await self._tree.renew(inode, info, asked=asked):
+        stored, own_change = await self._ask(inode, with_bytes=with_bytes)
+        if isinstance(own_change, ObjectInfo):
+            stored = replace(stored, info=own_change, first=b"")
+        elif own_change is not None:
             if inode.writer is not None:
-                return None  # opened for writing meanwhile: its bytes are the file
-            raise StaleError(f"{key}: another version is in S3 while this one is open")
-        return info, first
+                return inode.writer
+            raise StaleError(f"{stored.info.key}: removed while it was opened")
+        if await self._tree.renew(inode, stored.info, asked=stored.question):
+            return stored
+        if inode.writer is not None:
+            return inode.writer  # opened for writing while S3 was asked
+        raise StaleError(f"{stored.info.key}: another version is in S3 while this one is open")
+
+    async def _ask(self, inode: Inode, *, with_bytes: bool) -> tuple[StoredVersion, Entry | None]:
+        """S3's answer, and what this mount made of the name while S3 was asked, if anything.
+
+        Raises:
+            StaleError: the name is gone.
+
+        """
+        while True:
+            key, question = self._inodes.key(inode), self._tree.sizes.ask()
+            if not inode.is_linked:
+                raise StaleError(f"{key}: replaced or removed")
+            directory = self._tree.directory(self._inodes.get(inode.parent))
+            try:
+                with directory.observe() as began:
+                    info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
+                    own_change = directory.changed_since(began, inode.name)
+            except NotFoundError:
+                if self._inodes.key(inode) == key:
+                    raise
+                continue  # renamed while S3 was asked
+            if self._inodes.key(inode) == key:
+                if own_change is None:
+                    above = self._inodes.get(inode.parent)
+                    self._tree.learn(above, inode.name, info, asked=question)
+                return StoredVersion(info, first, question), own_change
 
     async def _ask_version(
         self, key: str, inode: Inode, *, with_bytes: bool
     ) -> tuple[ObjectInfo, Buffer]:
         """Ask S3; for first bytes only where the kernel has none, but may have asked for some."""
         known = inode.info
-        if not with_bytes or known is None or known.size == 0 or inode.maybe_cached:
+        if not with_bytes or known is None or known.size == 0 or inode.has_pages:
             return await self._store.head(key), b""
         wanted = known.size if known.size <= WHOLE_FILE_BYTES else FIRST_BYTES
         chunk = await self._store.read_range(key, 0, wanted)
         return chunk.info, chunk.data
 
     async def _open_to_write(self, inode: Inode, flags: int) -> int:
-        write_back, renewed = self._write_back, inode.renewed
+        write_back, replaced_at = self._write_back, inode.replaced_at
         is_kept = not flags & os.O_TRUNC
         if is_kept:
-            self._tree.sizes.check(inode, renewed)
+            self._tree.sizes.check(inode, replaced_at)
             await self._ask_to_change(inode)
         async with self._tree.versions.hold(inode.ino):
             write_back.check(inode, "opening it for writing")
             if is_kept:
-                self._tree.sizes.check(inode, renewed)
+                self._tree.sizes.check(inode, replaced_at)
             if inode.writer is None:
                 write_back.begin(inode, base=inode.info if is_kept else None)
-                inode.maybe_cached = True  # the kernel keeps the pages that it writes
+                inode.note_pages()  # the kernel keeps the pages that it writes
             elif not is_kept:
                 await inode.writer.reset()
-            inode.is_told = True  # O_TRUNC: the kernel makes the size 0 itself
+            inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return self._handles.add(FileHandle(inode, is_writable=True))
 
     async def _ask_to_change(self, inode: Inode) -> None:
@@ -144,7 +168,7 @@ class OpenFiles:
         if inode.writer is not None or self._tree.is_fresh(inode):
             return
         try:
-            await self._ask_to_open(inode, with_bytes=False)
+            await self._current(inode, with_bytes=False)
         except NotFoundError as exc:
             raise StaleError(f"{inode.name}: removed meanwhile") from exc
 
@@ -174,11 +198,12 @@ class OpenFiles:
             fh = await self.open(local.ino, flags)
             self._tree.remember(local)
             return fh, self._tree.attributes(local)
-        inode = self._inodes.add(above.ino, text, is_dir=False, info=claimed)
+        inode = self._inodes.add(above.ino, text, Kind.FILE, info=claimed)
         self._write_back.begin(inode, base=claimed, exclusive=exclusive)
         self._tree.entries_changed(above)
-        inode.mtime_ns = self._clock.realtime_ns()
-        inode.maybe_cached = inode.is_told = True
+        inode.set_times(mtime_ns=self._clock.realtime_ns())
+        inode.note_pages()
+        inode.note_size()
         self._tree.remember(inode)
         fh = self._handles.add(FileHandle(inode, is_writable=True, is_creator=True))
         return fh, self._tree.attributes(inode)
@@ -197,10 +222,10 @@ class OpenFiles:
         inode = handle.inode
         if inode.writer is not None:
             return await inode.writer.read(offset, length)
-        if inode.info is None or not inode.info.etag:
+        if inode.info is None or not inode.has_version:
             raise StaleError(f"{inode.name}: what was written could not be stored")
         reader = handle.reader
-        if reader is None or reader.info.etag != inode.info.etag:
+        if reader is None or not inode.is_version(reader.info):
             if reader is not None:
                 reader.close()  # the inode was written through this mount: pages are its new bytes
             reader = handle.reader = Reader(self._context, inode.info)
@@ -219,7 +244,7 @@ class OpenFiles:
         if not writer.try_write(offset, data):
             accepting = partial(writer.write, offset, data)
             await self._progress_timeout.wait(accepting, f"write to {handle.inode.name}")
-        handle.inode.mtime_ns = self._clock.realtime_ns()
+        handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return len(data)
 
     async def flush(self, fh: int) -> None:

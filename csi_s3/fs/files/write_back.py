@@ -13,15 +13,15 @@ from pathlib import Path
 
 from csi_s3.errors import (
     IsDirectoryError,
-    NotPermittedError,
     SpoolFullError,
     StaleError,
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.files.handles import FileHandle, Handles
+from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.names.entries import Special
-from csi_s3.fs.names.inodes import Inode, Inodes
+from csi_s3.fs.names.inode import FileHandle, Inode
+from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.fs.write.remote_object import Basis, RemoteObject
@@ -69,12 +69,9 @@ class WriteBack:
 
         """
         key = self._inodes.key(inode)
-        if not self._config.allow_overwrite and not self.is_exempt(inode):
-            raise NotPermittedError(
-                f"{key}: exists, and {doing} would change it",
-                "needs the mount option allow-overwrite",
-                option="allow-overwrite",
-            )
+        if not self.is_exempt(inode):
+            what = f"{key}: exists, and {doing} would change it"
+            self._context.check_allowed("allow-overwrite", what)
         if inode.writer is None and not inode.is_linked:
             raise StaleError(f"{key}: replaced or removed")
 
@@ -87,14 +84,15 @@ class WriteBack:
     ) -> DirtyFile:
         """The file is being changed from now on; base: the version that the change is made to."""
         basis = Basis(base=base, rewrites=inode.info, is_exclusive=exclusive)
-        inode.writer = self._dirty_file(inode, basis)
+        writer = self._dirty_file(inode, basis)
+        inode.set_writer(writer)
         if base is None:
-            inode.mtime_ns = self._clock.realtime_ns()
+            inode.set_times(mtime_ns=self._clock.realtime_ns())
         if inode.is_linked:
             above = self._inodes.get(inode.parent)
             self._tree.add_local(above, inode)
             self._tree.directory(above).note(inode.name, Special.LOCAL)
-        return inode.writer
+        return writer
 
     def _dirty_file(self, inode: Inode, basis: Basis) -> DirtyFile:
         remote = RemoteObject(self._context, InodeKey(self._inodes, inode), basis)
@@ -124,7 +122,8 @@ class WriteBack:
         info = await writer.save(joins=joins)
         if info is None or inode.is_version(info):
             return
-        inode.info = info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
+        info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
+        inode.set_version(info)
         if inode.is_linked:
             self._tree.directory(self._inodes.get(inode.parent)).note(inode.name, info)
 
@@ -152,7 +151,7 @@ class WriteBack:
                 self._ended(inode, writer)
 
     def _ended(self, inode: Inode, writer: DirtyFile) -> None:
-        inode.writer = None
+        inode.set_writer(None)
         writer.close()
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
@@ -201,7 +200,7 @@ class WriteBack:
             return
         directory.note(inode.name, inode.info)
         if writer.is_dirty:  # the kernel has pages of no version: the next look drops them
-            inode.info, inode.fresh_until = replace(inode.info, etag=""), 0.0
+            inode.lose_version()
             self._tree.forget_name(inode)
 
     async def drain(self) -> list[VolumeError]:
@@ -259,7 +258,7 @@ class WriteBack:
             self.check(inode, "truncating it")
             if writer is None:
                 writer = self.begin(inode, base=inode.info if size else None)
-            inode.mtime_ns = self._clock.realtime_ns()
+            inode.set_times(mtime_ns=self._clock.realtime_ns())
             try:
                 await writer.truncate(size)
             except VolumeError:
@@ -276,7 +275,7 @@ class WriteBack:
         """
         async with self._tree.versions.hold(inode.ino):
             writer = inode.writer
-            if writer is None and inode.handles and inode.info is not None and inode.info.etag:
+            if writer is None and inode.handles and inode.has_version:
                 writer = self._dirty_file(inode, Basis(base=inode.info))
             if writer is None:
                 await remove()
@@ -288,7 +287,7 @@ class WriteBack:
                     writer.close()
                 raise
             if inode.handles:
-                inode.writer = writer
+                inode.set_writer(writer)
             elif inode.writer is None:
                 writer.close()
 
@@ -301,7 +300,7 @@ class WriteBack:
         """
         writer = inode.writer
         if writer is None:
-            if inode.info is not None and not inode.info.etag:
+            if inode.info is not None and not inode.has_version:
                 now = await self._store.head(self._inodes.key(inode))
                 if not await self._tree.renew_held(inode, now):
                     raise StaleError(f"{now.key}: what was written could not be stored")
@@ -315,8 +314,8 @@ class WriteBack:
     def moved(self, inode: Inode, info: ObjectInfo) -> None:
         """A file's key has changed; the store has its bytes there as this version."""
         if inode.mtime_ns is None:
-            inode.mtime_ns = self._tree.attributes(inode).mtime_ns
-        inode.info = info
+            inode.set_times(mtime_ns=self._tree.attributes(inode).mtime_ns)
+        inode.set_version(info)
         if inode.writer is not None:
             inode.writer.rebase(info)
         for handle in self._handles.of(inode):

@@ -4,7 +4,7 @@ import stat
 from dataclasses import dataclass
 
 from csi_s3.config.volume import TreeConfig
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.inode import Inode
 
 LINK_MODE = 0o777  # what Linux shows of any symbolic link
 
@@ -14,6 +14,7 @@ class Attributes:
     """What stat shows, and for how long the kernel may believe it. mode has the kind's bits."""
 
     ino: int
+    generation: int
     mode: int
     size: int
     nlink: int
@@ -35,6 +36,7 @@ def attributes(inode: Inode, config: TreeConfig, *, mounted_ns: int) -> Attribut
         mtime_ns = int(inode.info.last_modified) * 1_000_000_000
     return Attributes(
         ino=inode.ino,
+        generation=inode.generation,
         mode=_mode(inode, config),
         size=_size(inode),
         nlink=0 if not inode.is_linked else 2 if inode.is_dir else 1,

@@ -11,6 +11,7 @@ somebody else's later change).
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from csi_s3.errors import VolumeError
@@ -119,6 +120,15 @@ class Directory(Generic[InodeT]):
         return None, 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Undecided:
+    """A name that is hidden if the listing comes to the key of a directory of that name."""
+
+    name: str
+    entry: ObjectInfo | SymbolicLink
+    directory: bytes
+
+
 class Listing:
     """The names of one directory as one open handle sees them, page by page.
 
@@ -148,7 +158,7 @@ class Listing:
         self._group, self._links, self._ask = group, links, ask
         self._asked = self._page_asked = 0
         self._corrected: dict[str, int] = {}
-        self._held: list[tuple[bytes, str, ObjectInfo | SymbolicLink]] = []
+        self._undecided: list[_Undecided] = []
         self._pages = Pages(store, prefix)
         self._began = 0
         self._page: asyncio.Task[ListPage | VolumeError] | None = None
@@ -195,7 +205,7 @@ class Listing:
     def moved(self, prefix: str) -> None:
         """The directory was renamed: what is to come is listed anew, known names are asked for."""
         self.close()
-        self._held.clear()
+        self._undecided.clear()
         self._prefix, self._pages = prefix, Pages(self._store, prefix)
         self.entries.moved(prefix)
 
@@ -215,11 +225,11 @@ class Listing:
 
     def correct(self, name: str, found: Entry, *, add: bool, asked: int) -> None:
         """Take over what is known of one name since it was listed; asked: 0 of an own change."""
-        was_held = any(h[1] == name for h in self._held)
-        self._held = [h for h in self._held if h[1] != name]
+        was_undecided = self._is_undecided(name)
+        self._drop_undecided(name)
         if found is Special.ABSENT:
             self.entries.remove(name)
-        elif add or was_held or name in self.entries:
+        elif add or was_undecided or name in self.entries:
             self._add(name, found)
             if asked:
                 self._corrected[name] = asked
@@ -261,34 +271,37 @@ class Listing:
             learned = self._directory.learned_since(self._began, name)
             if learned is not None:
                 info, self._corrected[name] = learned
-            self._hold(name, info)
-        elif all(h[1] != name for h in self._held):
-            self._hold(name, SymbolicLink(info))
+            self._defer(name, info)
+        elif not self._is_undecided(name):
+            self._defer(name, SymbolicLink(info))
 
-    def _hold(self, name: str, found: ObjectInfo | SymbolicLink) -> None:
-        self._held.append((f"{self._prefix}{name}/".encode(), name, found))
+    def _defer(self, name: str, found: ObjectInfo | SymbolicLink) -> None:
+        self._undecided.append(_Undecided(name, found, f"{self._prefix}{name}/".encode()))
+
+    def _is_undecided(self, name: str) -> bool:
+        return any(u.name == name for u in self._undecided)
+
+    def _drop_undecided(self, name: str) -> None:
+        self._undecided = [u for u in self._undecided if u.name != name]
 
     def _directory_prefix(self, prefix: str) -> None:
         name = prefix[len(self._prefix) : -1]
         if self._directory.changed_since(self._began, name) is not None:
             return
-        self._held = [h for h in self._held if h[1] != name]
+        self._drop_undecided(name)
         if not is_visible(name):
             self.hidden.append(prefix)
             return
         self._add(name, Special.DIRECTORY)
 
     def _pass(self, position: bytes) -> None:
-        """The listing is at this key: held files whose directory sorts before it are files."""
-        if not self._held:
+        """The listing is at this key: names whose directory would have come before are no such."""
+        if not self._undecided:
             return
-        still = []
-        for held in self._held:
-            if held[0] < position:
-                self._add(held[1], held[2])
-            else:
-                still.append(held)
-        self._held = still
+        for u in self._undecided:
+            if u.directory < position:
+                self._add(u.name, u.entry)
+        self._undecided = [u for u in self._undecided if u.directory >= position]
 
     def _add(self, name: str, found: Entry) -> None:
         if not self.entries.was_seen(name):  # removed and made again: at its old position
@@ -296,9 +309,9 @@ class Listing:
         self.entries.put(name, found)
 
     def _finish(self) -> None:
-        for _, name, info in self._held:
-            self._add(name, info)
-        self._held = []
+        for u in self._undecided:
+            self._add(u.name, u.entry)
+        self._undecided = []
         for name in self._directory.local:
             if name not in self.entries:
                 self._add(name, Special.LOCAL)

@@ -9,35 +9,14 @@ cannot spare one that is a process's working directory, that process could not t
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
 
-from csi_s3.fs.names.inodes import Inode, Inodes
+from csi_s3.fs.names.inode import Inode
+from csi_s3.fs.names.inodes import Inodes
+from csi_s3.fs.names.kernel_cache import CachedName, KernelCache
 
 BATCH = 256  # a thread for each; READDIR brings some 200 names at most
-
-
-class Name(NamedTuple):
-    """A name and the inode that it stands for."""
-
-    parent: int
-    name: bytes
-    ino: int
-
-
-class NameCache(Protocol):
-    """The kernel's."""
-
-    async def drop_names(
-        self, names: Sequence[Name], *, is_read: Callable[[int], bool]
-    ) -> Sequence[Name]:
-        """Ask it to drop names that nobody uses, and so their inodes.
-
-        Waits as long as the kernel has a directory locked, as it does for a READDIR. So those whose
-        directory is_read are left out: there it may take long. Returns these.
-        """
-        ...
 
 
 class Eviction:
@@ -47,7 +26,7 @@ class Eviction:
     """
 
     def __init__(
-        self, inodes: Inodes, kernel: NameCache, group: asyncio.TaskGroup, *, limit: int
+        self, inodes: Inodes, kernel: KernelCache, group: asyncio.TaskGroup, *, limit: int
     ) -> None:
         """limit: so many inodes have their share of memory."""
         self._inodes, self._kernel, self._group = inodes, kernel, group
@@ -89,19 +68,19 @@ class Eviction:
     @property
     def _excess(self) -> int:
         """So many inodes are over the limit, once the kernel has dropped what it was asked for."""
-        return max(0, len(self._inodes) - self._inodes.asked - self._limit)
+        return max(0, len(self._inodes) - self._inodes.evictions_pending - self._limit)
 
-    async def _ask(self, names: Sequence[Name]) -> None:
+    async def _ask(self, names: Sequence[CachedName]) -> None:
         while names:
             for name in await self._kernel.drop_names(names, is_read=self._inodes.idle.is_read):
-                self._inodes.not_asked(name.ino)
+                self._inodes.eviction_failed(name.ino)
             names = self._batch()
 
-    def _batch(self) -> Sequence[Name]:
-        names: list[Name] = []
+    def _batch(self) -> Sequence[CachedName]:
+        names: list[CachedName] = []
         while len(names) < self._batch_names and self._excess:
-            inode = self._inodes.ask()
+            inode = self._inodes.evict_oldest()
             if inode is None:
                 break
-            names.append(Name(inode.parent, inode.name.encode(), inode.ino))
+            names.append(CachedName(inode.parent, inode.name.encode(), inode.ino))
         return names

@@ -87,3 +87,11 @@ async def put_new(store: ObjectStore, key: str, data: Buffer) -> ObjectInfo:
         return await store.put(key, data, if_none_match=True, metadata=token)
     except PreconditionFailedError as exc:
         raise ExistsError(f"{key}: exists") from exc
+
+
+async def put_new_if_possible(store: ObjectStore, key: str, data: Buffer) -> ObjectInfo:
+    """As `put_new`; without the condition in a store that does not know it."""
+    try:
+        return await put_new(store, key, data)
+    except NotImplementedByStoreError:
+        return await store.put(key, data)

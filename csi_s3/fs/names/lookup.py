@@ -6,6 +6,7 @@ directory hides a file, and a file hides a symbolic link of its name.
 
 import asyncio
 
+from csi_s3.config.volume import MAX_KEY_BYTES
 from csi_s3.errors import (
     AccessDeniedError,
     InvalidNameError,
@@ -16,7 +17,7 @@ from csi_s3.errors import (
 from csi_s3.fs.base.keys import LINK_SUFFIX, MAX_NAME_BYTES, link_name
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
 from csi_s3.fs.names.pages import first_below
-from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo, ObjectStore
+from csi_s3.s3.store import ObjectInfo, ObjectStore
 
 
 class NameResolver:

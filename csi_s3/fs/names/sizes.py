@@ -10,18 +10,10 @@ appended: it makes no fstat); a new inode for each version (a file that is a mou
 inode, and could not be opened any more).
 """
 
-from typing import Protocol
-
 from csi_s3.errors import StaleError
-from csi_s3.fs.names.inodes import Inode
-
-
-class AttributesCache(Protocol):
-    """The kernel's."""
-
-    def invalidate_attributes(self, ino: int) -> None:
-        """Drop the attributes it holds, and those in answers to what it has asked until now."""
-        ...
+from csi_s3.fs.names.inode import Inode
+from csi_s3.fs.names.kernel_cache import KernelCache
+from csi_s3.s3.store import ObjectInfo
 
 
 class Sizes:
@@ -32,7 +24,7 @@ class Sizes:
         it asked for before it was told to drop what it had (fuse_change_attributes).
     """
 
-    def __init__(self, kernel: AttributesCache) -> None:
+    def __init__(self, kernel: KernelCache) -> None:
         self.now = 0
         self._kernel = kernel
 
@@ -41,31 +33,31 @@ class Sizes:
         self.now += 1
         return self.now
 
-    def renewed(self, inode: Inode) -> None:
-        """It was given another version, just now: no old attributes may be answered after this."""
+    def replace_version(self, inode: Inode, info: ObjectInfo) -> None:
+        """Give it another version: no old attributes may be answered after this."""
         self.now += 1
-        inode.is_told, inode.renewed = False, self.now
+        inode.replace_version(info, at=self.now)
         self._kernel.invalidate_attributes(inode.ino)
 
     def told(self, inode: Inode, *, began: int) -> None:
         """Its attributes are the answer to a request that came at `began`."""
-        if inode.renewed <= began:
-            inode.is_told = True
+        if inode.replaced_at <= began:
+            inode.note_size()
 
     def untold_for_s(self, inode: Inode, now_s: float) -> float:
         """For so long a version that the kernel was not told of answers it without a request."""
-        return 0.0 if inode.is_told or inode.is_dir else max(0.0, inode.fresh_until - now_s)
+        return 0.0 if inode.is_size_known or inode.is_dir else max(0.0, inode.fresh_until - now_s)
 
-    def check(self, inode: Inode, renewed: int) -> None:
+    def check(self, inode: Inode, replaced_at: int) -> None:
         """Whether the kernel had the size of the inode's version when it sent an OPEN.
 
-        renewed: the inode's, when the OPEN came.
+        replaced_at: the inode's, when the OPEN came.
 
         Raises:
             StaleError: it had not.
 
         """
-        if inode.is_told and inode.renewed == renewed:
+        if inode.is_size_known and inode.replaced_at == replaced_at:
             return
         self._kernel.invalidate_attributes(inode.ino)  # a mount point's path is not looked up
         raise StaleError(f"{inode.name}: the kernel does not know this version's size yet")

@@ -9,15 +9,14 @@ from csi_s3.errors import (
     BadLinkError,
     ExistsError,
     NotFoundError,
-    NotImplementedByStoreError,
     NotPermittedError,
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import SymbolicLink
-from csi_s3.fs.names.exclusive_create import put_new
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.exclusive_create import put_new_if_possible
+from csi_s3.fs.names.inode import Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.s3.store import ObjectInfo
 
@@ -51,23 +50,18 @@ class SymbolicLinks:
             return child_key(self._tree.inodes.key(above), f"{text}{LINK_SUFFIX}", is_dir=False)
 
         async with self._key_lock.change(key):
-            info = await self._put(key(), target)
+            info = await put_new_if_possible(self._store, key(), target)
             inode = self._made(above, text, info)
-        inode.target, inode.mtime_ns = target, self._clock.realtime_ns()
+        inode.set_target(target)
+        inode.set_times(mtime_ns=self._clock.realtime_ns())
         self._tree.remember(inode)
         return self._tree.attributes(inode)
 
     def _made(self, above: Inode, name: str, info: ObjectInfo) -> Inode:
-        inode = self._tree.inodes.add(above.ino, name, is_dir=False, is_link=True, info=info)
+        inode = self._tree.inodes.add(above.ino, name, Kind.LINK, info=info)
         self._tree.directory(above).note(name, SymbolicLink(info))
         self._tree.entries_changed(above)
         return inode
-
-    async def _put(self, key: str, target: bytes) -> ObjectInfo:
-        try:
-            return await put_new(self._store, key, target)
-        except NotImplementedByStoreError:
-            return await self._store.put(key, target)
 
     async def read(self, ino: int) -> bytes:
         """The target, as it was given. One request for each version of a link.
@@ -93,5 +87,5 @@ class SymbolicLinks:
                 f"1 to {MAX_TARGET_BYTES} bytes without NUL are; symlinks=off shows it as a file",
             )
         if inode.is_version(chunk.info):
-            inode.target = target
+            inode.set_target(target)
         return target

@@ -6,13 +6,13 @@ Asks S3 (or a listing that is fresh enough) and turns answers into inodes; chang
 import logging
 from collections import deque
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from csi_s3.aio import KeyLocks
 from csi_s3.errors import (
     InvalidNameError,
     KeyTooLongError,
     NotDirectoryError,
+    NotEmptyError,
     NotFoundError,
     StaleError,
 )
@@ -28,29 +28,20 @@ from csi_s3.fs.base.keys import (
 from csi_s3.fs.names.attributes import Attributes, attributes
 from csi_s3.fs.names.directory import Directory, Listing
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
-from csi_s3.fs.names.eviction import Eviction, NameCache
-from csi_s3.fs.names.inodes import ROOT, Inode, Inodes, info_of
+from csi_s3.fs.names.eviction import Eviction
+from csi_s3.fs.names.inode import ROOT, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.inodes import Inodes
+from csi_s3.fs.names.kernel_cache import KernelCache
 from csi_s3.fs.names.lookup import NameResolver
-from csi_s3.fs.names.sizes import AttributesCache, Sizes
+from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.names.sizes import Sizes
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-INODE_BYTES = 950  # measured: 798 to 941, as full as tables are; a key of 25 characters
+INODE_BYTES = 950  # measured: 753 to 857, as full as tables are; a key of 25 characters
 INODES_SHARE = 4  # of the memory budget; buffers have a budget of their own
-
-
-class Kernel(AttributesCache, NameCache, Protocol):
-    """What the file system may ask of the kernel; `fuse.session` is the real one."""
-
-    async def invalidate_inode(self, ino: int) -> None:
-        """Drop the pages and attributes it holds of the inode; returns when they are gone."""
-        ...
-
-    def forget_name(self, parent: int, name: bytes) -> None:
-        """Ask it to look a name up again before its next use; it may take its time."""
-        ...
 
 
 class Tree:
@@ -59,8 +50,10 @@ class Tree:
     Cancellation: every method may be cancelled; what S3 answered until then is kept or not.
     """
 
-    def __init__(self, context: MountContext, *, prefix: str, kernel: Kernel) -> None:
-        self.inodes = Inodes(prefix)
+    def __init__(
+        self, context: MountContext, *, prefix: str, kernel: KernelCache, numbers: InodeNumbers
+    ) -> None:
+        self.inodes = Inodes(prefix, numbers)
         self.versions: KeyLocks[int] = KeyLocks()  # held while an inode's version may change
         self._store, self._config, self._kernel = context.store, context.config, kernel
         self._clock, self._group = context.clock, context.group
@@ -77,9 +70,7 @@ class Tree:
     def directory(self, inode: Inode) -> Directory[Inode]:
         if not inode.is_dir:
             raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
-        if inode.directory is None:
-            inode.directory = Directory()
-        return inode.directory
+        return inode.known_names()
 
     async def lookup(self, parent: Inode, name: str) -> Inode:
         """The inode behind a name.
@@ -124,7 +115,7 @@ class Tree:
     def learn(self, parent: Inode, name: str, found: Entry, *, asked: int) -> None:
         """Correct what listings hold, unless the answer to a newer question has come."""
         known = self.inodes.child(parent.ino, name)
-        if known is None or known.asked <= asked:
+        if known is None or known.question <= asked:
             self.directory(parent).learn(name, found, asked=asked)
 
     async def adopt(self, parent: Inode, name: str, found: Entry, *, asked: int) -> Inode:
@@ -144,19 +135,17 @@ class Tree:
         if found is Special.DIRECTORY:
             if present is not None and present.is_dir:
                 return present
-            return self.inodes.add(parent.ino, name, is_dir=True)
-        is_link = isinstance(found, SymbolicLink)
+            return self.inodes.add(parent.ino, name, Kind.DIRECTORY)
+        kind = Kind.LINK if isinstance(found, SymbolicLink) else Kind.FILE
         info = found.info if isinstance(found, SymbolicLink) else found
-        if present is not None and (present.is_dir, present.is_link) == (False, is_link):
+        if present is not None and present.kind is kind:
             is_renewed = await self.renew(present, info, asked=asked)
             if self.inodes.child(parent.ino, name) is not present or local.get(name) is present:
                 # Forgotten meanwhile, or opened for writing.
                 return await self.adopt(parent, name, found, asked=asked)
             if is_renewed:
                 return present
-        present = self.inodes.add(parent.ino, name, is_dir=False, is_link=is_link, info=info)
-        present.asked = asked
-        return present
+        return self.inodes.add(parent.ino, name, kind, info=info, question=asked)
 
     def _vanished(self, inode: Inode) -> None:
         """Somebody else removed it.
@@ -165,7 +154,7 @@ class Tree:
         the same one when its name comes back.
         """
         if inode.is_dir:
-            inode.is_ours = False
+            inode.unpin()
             self.inodes.drop_unused(inode)
         else:
             self.inodes.unlink(inode)
@@ -189,30 +178,27 @@ class Tree:
 
         """
         self._check_key(inode, info)
-        if inode.asked > asked:
+        if inode.question > asked:
             return True
-        inode.fresh_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
+        inode.set_fresh(self._clock.monotonic_s() + self._config.metadata_ttl_s)
         if inode.is_version(info) and not self.versions.busy(inode.ino):
-            inode.info, inode.asked = info, asked
+            inode.set_version(info, question=asked)
             return True
         async with self.versions.hold(inode.ino):
             self._check_key(inode, info)
-            if inode.asked <= asked and await self.renew_held(inode, info):
-                inode.asked = asked
-            return inode.asked >= asked
+            if inode.question <= asked and await self.renew_held(inode, info):
+                inode.set_version(info, question=asked)
+            return inode.question >= asked
 
     async def renew_held(self, inode: Inode, info: ObjectInfo) -> bool:
         """As `renew`, for a caller who holds the inode's version."""
         if inode.is_version(info):
             return True
-        if inode.maybe_cached and not inode.is_open:
+        if inode.has_pages and not inode.is_open:
             await self._kernel.invalidate_inode(inode.ino)  # cancelled: it is as it was
         if inode.is_open:
             return False
-        inode.info, inode.maybe_cached = info, False
-        inode.mtime_ns = inode.atime_ns = None
-        inode.target = None
-        self.sizes.renewed(inode)
+        self.sizes.replace_version(inode, info)
         return True
 
     def _check_key(self, inode: Inode, info: ObjectInfo) -> None:
@@ -252,21 +238,52 @@ class Tree:
     def add_local(self, parent: Inode, inode: Inode) -> None:
         """The name exists whatever S3 says, and so do the directories above it."""
         self.directory(parent).local[inode.name] = inode
-        if parent.ino != ROOT and parent.is_linked:
-            self.add_local(self.inodes.get(parent.parent), parent)
+        while parent.ino != ROOT and parent.is_linked:
+            inode, parent = parent, self.inodes.get(parent.parent)
+            self.directory(parent).local[inode.name] = inode
 
     def drop_local(self, parent: Inode, name: str) -> None:
         """Only S3 says from now on whether the name exists."""
-        local = self.directory(parent).local
-        local.pop(name, None)
-        if parent.ino != ROOT and parent.is_linked and not parent.is_kept and not local:
-            self.drop_local(self.inodes.get(parent.parent), parent.name)
+        self.directory(parent).local.pop(name, None)
+        while parent.ino != ROOT and parent.is_linked:
+            if parent.is_pinned or self.directory(parent).local:
+                return
+            name, parent = parent.name, self.inodes.get(parent.parent)
+            self.directory(parent).local.pop(name, None)
+
+    async def check_empty(self, directory: Inode) -> bool:
+        """Whether an empty directory has a marker.
+
+        Raises:
+            NotEmptyError: it holds something.
+
+        """
+        key = self.inodes.key(directory)
+        keys = (await first_below(self._store, key, 2)).keys()
+        if keys - {key} or self.directory(directory).local:
+            raise NotEmptyError(f"{key}: not empty")
+        return bool(keys)
 
     def keep(self, inode: Inode) -> None:
         """A directory exists from now on even if S3 has no key for it."""
         if inode.ino != ROOT and inode.is_linked:
-            inode.is_kept = True
+            inode.pin()
             self.add_local(self.inodes.get(inode.parent), inode)
+
+    def move(self, inode: Inode, into: Inode, new: str) -> None:
+        """Give it another name: in the table, in what is local, and in what listings show."""
+        above, old = self.inodes.get(inode.parent), inode.name
+        was_local = self.directory(above).local.get(old) is inode
+        if was_local:
+            self.drop_local(above, old)
+        self.directory(above).note(old, Special.ABSENT)
+        self.inodes.move(inode, into.ino, new)
+        for directory in (above, into):
+            self.entries_changed(directory)
+        if was_local:
+            self.add_local(into, inode)
+        self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
+        self.keep(above)  # until rmdir, even if that was its last name
 
     def moved(self, inode: Inode) -> None:
         """A directory has another key, and so has all that is below it."""
@@ -358,9 +375,9 @@ class Tree:
             return left_s
         parent, key = self.inodes.get(inode.parent), self.inodes.key(inode)
         found, asked = self.directory(parent).from_snapshot(inode.name, now_s)
-        info = info_of(inode, found)
+        info = inode.info_of(found)
         if info is None:
-            asked, info = self.sizes.ask(), info_of(inode, await self.find(parent, inode.name))
+            asked, info = self.sizes.ask(), inode.info_of(await self.find(parent, inode.name))
         if self.inodes.key(inode) != key:
             return ttl_s  # renamed meanwhile, by us
         if info is None or not await self.renew(inode, info, asked=asked):
@@ -378,4 +395,4 @@ class Tree:
 
         Python's import system lists a directory anew only when its time has changed.
         """
-        directory.mtime_ns = self._clock.realtime_ns()
+        directory.set_times(mtime_ns=self._clock.realtime_ns())

@@ -6,6 +6,7 @@ The kernel's own read-ahead sends its requests slightly out of order, hence the 
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,8 +21,25 @@ FIRST_PART_BYTES = 1 << 20
 MAX_WINDOW_BYTES = 64 << 20  # per handle: 8 parts of 8 MiB fill 312 MB/s at 25 ms and 90 MB/s each
 
 
+def plan_window(
+    head: int, end: int, *, stream_bytes: int, size: int, max_part: int
+) -> Sequence[tuple[int, int]]:
+    """The parts to ask for now, as (start, end): those between the window's head and its new end.
+
+    The window reaches ahead of a reader that is at `end` by twice the bytes that it has streamed,
+    up to MAX_WINDOW_BYTES, in about eight parts; it grows once there is room for a whole part.
+    None where the reader has jumped ahead of the head: there is nothing to stream from yet.
+    """
+    if head + SLACK_BYTES < end:
+        return ()
+    ahead = min(2 * max(FIRST_PART_BYTES, stream_bytes), MAX_WINDOW_BYTES)
+    part = min(max(FIRST_PART_BYTES, ahead // 8), max_part)
+    starts = range(head, min(end + ahead - part, size), part)
+    return [(start, min(start + part, size)) for start in starts]
+
+
 @dataclass(slots=True, eq=False)
-class Fetch:
+class PartRequest:
     start: int
     end: int
     task: "asyncio.Task[Buffer | VolumeError]"
@@ -40,7 +58,7 @@ class Reader:
         self._store, self._budget, self._group = context.store, context.budget, context.group
         self._first: Buffer = first if self._budget.try_reserve(len(first)) else b""
         self._max_part = context.config.read_part_bytes
-        self._window: list[Fetch] = []
+        self._window: list[PartRequest] = []
         self._head = len(self._first)  # up to here bytes are here or on their way
         self._expected = 0  # where a sequential reader reads next
         self._stream_start = 0
@@ -93,20 +111,20 @@ class Reader:
     def _stream_from(self, end: int) -> None:
         """Have parts on their way from the window's head to somewhat beyond end."""
         self._trim()
-        if self._closed or self._head >= self.info.size:
+        if self._closed:
             return
-        if self._head + SLACK_BYTES < end:
-            return  # a jump: nothing to stream from yet
-        ahead = 2 * max(FIRST_PART_BYTES, end - self._stream_start)  # as far as it has come, twice
-        ahead = min(ahead, MAX_WINDOW_BYTES)
-        part = min(max(FIRST_PART_BYTES, ahead // 8), self._max_part)
-        while self._head < min(max(end, end + ahead - part), self.info.size):
-            stop = min(self._head + part, self.info.size)
-            if not self._budget.try_reserve(stop - self._head):
-                self._head = max(self._head, end)  # asked for by itself, nothing ahead of it
+        for start, stop in plan_window(
+            self._head,
+            end,
+            stream_bytes=end - self._stream_start,
+            size=self.info.size,
+            max_part=self._max_part,
+        ):
+            if not self._budget.try_reserve(stop - start):
+                self._head = max(start, end)  # asked for by itself, nothing ahead of it
                 return
-            task = self._group.create_task(outcome(partial(self._fetch, self._head, stop)))
-            self._window.append(Fetch(self._head, stop, task))
+            task = self._group.create_task(outcome(partial(self._fetch, start, stop)))
+            self._window.append(PartRequest(start, stop, task))
             self._head = stop
 
     def _trim(self) -> None:
@@ -119,7 +137,7 @@ class Reader:
         while self._window:
             self._discard(self._window.pop())
 
-    def _discard(self, fetch: Fetch) -> None:
+    def _discard(self, fetch: PartRequest) -> None:
         fetch.task.cancel()
         self._budget.release(fetch.end - fetch.start)
 
@@ -189,7 +207,7 @@ class BaseReader:
 
     async def __call__(self, info: ObjectInfo, start: int, length: int) -> Buffer:
         """Bytes of that version. As `Reader.read`."""
-        if self._reader is None or self._reader.info.etag != info.etag:
+        if self._reader is None or self._reader.info.version != info.version:
             self.close()
             self._reader = Reader(self._context, info)
         return await self._reader.read(start, length)

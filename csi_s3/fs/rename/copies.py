@@ -9,7 +9,6 @@ from contextlib import aclosing
 
 from csi_s3.errors import (
     AccessDeniedError,
-    KeyTooLongError,
     NotFoundError,
     ObjectChangedError,
     StoreRefusedError,
@@ -17,12 +16,12 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.base.keys import check_key
 from csi_s3.fs.names.pages import Pages
 from csi_s3.fs.write.extents import Extents, Origin, plan
 from csi_s3.fs.write.parallel_upload import ParallelUpload
 from csi_s3.s3.store import (
     MAX_COPY_PART_BYTES,
-    MAX_KEY_BYTES,
     MAX_PUT_BYTES,
     ObjectInfo,
 )
@@ -133,7 +132,7 @@ class Copies:
         async with asyncio.TaskGroup() as copying, aclosing(found):
             try:
                 async for objects in found:
-                    _check_lengths(objects, old, new)
+                    _check_keys(objects, old, new)
                     for source in objects:
                         await slots.acquire()
                         copying.create_task(one(source))
@@ -208,10 +207,6 @@ class Copies:
                 yield page.objects
 
 
-def _check_lengths(objects: Sequence[ObjectInfo], old: str, new: str) -> None:
+def _check_keys(objects: Sequence[ObjectInfo], old: str, new: str) -> None:
     for o in objects:
-        key = new + o.key[len(old) :]
-        if len(key.encode()) > MAX_KEY_BYTES:
-            raise KeyTooLongError(
-                f"{o.key}: its key would have {len(key.encode())} bytes", "S3 takes at most 1024"
-            )
+        check_key(new + o.key[len(old) :])

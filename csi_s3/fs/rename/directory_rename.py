@@ -11,21 +11,19 @@ from dataclasses import replace
 from csi_s3.errors import (
     BusyError,
     InvalidNameError,
-    KeyTooLongError,
-    NotEmptyError,
     NotFoundError,
     StaleError,
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.base.keys import check_key
 from csi_s3.fs.files.write_back import WriteBack
-from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
-from csi_s3.fs.names.inodes import Inode
-from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.names.entries import Special
+from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies, TreeCopy
 from csi_s3.fs.rename.journal import JournalEntry, RenameJournal, RenameRecord
-from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo
+from csi_s3.s3.store import Version
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +87,9 @@ class DirectoryRenames:
     async def _move_now(self, inode: Inode, into: Inode, new: str, target: Inode | None) -> None:
         old_prefix = self._inodes.key(inode)
         new_prefix = self._inodes.key_at(inode, into, new)
-        self._check_lengths(inode, old_prefix, new_prefix)
+        self._check_keys(inode, old_prefix, new_prefix)
         if target is not None:
-            await self._check_empty(target, new_prefix)
+            await self._tree.check_empty(target)
         for child in self._inodes.below(inode):
             if child.writer is not None:
                 await child.writer.detach()
@@ -105,7 +103,7 @@ class DirectoryRenames:
         copied = TreeCopy()
         try:
             await self._copies.tree(old_prefix, new_prefix, copied)
-            self._check_lengths(inode, old_prefix, new_prefix)  # of what was made meanwhile
+            self._check_keys(inode, old_prefix, new_prefix)  # of what was made meanwhile
         except VolumeError:
             await self._undo(intent, what, copied)
             raise
@@ -114,7 +112,7 @@ class DirectoryRenames:
         if target is not None:
             self._tree.drop_local(self._inodes.get(target.parent), target.name)
             self._inodes.unlink(target)
-        take_place(self._tree, inode, into, new)
+        self._tree.move(inode, into, new)
         self._tree.moved(inode)
         self._follow(inode, what, copied)
         is_gone = False
@@ -125,21 +123,10 @@ class DirectoryRenames:
                 self._tree.directory(above).note(old, Special.DIRECTORY)
         intent.end()
 
-    def _check_lengths(self, inode: Inode, old: str, new: str) -> None:
-        """Of what is not stored yet, too: it could not be, later."""
-        longer = len(new.encode()) - len(old.encode())
-        for child in self._inodes.below(inode) if longer > 0 else ():
-            key = self._inodes.key(child)
-            if len(key.encode()) + longer > MAX_KEY_BYTES:
-                raise KeyTooLongError(
-                    f"{key}: its key would have {len(key.encode()) + longer} bytes",
-                    "S3 takes at most 1024: shorten names",
-                )
-
-    async def _check_empty(self, target: Inode, prefix: str) -> None:
-        found = await first_below(self._store, prefix, 2)
-        if found.keys() - {prefix} or self._tree.directory(target).local:
-            raise NotEmptyError(f"{prefix}: not empty")
+    def _check_keys(self, inode: Inode, old: str, new: str) -> None:
+        """Of what is below and not stored yet as well: it could not be stored later."""
+        for child in self._inodes.below(inode):
+            check_key(new + self._inodes.key(child)[len(old) :])
 
     def _follow(self, inode: Inode, what: RenameRecord, copied: TreeCopy) -> None:
         """The files below are the copies now.
@@ -157,12 +144,12 @@ class DirectoryRenames:
         for source, child in files.items():
             known = child.info if child.writer is None else child.writer.base
             old_etag, etag = versions.get(source, ("", ""))
-            if known is not None and known.etag and known.etag == old_etag:
+            if known is not None and old_etag and known.version == Version(old_etag):
                 self._write_back.moved(
                     child, replace(known, key=self._inodes.key(child), etag=etag)
                 )
             else:
-                child.fresh_until = 0.0
+                child.set_fresh(0.0)
 
     # a refused copy
 
@@ -192,28 +179,3 @@ class DirectoryRenames:
             return (await self._store.head(key)).etag
         except NotFoundError:
             return ""
-
-
-def take_place(tree: Tree, inode: Inode, into: Inode, new: str) -> None:
-    """The name moves: inode table, what is local, and what listings show. Plain code."""
-    above, old = tree.inodes.get(inode.parent), inode.name
-    was_local = tree.directory(above).local.get(old) is inode
-    if was_local:
-        tree.drop_local(above, old)
-    tree.directory(above).note(old, Special.ABSENT)
-    tree.inodes.move(inode, into.ino, new)
-    for directory in (above, into):
-        tree.entries_changed(directory)
-    if was_local:
-        tree.add_local(into, inode)
-    tree.directory(into).note(new, Special.LOCAL if was_local else found_as(inode, inode.info))
-    tree.keep(above)  # until rmdir, even if that was its last name
-
-
-def found_as(inode: Inode, info: ObjectInfo | None) -> Entry:
-    """What a look-up finds of it; info: the version of a file or symbolic link."""
-    if inode.is_dir:
-        return Special.DIRECTORY
-    if info is None:
-        return Special.LOCAL
-    return SymbolicLink(info) if inode.is_link else info

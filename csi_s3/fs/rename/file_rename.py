@@ -13,7 +13,6 @@ from csi_s3.errors import (
     IsDirectoryError,
     NotDirectoryError,
     NotFoundError,
-    NotPermittedError,
     ObjectChangedError,
     PreconditionFailedError,
     StaleError,
@@ -23,10 +22,10 @@ from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import decode_name
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.entries import Special
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies
-from csi_s3.fs.rename.directory_rename import DirectoryRenames, found_as, take_place
+from csi_s3.fs.rename.directory_rename import DirectoryRenames
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ class Renames:
         copies: Copies,
         directories: DirectoryRenames,
     ) -> None:
-        self._store, self._config, self._key_lock = context.store, context.config, context.key_lock
+        self._context, self._store, self._key_lock = context, context.store, context.key_lock
         self._tree, self._write_back = tree, write_back
         self._copies, self._directories = copies, directories
         self._inodes = tree.inodes
@@ -108,12 +107,8 @@ class Renames:
 
     def _check(self, inode: Inode, target: Inode | None, *, may_replace: bool) -> None:
         key = self._inodes.key(inode)
-        if not self._config.allow_delete and not self._write_back.is_exempt(inode):
-            raise NotPermittedError(
-                f"rename of {key} takes its old name away",
-                "needs the mount option allow-delete",
-                option="allow-delete",
-            )
+        if not self._write_back.is_exempt(inode):
+            self._context.check_allowed("allow-delete", f"rename of {key} removes its old name")
         if target is None:
             return
         there = self._inodes.key(target)
@@ -123,13 +118,8 @@ class Renames:
             raise NotDirectoryError(f"{there}: is a file, and {key} is a directory")
         if target.is_dir and not inode.is_dir:
             raise IsDirectoryError(f"{there}: is a directory, and {key} is a file")
-        guarded = not self._config.allow_overwrite and not target.is_dir
-        if guarded and not self._write_back.is_exempt(target):
-            raise NotPermittedError(
-                f"rename over {there} replaces it",
-                "needs the mount option allow-overwrite",
-                option="allow-overwrite",
-            )
+        if not target.is_dir and not self._write_back.is_exempt(target):
+            self._context.check_allowed("allow-overwrite", f"rename over {there} replaces it")
 
     # a file
 
@@ -158,12 +148,12 @@ class Renames:
                     )
                 except VolumeError:
                     self._write_back.moved(inode, source)
-                    self._tree.directory(into).note(new, found_as(inode, made))  # both are there
+                    self._tree.directory(into).note(new, inode.entry(made))  # both are there
                     raise
                 if is_undone is not None:
                     self._write_back.moved(inode, source)
                     raise is_undone
-            take_place(self._tree, inode, into, new)
+            self._tree.move(inode, into, new)
 
     async def _remove_other_kind(self, inode: Inode, target: Inode | None, made: str) -> None:
         """A file over a symbolic link, or the other way: the two have different keys."""
