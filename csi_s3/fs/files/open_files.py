@@ -154,7 +154,7 @@ class OpenFiles:
                 write_back.begin(inode, base=inode.info if is_kept else None)
                 inode.note_pages()  # the kernel keeps the pages that it writes
             elif not is_kept:
-                await inode.writer.reset()
+                await inode.writer.truncate(0)
             inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return self._handles.add(FileHandle(inode, is_writable=True))
 
@@ -256,10 +256,10 @@ class OpenFiles:
         handle = self._handles.file(fh)
         writer = handle.inode.writer
         if handle.is_writable and writer is not None and writer.was_written:
-            await self._write_back.store(handle.inode, joins=True)
+            await self._write_back.sync(handle.inode, joins=True)
 
     async def fsync(self, fh: int) -> None:
-        await self._write_back.store(self._handles.file(fh).inode)
+        await self._write_back.sync(self._handles.file(fh).inode)
 
     async def release(self, fh: int) -> None:
         """The last descriptor of a handle is closed; nobody waits, errors reach only logs."""

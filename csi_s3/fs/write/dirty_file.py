@@ -207,15 +207,13 @@ class DirtyFile:
         return True
 
     async def truncate(self, size: int) -> None:
-        """Make the file that long.
-
-        Raises:
-            SpoolFullError: what must leave the memory finds no room.
-
-        """
+        """Make the file that long. Raises as `write`, but where it becomes empty."""
         async with self._lock:
             if size == 0:
-                await self._reset()
+                self._check_open()
+                self._staged.reset()
+                self._emptied()
+                await self._remote.drop_upload()
                 return
             self._check_whole()
             if size != self.size:
@@ -225,17 +223,6 @@ class DirtyFile:
                 else:
                     self._staged.cut(size)
             self._changed()
-
-    async def reset(self) -> None:
-        """Truncate to nothing: what was written is dropped, and stored so by the next `save`."""
-        async with self._lock:
-            await self._reset()
-
-    async def _reset(self) -> None:
-        self._check_open()
-        self._staged.reset()
-        self._emptied()
-        await self._remote.drop_upload()
 
     # into the store
 

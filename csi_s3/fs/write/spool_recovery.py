@@ -1,7 +1,7 @@
 """What earlier workers of this mount could not upload: sent now, or named with its path.
 
-A file that its program had closed is uploaded, under the condition that S3 still holds what it was
-a change of. One that was still being written is nobody's to judge: it stays in the spool.
+A file that its program had closed is uploaded, under the condition that S3 still holds the version
+that it changes. One that was still being written may be incomplete: it stays in the spool.
 """
 
 import logging
@@ -11,7 +11,6 @@ from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.fs.write.remote_object import Basis, RemoteObject
 from csi_s3.fs.write.spool import Description, Spool, SpoolFile
-from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ async def recover(context: MountContext, spool: Spool) -> None:
         else:
             file.close(keep=True)
             log.warning(
-                "%s was being changed when the process that served it ended, or was written anew"
+                "%s was being changed when the process that served it ended, or was rewritten"
                 " since; it was not uploaded, what was written to the node's disk is in %s: copy"
                 " what you need, and remove it",
                 description.key,
@@ -40,14 +39,7 @@ async def recover(context: MountContext, spool: Spool) -> None:
 async def _upload(
     context: MountContext, spool: Spool, file: SpoolFile, description: Description
 ) -> None:
-    base = None
-    if description.base_etag:
-        base = ObjectInfo(
-            key=description.key,
-            size=description.base_size,
-            etag=description.base_etag,
-            last_modified=0.0,
-        )
+    base = description.base
     basis = Basis(base=base, is_exclusive=base is None, is_adopted=True)
     writer = DirtyFile(context, RemoteObject(context, description, basis), spool)
     writer.adopt(file, description)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from csi_s3.errors import FileTooLargeError, SpoolFullError, UnsupportedError
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.write.extents import Extents, Origin
+from csi_s3.fs.write.extents import Extent, Extents, Origin
 from csi_s3.fs.write.parallel_upload import largest_part_bytes
 from csi_s3.fs.write.remote_object import RemoteObject
-from csi_s3.fs.write.spool import Description, Spool, SpoolFile, as_lists
+from csi_s3.fs.write.spool import Description, Spool, SpoolFile
 from csi_s3.fs.write.tail import Tail
 from csi_s3.s3.store import MAX_PARTS, Buffer
 
@@ -25,6 +25,9 @@ class StagedFile:
 
     Concurrency: the file's lock orders changes; `read` may run beside them.
     Cancellation: a cancelled call has changed nothing, or only where bytes are.
+
+    SpoolFullError is raised by whatever puts bytes in the spool, and they stay where they are;
+    StaleError by whatever reads the base, where it was replaced or removed, and not by this mount.
     """
 
     def __init__(self, context: MountContext, remote: RemoteObject, spool: Spool) -> None:
@@ -107,12 +110,7 @@ class StagedFile:
         return self.tail.take()
 
     def spill(self) -> None:
-        """Move the tail to the spool.
-
-        Raises:
-            SpoolFullError: it stays where it is.
-
-        """
+        """Move the tail to the spool."""
         self._put_in_spool(self.tail_start, self.tail.data)
         self.tail.clear()
 
@@ -141,12 +139,7 @@ class StagedFile:
             self._file.describe(Description(key=self._remote.key))
 
     def overwrite(self, offset: int, data: memoryview) -> None:
-        """Change bytes that are there, all of them before the file's end.
-
-        Raises:
-            SpoolFullError: bytes before the tail, and the spool does not take them.
-
-        """
+        """Change bytes that are there, all of them before the file's end."""
         if not data:
             return
         end = offset + len(data)
@@ -172,7 +165,6 @@ class StagedFile:
 
         Raises:
             FileTooLargeError: so many that the file could not be sent.
-            SpoolFullError: the tail must leave for a hole, and cannot.
 
         """
         zeros = size - self.size
@@ -193,12 +185,7 @@ class StagedFile:
         self.extents.put(self.tail_start, size, Origin.ZERO)
 
     def cut(self, size: int) -> None:
-        """Make the file shorter.
-
-        Raises:
-            SpoolFullError: a part would be cut whose bytes are nowhere else.
-
-        """
+        """Make the file shorter; SpoolFullError if a part that has the only copy would be cut."""
         upload = self._remote.upload
         for part in upload.parts if upload is not None else ():
             if part.start < size < part.end:
@@ -215,17 +202,11 @@ class StagedFile:
             upload.cut(size)
 
     async def load_small(self, *, is_append: bool) -> None:
-        """Bring a small stored file into memory whole, before it is changed.
-
-        Raises:
-            StaleError: its base is gone.
-
-        """
+        """Bring a small stored file into memory whole, before it is changed."""
         is_copied = self.extents.has(Origin.BASE) and (is_append or self._spool.is_there)
         most = self._min_part_bytes - 1 if is_copied else self._part_bytes
-        if self.is_in_memory or self.size > most or self._remote.upload is not None:
-            return
-        if self.extents.has(Origin.SENT):
+        is_sent = self._remote.upload is not None or self.extents.has(Origin.SENT)
+        if self.is_in_memory or self.size > most or is_sent:
             return
         await self.tail.reserve(self.size)
         data = bytearray(await self.read(0, self.size))
@@ -234,12 +215,7 @@ class StagedFile:
         self.tail.data = data
 
     async def localise(self, limit_bytes: int) -> None:
-        """Bring the base's bytes here, before the object is deleted.
-
-        Raises:
-            SpoolFullError: they are more than limit_bytes, or the spool is full.
-
-        """
+        """Bring the base's bytes here, before the object is deleted, if they are no more."""
         if self.extents.count(Origin.BASE) > limit_bytes:
             raise SpoolFullError(
                 f"{self._remote.key}: more than {limit_bytes} bytes are in S3 only",
@@ -278,19 +254,14 @@ class StagedFile:
         """Bytes of the file as it is now, cut at its end.
 
         Raises:
-            UnsupportedError: some left in parts of an upload, and the spool had no room for them.
-            StaleError: the base was replaced or removed, and not by this mount.
+            UnsupportedError: some are only in parts of an upload.
 
         """
-        end = min(offset + length, self.size)
-        if offset >= end:
-            return b""
-        if offset >= self.tail_start:
-            return bytes(self.tail.data[offset - self.tail_start : end - self.tail_start])
-        pieces: list[Buffer | tuple[int, int]] = []
-        for e in self.extents.within(offset, min(end, self.tail_start)):
+        end, start = min(offset + length, self.size), self.tail_start
+        pieces: list[Buffer | Extent] = []  # of one moment; the base's follow
+        for e in self.extents.within(offset, min(end, start)):
             if e.origin is Origin.BASE:
-                pieces.append((e.start, e.size))
+                pieces.append(e)
             elif e.origin is Origin.ZERO:
                 pieces.append(bytes(e.size))
             elif e.origin is Origin.SPOOL and self._file is not None:
@@ -300,39 +271,29 @@ class StagedFile:
                     f"{self._remote.key}: read of bytes that are in an upload not yet complete",
                     "close the file first, or give the volume a larger spool-size",
                 )
-        if end > self.tail_start:
-            pieces.append(bytes(self.tail.data[: end - self.tail_start]))
+        if end > start:
+            pieces.append(bytes(self.tail.data[max(0, offset - start) : end - start]))
         return b"".join(
-            [await self._remote.read(*p) if isinstance(p, tuple) else p for p in pieces]
+            [
+                await self._remote.read(p.start, p.size) if isinstance(p, Extent) else p
+                for p in pieces
+            ]
         )
 
     # the end
 
     def keep(self) -> Path:
-        """Have all bytes that are only here in the spool, for the mount's next worker.
-
-        Raises:
-            SpoolFullError: there is no room, or was none for what left in parts.
-
-        """
+        """Have all bytes that are only here in the spool, for the mount's next worker."""
         if self.extents.has(Origin.SENT):
             raise SpoolFullError(
                 f"{self._remote.key}: some of it is only in parts of an upload and cannot be kept",
                 "give the volume a larger spool-size",
             )
         self.spill()
-        replaces = self._remote.replaces
         if self._file is None:  # nothing but zeros and base
             self._file = self._new_file()
-        self._file.describe(
-            Description(
-                key=self._remote.key,
-                is_whole=True,
-                base_etag="" if replaces is None else replaces.etag,
-                base_size=0 if replaces is None else replaces.size,
-                extents=as_lists(list(self.extents)),
-            )
-        )
+        remote = self._remote
+        self._file.describe(Description.whole(remote.key, remote.replaces, self.extents))
         return self._file.path
 
     def unlink(self) -> None:
@@ -343,10 +304,7 @@ class StagedFile:
 
     def adopt(self, file: SpoolFile, description: Description) -> None:
         """Go on with what an earlier worker kept: changes of the base."""
-        self.extents.truncate(0)
-        for start, end, origin in description.extents:
-            self.extents.put(start, end, Origin(origin))
-        self._file = file
+        self.extents, self._file = description.map(), file
 
     def reset(self) -> None:
         """Make it an empty file."""
