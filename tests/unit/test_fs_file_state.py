@@ -16,7 +16,7 @@ from csi_s3.errors import (
     StoreUnavailableError,
     VolumeError,
 )
-from csi_s3.fs.write.file_state import NEXT, Attempt, FilePhase, FileState
+from csi_s3.fs.write.file_state import NEXT, FilePhase, FileState
 from csi_s3.fs.write.store_steps import STEPS, Answer, Step, StoreRequest, answer_of
 from tests.unit.fs_mount import fail, mounts
 
@@ -36,9 +36,10 @@ def test_a_state_follows_where_the_diagram_has_an_arrow_and_nowhere_else(before,
 
 
 def test_what_belongs_to_a_state_does_not_outlive_it():
-    attempt = Attempt()
-    storing = FileState(FilePhase.DIRTY).then(FilePhase.STORING, was_written=True, attempt=attempt)
-    assert storing.attempt is attempt
+    written = FileState(FilePhase.CLEAN).then(FilePhase.DIRTY, was_written=True)
+    storing = written.then(FilePhase.STORING)
+    assert storing.attempt is not None
+    assert storing.then(FilePhase.DIRTY) == written
     assert storing.then(FilePhase.CLEAN) == FileState(FilePhase.CLEAN)
     failed = FileState(FilePhase.DIRTY).then(FilePhase.FAILED, DOWN)
     assert failed.error is DOWN

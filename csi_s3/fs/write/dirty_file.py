@@ -2,8 +2,8 @@
 
 The file owns its bytes, not a handle: page write-back, fsync through another descriptor and the
 last release come with any handle or none. Its state is a `FileState`, drawn in `file_state`, and
-only methods of `DirtyFile` change it. `StagedFile` has the bytes, `RemoteObject` what the store
-has, `FileSender` sends, and `store_steps` decides what follows each answer of the store.
+only `DirtyFile` changes it. `StagedFile` has the bytes, `RemoteObject` knows what the store has,
+`FileSender` sends, and `store_steps` decides what follows each answer of the store.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from csi_s3.errors import (
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.write.extents import Origin
 from csi_s3.fs.write.file_sender import FileSender
-from csi_s3.fs.write.file_state import Attempt, FilePhase, FileState
+from csi_s3.fs.write.file_state import FilePhase, FileState
 from csi_s3.fs.write.remote_object import RemoteObject
 from csi_s3.fs.write.spool import Description, Spool, SpoolFile
 from csi_s3.fs.write.staging import StagedFile
@@ -101,12 +101,13 @@ class DirtyFile:
 
     def _emptied(self) -> None:
         is_discarded = self._state.phase is FilePhase.DISCARDED
-        self._state = self._state.then(FilePhase.DISCARDED if is_discarded else FilePhase.DIRTY)
+        phase = FilePhase.DISCARDED if is_discarded else FilePhase.DIRTY
+        self._state = self._state.then(phase, was_written=False)
 
     def _fail_if_lost(self, error: VolumeError) -> None:
         """Raises the error where bytes were in an upload alone, and it is gone."""
         if self._staged.has_lost_bytes:
-            self._state = self._state.then(FilePhase.FAILED, error, was_written=self.was_written)
+            self._state = self._state.then(FilePhase.FAILED, error)
             self._staged.reset()
             raise error
 
@@ -245,18 +246,16 @@ class DirtyFile:
             if not self.is_dirty:
                 return self.base
             self._check_whole()
-            attempt, was_written = Attempt(), self.was_written
-            self._state = self._state.then(
-                FilePhase.STORING, was_written=was_written, attempt=attempt
-            )
-            result = None
+            self._state, result = self._state.then(FilePhase.STORING), None
+            attempt = self._state.attempt
             try:
                 result = await self._sender.send_file()
             finally:
                 if self._state.phase is FilePhase.STORING and not isinstance(result, ObjectInfo):
-                    self._state = self._state.then(FilePhase.DIRTY, was_written=was_written)
+                    self._state = self._state.then(FilePhase.DIRTY)
             if isinstance(result, VolumeError):
-                attempt.error = result
+                if attempt is not None:
+                    attempt.error = result
                 self._fail_if_lost(result)
                 raise result
             self._remote.replace(result)
@@ -282,7 +281,7 @@ class DirtyFile:
             await self._remote.settle()  # what is there may be ours, and then has to go
             await remove()
             if self._state.phase is not FilePhase.CLOSED:
-                self._state = self._state.then(FilePhase.DISCARDED, error=self._state.error)
+                self._state = self._state.then(FilePhase.DISCARDED, self._state.error)
             self._staged.unlink()
             await self._remote.drop_upload()
 
@@ -329,13 +328,9 @@ class DirtyFile:
         self._remote.cancel()
 
     def close(self) -> None:
-        """Give memory and spool back; who still waits to change or store it gets StaleError."""
+        """Give memory and spool back; callers that still wait get StaleError."""
         error = StaleError(f"{self._remote.key}: what was written could not be stored")
-        self._state = self._state.then(
-            FilePhase.CLOSED,
-            was_written=self._state.was_written,
-            error=error if self.is_dirty else None,
-        )
+        self._state = self._state.then(FilePhase.CLOSED, error if self.is_dirty else None)
         self._staged.close()
         self._remote.close()
 

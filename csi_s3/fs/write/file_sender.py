@@ -59,20 +59,17 @@ class FileSender:
         while True:
             base, outcome = self._remote.base, await self._make(request)
             step = STEPS[request, outcome.answer]
-            if step is Step.COMPLETE:
-                request = StoreRequest.COMPLETE
-                continue
             if outcome.info is not None:
-                self._remote.end_upload()
                 if step is Step.DONE:
                     return outcome.info
-                self._remote.rebase(outcome.info)
+                self._remote.replace_by_upload(outcome.info)
                 self._staged.mark_sent_stored()
-            else:
+            elif outcome.error is not None:
                 step = Step.FAIL if is_resent and step is Step.RESEND_ONCE else step
-                await self._after_failure(step, outcome, base)
+                await self._after_failure(step, outcome, outcome.error, base)
                 is_resent = is_resent or step is Step.RESEND_ONCE
-            request = await self._first_request()
+            is_sent = step is Step.COMPLETE
+            request = StoreRequest.COMPLETE if is_sent else await self._first_request()
 
     async def _first_request(self) -> StoreRequest:
         """What is to be sent next, if all is well."""
@@ -86,15 +83,11 @@ class FileSender:
                 return StoreRequest.PUT
         return StoreRequest.PARTS
 
-    async def _after_failure(self, step: Step, outcome: Outcome, base: ObjectInfo | None) -> None:
-        """Returns if another request is to be made; base: what the failed one expected.
-
-        Raises:
-            VolumeError: the attempt has failed.
-
-        """
-        assert outcome.error is not None  # noqa: S101 - what has not succeeded has one
-        remote, error = self._remote, _of_upload(outcome.error)
+    async def _after_failure(
+        self, step: Step, outcome: Outcome, cause: VolumeError, base: ObjectInfo | None
+    ) -> None:
+        """Returns if another request is to be made, else raises. base: what was expected."""
+        remote, error = self._remote, _of_upload(cause)
         if step is Step.SETTLE and await remote.is_settled_since(base):
             return
         if step in (Step.SETTLE, Step.RESEND_IF_SETTLED) and not isinstance(error, StaleError):
@@ -108,7 +101,7 @@ class FileSender:
                 return
             if step is Step.RESEND_IF_SETTLED and await remote.is_settled_since(base):
                 return
-        raise error from (None if error is outcome.error else outcome.error)
+        raise error from (None if error is cause else cause)
 
     async def _give_up_upload(self, error: VolumeError) -> None:
         if self._remote.upload is not None:
@@ -171,17 +164,17 @@ class FileSender:
         """Send or copy the rest of a run of parts: larger ones where they would be too many."""
         layout = self._staged.layout()
         layout.truncate(end)
-        part_bytes = upload.part_bytes(run)
+        part_bytes, most = upload.part_bytes(run), run.most - run.last
         while True:
             pieces = plan(
                 layout,
                 run.covered,
                 part_bytes=part_bytes,
                 min_part_bytes=self._store.min_part_bytes,
-                most=run.left,
+                most=most,
                 is_end=run is upload.body,
             )
-            if len(pieces) <= run.left:
+            if len(pieces) <= most:
                 break
             part_bytes *= 2
             if part_bytes > MAX_PUT_BYTES:
@@ -204,9 +197,7 @@ class FileSender:
     async def _adopted(self) -> ObjectInfo | None:
         """Of a file that an earlier worker kept: what is there, if it is what was to be stored.
 
-        Raises:
-            ExistsError, StaleError: it is neither that, nor what it is a change of.
-
+        None: it is what the file is a change of. Anything else is a conflict.
         """
         remote, staged = self._remote, self._staged
         if not remote.is_adopted:

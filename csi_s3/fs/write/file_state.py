@@ -62,8 +62,8 @@ class FileState:
     """A phase, and what belongs to it.
 
     error: FAILED: what was lost, also once it is DISCARDED. CLOSED: it could not be stored.
-    was_written: DIRTY, STORING, FAILED, CLOSED: after it was stored, created or emptied, so that a
-        FLUSH stores it. attempt: STORING.
+    was_written: since it was stored, created or emptied, so that a FLUSH stores it.
+    attempt: STORING.
     """
 
     phase: FilePhase
@@ -72,17 +72,17 @@ class FileState:
     attempt: Attempt | None = None
 
     def then(
-        self,
-        phase: FilePhase,
-        error: VolumeError | None = None,
-        *,
-        was_written: bool = False,
-        attempt: Attempt | None = None,
+        self, phase: FilePhase, error: VolumeError | None = None, *, was_written: bool | None = None
     ) -> "FileState":
-        """The state that follows; RuntimeError, a bug, where it cannot."""
+        """The state that follows; RuntimeError, a bug, where it cannot.
+
+        was_written: as before, if it is not given; a CLEAN file is not.
+        """
         if phase not in NEXT[self.phase]:
             raise RuntimeError(f"a file that is {self.phase.value} cannot become {phase.value}")
-        return FileState(phase, error, was_written, attempt)
+        written = self.was_written if was_written is None else was_written
+        attempt = Attempt() if phase is FilePhase.STORING else None
+        return FileState(phase, error, written and phase is not FilePhase.CLEAN, attempt)
 
     @property
     def is_dirty(self) -> bool:

@@ -6,7 +6,6 @@ Bytes given to it are counted in the memory budget until their part is in the st
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from csi_s3.errors import FileTooLargeError, IntegrityError, VolumeError
 from csi_s3.fs.base.context import MountContext
@@ -40,8 +39,8 @@ class SentPart:
 class PartRun:
     """Parts without gaps from `start` on, in the file's order.
 
-    last: the number that was used last, of those that end with `most`. Numbers are not used again:
-        what is on its way under one may still arrive.
+    last: the number that was used last, of those up to `most`. Numbers are not used again: what is
+        on its way under one may still arrive.
     """
 
     start: int
@@ -54,10 +53,9 @@ class PartRun:
         """Up to here the file is in parts."""
         return self.parts[-1].end if self.parts else self.start
 
-    @property
-    def left(self) -> int:
-        """So many more parts can be made."""
-        return self.most - self.last
+    def add(self, length: int, task: PartTask) -> None:
+        self.last += 1
+        self.parts.append(SentPart(self.last, self.covered, self.covered + length, task))
 
     def cut(self, size: int) -> None:
         """Drop parts that reach beyond size."""
@@ -121,25 +119,22 @@ class ParallelUpload:
 
         Their share of the budget is given back by us, whatever happens.
         """
-        number = await self._next(run, len(data))
-        task = self._begin(len(data), partial(self._send, number, data))
-        self._add(run, number, len(data), task)
+        await self._slot(len(data), run=run)
+        number = run.last + 1
+        run.add(len(data), self._begin(len(data), lambda upload: upload.part(number, data)))
 
     async def copy(self, run: PartRun, source: ObjectInfo, length: int) -> None:
         """Have the next bytes copied in the store: those at the same place of that version."""
-        number = await self._next(run, 0)
-        task = self._begin(0, partial(self._copy, number, source, run.covered, length))
-        self._add(run, number, length, task)
-
-    def _add(self, run: PartRun, number: int, length: int, task: PartTask) -> None:
-        start = run.covered
-        run.parts.append(SentPart(number, start, start + length, task))
+        await self._slot(0, run=run)
+        number, start = run.last + 1, run.covered
+        task = self._begin(0, lambda upload: upload.part_from(number, source, start, length))
+        run.add(length, task)
 
     async def replace(self, sent: SentPart, data: Buffer) -> None:
         """Send a part again, after its first sending has ended. As for `part`."""
         await self._slot(len(data), after=sent.task)
         sent.is_stale = False
-        sent.task = self._begin(len(data), partial(self._send, sent.number, data))
+        sent.task = self._begin(len(data), lambda upload: upload.part(sent.number, data))
 
     def mark_changed(self, start: int, end: int) -> None:
         """Bytes of this range have changed: parts that hold any of them are stale."""
@@ -224,34 +219,33 @@ class ParallelUpload:
         for task in self._running:
             task.cancel()
 
-    async def _next(self, run: PartRun, held_bytes: int) -> int:
-        await self._slot(held_bytes)
-        if not run.left:
-            self._slots.release()
-            self._budget.release(held_bytes)
-            raise FileTooLargeError(
-                f"{self.key}: more than {MAX_PARTS} parts",
-                "give the volume a larger write-part-size",
-            )
-        run.last += 1
-        return run.last
-
-    async def _slot(self, held_bytes: int, *, after: PartTask | None = None) -> None:
+    async def _slot(
+        self, held_bytes: int, *, run: PartRun | None = None, after: PartTask | None = None
+    ) -> None:
+        """Wait until a part may be sent; if none may be, the memory that it holds is given back."""
         try:
             if after is not None:
                 await asyncio.wait({after})
             await self._slots.acquire()
-        except asyncio.CancelledError:
+            if self._failure is not None:
+                self._slots.release()
+                raise self._failure
+            if run is not None and run.last >= run.most:
+                self._slots.release()
+                raise FileTooLargeError(
+                    f"{self.key}: more than {MAX_PARTS} parts",
+                    "give the volume a larger write-part-size",
+                )
+        except (asyncio.CancelledError, VolumeError):
             self._budget.release(held_bytes)
             raise
-        if self._failure is not None:
-            self._slots.release()
-            self._budget.release(held_bytes)
-            raise self._failure
 
-    def _begin(self, held_bytes: int, send: Callable[[], Awaitable[Part]]) -> PartTask:
+    def _begin(self, held_bytes: int, send: Callable[[Upload], Awaitable[Part]]) -> PartTask:
+        async def part() -> Part:
+            return await send(await self._opened())
+
         async def sent() -> Part | VolumeError:
-            result = await outcome(send)
+            result = await outcome(part)
             if isinstance(result, VolumeError):
                 self._failure = self._failure or result
             else:
@@ -267,14 +261,6 @@ class ParallelUpload:
         self._running.add(task)
         task.add_done_callback(ended)
         return task
-
-    async def _send(self, number: int, data: Buffer) -> Part:
-        upload = await self._opened()
-        return await upload.part(number, data)
-
-    async def _copy(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
-        upload = await self._opened()
-        return await upload.part_from(number, source, start, length)
 
     async def _opened(self) -> Upload:
         """The upload, created by the first part that needs it; the others wait for that one."""

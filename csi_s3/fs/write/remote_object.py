@@ -107,8 +107,12 @@ class RemoteObject:
         self._forget_requests()
 
     def rebase(self, info: ObjectInfo) -> None:
-        """Changes are of this version now: the base at another key, or what an upload has made."""
+        """The base has another key now, maybe another ETag, and the same bytes."""
         self.base = info
+
+    def replace_by_upload(self, info: ObjectInfo) -> None:
+        """The upload has made this version, which later changes are of."""
+        self.base, self.upload = info, None
 
     # the upload
 
@@ -120,10 +124,6 @@ class RemoteObject:
                 self._context, self.key, part_bytes=part_bytes, like=self.like, start=start
             )
         return self.upload
-
-    def end_upload(self) -> None:
-        """It was completed."""
-        self.upload = None
 
     async def drop_upload(self) -> None:
         """Forget what was sent, and have the store forget it."""
