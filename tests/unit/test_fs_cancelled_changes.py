@@ -221,7 +221,7 @@ def test_the_mounts_end_in_a_rename_of_a_directory(slow, turns):
 
 
 @MAY_BE_KEPT
-@pytest.mark.warnings_expected("failed again: .*(somebody else|or deleted)")
+@pytest.mark.warnings_expected("failed again: .*(concurrent modification|or deleted)")
 @pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("target", ["new", "over"])
 def test_the_mounts_end_in_a_rename_of_a_file(slow, turns, target):
@@ -238,7 +238,7 @@ def test_the_mounts_end_in_a_rename_of_a_file(slow, turns, target):
 
 
 @MAY_BE_KEPT
-@pytest.mark.warnings_expected("failed again: .*(somebody else|or deleted)")
+@pytest.mark.warnings_expected("failed again: .*(concurrent modification|or deleted)")
 @pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("data", [b"small", b"+" * 30])
 def test_the_mounts_end_in_the_store_of_an_edit(slow, turns, data):

@@ -106,7 +106,7 @@ def test_a_winner_whose_file_somebody_replaced_is_told_at_close(mounts, data):
     fh = mount.create("f", EXCLUSIVE)
     mount.write(fh, data)
     mount.put("f", b"theirs")
-    with pytest.raises(StaleError, match="somebody else replaced"):
+    with pytest.raises(StaleError, match="concurrent modification: expected ETag"):
         mount.flush(fh)
     with pytest.raises(StaleError):
         mount.release(fh)

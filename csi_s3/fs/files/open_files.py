@@ -1,7 +1,7 @@
 """Open files: open, read, write, close and fsync.
 
 docs/semantics.md (Reading, Writing) has the rules. `write_back` stores what was written, `reader`
-and `file_writer` move the bytes.
+and `dirty_file` move the bytes.
 """
 
 import os
@@ -25,7 +25,7 @@ from csi_s3.fs.names.exclusive_create import ExclusiveCreate
 from csi_s3.fs.names.inode import FileHandle, Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import Reader
-from csi_s3.fs.write.file_writer import FileWriter
+from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.s3.store import Buffer, ObjectInfo
 
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
@@ -83,7 +83,7 @@ class OpenFiles:
         inode.note_pages()
         return self._handles.add(FileHandle(inode, reader=reader))
 
-    async def _current(self, inode: Inode, *, with_bytes: bool) -> StoredVersion | FileWriter:
+    async def _current(self, inode: Inode, *, with_bytes: bool) -> StoredVersion | DirtyFile:
         """What the file is now: the version that S3 has, or the writer that is changing it.
 
         Raises:
@@ -154,7 +154,7 @@ class OpenFiles:
                 write_back.begin(inode, base=inode.info if keeps_bytes else None)
                 inode.note_pages()  # the kernel keeps the pages that it writes
             elif not keeps_bytes:
-                await inode.writer.reset()
+                await inode.writer.truncate(0)
             inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return self._handles.add(FileHandle(inode, is_writable=True))
 
@@ -256,10 +256,10 @@ class OpenFiles:
         handle = self._handles.file(fh)
         writer = handle.inode.writer
         if handle.is_writable and writer is not None and writer.was_written:
-            await self._write_back.store(handle.inode, joins=True)
+            await self._write_back.sync(handle.inode, joins=True)
 
     async def fsync(self, fh: int) -> None:
-        await self._write_back.store(self._handles.file(fh).inode)
+        await self._write_back.sync(self._handles.file(fh).inode)
 
     async def release(self, fh: int) -> None:
         """The last descriptor of a handle is closed. No program waits: errors go to the log."""

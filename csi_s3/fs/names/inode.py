@@ -15,7 +15,7 @@ from typing import NamedTuple
 from csi_s3.fs.names.directory import Directory, Listing
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
 from csi_s3.fs.read.reader import Reader
-from csi_s3.fs.write.file_writer import FileWriter
+from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.s3.store import ObjectInfo
 
 ROOT = 1
@@ -56,7 +56,7 @@ class Runtime:
     is_pinned: bool = False
     is_made_here: bool = False
     handles: "tuple[FileHandle | DirHandle, ...]" = ()
-    writer: FileWriter | None = None
+    writer: DirtyFile | None = None
     directory: "Directory[Inode] | None" = None
     target: bytes | None = None
 
@@ -109,7 +109,7 @@ class Inode:
         return self.kind is Kind.LINK
 
     @property
-    def writer(self) -> FileWriter | None:
+    def writer(self) -> DirtyFile | None:
         return self.runtime.writer
 
     @property
@@ -184,7 +184,7 @@ class Inode:
         self._own().handles = tuple(h for h in self.handles if h is not handle)
         self._trim()
 
-    def set_writer(self, writer: FileWriter | None) -> None:
+    def set_writer(self, writer: DirtyFile | None) -> None:
         """The file is being changed from now on, or (None) is not any more."""
         self._own().writer = writer
         self._trim()

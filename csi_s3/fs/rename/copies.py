@@ -69,7 +69,7 @@ class Copies:
     """
 
     def __init__(self, context: MountContext) -> None:
-        self._store, self._budget, self._group = context.store, context.budget, context.group
+        self._context, self._store = context, context.store
         self._progress = context.progress_timeout.made_progress
 
     async def one(self, source: ObjectInfo, key: str, *, if_none_match: bool = False) -> ObjectInfo:
@@ -88,20 +88,12 @@ class Copies:
         return info
 
     async def _by_parts(self, source: ObjectInfo, key: str, *, if_none_match: bool) -> ObjectInfo:
-        upload = ParallelUpload(
-            self._store,
-            key,
-            part_bytes=MAX_COPY_PART_BYTES,
-            budget=self._budget,
-            group=self._group,
-            progress=self._progress,
-            like=source,
-        )
+        upload = ParallelUpload(self._context, key, part_bytes=MAX_COPY_PART_BYTES, like=source)
         whole = Extents()
         whole.put(0, source.size, Origin.BASE)
         try:
             for piece in plan(whole, 0, part_bytes=MAX_COPY_PART_BYTES):
-                await upload.copy(source, piece.size)
+                await upload.copy(upload.body, source, piece.size)
             return await upload.complete(if_none_match=if_none_match)
         except BaseException:
             await upload.abort()

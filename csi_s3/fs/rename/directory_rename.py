@@ -58,7 +58,7 @@ class DirectoryRenames:
         before = inode.parent, inode.name
         for _ in range(TRIES):
             for child in self._not_stored(inode):
-                await self._write_back.store(child)
+                await self._write_back.sync(child)
             async with self._key_lock.move(
                 lambda: self._inodes.key(inode), lambda: self._inodes.key_at(inode, into, new)
             ):

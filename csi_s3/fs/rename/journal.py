@@ -6,12 +6,13 @@ worker finishes the rename:
     <state dir>/rename-<number>.json
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
+
+from csi_s3.fs.base.json_file import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class RenameJournal:
         paths = self._directory.glob("rename-*.json") if self._directory else ()
         for path in sorted(paths, key=lambda path: (len(path.name), path.name)):
             try:
-                record = RenameRecord.from_json(json.loads(path.read_text()))
+                record = RenameRecord.from_json(read_json(path))
             except (OSError, ValueError, TypeError, AttributeError) as exc:
                 log.warning("%s cannot be read and is left alone: %s", path, exc)
             else:
@@ -94,11 +95,8 @@ class JournalEntry:
         """Replace it, whole or not at all."""
         if self._path is None:
             return
-        new = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new.write_text(json.dumps(asdict(record)))
-            new.replace(self._path)
+            write_json(self._path, asdict(record))
         except OSError as exc:
             log.warning(
                 "%s: %s; a crash now would leave the rename of %s half done",

@@ -1,6 +1,6 @@
 """Where each byte of a file being changed is, and which parts an upload of it is made of.
 
-Plain code, no I/O: `staging` moves bytes, `file_writer` sends them, as these two decide.
+Plain code, no I/O: `staging` moves bytes, `file_sender` sends them, as these two decide.
 """
 
 from bisect import bisect_right
