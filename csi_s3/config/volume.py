@@ -8,7 +8,6 @@ import json
 from dataclasses import asdict, dataclass, field
 
 MIB = 1 << 20
-MAX_KEY_BYTES = 1024  # S3's limit
 DEFAULT_MEMORY_BYTES = 512 * MIB
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from csi_s3.config.volume import MAX_KEY_BYTES
 from csi_s3.errors import (
     ArchivedError,
     NotFoundError,
@@ -22,6 +21,7 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.s3.store import (
+    MAX_KEY_BYTES,
     MIN_PART_BYTES,
     Buffer,
     Chunk,

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from csi_s3.config import value_types
 from csi_s3.errors import VolumeError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
+MAX_KEY_BYTES = value_types.MAX_KEY_BYTES
 MAX_PARTS = 10_000
 MIN_PART_BYTES = 5 << 20  # every part but the last
 MAX_PUT_BYTES = 5 << 30  # one PUT, one part, one copy
