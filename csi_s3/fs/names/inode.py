@@ -192,7 +192,8 @@ class Inode:
     # the version, and what the kernel has of it
 
     def is_version(self, info: ObjectInfo) -> bool:
-        return self.info is not None and self.info.version == info.version
+        known = self.info
+        return known is info or (known is not None and known.version == info.version)
 
     @property
     def has_version(self) -> bool:
