@@ -4,13 +4,14 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.setup
 
-.PHONY: help setup demo test programs apps lint e2e deploy bench build clean
+.PHONY: help setup demo test programs apps lint docs e2e deploy bench build clean
 
 help:
 	@echo "make demo     the main job end to end, on an S3 server of its own (root)"
 	@echo "make test     lint and tests"
 	@echo "make apps     programs for a local disk on a mount: Spark, DuckDB, git, SQLite, POSIX suites"
-	@echo "make lint     ruff, mypy, import-linter"
+	@echo "make lint     ruff, mypy, import-linter, the documentation's links"
+	@echo "make docs     the documentation as a site, in build/docs"
 	@echo "make e2e      the driver on a real Kubernetes (root; builds one if none is given)"
 	@echo "make bench    speed, side by side with the peers that are installed (root)"
 	@echo "make build    dist/*.whl"
@@ -39,11 +40,16 @@ apps: programs
 	@scripts/apps.sh
 	@$(BIN)/python -m pytest tests/programs tests/posix -o "python_files=test_*.py apps_*.py" --timeout 600
 
-lint: $(STAMP)
+lint: docs
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+# A warning, such as a dead link or a page outside the navigation, is an error.
+docs: $(STAMP)
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs \
+	  --doctree-dir build/doctrees . build/docs
 
 # The real thing: a Kubernetes on this machine (root), or any whose KUBECONFIG is given.
 e2e: programs

@@ -1,4 +1,4 @@
-"""README's walk-through with a demo store, pasted as it is, on the cluster that is there."""
+"""The docs' walk-through with a demo store, pasted as it is, on the cluster that is there."""
 
 import os
 import signal
@@ -15,6 +15,7 @@ from tests.readme import ROOT, blocks, script
 
 OWN_SERVER = "https://10.99.0.1:6443"
 WITHIN_S = 900
+DEMO_STORE = ("docs/install.md", "## Local test cluster with a demo store")
 VOLUME = ("pod/s3-pod", "pvc/s3-pvc", "pv/s3-pv")
 
 
@@ -38,13 +39,13 @@ def free(nodes, image):
 @pytest.fixture
 def cluster(nodes, host) -> str:
     """The block that leads to this cluster; on kind, which is made already, what it ends with."""
-    _, own, _ = blocks("### On kind, or on a cluster made on this machine, with a demo store")
+    _, own, _ = blocks(*DEMO_STORE)
     server = kube.kubectl("config", "view", "--minify", "-o", "jsonpath={..server}")
     if server == OWN_SERVER:
         return own
     if all(node["spec"].get("providerID", "").startswith("kind:") for node in kube.find("nodes")):
         return f"S3_HOST={host}\n"
-    pytest.skip(f"README's walk-through is for kind and for e2e/cluster; this is {server}")
+    pytest.skip(f"the walk-through is for kind and for e2e/cluster; this is {server}")
 
 
 def pasted(text: str, tmp: Path) -> str:
@@ -70,8 +71,8 @@ def pasted(text: str, tmp: Path) -> str:
 
 @pytest.mark.timeout(WITHIN_S + 400, method="signal")
 def test_the_walk_through_ends_in_a_pod_that_lists_the_bucket(free, cluster):
-    *_, store = blocks("### On kind, or on a cluster made on this machine, with a demo store")
-    look, use, remove = blocks("### A volume and a pod")
+    *_, store = blocks(*DEMO_STORE)
+    look, use, remove = blocks("README.md", "## Quick start")
     with tempfile.TemporaryDirectory(prefix="e2e-readme-") as tmp:
         said = pasted(script(cluster, store, look, use, remove), Path(tmp))
     _, _, listed = said.partition("pod/s3-pod condition met")

@@ -1,4 +1,4 @@
-"""README's commands as a reader copies them: the blocks that are indented by four spaces."""
+"""The commands of README.md and docs/ as a reader copies them: blocks indented by four spaces."""
 
 import re
 from pathlib import Path
@@ -7,20 +7,20 @@ from textwrap import dedent
 ROOT = Path(__file__).parents[1]
 
 
-def blocks(heading: str) -> list[str]:
-    """The blocks below the heading, to the next one of any level, in order.
+def blocks(page: str, heading: str) -> list[str]:
+    """The blocks of a page below a heading, to the next heading of any level, in order.
 
     Raises:
         ValueError: there is no such heading, or nothing to run below it.
 
     """
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
-    parts = re.split(r"^(#+ .*)$", page, flags=re.MULTILINE)
-    below = dict(zip(parts[1::2], parts[2::2], strict=True))
-    found = re.findall(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+", below.get(heading, ""))
-    if not found:
-        raise ValueError(f"README has no block below {heading!r}; it has {', '.join(below)}")
-    return [dedent(block) for block in found]
+    text = (ROOT / page).read_text(encoding="utf-8")
+    parts = re.split(r"^(#+ .*)$", text, flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    commands = re.findall(r"(?<=\n\n)(?: {4}.*\n|\n(?= {4}))+", sections.get(heading, ""))
+    if not commands:
+        raise ValueError(f"{page} has no block below {heading!r}; it has {', '.join(sections)}")
+    return [dedent(block) for block in commands]
 
 
 def put_in(block: str, names: dict[str, str]) -> str:

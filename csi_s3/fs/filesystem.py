@@ -1,7 +1,8 @@
-"""The file system in plain Python: every operation of the kernel, no kernel and no network.
+"""The file system in plain Python: every operation of the kernel, without kernel and network.
 
-`fuse.bridge` translates requests to these methods; tests call them directly. The promises are
-docs/semantics.md; this module decides about names, `open_files` about bytes; `tree` finds.
+`fuse.bridge` translates requests to these methods; tests call them directly. docs/semantics.md has
+the promises. This module has the operations on names, `open_files` those on bytes; `tree` finds
+what a name stands for.
 """
 
 from collections.abc import AsyncGenerator, Iterable
@@ -42,7 +43,7 @@ from csi_s3.fs.write.spool_recovery import upload_leftovers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirEntry:
-    """position: where the next `readdir` goes on after this entry."""
+    """position: where the next `readdir` continues after this entry."""
 
     name: bytes
     attributes: Attributes
@@ -82,7 +83,7 @@ class FileSystem:
         state_dir: Path | None = None,
         numbers: InodeNumbers = FIRST_NUMBERS,
     ) -> None:
-        """Build every part of the mount, each from those before it: the one place that does.
+        """Build all parts of the mount, each from those before it. Nothing else builds one.
 
         state_dir: None where there is none; then only what fits memory can be changed.
         """
@@ -133,30 +134,30 @@ class FileSystem:
     # names
 
     async def lookup(self, parent: int, name: bytes) -> Attributes:
-        """Find a name; the kernel holds the inode once more.
+        """Find a name, and count a reference of the kernel to its inode.
 
         Raises:
             NotFoundError: no such name.
-            KeyTooLongError: there cannot be such a name.
+            KeyTooLongError: no name can be that long.
 
         """
         try:
             text = decode_name(name)
         except InvalidNameError as exc:
             raise NotFoundError(str(exc)) from exc
-        began = self._tree.sizes.now
+        start = self._tree.sizes.now
         inode = await self._tree.lookup(self._inodes.get(parent), text)
         self._tree.remember(inode)
-        self._tree.sizes.told(inode, began=began)
+        self._tree.sizes.note_answer(inode, start=start)
         return self._tree.attributes(inode)
 
     def forget(self, ino: int, n: int) -> None:
         self._inodes.forget(ino, n)
 
     async def getattr(self, ino: int) -> Attributes:
-        inode, began = self._inodes.get(ino), self._tree.sizes.now
+        inode, start = self._inodes.get(ino), self._tree.sizes.now
         ttl_s = await self._tree.refresh(inode)
-        self._tree.sizes.told(inode, began=began)
+        self._tree.sizes.note_answer(inode, start=start)
         return replace(self._tree.attributes(inode), ttl_s=ttl_s)
 
     async def setattr(
@@ -167,7 +168,7 @@ class FileSystem:
         mtime_ns: int | None = None,
         atime_ns: int | None = None,
     ) -> Attributes:
-        """Truncate, or set the times; mode and owner are the options' and are not passed here.
+        """Truncate, or set the times; mode and owner come from mount options and never change.
 
         Raises:
             NotPermittedError: an existing object, without allow-overwrite.
@@ -177,7 +178,7 @@ class FileSystem:
         if size is not None:
             await self.files.truncate(inode, size)
         inode.set_times(mtime_ns=mtime_ns, atime_ns=atime_ns)
-        inode.note_size()  # the kernel takes these attributes whatever came meanwhile
+        inode.note_size()  # the kernel takes these attributes in any case
         return self._tree.attributes(inode)
 
     async def opendir(self, ino: int) -> int:
@@ -185,7 +186,7 @@ class FileSystem:
         return self._handles.add(DirHandle(inode, self._tree.list_directory(inode)))
 
     def dots(self, fh: int) -> tuple[Attributes, Attributes]:
-        """What `.` and `..` of an open directory are."""
+        """The attributes of `.` and `..` of an open directory."""
         here = self._handles.directory(fh).inode
         above = here if here.ino == ROOT else self._inodes.get(here.parent)
         return self._tree.attributes(here), self._tree.attributes(above)
@@ -193,7 +194,7 @@ class FileSystem:
     async def readdir(self, fh: int, start: int) -> AsyncGenerator[DirEntry, None]:
         """Entries from a position on (0: the beginning), without `.` and `..`: see `dots`.
 
-        The caller calls `remember` for each that it passed on, and `told` once it has answered.
+        The caller calls `remember` for each that the kernel took, then `note_answers` once.
         """
         handle = self._handles.directory(fh)
         if start == 0 and handle.position > 0:
@@ -207,11 +208,11 @@ class FileSystem:
                     await listing.more()
             name = listing.names[at]
             at += 1
-            found = listing.entries.get(name)
-            if found is None:
+            entry = listing.entries.get(name)
+            if entry is None:
                 continue  # removed since
             try:
-                inode = await self._listed(handle.inode, name, found, listing.asked_of(name))
+                inode = await self._listed(handle.inode, name, entry, listing.question_of(name))
             except NotFoundError:
                 continue
             handle.position = at
@@ -221,37 +222,37 @@ class FileSystem:
             finally:
                 self._inodes.drop_unused(inode)
 
-    async def _listed(self, parent: Inode, name: str, found: Entry, asked: int) -> Inode:
+    async def _listed(self, parent: Inode, name: str, entry: Entry, question: int) -> Inode:
         local = self._tree.directory(parent).local.get(name)
         if local is not None:
             return local
-        if found is Special.LOCAL:  # no more: S3 has it since
+        if entry is Special.LOCAL:  # it was; S3 has it now
             with self._tree.reading(parent):
-                asked, found = self._tree.sizes.ask(), await self._tree.find(parent, name)
-        return await self._tree.adopt(parent, name, found, asked=asked)
+                entry, question = await self._tree.find(parent, name)
+        return await self._tree.adopt(parent, name, entry, question=question)
 
     def _rewind(self, handle: DirHandle) -> None:
-        """rewinddir: what is read from now on is as of now."""
+        """rewinddir: list the directory again."""
         self._tree.close_listing(handle.inode, handle.listing)
         handle.listing = self._tree.list_directory(handle.inode)
         handle.position = 0
 
     def remember(self, ino: int) -> bool:
-        """The kernel took a listed entry, and holds its inode once more.
+        """Count a reference of the kernel, which took a listed entry.
 
-        False: it holds so many that the answer should end here; there is more to come.
+        False: it has so many inodes that this answer should end here.
         """
         return self._tree.remember(self._inodes.get(ino))
 
     @property
     def now(self) -> int:
-        """When a request begins, for `told`."""
+        """The start of a request, for `note_answers`."""
         return self._tree.sizes.now
 
-    def told(self, inos: Iterable[int], *, began: int) -> None:
-        """The attributes of listed entries were the answer to a request, as `Sizes.told`."""
+    def note_answers(self, inos: Iterable[int], *, start: int) -> None:
+        """The kernel has got the attributes of these inodes, as `Sizes.note_answer`."""
         for ino in inos:
-            self._tree.sizes.told(self._inodes.get(ino), began=began)
+            self._tree.sizes.note_answer(self._inodes.get(ino), start=start)
 
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)
@@ -268,7 +269,7 @@ class FileSystem:
         """
         above, text, key = self._tree.new_name(parent, name, is_dir=True)
         directory = self._tree.directory(above)
-        if text in directory.local or await self._tree.find(above, text) is not Special.ABSENT:
+        if text in directory.local or (await self._tree.find(above, text))[0] is not Special.ABSENT:
             raise ExistsError(f"{key}: exists")
         if self._config.dir_markers:
             async with self._change(above):
@@ -287,7 +288,7 @@ class FileSystem:
         return self._tree.attributes(inode)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
-        """Remove a directory that holds nothing but its marker. Nobody's giving up stops it.
+        """Remove a directory that holds nothing but its marker, even if the caller gives up.
 
         Raises:
             NotEmptyError: it holds something.
@@ -298,7 +299,7 @@ class FileSystem:
         inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
         if not inode.is_dir:
             raise NotDirectoryError(f"{text}: not a directory")
-        if not inode.is_made_here:
+        if not inode.runtime.is_made_here:
             self._context.check_allowed("allow-delete", f"rmdir of {self._inodes.key(inode)}")
 
         async def removing() -> None:
@@ -310,7 +311,7 @@ class FileSystem:
         await self._progress_timeout.wait(removing, f"rmdir of {text}")
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        """Delete a file at once; handles that are open on it go on. Nobody's giving up stops it.
+        """Delete a file, even if the caller gives up; open handles on it go on working.
 
         Raises:
             NotPermittedError: without allow-delete, unless its creator has it open.
@@ -325,7 +326,7 @@ class FileSystem:
 
         async def remove() -> None:
             stored = inode.info if inode.writer is None else inode.writer.base or inode.info
-            if stored is not None:  # else never stored: an object there is somebody else's
+            if stored is not None:  # else an object there is another client's
                 await self._store.delete(self._inodes.key(inode))
             self._removed(above, text, inode)
 
@@ -336,13 +337,13 @@ class FileSystem:
         await self._progress_timeout.wait(removing, f"unlink of {text}")
 
     def _change(self, inode: Inode) -> AbstractAsyncContextManager[None]:
-        """Its key's turn: no rename of it or of what is above it is under way."""
+        """A turn for its key, without a rename of it or of a directory above it."""
         return self._key_lock.change(lambda: self._inodes.key(inode))
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
     ) -> None:
-        """As `Renames.rename`; it goes on to its end even if nobody waits."""
+        """As `Renames.rename`, even if the caller gives up."""
         work = partial(
             self._renames.rename, parent, name, new_parent, new_name, may_replace=may_replace
         )
@@ -351,8 +352,7 @@ class FileSystem:
     async def recover(self) -> None:
         """Finish what earlier workers of this mount began: renames first, then uploads.
 
-        It never fails; the log says what is left. What this worker is asked to do meanwhile waits
-        where it would be in the way.
+        It never fails; the log says what is left. Requests that conflict with it wait.
         """
         await outcome(self._rename_recovery.recover)
         await outcome(partial(upload_leftovers, self._context, self._spool))

@@ -1,4 +1,4 @@
-"""deploy/csi-s3.yaml: the chart with its defaults, for those who do not use helm.
+"""deploy/csi-s3.yaml: the chart with its defaults, to install without Helm.
 
 `python -m tests.chart.deploy` writes it; a test compares.
 """
@@ -10,14 +10,14 @@ from tests.chart.rendered import ROOT, template
 
 PAGE = ROOT / "deploy" / "csi-s3.yaml"
 HEAD = """\
-# Made from charts/csi-s3 by `python -m tests.chart.deploy`; a test compares.
+# Generated from charts/csi-s3 by `python -m tests.chart.deploy`; a test compares them.
 #   kubectl apply -f deploy/csi-s3.yaml
-# deploy/kustomization.yaml is the place for changes of your own.
+# To change these manifests, see deploy/kustomization.yaml.
 """
 
 
 def manifests() -> str:
-    """What says that helm manages an object goes: here nobody does."""
+    """The rendered chart without the labels that say that Helm manages an object."""
     text = template(args=["--skip-tests"])
     helms = re.compile(
         r"^ *(app\.kubernetes\.io/managed-by|helm\.sh/chart):.*\n|^# Source:.*\n", re.MULTILINE

@@ -118,7 +118,7 @@ def test_the_account_may_have_another_name(where):
 def test_two_names_or_the_node_plugins_own_are_errors():
     with pytest.raises(RefusedError, match="keep one of them"):
         render({n: {"serviceAccount": {"name": n}} for n in ("node", "mounter")})
-    with pytest.raises(RefusedError, match="the node plugin's own service account"):
+    with pytest.raises(RefusedError, match="service account of the node plugin"):
         render({"serviceAccount": {"name": "s3-csi-node-sa"}})
 
 

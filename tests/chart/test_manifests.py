@@ -135,7 +135,7 @@ def test_a_volume_s_share_is_the_one_that_values_and_docs_tell():
     comment = words(CHART / "values.yaml")
     assert f"4Gi and {config.max_volumes} give each volume's buffers {share} MiB" in comment
     assert f"an eighth fewer ({announced} of {config.max_volumes})" in comment
-    page = words(ROOT / "docs" / "kubernetes.md")
+    page = words(ROOT / "docs" / "operations.md")
     assert f"of 4 GiB, {config.max_volumes} volumes get {share} MiB each" in page
     assert f"{announced} of {config.max_volumes}" in page
     with pytest.raises(BadOptionError, match=r"\((\d+) MiB\)") as refusal:

@@ -259,7 +259,7 @@ async def trial(minio, proxy, aws_environment):
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 async def test_a_fault_that_passes_fails_nothing(trial, name, kind):
-    """Promise: A fault that passes is no error."""
+    """Promise: A transient fault is not an error."""
     for fault in FAULTS[kind]:
         assert await trial.run(OPERATIONS[name], fault, times=1), fault
         assert trial.met == 1

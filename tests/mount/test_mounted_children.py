@@ -103,8 +103,9 @@ def test_children_before_any_write_store_nothing(here, proxy):
 
 
 def test_readers_of_a_file_that_is_being_written_do_not_store_it(here, proxy):
-    """Promise: A FLUSH of a handle that cannot write does nothing: who reads a file that is being
-    written does not store it."""
+    """Promise: A FLUSH of a handle that cannot write does nothing: closing a reader of a file that
+    is being written does not store it.
+    """
     with (here / "f").open("wb", buffering=0) as file:
         for n in range(CHILDREN):
             file.write(b"line\n")

@@ -112,7 +112,7 @@ def test_what_is_made_here_is_listed_and_found_at_once(here):
 
 
 def test_df_shows_8_eib_free(here, mounted):
-    """Promise: statfs says 8 EiB free: 9007199254740992 1K-blocks in `df`."""
+    """Promise: statfs reports 8 EiB free: 9007199254740992 1K-blocks in `df`."""
     done = subprocess.run(
         ["df", "-k", "--output=size,avail", mounted.path],
         check=True,

@@ -37,10 +37,11 @@ def elsewhere(mounted):
 def test_what_is_opened_has_the_size_of_its_version_whatever_was_seen_before(
     here, mounted, elsewhere
 ):
-    """Promise: Read, append, seek to the end, mmap, copies and truncation go by the size of the
-    version that is opened, whatever the kernel was told of the file before: an open that finds
-    another one is answered ESTALE, and the kernel asks for the size and opens again. A program
-    gets that ESTALE only if the second open, too, finds another version than the kernel knows."""
+    """Promise: Read, append, seek to the end, mmap, copies and truncation use the size of the
+    version that is opened, whatever size the kernel had before: an open that finds another version
+    is answered ESTALE, and the kernel asks for the size and opens again. A program gets that ESTALE
+    only if the second open also finds another version than the kernel knows.
+    """
     rounds = list(all_rounds())[::EACH]
     assert len({r.use for r in rounds}) == len({r.use for r in all_rounds()})
     for n, this in enumerate(rounds):

@@ -177,7 +177,7 @@ def read_all(path):
 
 
 def test_readers_of_a_file_that_is_replaced_elsewhere_see_one_version_or_estale(here, mounted):
-    """Promise: The page cache, too, shows one version: never a mix of two."""
+    """Promise: The page cache also shows one version, never a mix of two."""
     versions = [bytes([65 + n]) * MIB for n in range(6)]
     key = f"{here.name}/f"
     mounted.put(key, versions[0])
@@ -240,7 +240,9 @@ def test_a_file_that_is_being_written_is_read_through_another_handle(here):
 
 
 def test_what_is_never_built_says_eopnotsupp(here):
-    """Promise: EOPNOTSUPP: fallocate, extended attributes, O_TMPFILE, and what is not built yet."""
+    """Promise: EOPNOTSUPP: fallocate, extended attributes, O_TMPFILE, and what is not implemented
+    yet.
+    """
     (here / "f").write_text("data")
     assert errno_of(lambda: os.getxattr(here / "f", "user.x")) == errno.EOPNOTSUPP
     assert errno_of(lambda: os.setxattr(here / "f", "user.x", b"x")) == errno.EOPNOTSUPP
@@ -260,8 +262,9 @@ def fallocate(fd):
 
 
 def test_what_s3_cannot_hold_says_eperm(here, mounted):
-    """Promise: Hard link, fifo, socket and device give EPERM (not EOPNOTSUPP: programs fall back to
-    O_EXCL only on EPERM and its like), without a line in the log."""
+    """Promise: Hard links, fifos, sockets and devices give EPERM (not EOPNOTSUPP: programs fall
+    back to O_EXCL only on EPERM and similar errors), without a line in the log.
+    """
     (here / "f").write_text("data")
     assert errno_of(lambda: os.link(here / "f", here / "g")) == errno.EPERM
     assert errno_of(lambda: os.mkfifo(here / "p")) == errno.EPERM

@@ -66,7 +66,7 @@ def test_a_temporary_file_of_its_creator_needs_no_option(guarded):
 
 
 def test_modes_and_owner_decide_for_other_users(guarded):
-    """Promise: Modes, uid and gid decide who may do what (`default_permissions`)."""
+    """Promise: The kernel checks access by mode, uid and gid (`default_permissions`)."""
     guarded.put("private/f", b"for all to read")
     found = (guarded.path / "private/f").stat()
     assert (found.st_mode, found.st_uid, found.st_gid) == (0o100644, 0, 0)

@@ -72,8 +72,9 @@ def test_spark_commits_by_renames_of_directories(here, mounted):
 
 
 def test_what_rm_r_and_mv_took_away_is_not_there_any_more(here, mounted):
-    """Promise: A directory under which nothing but delete markers is left is not there: not in a
-    listing, not for stat, mkdir, rmdir and rename."""
+    """Promise: A directory below which only delete markers are left does not exist: neither in a
+    listing nor for stat, mkdir, rmdir and rename.
+    """
     for tree in ("a", "b"):
         for path in ("f", "sub/f", "sub/deep/f"):
             mounted.put(f"{here.name}/{tree}/{path}", b"x")
@@ -105,8 +106,9 @@ def test_a_rename_over_a_directory_that_others_emptied(here, mounted):
 
 
 def test_a_directory_name_that_the_store_cannot_hold_is_too_long(here, mounted):
-    """Promise: MinIO takes no directory whose name has more than 246 bytes: mkdir and rename give
-    ENAMETOOLONG, and nothing has changed."""
+    """Promise: MinIO accepts no directory name over 246 bytes: mkdir and rename give ENAMETOOLONG
+    and change nothing.
+    """
     if mounted.server.kind == "versitygw":
         (here / LONG).mkdir()
         (here / LONG).rename(here / f"{LONG}mmmmmmmm")
@@ -131,7 +133,8 @@ def test_a_directory_name_that_the_store_cannot_hold_is_too_long(here, mounted):
 
 def test_nothing_deletes_a_version(here, mounted):
     """Promise: In a bucket that keeps versions, an unlink, a rename and an overwrite leave the
-    version that was there as a noncurrent one; nothing here ever deletes a version."""
+    version that was there as a noncurrent one; no version is ever deleted.
+    """
     path = here / "f"
     for data in ("1", "2", "3"):
         path.write_text(data)

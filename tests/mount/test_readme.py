@@ -1,4 +1,4 @@
-"""README's commands for one machine, run as they are written but for the names in capitals."""
+"""The docs' commands for one machine, run as written but for the names in capitals."""
 
 import os
 import subprocess
@@ -19,6 +19,7 @@ from tests.readme import blocks, put_in, script
 from tests.servers import REGION
 
 __all__ = ["directory", "env", "s3"]
+PAGE = "docs/command-line.md"
 
 
 @pytest.fixture
@@ -44,20 +45,20 @@ def shell(env, tmp_path):
 
 
 def test_in_a_shell(shell, directory):
-    block, _ = blocks("## In a shell")
+    block, _ = blocks(PAGE, "## Mount from a shell")
     names = {
         "s3://BUCKET/PREFIX/": "s3://data/deep/",
         "mount BUCKET": "mount data",
         "DIRECTORY": str(directory),
         "REGION": REGION,
     }
-    said = shell(put_in(block, names), f"cat {directory}/er/note.txt\numount {directory}\n")
-    assert said == f"bucket data is mounted at {directory}\n" * 2 + "hello\n"
+    printed = shell(put_in(block, names), f"cat {directory}/er/note.txt\numount {directory}\n")
+    assert printed == f"bucket data is mounted at {directory}\n" * 2 + "hello\n"
 
 
 def test_in_fstab(shell, directory):
     """In a namespace of its own, where /sbin can get the link and /etc/fstab the line."""
-    _, line = blocks("## In a shell")
+    _, line = blocks(PAGE, "## Mount from a shell")
     above = directory.parent
     (above / "upper").mkdir()
     (above / "fstab").write_text(
@@ -74,14 +75,14 @@ def test_in_fstab(shell, directory):
         cat {directory}/er/note.txt
         umount {directory}
     """
-    said = shell(f"unshare --mount bash -e <<'END'\n{inside}\nEND\n")
-    assert said == f"bucket data is mounted at {directory}\nhello\n"
+    printed = shell(f"unshare --mount bash -e <<'END'\n{inside}\nEND\n")
+    assert printed == f"bucket data is mounted at {directory}\nhello\n"
     for pid in workers(directory):
         wait_gone(pid)
 
 
 def test_in_python(env, directory):
-    (block,) = blocks("## In Python")
+    (block,) = blocks(PAGE, "## Mount from Python")
     names = {"s3://bucket/prefix/": "s3://data/deep/", "/data/here": str(directory)}
     done = subprocess.run(
         [sys.executable, "-c", put_in(block, names)],
@@ -92,7 +93,7 @@ def test_in_python(env, directory):
 
 
 def test_the_demo_on_a_bucket(shell, s3):
-    make, block = blocks("## Without a cluster")
+    make, block = blocks(PAGE, "## Demo")
     assert make == "make demo\n"  # test_local_demo runs it
     names = {
         "BUCKET": "data",
@@ -104,7 +105,7 @@ def test_the_demo_on_a_bucket(shell, s3):
 
 
 def test_the_driver_by_hand(shell, tmp_path):
-    (block,) = blocks("## The driver by hand")
-    said = shell(put_in(block, {"/tmp/csi": str(tmp_path / "csi"), "BUCKET": "data"}), "wait\n")
-    assert " hello.txt\n" in said
+    (block,) = blocks(PAGE, "## Run the driver by hand")
+    printed = shell(put_in(block, {"/tmp/csi": str(tmp_path / "csi"), "BUCKET": "data"}), "wait\n")
+    assert " hello.txt\n" in printed
     assert not (tmp_path / "csi" / "kubelet" / "pods" / "mount").exists()

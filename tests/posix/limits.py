@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "semantics.md"
-HEADING = "## Where POSIX ends"
+HEADING = "## Deviations from POSIX"
 SUITES = ("pjdfstest", "cpython", "stress-ng")
 
 

@@ -1,4 +1,4 @@
-"""Where POSIX ends is written once, in docs/semantics.md: what, why, and the suites' cases."""
+"""Deviations from POSIX are written once, in docs/semantics.md: what, why, the suites' cases."""
 
 from tests.posix.limits import SUITES, limits
 

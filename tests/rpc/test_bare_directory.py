@@ -54,7 +54,7 @@ async def containers_start(node, path, name="hello"):
 
 async def test_no_container_sees_it_whatever_dies(node, mounter):
     """Promise: A container that starts while its volume's mount is dead never sees the directory
-    beneath: it fails to start, or each access is an error, until the volume is published again.
+    underneath: it fails to start, or each access is an error, until the volume is published again.
     """
     target = node.target("a")
     await node.publish(target)

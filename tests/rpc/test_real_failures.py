@@ -231,7 +231,9 @@ async def test_bytes_that_miss_the_store_at_the_last_close_are_told_and_uploaded
 
 
 async def test_a_missing_option_is_an_event_that_names_it(node, minio):
-    """Promise: What is refused for want of an option is an Event on the pod, too."""
+    """Promise: An operation that is refused because an option is missing is also an Event on the
+    pod.
+    """
     async with mounting(node, **minio.env(), AWS_ENDPOINT_URL_S3=minio.endpoint):
         target = node.target("a")
         await node.publish(target, bucket="data", pod="a")
@@ -250,8 +252,9 @@ async def test_a_missing_option_is_an_event_that_names_it(node, minio):
 
 
 async def test_a_program_that_is_not_root_where_only_root_may_write_is_an_event_once(node, minio):
-    """Promise: A CSI volume without uid, gid and fsGroup on which a program runs as somebody else
-    than root: an Event on the pods that may write names the options."""
+    """Promise: A program that runs as a user other than root on a CSI volume without uid, gid and
+    fsGroup: an Event on the pods that may write names the options.
+    """
     as_user = "setpriv --reuid 1000 --regid 2000 --clear-groups"
     async with mounting(node, **minio.env(), AWS_ENDPOINT_URL_S3=minio.endpoint):
         said = {}

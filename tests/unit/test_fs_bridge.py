@@ -175,8 +175,9 @@ def test_an_error_while_a_directory_is_read_is_answered(mount, bridge):
 
 @pytest.mark.warnings_expected("NoSuchBucket")
 def test_a_bucket_that_is_gone_is_no_empty_directory(mount, bridge):
-    """Promise: EIO: the bucket is gone. (Were it ENOENT, a C library would take the failed listing
-    for a complete one.)"""
+    """Promise: EIO: the bucket no longer exists. (With ENOENT, a C library would take the failed
+    listing for a complete one.)
+    """
     fh = mount.run(bridge.opendir(1, None))
     fail(mount.store, "LIST", NoSuchBucketError("LIST: NoSuchBucket"), times=9)
     behind_the_dots = 2

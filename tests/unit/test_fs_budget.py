@@ -146,7 +146,7 @@ def test_idle_readers_do_not_stop_a_writer(mounts):
 
 
 def test_readers_progress_when_writers_hold_everything(mounts):
-    """Promise: Readers always progress, at their minimum, whatever writers hold."""
+    """Promise: Readers always make progress, with a minimum of memory, whatever writers hold."""
     mount = mounts(write_part_bytes=2 * MIB, memory_bytes=4 * MIB)
     mount.put("big", b"x" * (8 * MIB))
     fh = mount.create("f")

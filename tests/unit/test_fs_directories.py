@@ -130,7 +130,7 @@ def test_unlink_that_s3_refuses_leaves_the_file(mount):
 
 
 def test_an_unlink_whose_answer_was_lost_may_be_repeated(mount):
-    """Promise: EIO: a fault that stays, after the retries."""
+    """Promise: EIO: a fault that persists after the retries."""
     mount.put("f", b"x")
     fail(mount.store, "DELETE", StoreUnavailableError("503"), after=True)
     with pytest.raises(StoreUnavailableError) as caught:
@@ -171,8 +171,9 @@ def test_rm_r_removes_all_and_costs_one_delete_for_each_key(mount):
 
 
 def test_a_directory_that_others_emptied_stays_while_the_kernel_holds_it(mount):
-    """Promise: A directory that others emptied stays usable while the kernel holds it (a working
-    directory, a subPath)."""
+    """Promise: A directory that other clients emptied stays usable while the kernel holds it (a
+    working directory, a subPath).
+    """
     mount.put("d/x", b"1")
     ino = mount.ino("d")
     mount.delete("d/x")
@@ -249,10 +250,11 @@ def test_the_time_of_an_own_write_is_shown_after_close(mount):
 
 
 def test_a_directorys_time_tells_of_names_made_and_removed_in_it(mount):
-    """Promise: A directory's time is that of its making or of the last name made or removed in it
-    through this mount, or what utimens has said since, as long as the kernel holds it; else the
-    time of the mount. (Python's import system lists a directory anew only when its time has
-    changed.)"""
+    """Promise: A directory's time is that of its creation, or of the last name created or removed
+    in it through this mount, or the one set by utimens since, as long as the kernel holds it;
+    otherwise the time of the mount. (Python's import system lists a directory again only when its
+    time has changed.)
+    """
     mounted_ns = int(mount.time.now_s * 10**9)
     mount.put("d/x")
     mount.put("e/x")

@@ -77,7 +77,7 @@ def test_ls_l_costs_its_list_requests_and_nothing_else(mount, n):
 
 
 def test_a_stat_asks_again_each_time_the_kernel_asks(mount):
-    """Promise: Look-up and stat are at most `metadata-ttl` old, 1 s by default."""
+    """Promise: Results of look-up and stat are at most `metadata-ttl` old, 1 s by default."""
     mount.put("f", b"x")
     assert mount.lookup("f").ttl_s == 1.0
     mount.store.put_now("f", b"longer")
@@ -92,7 +92,7 @@ def test_the_metadata_ttl_is_the_options(mounts, ttl_s):
 
 
 def test_a_name_that_was_not_found_is_asked_for_again(mount):
-    """Promise: Names that were not found are not kept, unless `negative-metadata-ttl` says so."""
+    """Promise: Names that were not found are not cached, unless `negative-metadata-ttl` is set."""
     for _ in range(2):
         with mount.requests(HEAD=2, LIST=1), pytest.raises(NotFoundError):
             mount.lookup("f")
@@ -212,7 +212,7 @@ async def rewrite(mount, ino, data):
 
 
 def test_head_refused_while_list_is_allowed_list_decides(mount):
-    """Promise: Where HEAD is refused (403) while LIST is allowed, the LIST decides what exists."""
+    """Promise: If HEAD is refused (403) while LIST is allowed, the LIST decides what exists."""
     mount.put("f", b"xyz")
     mount.put("f-1", b"x")
     mount.put("d/x", b"x")
@@ -246,7 +246,9 @@ def test_both_refused_is_eacces_not_enoent(mount):
 
 @pytest.mark.parametrize(("kind", "a_look_up"), [("HEAD", 2), ("LIST", 1)])
 def test_a_question_that_fails_is_an_error_never_a_missing_file(mount, kind, a_look_up):
-    """Promise: ENOENT: not there. A question that S3 did not answer is never ENOENT."""
+    """Promise: ENOENT: the name does not exist. A request that S3 did not answer is never
+    ENOENT.
+    """
     mount.put("f", b"xyz")
     fail(mount.store, kind, StoreUnavailableError("503"), times=2 * a_look_up)
     with pytest.raises(StoreUnavailableError):

@@ -65,7 +65,9 @@ def test_truncation_to_the_size_it_has_changes_nothing_and_is_allowed(mounts):
 
 
 def test_the_answer_names_the_missing_option(mounts):
-    """Promise: What is refused for want of an option is a log line that names the option."""
+    """Promise: An operation that is refused because an option is missing is a log line that names
+    the option.
+    """
     mount = guarded(mounts)
     with pytest.raises(NotPermittedError) as caught:
         mount.unlink("f")
@@ -103,7 +105,9 @@ def test_the_exemption_ends_with_the_handle_that_created_it(mounts):
 
 
 def test_a_directory_made_here_may_be_removed(mounts):
-    """Promise: Exempt from `allow-delete`: an empty directory that was made through this mount."""
+    """Promise: Exempt from `allow-delete`: an empty directory that was created through this
+    mount.
+    """
     mount = guarded(mounts)
     mount.mkdir("own")
     mount.rmdir("own")
@@ -169,14 +173,15 @@ def test_the_group_of_a_csi_volume_is_the_pods_fs_group():
 
 
 def test_a_csi_volume_can_be_reached_by_everybody():
-    """Promise: A CSI volume can be reached by everybody, whether or not `allow-other` is given."""
+    """Promise: All users can access a CSI volume, whether or not `allow-other` is given."""
     assert csi_volume().allow_other
     assert csi_volume("allow-other").allow_other
 
 
 def test_a_mount_of_the_command_line_belongs_to_its_caller():
-    """Promise: Command line: uid and gid are the caller's, and nobody else reaches the mount
-    without `allow-other` or `allow-root`."""
+    """Promise: Command line: uid and gid are the caller's, and no other user can access the mount
+    without `allow-other` or `allow-root`.
+    """
     config = parse_command(["bucket", "/mnt"], uid=12, gid=34).config
     assert (config.tree.uid, config.tree.gid) == (12, 34)
     assert not config.allow_other

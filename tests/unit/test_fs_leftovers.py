@@ -90,8 +90,8 @@ def test_a_store_that_knows_no_conditions_is_asked_before_anything_is_written_ov
 def test_the_last_of_two_tries_is_uploaded(spooled, state, old, between):
     """Numbers say nothing of the order, neither as text nor as numbers.
 
-    Promise: Of several such leftovers of one name the youngest is uploaded; where the name was
-    written anew since, none is, and the log names them.
+    Promise: Of several such files of one name the newest is uploaded; if the name has been written
+    again since, none is, and the log names them.
     """
     mount = spooled
     if old is not None:

@@ -65,8 +65,8 @@ def test_what_was_stored_though_its_answer_was_lost_is_no_change_by_somebody_els
 ):
     """Whatever is changed before the next try.
 
-    Promise: A store that took effect although its answer was lost is not taken for somebody else's
-    change: the next one finds out, and goes on from there.
+    Promise: An upload that took effect although its response was lost is not mistaken for another
+    client's change: the next one detects it and continues from there.
     """
     mount = spooled
     plain = bytearray(old or b"")
@@ -177,8 +177,8 @@ def test_parts_that_are_in_s3_are_not_sent_again_because_the_last_request_failed
 ):
     """Without room in the spool they could not even be.
 
-    Promise: An upload of which only the last request failed is completed by the next try, without
-    sending its parts again.
+    Promise: An upload of which only the last request failed is completed by the next attempt,
+    without sending its parts again.
     """
     state = tmp_path / "state" if has_spool else None
     mount = mounts(write_part_bytes=8, min_part_bytes=4, state_dir=state)

@@ -89,7 +89,7 @@ def test_components_that_mean_something_else_to_the_kernel_are_hidden(mount, cap
 
 @pytest.mark.parametrize("name", [".", "..", "a\0b"])
 def test_a_name_that_cannot_be_shown_is_not_found_and_cannot_be_made(mount, name):
-    """Promise: EINVAL: names that S3 cannot hold, or that could not be shown again."""
+    """Promise: EINVAL: names that S3 cannot store, or that could not be listed afterwards."""
     mount.put(name, b"there in S3")
     with pytest.raises(NotFoundError):
         mount.run(mount.fs.lookup(1, name.encode()))
@@ -180,8 +180,9 @@ TRAPS = [
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 @pytest.mark.parametrize("keys", TRAPS, ids=lambda keys: keys[0] + str(len(keys)))
 def test_listing_order_traps_never_lose_repeat_or_misplace_a_name(mount, keys, size):
-    """Promise: Listing order traps (`dir`, `dir-1`, `dir/x`: `dir-1` sorts before `dir/`) never
-    lose, repeat or misplace a name, at any page boundary."""
+    """Promise: Names that sort between a directory and its keys (`dir`, `dir-1`, `dir/x`: `dir-1`
+    sorts before `dir/`) are never lost, repeated or misplaced, at any page boundary.
+    """
     paged(mount.store, size)
     for key in keys:
         mount.put(key, key.encode())

@@ -79,8 +79,9 @@ def test_nothing_is_fetched_behind_the_end_of_an_object():
 @pytest.mark.parametrize("size", [1, 128 * KIB, MIB - 1, MIB, MIB + 1, 20 * MIB + 17])
 @pytest.mark.parametrize("step", [4 * KIB + 1, 128 * KIB, MIB])
 def test_a_sequential_read_fetches_no_byte_twice(mount, fetched, size, step):
-    """Promise: A sequential reader has the next parts fetched in parallel ahead of it, and no byte
-    is fetched twice."""
+    """Promise: For a sequential reader the next parts are fetched in parallel, and no byte is
+    fetched twice.
+    """
     if size > 2 * MIB and step < 128 * KIB:
         step = 64 * KIB
     mount.put("f", pattern(size))
@@ -97,7 +98,7 @@ def test_a_sequential_read_fetches_no_byte_twice(mount, fetched, size, step):
 
 @pytest.mark.parametrize("size", [4 * KIB, 256 * KIB])
 def test_a_random_read_is_exactly_one_get_of_what_was_asked(mount, fetched, size):
-    """Promise: A random read is one GET of exactly what was asked."""
+    """Promise: A random read is one GET of exactly the bytes requested."""
     mount.put("f", pattern(40 * MIB))
     fh = mount.open("f")
     fetched.clear()

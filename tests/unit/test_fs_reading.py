@@ -21,8 +21,9 @@ MIB = 1 << 20
 
 
 def test_open_and_read_of_a_small_file_is_one_get(mount):
-    """Promise: open always asks S3 unless `metadata-ttl` was set by hand, and the question brings
-    the first bytes along (one request)."""
+    """Promise: open always asks S3 unless `metadata-ttl` was set explicitly, and the same request
+    fetches the first bytes.
+    """
     mount.put("f", b"x" * MIB)
     ino = mount.ino("f")
     with mount.requests(GET=1):
@@ -58,7 +59,7 @@ def test_open_does_not_ask_while_a_metadata_ttl_set_by_hand_lasts(mounts):
 
 
 def test_what_was_closed_elsewhere_before_is_seen_at_open(mount):
-    """Promise: Close-to-open: what was closed elsewhere before an open is seen by it."""
+    """Promise: Close-to-open consistency: an open sees what was closed elsewhere before it."""
     mount.put("f", b"old")
     assert mount.cat("f") == b"old"
     mount.store.put_now("f", b"newer")  # the clock stands: every cache is fresh
@@ -193,7 +194,7 @@ def test_an_inode_whose_name_stands_for_another_cannot_be_opened_any_more(mount)
 
 
 def test_own_writes_keep_the_inode_and_are_read_through_handles_that_were_open(mount):
-    """Promise: Own writes keep the inode."""
+    """Promise: Writes through the mount keep the inode."""
     mount.put("f", b"old")
     ino = mount.ino("f")
     old = mount.run(mount.fs.files.open(ino, os.O_RDONLY))
@@ -204,8 +205,9 @@ def test_own_writes_keep_the_inode_and_are_read_through_handles_that_were_open(m
 
 
 def test_reads_see_the_bytes_written_so_far_through_any_handle(mount):
-    """Promise: A file being written on the same mount: reads see the bytes written so far, through
-    any handle."""
+    """Promise: Reads of a file being written on the same mount see the bytes written so far,
+    through any handle.
+    """
     writer = mount.create("f", os.O_RDWR | os.O_CREAT)
     reader = mount.open("f")
     mount.write(writer, b"one")
@@ -244,8 +246,9 @@ def test_an_archived_object_has_mode_000_and_cannot_be_opened(mount):
 
 
 def test_a_handle_outlives_unlink_and_reads_what_is_in_memory(mount):
-    """Promise: unlink of an open file: the handle goes on; bytes that are not in S3 yet stay
-    readable and writable, and are never uploaded."""
+    """Promise: unlink of an open file: the handle keeps working; bytes that are not in S3 yet stay
+    readable and writable, and are never uploaded.
+    """
     fh = mount.create("tmp", os.O_RDWR | os.O_CREAT)
     reader = mount.open("tmp")
     mount.write(fh, b"one")
@@ -288,8 +291,9 @@ def test_a_failed_open_leaves_nothing_and_the_next_one_works(mount):
 
 
 def test_an_open_whose_question_was_overtaken_by_an_own_write_does_not_undo_it(mount):
-    """Promise: Own changes are visible at once on the mount; a LIST or a look-up that was under way
-    cannot undo them."""
+    """Promise: Changes made through the mount are visible on it at once; a LIST or a look-up that
+    was in progress cannot undo them.
+    """
     mount.put("f", b"old")
     ino = mount.ino("f")
     dir_fh = mount.run(mount.fs.opendir(1))

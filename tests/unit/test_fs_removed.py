@@ -30,8 +30,9 @@ def spooled(mounts, tmp_path):
 
 
 def test_what_is_only_in_s3_is_fetched_before_the_delete(spooled):
-    """Promise: unlink of an open file: what is only in S3 is fetched before the delete, up to
-    `unlinked-open-limit`; beyond it reads of that give ESTALE."""
+    """Promise: unlink of an open file: bytes that are only in S3 are fetched before the delete, up
+    to `unlinked-open-limit`; reads of bytes beyond it give ESTALE.
+    """
     mount = spooled
     mount.put("f", LARGE)
     mount.put("larger", LARGE + b"!")

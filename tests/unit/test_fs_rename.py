@@ -175,8 +175,9 @@ def test_the_time_of_the_file_stays(mount):
 
 
 def test_handles_go_on_under_the_new_name(mounts):
-    """Promise: rename works on open files and on files being written: handles go on under the new
-    name. Where another file is replaced, what was written is stored first."""
+    """Promise: rename works on open files and on files being written: handles keep working under
+    the new name. Where another file is replaced, what was written is stored first.
+    """
     mount = mounts(write_part_bytes=4)
     mount.put("f", LARGE * 100_000)
     reader, writer = mount.open("f"), mount.create("tmp")
@@ -297,7 +298,7 @@ def test_a_stream_goes_on_while_its_file_is_renamed(mounts, tmp_path, has_spool)
 
 
 def test_a_rename_over_an_open_file_leaves_its_handles_what_unlink_does(mounts, tmp_path):
-    """Promise: A rename over an open file leaves its handles what unlink does."""
+    """Promise: After a rename over an open file, its handles behave as after unlink."""
     mount = mounts(state_dir=tmp_path / "state")
     mount.put("old", LARGE * 100_000)
     mount.put("new", b"new")

@@ -135,8 +135,9 @@ def crash_points(mounts, tmp_path, kind, *, after, size=2):
 @pytest.mark.parametrize("kind", ["LIST", "COPY", "DELETE_MANY"])
 @pytest.mark.parametrize("size", [1, 2, 1000])
 def test_a_crash_at_any_request_is_finished_by_the_next_worker(mounts, tmp_path, kind, after, size):
-    """Promise: A directory's rename that a crash left half done is finished by the mount's next
-    worker; one that was being undone is undone."""
+    """Promise: A directory rename that a crash interrupted is finished by the mount's next worker;
+    one that was being undone is undone.
+    """
     tried = 0
     for worker in crash_points(mounts, tmp_path, kind, after=after, size=size):
         tried += 1

@@ -82,8 +82,9 @@ def test_what_somebody_writes_to_the_old_name_meanwhile_stays_there(mount):
 
 @pytest.mark.parametrize("error", [DOWN, DENIED])
 def test_a_copy_that_fails_changes_nothing(mount, error):
-    """Promise: A rename that is refused leaves the old name whole and nothing at the new one; where
-    S3 fails while old keys are deleted, both names may be there, each file whole."""
+    """Promise: A rename that is refused leaves the old name complete and nothing at the new one; if
+    S3 fails while old keys are deleted, both names may exist, each file complete.
+    """
     mount.put("f", b"data")
     mount.put("target", b"precious")
     fh = mount.open("target")

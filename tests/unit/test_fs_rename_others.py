@@ -31,17 +31,18 @@ def half_way(mount, kind):
 
 
 def test_what_others_write_between_copy_and_delete_stays_under_the_old_name(mount, caplog):
-    """Promise: What other mounts write below a directory that is being renamed, after its keys were
-    listed or copied, stays under the old name; the log tells of what they replaced. (MinIO,
-    versitygw and others whose batch deletes compare no versions delete what was replaced after it
-    was copied.)"""
+    """Promise: Files that other mounts write below a directory that is being renamed, after its
+    keys were listed or copied, stay under the old name; the log names the files that they replaced.
+    (MinIO, versitygw and other stores whose batch delete does not compare versions delete a file
+    that was replaced after it was copied.)
+    """
     caplog.set_level(logging.INFO)
     go_on = half_way(mount, "DELETE_MANY")
     mount.store.put_now("d/a", b"theirs")
     mount.store.put_now("d/new", b"new")
     go_on()
     assert stored(mount) == beside({**MOVED, "d/a": b"theirs", "d/new": b"new"})
-    assert "somebody else has written to them meanwhile, first to d/a" in caplog.text
+    assert "they were modified concurrently, the first is d/a" in caplog.text
     assert mount.cat("d/a") == b"theirs"
     assert mount.cat("e/a") == b"1"
 
@@ -50,8 +51,9 @@ def test_what_others_write_between_copy_and_delete_stays_under_the_old_name(moun
 def test_what_others_put_at_the_new_name_meanwhile_is_kept_but_for_the_same_keys(
     mount, may_replace
 ):
-    """Promise: What other mounts put at a directory's new name meanwhile is kept, unless a copy has
-    the same key."""
+    """Promise: Files that other mounts create at a directory's new name during the rename are kept,
+    unless a copy has the same key.
+    """
     with_tree(mount)
     mount.lookup("d")
     held = Held(mount.store, "COPY")
@@ -171,8 +173,9 @@ def test_what_was_removed_after_a_failed_rename_is_not_lost_with_the_next_worker
 
 
 def test_what_others_wrote_at_the_new_name_since_is_not_overwritten(mounts, tmp_path, caplog):
-    """Promise: The next worker removes no old key whose new one is not there, and overwrites
-    nothing that others wrote at the new name since: both stay."""
+    """Promise: The next worker removes no old key whose new key does not exist, and overwrites
+    nothing that other clients have written at the new name since: both stay.
+    """
     caplog.set_level(logging.INFO)
     for worker in crash_points(mounts, tmp_path, "COPY", after=True):
         worker.put("e/a", b"theirs, since")

@@ -74,8 +74,9 @@ def test_copies_go_in_parallel_and_no_more_than_64(mount):
 @pytest.mark.parametrize("size", [1, 2, 1000])
 def test_all_below_goes_and_nothing_beside_it(mount, size):
     """Promise: rename of a directory: all keys below and the marker are copied in parallel, then
-    deleted in batches; EXDEV never. What this mount stores below meanwhile waits, and goes to the
-    new name."""
+    deleted in batches; it never gives EXDEV. Files that this mount stores below during the rename
+    wait, and go to the new name.
+    """
     paged(with_tree(mount).store, size)
     rename_now(mount)
     assert stored(mount) == beside(MOVED)
@@ -174,7 +175,7 @@ def test_a_stream_without_spool_that_never_pauses_is_busy(mount, monkeypatch):
     with_tree(mount)
     fh = mount.create("d/new")
     monkeypatch.setattr("csi_s3.fs.write.dirty_file.DirtyFile.must_be_stored_to_move", True)
-    with pytest.raises(BusyError, match="without room in the spool"):
+    with pytest.raises(BusyError, match="spool-size"):
         rename_now(mount)
     mount.release(fh)
 

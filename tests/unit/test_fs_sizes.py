@@ -100,14 +100,14 @@ def test_a_listing_that_was_answered_before_does_not_count_either(mount):
     began = mount.fs.now
     mount.put("f", b"newer")
     mount.run(mount.fs.getattr(ino))
-    mount.fs.told([ino], began=began)
+    mount.fs.note_answers([ino], start=began)
     assert is_stale(mount, opening(mount, ino))
     mount.run(mount.fs.getattr(ino))
     began = mount.fs.now
     mount.put("f", b"the newest")
     mount.ls()
     assert is_stale(mount, opening(mount, ino))
-    mount.fs.told([ino], began=mount.fs.now)
+    mount.fs.note_answers([ino], start=mount.fs.now)
     assert not is_stale(mount, opening(mount, ino))
 
 

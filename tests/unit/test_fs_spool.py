@@ -130,8 +130,8 @@ def test_what_holds_nothing_is_removed(state):
 
 
 def test_the_limit_is_kept_and_what_was_accepted_stays(mounts, state):
-    """Promise: What the spool keeps does not exceed `spool-size`; a change that does not fit is
-    ENOSPC, and what was accepted stays.
+    """Promise: The spool does not exceed `spool-size`; a change that does not fit is ENOSPC, and
+    the bytes that were accepted stay.
     """
     mount = mounts(write_part_bytes=8, min_part_bytes=4, state_dir=state, spool_bytes=30)
     mount.put("f", LARGE)
@@ -207,10 +207,11 @@ KEPT = pytest.mark.warnings_expected(
 def test_what_could_not_be_uploaded_is_uploaded_by_the_next_worker(
     spooled, state, data, kind, error
 ):
-    """Promise: What could not be uploaded for want of an answer, of credentials or of room in the
-    store when its last handle was closed, or at the mount's end, stays in the spool: the mount's
-    next worker uploads it if S3 still has the version that it changes, else the log names object
-    and path."""
+    """Promise: A file that could not be uploaded when its last handle was closed or the mount
+    ended, because the store did not respond or was full or credentials were missing, stays in the
+    spool: the mount's next worker uploads it if S3 still has the version that it changes; otherwise
+    the log names object and path.
+    """
     mount = spooled
     fh = mount.create("f")
     fail(mount.store, kind, error, times=99)
@@ -326,8 +327,9 @@ def test_the_mounts_end_keeps_what_is_not_stored_and_nothing_else(spooled, state
 @KEPT
 @pytest.mark.warnings_expected("f was being changed when the process that served it ended.*file-")
 def test_what_was_being_changed_when_its_worker_died_is_named_not_uploaded(spooled):
-    """Promise: What was being changed when its worker died is not uploaded: the log names object
-    and path of what is in the spool."""
+    """Promise: A file that was being changed when its worker died is not uploaded: the log names
+    object and path of what is in the spool.
+    """
     mount = spooled
     mount.put("f", LARGE)
     fh = mount.open("f", os.O_RDWR)

@@ -26,9 +26,10 @@ def spooled(mounts, tmp_path):
 
 
 def test_what_left_in_parts_can_be_read_and_changed(spooled):
-    """Promise: Bytes of a file being written that left in parts of an upload can be read and
-    changed; only where the spool had no room for them, reading gives EOPNOTSUPP and changing ENOSPC
-    until the file is stored."""
+    """Promise: Bytes of a file being written that were sent in parts of an upload can be read and
+    changed; only if the spool had no room for them, reading gives EOPNOTSUPP and changing ENOSPC
+    until the file is stored.
+    """
     mount = spooled
     fh = mount.create("f", os.O_RDWR | os.O_CREAT)
     mount.write(fh, LARGE)

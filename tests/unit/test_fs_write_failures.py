@@ -68,8 +68,9 @@ def test_a_reader_of_a_file_that_could_not_be_uploaded_is_stale_not_empty(mount)
 
 
 def test_a_flush_while_the_file_is_on_its_way_gets_the_outcome_of_that(mount):
-    """Promise: A FLUSH while the file is on its way to S3 gets the outcome of that, and sends
-    nothing."""
+    """Promise: A FLUSH while the file is being uploaded returns the outcome of that upload and
+    sends nothing.
+    """
     fh = mount.create("f")
     mount.write(fh, b"new")
     for fails in (True, False):
@@ -243,9 +244,10 @@ def test_parts_grow_with_the_file(mounts, monkeypatch):
 @pytest.mark.parametrize("data", [b"01", b"0123456789"])
 @pytest.mark.parametrize("theirs", [b"theirs", None])
 def test_writing_on_in_a_file_that_somebody_replaced_or_removed_is_stale(mounts, data, theirs):
-    """Promise: Changing an object that somebody else replaced or removed meanwhile: close() gives
-    ESTALE and names both ETags; never a silent merge. (A rewrite by O_TRUNC replaces whatever is
-    there.)"""
+    """Promise: Changing an object that another client replaced or removed concurrently: close()
+    gives ESTALE and names both ETags; never a silent merge. (A rewrite by O_TRUNC replaces whatever
+    is there.)
+    """
     mount = mounts(write_part_bytes=4)
     fh = mount.create("f")
     mount.write(fh, data)

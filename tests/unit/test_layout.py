@@ -1,4 +1,4 @@
-"""Whether a name leads to one place: modules, classes, packages, and the paths that docs give."""
+"""Names of modules, classes and packages are unique, and the modules that docs name exist."""
 
 import ast
 import re
@@ -42,9 +42,9 @@ def test_no_two_classes_have_one_name():
 
 
 @pytest.mark.parametrize("path", PACKAGES, ids=lambda path: str(path.parent.relative_to(ROOT)))
-def test_a_package_begins_with_what_lives_in_it(path):
-    says = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-    assert len(says.split()) > 20
+def test_a_package_begins_with_a_description(path):
+    description = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    assert len(description.split()) > 20
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

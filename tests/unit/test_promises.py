@@ -1,7 +1,7 @@
-"""docs/semantics.md holds what is true: each promise is quoted by a test, and no test quotes more.
+"""Each promise of docs/semantics.md is quoted by a test, and no test quotes anything else.
 
 A promise is a bullet of that page; a test quotes it in its docstring behind `Promise:`. A bullet
-that ends with `*not yet*` (and what happens until then) is a plan, which no test may claim.
+that ends with `*not yet*` (and what happens until then) is planned, and no test may quote it.
 """
 
 import ast
@@ -18,7 +18,7 @@ def normal(text: str) -> str:
 
 
 def bullets() -> list[str]:
-    text = PAGE.read_text()
+    text = PAGE.read_text().partition("\n## ")[2]  # the principles above are no promises
     return [
         normal(b)
         for b in re.findall(r"^- (.*?)(?=\n- |\n\n|\n#|\Z)", text, re.DOTALL | re.MULTILINE)
@@ -33,8 +33,8 @@ def quotes() -> Iterator[tuple[str, str]]:
     for file in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                said = re.split(r"\bPromise:", ast.get_docstring(node) or "")[1:]
-                for quote in said:
+                _, *promises = re.split(r"\bPromise:", ast.get_docstring(node) or "")
+                for quote in promises:
                     yield normal(quote), f"{file.name}::{node.name}"
 
 

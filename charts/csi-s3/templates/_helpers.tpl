@@ -7,7 +7,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* Labels of the pods, by component. `app` is the one that guides use to find logs. */}}
+{{/* Labels of the pods, by component. Guides use `app` to find logs. */}}
 {{- define "csi-s3.podLabels" -}}
 {{ include "csi-s3.selector" . }}
 {{- $labels := dict
@@ -75,7 +75,7 @@ tolerations:
 {{ .Values.startupTaint.key | default (printf "%s/agent-not-ready" .Values.driverName) }}
 {{- end -}}
 
-{{/* One option a line, each line ended, so that no comma in a value separates. */}}
+{{/* One option per line, each with a line end, so that a comma in a value does not separate. */}}
 {{- define "csi-s3.defaultMountOptions" -}}
 {{- range .Values.defaultMountOptions }}{{ . }}{{ "\n" }}{{ end -}}
 {{- end -}}
@@ -84,7 +84,7 @@ tolerations:
 s3-csi-node-sa
 {{- end -}}
 
-{{/* The values in which guides describe the driver's service account, with their names. */}}
+{{/* The values in which guides describe the driver's service account, by name. */}}
 {{- define "csi-s3.driverAccounts" -}}
 {{- toYaml (dict
     "serviceAccount" .Values.serviceAccount
@@ -99,7 +99,7 @@ s3-csi-node-sa
 {{- range $where, $account := include "csi-s3.driverAccounts" . | fromYaml -}}
 {{- if $account.name -}}
 {{- if and $name (ne $name $account.name) -}}
-{{- fail (printf "\n\n%s.name is %q and %s.name is %q. Both name the one service account under which the driver asks S3: keep one of them.\n" $from $name $where $account.name) -}}
+{{- fail (printf "\n\n%s.name is %q and %s.name is %q. Both name the service account that the driver uses for S3: keep one of them.\n" $from $name $where $account.name) -}}
 {{- end -}}
 {{- $name = $account.name -}}
 {{- $from = $where -}}
@@ -107,13 +107,13 @@ s3-csi-node-sa
 {{- end -}}
 {{- $name = $name | default "s3-csi-driver-sa" -}}
 {{- if eq $name (include "csi-s3.nodeServiceAccount" .) -}}
-{{- fail (printf "\n\n%s.name is %q, which is the node plugin's own service account. The S3 identity is that of the mounter: give it another name, or none for s3-csi-driver-sa.\n" $from $name) -}}
+{{- fail (printf "\n\n%s.name is %q, which is the service account of the node plugin. The S3 identity is that of the mounter: use another name, or none for s3-csi-driver-sa.\n" $from $name) -}}
 {{- end -}}
 {{- $name -}}
 {{- end -}}
 
-{{/* Annotations of all places, merged. Two different values of one: which one was meant? A role
-     that is empty is none: templated values files leave it so where there is no IRSA. */}}
+{{/* The merged annotations of all places. Two different values of one annotation are an error. An
+     empty role is none: templated values files leave it empty without IRSA. */}}
 {{- define "csi-s3.driverAnnotations" -}}
 {{- $merged := dict -}}
 {{- $from := dict -}}
@@ -131,8 +131,8 @@ s3-csi-node-sa
 {{- toYaml $merged -}}
 {{- end -}}
 
-{{/* "yes" where the release makes the driver's service account. Somebody else's is used as it is,
-     if it says what the values ask for; helm could not adopt it. */}}
+{{/* "yes" if the release creates the driver's service account. An existing account is used
+     unchanged if it has the annotations of the values; Helm could not adopt it. */}}
 {{- define "csi-s3.createDriverServiceAccount" -}}
 {{- $create := true -}}
 {{- range $where, $account := include "csi-s3.driverAccounts" . | fromYaml -}}
@@ -150,28 +150,28 @@ s3-csi-node-sa
 {{- if not $ours -}}{{- $create = false -}}{{- end -}}
 {{- range $key, $value := $wanted -}}
 {{- if ne (get $has $key) $value -}}
-{{- fail (printf "\n\nService account %s/%s exists and was not made by this release, so the chart uses it as it is. The values ask for the annotation\n  %s: %s\nand it has %s. Either annotate it yourself:\n  kubectl annotate serviceaccount --namespace %s %s --overwrite %s=%s\nor leave the annotation out of the values, or delete the service account.\n" $.Release.Namespace $name $key $value (get $has $key | default "none") $.Release.Namespace $name $key $value) -}}
+{{- fail (printf "\n\nService account %s/%s exists and was not created by this release, so the chart uses it unchanged. The values set the annotation\n  %s: %s\nbut the account has: %s. Either annotate it:\n  kubectl annotate serviceaccount --namespace %s %s --overwrite %s=%s\nor leave the annotation out of the values, or delete the service account.\n" $.Release.Namespace $name $key $value (get $has $key | default "none") $.Release.Namespace $name $key $value) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- else if and $create (eq (toString .Values.controller.serviceAccount.create) "false") -}}
-{{- fail (printf "\n\ncontroller.serviceAccount.create is false, and this driver has no controller whose account that could be. If %s, the account under which the driver asks S3, is made outside this chart, set serviceAccount.create=false; if not, leave controller.serviceAccount.create out.\n" $name) -}}
+{{- fail (printf "\n\ncontroller.serviceAccount.create is false, and this driver has no controller, so it needs no such account. If %s, the account that the driver uses for S3, is created outside this chart, set serviceAccount.create=false; otherwise remove controller.serviceAccount.create.\n" $name) -}}
 {{- end -}}
 {{- if $create }}yes{{ end -}}
 {{- end -}}
 
-{{/* ValidatingAdmissionPolicy, and the node's name in a pod's token, are there from 1.30 on. */}}
+{{/* ValidatingAdmissionPolicy and the node name in a pod's token exist since 1.30. */}}
 {{- define "csi-s3.hasAdmissionPolicy" -}}
 {{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}yes{{ end -}}
 {{- end -}}
 
-{{/* What is divided among volumes; empty: nothing limits them, nor their number. */}}
+{{/* The memory that is divided among volumes; empty: neither memory nor number is limited. */}}
 {{- define "csi-s3.mounterMemoryLimit" -}}
 {{ with ((.Values.mounter.resources).limits).memory }}{{ . }}{{ end }}
 {{- end -}}
 
-{{/* The mounter's environment. A variable of mounter.env that a value sets as well would be there
-     twice, which the API server refuses or not, depending on how it is asked. */}}
+{{/* The mounter's environment. A variable of mounter.env that a value also sets would occur twice,
+     which the API server refuses only for some kinds of request. */}}
 {{- define "csi-s3.mounterEnv" -}}
 {{- $ours := include "csi-s3.mounterOwnEnv" . | trim -}}
 {{- $seen := dict -}}
@@ -188,7 +188,7 @@ s3-csi-node-sa
 {{- end }}
 {{- end -}}
 
-{{/* What the chart's values tell the mounter alone: limits, and how S3 is reached. */}}
+{{/* Values for the mounter only: limits, and how S3 is reached. */}}
 {{- define "csi-s3.mounterOwnEnv" -}}
 - {name: CSI_S3_CREDENTIALS_SECRET, value: {{ .Values.awsAccessSecret.name | quote }}}  # for messages
 {{- if include "csi-s3.mounterMemoryLimit" . }}
@@ -221,7 +221,8 @@ s3-csi-node-sa
 {{- end }}
 {{- end -}}
 
-{{/* Names of the test's volume: a PersistentVolume's source cannot be changed, so another one has another name. */}}
+{{/* Names of the test's volume. The source of a PersistentVolume cannot be changed, so another
+     source needs another name. */}}
 {{- define "csi-s3.testVolume" -}}
 {{- $of := list .Values.driverName .Values.tests.bucket .Values.tests.write .Values.tests.mountOptions | toJson }}
 {{- printf "%s-test-%s" .Release.Name (sha256sum $of | trunc 8) }}

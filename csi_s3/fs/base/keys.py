@@ -33,8 +33,8 @@ def decode_name(name: bytes) -> str:
     """The name as S3 spells it; no normalisation.
 
     Raises:
-        InvalidNameError: not UTF-8, which S3 demands of keys.
-        KeyTooLongError: longer than we show any.
+        InvalidNameError: not UTF-8, which S3 requires of keys.
+        KeyTooLongError: longer than a directory can show.
 
     """
     if len(name) > MAX_NAME_BYTES:

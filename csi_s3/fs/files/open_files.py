@@ -1,7 +1,7 @@
-"""Open files: what open, read, write, close and fsync do.
+"""Open files: open, read, write, close and fsync.
 
-The rules are docs/semantics.md (Reading, Writing); `write_back` knows what becomes of what was
-written, `reader` and `dirty_file` move the bytes.
+docs/semantics.md (Reading, Writing) has the rules. `write_back` stores what was written, `reader`
+and `dirty_file` move the bytes.
 """
 
 import os
@@ -34,7 +34,7 @@ FIRST_BYTES = 128 << 10  # and the kernel's first read-ahead of larger ones
 
 @dataclass(frozen=True, slots=True)
 class StoredVersion:
-    """What S3 answered at an open. first: the bytes that came along. question: see `Inode`."""
+    """S3's answer to an open. first: bytes that came with it. question: see `Inode`."""
 
     info: ObjectInfo
     first: Buffer
@@ -97,28 +97,28 @@ class OpenFiles:
             if inode.writer is not None:
                 return inode.writer
             raise StaleError(f"{stored.info.key}: removed while it was opened")
-        if await self._tree.renew(inode, stored.info, asked=stored.question):
+        if await self._tree.renew(inode, stored.info, question=stored.question):
             return stored
         if inode.writer is not None:
             return inode.writer  # opened for writing while S3 was asked
         raise StaleError(f"{stored.info.key}: another version is in S3 while this one is open")
 
     async def _ask(self, inode: Inode, *, with_bytes: bool) -> tuple[StoredVersion, Entry | None]:
-        """S3's answer, and what this mount made of the name while S3 was asked, if anything.
+        """S3's answer, and what this mount made of the name during the request, if anything.
 
         Raises:
             StaleError: the name is gone.
 
         """
         while True:
-            key, question = self._inodes.key(inode), self._tree.sizes.ask()
+            key, question = self._inodes.key(inode), self._tree.sizes.next_question()
             if not inode.is_linked:
                 raise StaleError(f"{key}: replaced or removed")
             directory = self._tree.directory(self._inodes.get(inode.parent))
             try:
-                with directory.observe() as began:
+                with directory.observe() as start:
                     info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
-                    own_change = directory.changed_since(began, inode.name)
+                    own_change = directory.change_since(start, inode.name)
             except NotFoundError:
                 if self._inodes.key(inode) == key:
                     raise
@@ -126,13 +126,13 @@ class OpenFiles:
             if self._inodes.key(inode) == key:
                 if own_change is None:
                     above = self._inodes.get(inode.parent)
-                    self._tree.learn(above, inode.name, info, asked=question)
+                    self._tree.learn(above, inode.name, info, question=question)
                 return StoredVersion(info, first, question), own_change
 
     async def _ask_version(
         self, key: str, inode: Inode, *, with_bytes: bool
     ) -> tuple[ObjectInfo, Buffer]:
-        """Ask S3; for first bytes only where the kernel has none, but may have asked for some."""
+        """Ask S3; for the first bytes as well where the kernel may need some and has none."""
         known = inode.info
         if not with_bytes or known is None or known.size == 0 or inode.has_pages:
             return await self._store.head(key), b""
@@ -142,24 +142,24 @@ class OpenFiles:
 
     async def _open_to_write(self, inode: Inode, flags: int) -> int:
         write_back, replaced_at = self._write_back, inode.replaced_at
-        is_kept = not flags & os.O_TRUNC
-        if is_kept:
+        keeps_bytes = not flags & os.O_TRUNC
+        if keeps_bytes:
             self._tree.sizes.check(inode, replaced_at)
             await self._ask_to_change(inode)
         async with self._tree.versions.hold(inode.ino):
             write_back.check(inode, "opening it for writing")
-            if is_kept:
+            if keeps_bytes:
                 self._tree.sizes.check(inode, replaced_at)
             if inode.writer is None:
-                write_back.begin(inode, base=inode.info if is_kept else None)
+                write_back.begin(inode, base=inode.info if keeps_bytes else None)
                 inode.note_pages()  # the kernel keeps the pages that it writes
-            elif not is_kept:
+            elif not keeps_bytes:
                 await inode.writer.truncate(0)
             inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return self._handles.add(FileHandle(inode, is_writable=True))
 
     async def _ask_to_change(self, inode: Inode) -> None:
-        """A change is made to the version that is in S3 now, however fresh another one is.
+        """Let the inode stand for the version in S3 before it is changed.
 
         Raises:
             StaleError: it is gone, or handles are open on another version; look the name up again.
@@ -170,7 +170,7 @@ class OpenFiles:
         try:
             await self._current(inode, with_bytes=False)
         except NotFoundError as exc:
-            raise StaleError(f"{inode.name}: removed meanwhile") from exc
+            raise StaleError(f"{inode.name}: removed while it was opened") from exc
 
     async def _claim(self, above: Inode, name: str) -> ObjectInfo | None:
         async with self._key_lock.change(lambda: self._key(above, name)):
@@ -190,7 +190,7 @@ class OpenFiles:
         if exclusive and text in self._tree.directory(above).local:
             raise ExistsError(f"{text}: exists")
         claimed = None
-        if exclusive:  # in a task of the mount, whose end does not wait for a silent store
+        if exclusive:  # in a task of the mount, so that a silent store does not block its end
             claim = partial(self._claim, above, text)
             claimed = await self._progress_timeout.wait(claim, f"exclusive creation of {text}")
         local = self._tree.directory(above).local.get(text)
@@ -227,20 +227,20 @@ class OpenFiles:
         reader = handle.reader
         if reader is None or not inode.is_version(reader.info):
             if reader is not None:
-                reader.close()  # the inode was written through this mount: pages are its new bytes
+                reader.close()  # it was written through this mount, and the kernel's pages are new
             reader = handle.reader = Reader(self._context, inode.info)
         try:
             return await reader.read(offset, length)
         except (StaleError, NotFoundError, ObjectChangedError):
             if handle.reader is reader:
                 raise
-        return await self.read(fh, offset, length)  # renamed or written meanwhile, by us
+        return await self.read(fh, offset, length)  # renamed or written by this mount
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         handle = self._handles.file(fh)
         writer = handle.inode.writer
         if writer is None:
-            raise StaleError(f"{handle.inode.name}: not being written any more")
+            raise StaleError(f"{handle.inode.name}: no longer open for writing")
         if not writer.try_write(offset, data):
             accepting = partial(writer.write, offset, data)
             await self._progress_timeout.wait(accepting, f"write to {handle.inode.name}")
@@ -250,8 +250,8 @@ class OpenFiles:
     async def flush(self, fh: int) -> None:
         """close() of any descriptor: waits for the upload of what was written, if anything was.
 
-        Who closes is not known: a child that ends closes what it inherited, and is answered as the
-        program is. A handle that cannot write has nothing to store.
+        The kernel does not say which process closes: a child that exits closes inherited
+        descriptors, and gets the same answer. A read-only handle has nothing to store.
         """
         handle = self._handles.file(fh)
         writer = handle.inode.writer
@@ -262,7 +262,7 @@ class OpenFiles:
         await self._write_back.sync(self._handles.file(fh).inode)
 
     async def release(self, fh: int) -> None:
-        """The last descriptor of a handle is closed; nobody waits, errors reach only logs."""
+        """The last descriptor of a handle is closed. No program waits: errors go to the log."""
         handle = self._handles.file(fh)
         inode = handle.inode
         try:

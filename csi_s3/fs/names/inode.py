@@ -41,7 +41,17 @@ FIRST_NUMBERS = InodeNumbers()
 
 
 @dataclass(slots=True)
-class _Runtime:
+class Runtime:
+    """What this process does with an inode; written by methods of `Inode` only.
+
+    children: how many inodes have it as their parent.
+    is_pinned: a directory that exists although S3 may have no key for it.
+    is_made_here: a directory made through this mount: rmdir needs no allow-delete. It stays.
+    writer: set while the file is being changed through this mount.
+    directory: what is known of a directory's names beyond S3's answers.
+    target: of a symbolic link, once it was read; of this version.
+    """
+
     children: int = 0
     is_pinned: bool = False
     is_made_here: bool = False
@@ -49,12 +59,9 @@ class _Runtime:
     writer: DirtyFile | None = None
     directory: "Directory[Inode] | None" = None
     target: bytes | None = None
-    mtime_ns: int | None = None
-    atime_ns: int | None = None
-    replaced_at: int = 0
 
 
-_NOTHING = _Runtime()  # shared by all inodes without a runtime half; never written
+_NOTHING = Runtime()  # shared by all inodes without a runtime half; never written
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +76,10 @@ class Inode:
     is_size_known: the kernel has the size of this version, or has made it what it is.
     is_eviction_pending: the kernel was asked to drop the name, and has not used it since.
     question: the number of the question to S3 whose answer the version is; see `Sizes`.
+    replaced_at: when another version was taken over, by the same count; 0: never.
     fresh_until: on the monotonic clock; until then `metadata-ttl` lets info answer without S3.
+    mtime_ns: of a write or utimens on this mount, shown until the version changes.
+    atime_ns: as mtime_ns, of utimens only.
     """
 
     ino: int
@@ -84,8 +94,11 @@ class Inode:
     is_size_known: bool = False
     is_eviction_pending: bool = False
     question: int = 0
+    replaced_at: int = 0
     fresh_until: float = 0.0
-    _runtime: _Runtime = field(default_factory=lambda: _NOTHING, init=False, repr=False)
+    mtime_ns: int | None = None
+    atime_ns: int | None = None
+    runtime: Runtime = field(default_factory=lambda: _NOTHING, init=False, repr=False)
 
     @property
     def is_dir(self) -> bool:
@@ -95,57 +108,19 @@ class Inode:
     def is_link(self) -> bool:
         return self.kind is Kind.LINK
 
-    # the runtime half
-
     @property
     def writer(self) -> DirtyFile | None:
-        """Set while the file is being changed through this mount."""
-        return self._runtime.writer
+        return self.runtime.writer
 
     @property
     def handles(self) -> "tuple[FileHandle | DirHandle, ...]":
-        """Those that are open on it."""
-        return self._runtime.handles
-
-    @property
-    def directory(self) -> "Directory[Inode] | None":
-        """What is known of a directory's names beyond S3's answers; None: nothing yet."""
-        return self._runtime.directory
-
-    @property
-    def target(self) -> bytes | None:
-        """Of a symbolic link, once it was read; of this version."""
-        return self._runtime.target
-
-    @property
-    def mtime_ns(self) -> int | None:
-        """Set by us (a write, utimens) and shown while the version is ours; else None."""
-        return self._runtime.mtime_ns
-
-    @property
-    def atime_ns(self) -> int | None:
-        """As mtime_ns, by utimens only."""
-        return self._runtime.atime_ns
-
-    @property
-    def replaced_at(self) -> int:
-        """When another version was taken over, by the count of `Sizes`; 0: never."""
-        return self._runtime.replaced_at
-
-    @property
-    def is_pinned(self) -> bool:
-        """A directory that exists although S3 may have no key for it."""
-        return self._runtime.is_pinned
-
-    @property
-    def is_made_here(self) -> bool:
-        """A directory made through this mount: rmdir needs no allow-delete. It is not forgotten."""
-        return self._runtime.is_made_here
+        return self.runtime.handles
 
     @property
     def is_in_use(self) -> bool:
-        is_pinned = self.is_pinned or self.is_made_here or self.ino == ROOT
-        return bool(self.lookups or self._runtime.children) or self.is_open or is_pinned
+        r = self.runtime
+        is_pinned = r.is_pinned or r.is_made_here or self.ino == ROOT
+        return bool(self.lookups or r.children) or self.is_open or is_pinned
 
     @property
     def is_open(self) -> bool:
@@ -156,16 +131,18 @@ class Inode:
         """A file that only the kernel's name cache holds."""
         return bool(self.lookups) and self.is_linked and not (self.is_dir or self.is_open)
 
-    def _own(self) -> _Runtime:
+    # the runtime half
+
+    def _own(self) -> Runtime:
         """The runtime half, to be written."""
-        if self._runtime is _NOTHING:
-            self._runtime = _Runtime()
-        return self._runtime
+        if self.runtime is _NOTHING:
+            self.runtime = Runtime()
+        return self.runtime
 
     def _trim(self) -> None:
         """Drop the runtime half if nothing is in it any more."""
-        if self._runtime == _NOTHING:
-            self._runtime = _NOTHING
+        if self.runtime == _NOTHING:
+            self.runtime = _NOTHING
 
     def add_children(self, n: int) -> None:
         """For `Inodes`: n more (or fewer) inodes have it as their parent."""
@@ -178,9 +155,9 @@ class Inode:
         self._own().is_made_here = True
 
     def unpin(self) -> None:
-        """Only references hold it from now on, whoever made it."""
-        if self.is_pinned or self.is_made_here:
-            self._runtime.is_pinned = self._runtime.is_made_here = False
+        """Only references hold it from now on."""
+        if self.runtime.is_pinned or self.runtime.is_made_here:
+            self.runtime.is_pinned = self.runtime.is_made_here = False
 
     def known_names(self) -> "Directory[Inode]":
         """Of a directory, made at first need."""
@@ -189,15 +166,16 @@ class Inode:
             runtime.directory = Directory()
         return runtime.directory
 
-    def set_target(self, target: bytes) -> None:
+    def set_target(self, target: bytes | None) -> None:
         self._own().target = target
+        self._trim()
 
     def set_times(self, *, mtime_ns: int | None = None, atime_ns: int | None = None) -> None:
         """Show these from now on; None leaves the time as it is."""
         if mtime_ns is not None:
-            self._own().mtime_ns = mtime_ns
+            self.mtime_ns = mtime_ns
         if atime_ns is not None:
-            self._own().atime_ns = atime_ns
+            self.atime_ns = atime_ns
 
     def add_handle(self, handle: "FileHandle | DirHandle") -> None:
         self._own().handles = (*self.handles, handle)
@@ -230,9 +208,9 @@ class Inode:
     def replace_version(self, info: ObjectInfo, *, at: int) -> None:
         """Other bytes, of which the kernel has no page and no size. at: by the count of `Sizes`."""
         self.info, self.has_pages, self.is_size_known = info, False, False
-        runtime = self._own()
-        runtime.mtime_ns = runtime.atime_ns = runtime.target = None
-        runtime.replaced_at = at
+        self.mtime_ns = self.atime_ns = None
+        self.replaced_at = at
+        self.set_target(None)
 
     def lose_version(self) -> None:
         """What was written could not be stored: no version has the bytes that the kernel has."""

@@ -26,7 +26,7 @@ class Inodes:
     """
 
     def __init__(self, prefix: str, numbers: InodeNumbers = FIRST_NUMBERS) -> None:
-        self.idle: IdleFiles[Inode] = IdleFiles()
+        self.idle = IdleFiles()
         self.evictions_pending = 0
         self._prefix = prefix
         self._by_number: dict[int, Inode] = {}
@@ -62,7 +62,7 @@ class Inodes:
         return self.key_at(inode, self.get(inode.parent), inode.name)
 
     def _prefix_of(self, directory: Inode) -> str:
-        """Its key. Not by recursion: a key may have 512 components, Python's stack has not."""
+        """Its key. Without recursion, as everywhere here: a key may have 512 components."""
         names = []
         while directory.ino != ROOT:
             names.append(directory.name)
@@ -130,7 +130,7 @@ class Inodes:
         return [i for i in self if i is not directory and i.is_linked and inside[i.ino]]
 
     def unlink(self, inode: Inode) -> None:
-        """The name is gone, or another's; the inode lives on while it is in use."""
+        """The name is gone, or has another inode; this one stays while it is in use."""
         if not inode.is_linked or inode.ino == ROOT:
             return
         self.idle.discard(inode)
@@ -141,7 +141,7 @@ class Inodes:
         self.drop_unused(inode)
 
     def drop_unused(self, inode: Inode) -> None:
-        """Something that it was used for has ended: forget it, and its parents, if that was all."""
+        """A use of it has ended: forget it, and its parents, if that was the last."""
         while not inode.is_in_use and inode.ino in self._by_number:
             self.idle.discard(inode)
             self.evictions_pending -= inode.is_eviction_pending
@@ -167,13 +167,13 @@ class Inodes:
         self.drop_unused(inode)
 
     def evict_oldest(self) -> Inode | None:
-        """The idle file that was used longest ago, which the kernel is asked to drop now."""
+        """The least recently used idle file; the caller asks the kernel to drop it."""
         while (inode := self.idle.take()) is not None:
             if inode.is_idle:
                 inode.is_eviction_pending = True
                 self.evictions_pending += 1
                 return inode
-        return None  # those that are open come back when they are closed
+        return None  # open files are idle again when they are closed
 
     def eviction_failed(self, ino: int) -> None:
         """The kernel could not be asked for it."""

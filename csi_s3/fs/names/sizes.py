@@ -1,11 +1,11 @@
 """Whether the kernel knows the size of the version that is to be opened.
 
-Linux goes by the size it has: append, mmap, sendfile and copy_file_range take it as it is, however
-old, and only attributes change it, which the kernel asks for. To drop attributes, or to answer
-OPEN, does not. So an OPEN for which the kernel had the size of another version must fail: after
-ESTALE it looks the path up, asks for attributes that were dropped, and opens once more.
+Linux trusts the size it has: append, mmap, sendfile and copy_file_range use it, however old it is.
+Only attributes that the kernel asks for change it; dropping attributes, or answering OPEN, does
+not. So an OPEN for which the kernel had the size of another version must fail: after ESTALE the
+kernel looks the path up, asks for attributes that were dropped, and opens once more.
 
-Rejected: only to drop the attributes (`sh -c 'echo >> f'` still overwrote what another machine had
+Rejected: only dropping the attributes (`sh -c 'echo >> f'` still overwrote what another machine had
 appended: it makes no fstat); a new inode for each version (a file that is a mount point keeps its
 inode, and could not be opened any more).
 """
@@ -19,17 +19,17 @@ from csi_s3.s3.store import ObjectInfo
 class Sizes:
     """Concurrency: plain code only.
 
-    now: counts questions to S3, and the times that an inode was given another version. A request
-        that began before that brings the kernel no attributes of it: the kernel ignores those that
-        it asked for before it was told to drop what it had (fuse_change_attributes).
+    now: counts questions to S3, and replacements of an inode's version. The answer to a request
+        that began before a replacement does not count: the kernel ignores attributes that it asked
+        for before it had to drop what it had (fuse_change_attributes).
     """
 
     def __init__(self, kernel: KernelCache) -> None:
         self.now = 0
         self._kernel = kernel
 
-    def ask(self) -> int:
-        """A question to S3 begins. An answer to an older one never replaces its answer."""
+    def next_question(self) -> int:
+        """The number of a question to S3; an answer to an older one never replaces its answer."""
         self.now += 1
         return self.now
 
@@ -39,13 +39,13 @@ class Sizes:
         inode.replace_version(info, at=self.now)
         self._kernel.invalidate_attributes(inode.ino)
 
-    def told(self, inode: Inode, *, began: int) -> None:
-        """Its attributes are the answer to a request that came at `began`."""
-        if inode.replaced_at <= began:
+    def note_answer(self, inode: Inode, *, start: int) -> None:
+        """The kernel has got its attributes, as the answer to a request that came at `start`."""
+        if inode.replaced_at <= start:
             inode.note_size()
 
-    def untold_for_s(self, inode: Inode, now_s: float) -> float:
-        """For so long a version that the kernel was not told of answers it without a request."""
+    def reusable_for_s(self, inode: Inode, now_s: float) -> float:
+        """How long a version whose size the kernel does not have is shown without asking S3."""
         return 0.0 if inode.is_size_known or inode.is_dir else max(0.0, inode.fresh_until - now_s)
 
     def check(self, inode: Inode, replaced_at: int) -> None:

@@ -2,7 +2,7 @@
 
 The convention is rclone's. A link is seen in a listing without asking for each object, and any S3
 tool can make and read one. Rejected: a header or user metadata of the object, which a listing does
-not show. Which of several things a name stands for is decided in `lookup` and `directory`.
+not show. `lookup` and `directory` decide which of several things a name stands for.
 """
 
 from csi_s3.errors import (
@@ -34,7 +34,7 @@ class SymbolicLinks:
         """Make a link; it is in S3 when this returns.
 
         Raises:
-            ExistsError: a link has the name. (The kernel has found nothing else there.)
+            ExistsError: a link has the name. (The kernel has checked for anything else.)
             NotPermittedError: with symlinks=off.
 
         """
@@ -51,13 +51,13 @@ class SymbolicLinks:
 
         async with self._key_lock.change(key):
             info = await put_new_if_possible(self._store, key(), target)
-            inode = self._made(above, text, info)
+            inode = self._add(above, text, info)
         inode.set_target(target)
         inode.set_times(mtime_ns=self._clock.realtime_ns())
         self._tree.remember(inode)
         return self._tree.attributes(inode)
 
-    def _made(self, above: Inode, name: str, info: ObjectInfo) -> Inode:
+    def _add(self, above: Inode, name: str, info: ObjectInfo) -> Inode:
         inode = self._tree.inodes.add(above.ino, name, Kind.LINK, info=info)
         self._tree.directory(above).note(name, SymbolicLink(info))
         self._tree.entries_changed(above)
@@ -71,20 +71,20 @@ class SymbolicLinks:
 
         """
         inode = self._tree.inodes.get(ino)
-        if inode.target is not None:
-            return inode.target
+        if inode.runtime.target is not None:
+            return inode.runtime.target
         key = self._tree.inodes.key(inode)
         try:
             chunk = await self._store.read_range(key, 0, MAX_TARGET_BYTES + 1)
         except NotFoundError:
             if self._tree.inodes.key(inode) == key:
                 raise
-            return await self.read(ino)  # renamed meanwhile
+            return await self.read(ino)  # renamed while it was read
         target = bytes(chunk.data)
         if not target or len(target) > MAX_TARGET_BYTES or b"\0" in target:
             raise BadLinkError(
-                f"{key} holds {chunk.info.size} bytes that are no symbolic link's target",
-                f"1 to {MAX_TARGET_BYTES} bytes without NUL are; symlinks=off shows it as a file",
+                f"{key} holds {chunk.info.size} bytes that are not the target of a symbolic link",
+                f"it has 1 to {MAX_TARGET_BYTES} bytes without NUL; symlinks=off shows a file",
             )
         if inode.is_version(chunk.info):
             inode.set_target(target)

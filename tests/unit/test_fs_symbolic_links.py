@@ -97,7 +97,7 @@ def test_with_symlinks_off_it_is_a_file(mounts):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
 def test_of_several_things_with_one_name_the_first_is_shown(mount, size):
-    """Promise: A directory hides a file, and a file hides a symbolic link of its name."""
+    """Promise: A directory hides a file of the same name, and a file hides a symbolic link."""
     paged(mount.store, size)
     for key in ("x", "x-1", "x.a", "x.rclonelink", "x.s", "x/y", "z.rclonelink"):
         mount.put(key, b"b")
@@ -112,8 +112,10 @@ def test_of_several_things_with_one_name_the_first_is_shown(mount, size):
 
 
 def test_no_file_has_a_links_object_for_its_name(mount):
-    """Promise: While links are shown, no file is named `x.rclonelink`: a look-up gives ENOENT, and
-    making one EINVAL. Directories may be, and links; `.rclonelink` itself is a file."""
+    """Promise: While links are shown, no file can be named `x.rclonelink`: a look-up gives ENOENT,
+    and creating one EINVAL. Directories and links can have such names; `.rclonelink` itself is a
+    file.
+    """
     mount.put("x.rclonelink", b"target")
     with pytest.raises(NotFoundError):
         mount.lookup("x.rclonelink")
@@ -222,8 +224,9 @@ def test_ln_s_readlink_and_rm(mount):
 
 
 def test_one_of_several_that_make_a_link_wins(mount):
-    """Promise: symlink puts the object with If-None-Match: one winner among all mounts that make a
-    link of that name."""
+    """Promise: symlink puts the object with If-None-Match: one winner among all mounts that create
+    a link of that name.
+    """
     mount.put("l.rclonelink", b"theirs")
     with pytest.raises(ExistsError):
         link(mount, "l", b"ours")
@@ -298,8 +301,9 @@ def test_a_renamed_link_is_copied_and_deleted(mount):
     ("old", "new"), [("link", "other"), ("link", "file"), ("file", "link"), ("empty", "link")]
 )
 def test_rename_between_links_and_files_leaves_one_thing_of_the_name(mount, old, new, is_listed):
-    """Promise: rename of a symbolic link, and over one, is as that of a file; between link and file
-    the other's object goes, too."""
+    """Promise: rename of a symbolic link, or over one, works as for a file; if a link replaces a
+    file, or a file a link, the replaced object is deleted.
+    """
     link(mount, "link", b"1")
     link(mount, "other", b"2")
     mount.write_file("file", b"3")
