@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from csi_s3.errors import VolumeError
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import is_visible, link_name
 from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.names.entries import Entries, Entry, Special, SymbolicLink
 from csi_s3.fs.names.pages import Pages
 from csi_s3.obs.metrics import catalog as metrics
-from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
+from csi_s3.s3.store import ListPage, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -146,25 +147,22 @@ class Listing:
 
     def __init__(
         self,
-        store: ObjectStore,
+        context: MountContext,
         prefix: str,
         directory: Directory[Any],
-        group: asyncio.TaskGroup,
-        *,
-        links: bool,
         next_question: Callable[[], int],
     ) -> None:
-        """links: whether `x.rclonelink` is the symbolic link `x`. next_question: see `Sizes`."""
+        """next_question: see `Sizes`."""
         self.names: list[str] = []
         self.entries = Entries(prefix)
         self.hidden_keys: list[str] = []
         self.is_complete = False
-        self._store, self._prefix, self._directory = store, prefix, directory
-        self._group, self._links, self._next_question = group, links, next_question
+        self._context, self._prefix, self._directory = context, prefix, directory
+        self._next_question = next_question
         self._question = self._page_question = 0
         self._corrections: dict[str, int] = {}
         self._candidates: list[_Candidate] = []
-        self._pages = Pages(store, prefix)
+        self._pages = Pages(context.store, prefix)
         self._start = 0
         self._page: asyncio.Task[ListPage | VolumeError] | None = None
 
@@ -208,7 +206,7 @@ class Listing:
         """The directory was renamed: list the new key; S3 is asked about names already listed."""
         self.close()
         self._candidates.clear()
-        self._prefix, self._pages = prefix, Pages(self._store, prefix)
+        self._prefix, self._pages = prefix, Pages(self._context.store, prefix)
         self.entries.moved(prefix)
 
     def _is_relisted(self, page: "asyncio.Task[ListPage | VolumeError]") -> bool:
@@ -254,7 +252,7 @@ class Listing:
     def _fetch(self) -> "asyncio.Task[ListPage | VolumeError]":
         """The observation lasts until the page is merged: changes until then must be remembered."""
         self._start, self._page_question = self._directory.begin(), self._next_question()
-        return self._group.create_task(outcome(self._pages.following))
+        return self._context.group.create_task(outcome(self._pages.following))
 
     def _merge(self, page: ListPage) -> None:
         """Objects and prefixes in key order: `x` sorts before `x-`, and that before `x/`.
@@ -277,7 +275,7 @@ class Listing:
 
     def _object(self, info: ObjectInfo) -> None:
         component = info.key[len(self._prefix) :]
-        link = link_name(component) if self._links else None
+        link = link_name(component) if self._context.config.symlinks else None
         name = component if link is None else link
         if name == "" or self._directory.change_since(self._start, name) is not None:
             return  # the directory's own marker, or a name that this mount has changed

@@ -53,7 +53,7 @@ class Tree:
         self.inodes = Inodes(prefix, numbers)
         self.versions: KeyLocks[int] = KeyLocks()
         self._store, self._config, self._kernel = context.store, context.config, kernel
-        self._clock, self._group = context.clock, context.group
+        self._context, self._clock = context, context.clock
         self._resolver = NameResolver(context.store, links=context.config.symlinks)
         self._mounted_ns = context.clock.realtime_ns()
         self.inodes_limit = context.config.budget_bytes // INODES_SHARE // INODE_BYTES
@@ -315,9 +315,8 @@ class Tree:
 
     def list_directory(self, inode: Inode) -> Listing:
         directory = self.directory(inode)
-        key, links = self.inodes.key(inode), self._config.symlinks
-        ask = self.sizes.next_question
-        listing = Listing(self._store, key, directory, self._group, links=links, next_question=ask)
+        key = self.inodes.key(inode)
+        listing = Listing(self._context, key, directory, self.sizes.next_question)
         directory.opened(listing)
         return listing
 

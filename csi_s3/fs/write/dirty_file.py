@@ -96,8 +96,12 @@ class DirtyFile:
 
     def _changed(self) -> None:
         """Bytes were accepted, or the size has changed."""
-        if self._state.phase is not FilePhase.DISCARDED:
-            self._state = self._state.then(FilePhase.DIRTY, was_written=True)
+        state = self._state
+        if state.phase is FilePhase.DISCARDED or (
+            state.phase is FilePhase.DIRTY and state.was_written
+        ):
+            return
+        self._state = state.then(FilePhase.DIRTY, was_written=True)
 
     def _emptied(self) -> None:
         is_discarded = self._state.phase is FilePhase.DISCARDED
