@@ -38,6 +38,7 @@ from csi_s3.fs.rename.file_rename import Renames
 from csi_s3.fs.rename.journal import RenameJournal
 from csi_s3.fs.rename.recovery import RenameRecovery
 from csi_s3.fs.write.spool import Spool
+from csi_s3.fs.write.spool_recovery import upload_leftovers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ class FileSystem:
         self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
         self._handles = Handles()
-        spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
+        self._spool = spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
         self._write_back = write_back = WriteBack(
             context, tree=tree, handles=self._handles, spool=spool
         )
@@ -354,7 +355,7 @@ class FileSystem:
         It never fails; the log says what is left. Requests that conflict with it wait.
         """
         await outcome(self._rename_recovery.recover)
-        await outcome(self._write_back.recover)
+        await outcome(partial(upload_leftovers, self._context, self._spool))
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""

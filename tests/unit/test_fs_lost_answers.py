@@ -196,6 +196,26 @@ def test_parts_that_are_in_s3_are_not_sent_again_because_the_last_request_failed
     assert mount.store.uploads == {}
 
 
+def test_parts_stay_in_s3_while_it_does_not_say_what_a_lost_answer_has_made(mounts):
+    """Without room in the spool they are the only copy."""
+    mount = mounts(write_part_bytes=8, min_part_bytes=4)
+    fh = mount.create("f", EXCLUSIVE)
+    mount.write(fh, b"begun")
+    lose_an_answer(mount.store)
+    with pytest.raises(StoreUnavailableError):
+        mount.fsync(fh)
+    mount.write(fh, LARGE, 5)
+    fail(mount.store, "HEAD", DOWN)
+    with pytest.raises(StoreUnavailableError):
+        mount.fsync(fh)
+    mount.store_works()
+    with mount.requests(COMPLETE_UPLOAD=2, HEAD=1, GET=1):
+        mount.fsync(fh)
+    assert mount.data("f") == b"begun" + LARGE
+    mount.close_file(fh)
+    assert mount.store.uploads == {}
+
+
 @pytest.mark.parametrize("then", ["write", "truncate"])
 def test_bytes_that_left_may_be_followed_by_others_after_a_failed_store(mounts, then):
     mount = mounts(write_part_bytes=8, min_part_bytes=4)

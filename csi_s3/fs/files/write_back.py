@@ -21,7 +21,6 @@ from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.fs.write.remote_object import Basis, RemoteObject
 from csi_s3.fs.write.spool import Spool
-from csi_s3.fs.write.spool_recovery import recover
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
@@ -215,14 +214,9 @@ class WriteBack:
             writer = inode.writer
             if writer is None:
                 continue
-            writer.cancel()
             if writer.is_dirty and inode.is_linked:
                 self._keep(inode, writer, "not-uploaded")
             writer.close()
-
-    async def recover(self) -> None:
-        """Upload what an earlier worker of this mount could not, or say where it is."""
-        await recover(self._context, self._spool)
 
     # truncation, moves, removal
 

@@ -96,8 +96,12 @@ class DirtyFile:
 
     def _changed(self) -> None:
         """Bytes were accepted, or the size has changed."""
-        if self._state.phase is not FilePhase.DISCARDED:
-            self._state = self._state.then(FilePhase.DIRTY, was_written=True)
+        state = self._state
+        if state.phase is FilePhase.DISCARDED or (
+            state.phase is FilePhase.DIRTY and state.was_written
+        ):
+            return
+        self._state = state.then(FilePhase.DIRTY, was_written=True)
 
     def _emptied(self) -> None:
         is_discarded = self._state.phase is FilePhase.DISCARDED
@@ -307,12 +311,8 @@ class DirtyFile:
     def keep(self) -> Path | None:
         """See to it that the mount's next worker finds what the store does not have.
 
-        Where that is; None: nothing is left. The file can be used as before, and what was kept
-        goes once it is stored.
-
-        Raises:
-            SpoolFullError: there is no room for it.
-
+        Returns where that is; None: there is nothing. The file can be used as before, and what was
+        kept is removed once it is stored. Raises SpoolFullError where there is no room for it.
         """
         if not self.is_dirty or self._state.error is not None or not self._spool.is_there:
             return None
@@ -323,12 +323,8 @@ class DirtyFile:
         self._staged.adopt(file, description)
         self._state = self._state.then(FilePhase.DIRTY)
 
-    def cancel(self) -> None:
-        """Stop sending; plain code, at the end of the mount."""
-        self._remote.cancel()
-
     def close(self) -> None:
-        """Give memory and spool back; callers that still wait get StaleError."""
+        """Stop sending, give memory and spool back; callers that still wait get StaleError."""
         error = StaleError(f"{self._remote.key}: what was written could not be stored")
         self._state = self._state.then(FilePhase.CLOSED, error if self.is_dirty else None)
         self._staged.close()

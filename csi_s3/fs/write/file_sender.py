@@ -164,17 +164,17 @@ class FileSender:
         """Send or copy the rest of a run of parts: larger ones where they would be too many."""
         layout = self._staged.layout()
         layout.truncate(end)
-        part_bytes, most = upload.part_bytes(run), run.most - run.last
+        part_bytes, max_parts = upload.part_bytes(run), run.max_number - run.last
         while True:
             pieces = plan(
                 layout,
                 run.covered,
                 part_bytes=part_bytes,
                 min_part_bytes=self._store.min_part_bytes,
-                most=most,
+                max_parts=max_parts,
                 is_end=run is upload.body,
             )
-            if len(pieces) <= most:
+            if len(pieces) <= max_parts:
                 break
             part_bytes *= 2
             if part_bytes > MAX_PUT_BYTES:

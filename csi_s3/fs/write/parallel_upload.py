@@ -39,13 +39,13 @@ class SentPart:
 class PartRun:
     """Parts without gaps from `start` on, in the file's order.
 
-    last: the number that was used last, of those up to `most`. Numbers are not used again: what is
-        on its way under one may still arrive.
+    last: the number that was used last, max_number the last that may be. None is used again: what
+        is on its way under one may still arrive.
     """
 
     start: int
     last: int
-    most: int
+    max_number: int
     parts: list[SentPart] = field(default_factory=list)
 
     @property
@@ -87,8 +87,8 @@ class ParallelUpload:
         copies = -(-start // copy_part_bytes(start))
         kept_numbers = min(copies + SPARE_NUMBERS, MAX_PARTS // 2) if start else 0
         self.key = key
-        self.head = PartRun(0, last=0, most=kept_numbers)
-        self.body = PartRun(start, last=kept_numbers, most=MAX_PARTS)
+        self.head = PartRun(0, last=0, max_number=kept_numbers)
+        self.body = PartRun(start, last=kept_numbers, max_number=MAX_PARTS)
         self.tried: list[Part] | None = None
         self._store, self._budget, self._group = context.store, context.budget, context.group
         self._progress = context.progress_timeout.made_progress
@@ -178,12 +178,7 @@ class ParallelUpload:
             raise
 
     async def arrived(self) -> list[Part]:
-        """Wait for all parts.
-
-        Raises:
-            VolumeError: the first failure.
-
-        """
+        """Wait for all parts; raises the first failure."""
         parts = []
         for sent in self.parts:
             part = await asyncio.shield(sent.task)
@@ -230,7 +225,7 @@ class ParallelUpload:
             if self._failure is not None:
                 self._slots.release()
                 raise self._failure
-            if run is not None and run.last >= run.most:
+            if run is not None and run.last >= run.max_number:
                 self._slots.release()
                 raise FileTooLargeError(
                     f"{self.key}: more than {MAX_PARTS} parts",

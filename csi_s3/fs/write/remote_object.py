@@ -62,7 +62,7 @@ class Basis:
 class RemoteObject:
     """Lifetime: as its `DirtyFile`; `close` gives memory back.
 
-    Concurrency: the file's lock orders all but `read`, `rebase`, `drop_upload` and `cancel`.
+    Concurrency: the file's lock orders all but `read`, `rebase`, `drop_upload` and `close`.
 
     upload: what was sent in parts and is not complete.
     """
@@ -158,12 +158,7 @@ class RemoteObject:
         self._uploads.clear()
 
     async def settle(self) -> None:
-        """Go on from what such a request has made, if it has.
-
-        Raises:
-            VolumeError: the store does not say.
-
-        """
+        """Go on from what such a request has made, if it has; raises if the store does not say."""
         info = await self.made_of(self._puts) if self._puts else None
         for upload in reversed(self._uploads):
             info = info or await upload.made()
@@ -205,12 +200,7 @@ class RemoteObject:
         )
 
     async def read(self, start: int, length: int) -> Buffer:
-        """Bytes of the base.
-
-        Raises:
-            StaleError: the base was replaced or removed, and not by this mount.
-
-        """
+        """Bytes of the base; StaleError if it was replaced or removed, and not by this mount."""
         base = self.base
         if base is None:
             raise StaleError(f"{self.key}: its stored bytes are gone")
@@ -224,12 +214,9 @@ class RemoteObject:
             raise StaleError(f"{base.key}: shorter than what was written")
         return data
 
-    def cancel(self) -> None:
-        """Stop sending; plain code, at the end of the mount."""
-        if self.upload is not None:
-            self.upload.cancel()
-
     def close(self) -> None:
+        if self.upload is not None:  # at the end of the mount: what was sent of it stays
+            self.upload.cancel()
         self._read_base.close()
 
 

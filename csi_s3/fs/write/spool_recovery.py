@@ -15,7 +15,7 @@ from csi_s3.fs.write.spool import Description, Spool, SpoolFile
 log = logging.getLogger(__name__)
 
 
-async def recover(context: MountContext, spool: Spool) -> None:
+async def upload_leftovers(context: MountContext, spool: Spool) -> None:
     """Deal with every leftover of the spool. Failures reach the log; the leftover stays."""
     for path, description in spool.leftovers():
         try:
@@ -57,5 +57,4 @@ async def _upload(
     else:
         log.info("%s: uploaded what an earlier worker could not", description.key)
     finally:
-        writer.cancel()
         writer.close()

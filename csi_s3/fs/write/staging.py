@@ -161,12 +161,7 @@ class StagedFile:
             )
 
     async def grow(self, size: int) -> None:
-        """Let zeros follow: in memory as long as the file fits one part, else as a hole.
-
-        Raises:
-            FileTooLargeError: so many that the file could not be sent.
-
-        """
+        """Let zeros follow: in memory as long as the file fits one part, else as a hole."""
         zeros = size - self.size
         largest = MAX_PARTS * largest_part_bytes(self._context, self._part_bytes)
         if zeros > largest:
