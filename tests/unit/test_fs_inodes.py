@@ -125,7 +125,7 @@ def test_the_runtime_half_goes_when_nothing_is_in_it():
     file = inodes.add(ROOT, "f", Kind.FILE)
     idle = file.runtime
     fh = handles.add(FileHandle(file))
-    assert handles.of(file) == [handles.file(fh)]
+    assert file.file_handles == [handles.file(fh)]
     assert file.runtime is not idle
     handles.remove(fh)
     assert file.runtime is idle

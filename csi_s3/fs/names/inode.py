@@ -117,6 +117,10 @@ class Inode:
         return self.runtime.handles
 
     @property
+    def file_handles(self) -> "list[FileHandle]":
+        return [h for h in self.handles if isinstance(h, FileHandle)]
+
+    @property
     def is_in_use(self) -> bool:
         r = self.runtime
         is_pinned = r.is_pinned or r.is_made_here or self.ino == ROOT
