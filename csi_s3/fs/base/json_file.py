@@ -1,8 +1,8 @@
 """Records in the mount's state directory: JSON files that are replaced whole or not at all.
 
-They outlive the worker, which the page cache does too, so nothing is flushed to the disk: fsync
-blocks the event loop, and with it the mount, for as long as the disk likes. After a power failure
-of the node a record may be missing or old, as may be the bytes that it describes.
+They must survive the worker, and the page cache does, so nothing is flushed to the disk: fsync
+would block the event loop, and with it the mount, while the disk is busy. After a power failure of
+the node a record may be missing or old, and so may the bytes that it describes.
 """
 
 import json
@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-NEW_SUFFIX = ".new"  # of a record that is being written; one that is left is of no use
+NEW_SUFFIX = ".new"  # of a record that is being written; one that is left behind is garbage
 
 
 def read_json(path: Path) -> dict[str, Any]:

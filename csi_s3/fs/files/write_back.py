@@ -272,11 +272,11 @@ class WriteBack:
                 writer.close()
 
     async def prepare_move(self, inode: Inode, *, over: bool) -> ObjectInfo | None:
-        """Before a file's key changes, with its keys locked: nothing is on its way to the old.
+        """Stop uploads to a file's key before it changes, with its keys locked.
 
-        over: another file is replaced, so all that was written must be in the store: what a crash
-        leaves of the two is one of them, whole.
-        Returns what the store has of it; None: nothing, so only the name moves.
+        over: another file is replaced, so everything written must be in the store: after a crash
+        one of the two is there, whole.
+        Returns the stored version; None: there is none, so only the name moves.
         """
         writer = inode.writer
         if writer is None:
@@ -292,7 +292,7 @@ class WriteBack:
         return writer.base
 
     def moved(self, inode: Inode, info: ObjectInfo) -> None:
-        """A file's key has changed; the store has its bytes there as this version."""
+        """Take over the version that the store has at a file's new key."""
         if inode.mtime_ns is None:
             inode.set_times(mtime_ns=self._tree.attributes(inode).mtime_ns)
         inode.set_version(info)

@@ -274,15 +274,15 @@ class DirtyFile:
     async def discard(self, remove: Callable[[], Awaitable[None]], *, limit_bytes: int = 0) -> None:
         """Remove the name, then never store it: no attempt to store it can be under way.
 
-        What is here stays readable and writable, and so does what is only in S3 if it is no more
-        than limit_bytes: it is fetched before. A failure of `remove` changes nothing.
+        Bytes that are on this node stay readable and writable. Those that are only in S3 are
+        fetched before, up to limit_bytes. A failure of `remove` changes nothing.
         """
         async with self._lock:
             try:
                 await self._staged.localise(limit_bytes)
             except (SpoolFullError, StaleError, AccessDeniedError, ArchivedError) as exc:
                 log.info("%s: removed while open; reads will fail: %s", self._remote.key, exc)
-            await self._remote.settle()  # what is there may be ours, and then has to go
+            await self._remote.settle()  # this mount may have made what is there: it is removed
             await remove()
             if self._state.phase is not FilePhase.CLOSED:
                 self._state = self._state.then(FilePhase.DISCARDED, self._state.error)
@@ -291,16 +291,16 @@ class DirtyFile:
 
     @property
     def must_be_stored_to_move(self) -> bool:
-        """Bytes are in an upload to the present key, and nowhere else; or may be there already."""
+        """Bytes are only in an upload to the present key, or an object may have been made there."""
         is_sent = self._remote.upload is not None and self._staged.extents.has(Origin.SENT)
         return is_sent or self._remote.is_uncertain
 
     async def detach(self) -> None:
-        """Before the key changes: nothing may be on its way to the old one; sent bytes are kept."""
+        """Drop the upload before the key changes; the spool has the bytes that were sent."""
         await self._remote.drop_upload()
 
     async def give_up(self) -> None:
-        """No other attempt to store it will be made: the store need not keep what was sent."""
+        """Drop the upload, because no other attempt to store the file will be made."""
         async with self._lock:
             await self._remote.drop_upload()
 
@@ -309,10 +309,10 @@ class DirtyFile:
         self._remote.rebase(info)
 
     def keep(self) -> Path | None:
-        """See to it that the mount's next worker finds what the store does not have.
+        """Keep what the store does not have in the spool, for the mount's next worker.
 
-        Returns where that is; None: there is nothing. The file can be used as before, and what was
-        kept is removed once it is stored. Raises SpoolFullError where there is no room for it.
+        Returns where that is, or None if there is nothing to keep. The file can be used as before.
+        Once it is stored, the copy is removed. Raises SpoolFullError where there is no room for it.
         """
         if not self.is_dirty or self._state.error is not None or not self._spool.is_there:
             return None

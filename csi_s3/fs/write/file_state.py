@@ -1,4 +1,4 @@
-"""The life of a file that is being changed, as data: its one state, and which may follow which.
+"""The state of a file that is being changed, as data, and which state may follow which.
 
     opened to edit             created, or truncated to be rewritten
           |                                  |
@@ -14,9 +14,9 @@
     CLEAN, DIRTY, FAILED --- its name is removed ---> DISCARDED
     any --- close ---> CLOSED
 
-Facts that may hold in most states have one owner each and are asked there: where bytes are (memory,
-spool, base, parts of an upload) and whether the spool keeps the file for a next worker of
-`StagedFile`; whether there is an upload, or a request with an uncertain outcome, of `RemoteObject`.
+Facts that may hold in most states are not states, and have one owner each. `StagedFile`: where the
+bytes are (memory, spool, base, parts of an upload), whether the spool keeps the file for the next
+worker. `RemoteObject`: whether there is an upload, whether the outcome of a request is unknown.
 """
 
 from dataclasses import dataclass
@@ -36,13 +36,7 @@ class FilePhase(Enum):
 
 NEXT = {
     FilePhase.CLEAN: {FilePhase.DIRTY, FilePhase.DISCARDED, FilePhase.CLOSED},
-    FilePhase.DIRTY: {
-        FilePhase.DIRTY,
-        FilePhase.STORING,
-        FilePhase.FAILED,
-        FilePhase.DISCARDED,
-        FilePhase.CLOSED,
-    },
+    FilePhase.DIRTY: set(FilePhase) - {FilePhase.CLEAN},
     FilePhase.STORING: {FilePhase.CLEAN, FilePhase.DIRTY, FilePhase.CLOSED},
     FilePhase.FAILED: {FilePhase.DIRTY, FilePhase.DISCARDED, FilePhase.CLOSED},
     FilePhase.DISCARDED: {FilePhase.DISCARDED, FilePhase.CLOSED},
@@ -52,7 +46,7 @@ NEXT = {
 
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """One attempt to store a file. error: why it failed, for those who waited for it."""
+    """One attempt to store a file. error: why it failed, for callers that waited for it."""
 
     error: VolumeError | None = None
 

@@ -50,7 +50,7 @@ class PartRun:
 
     @property
     def covered(self) -> int:
-        """Up to here the file is in parts."""
+        """The end of the last part."""
         return self.parts[-1].end if self.parts else self.start
 
     def add(self, length: int, task: PartTask) -> None:
@@ -71,7 +71,7 @@ class ParallelUpload:
 
     body: the parts from `start` on, sent while the file is written. head: those before `start`,
         sent last: an edit's unchanged beginning, which is copied when it is sure to be unchanged.
-        Numbers of parts are kept for it.
+        Part numbers are reserved for it.
     tried: the parts of a `complete` that got no answer; the next `complete` is of these again.
     """
 
@@ -85,10 +85,10 @@ class ParallelUpload:
         start: int = 0,
     ) -> None:
         copies = -(-start // copy_part_bytes(start))
-        kept_numbers = min(copies + SPARE_NUMBERS, MAX_PARTS // 2) if start else 0
+        reserved = min(copies + SPARE_NUMBERS, MAX_PARTS // 2) if start else 0
         self.key = key
-        self.head = PartRun(0, last=0, max_number=kept_numbers)
-        self.body = PartRun(start, last=kept_numbers, max_number=MAX_PARTS)
+        self.head = PartRun(0, last=0, max_number=reserved)
+        self.body = PartRun(start, last=reserved, max_number=MAX_PARTS)
         self.tried: list[Part] | None = None
         self._store, self._budget, self._group = context.store, context.budget, context.group
         self._progress = context.progress_timeout.made_progress
@@ -107,7 +107,7 @@ class ParallelUpload:
 
     @property
     def has_gap(self) -> bool:
-        """What is before `start` was not sent yet."""
+        """Whether bytes before the body are still to be sent."""
         return self.head.covered < self.body.start
 
     def part_bytes(self, run: PartRun) -> int:
@@ -115,16 +115,16 @@ class ParallelUpload:
         return min(self._part_bytes << (run.last // GROW_EVERY_PARTS), self._largest_bytes)
 
     async def part(self, run: PartRun, data: Buffer) -> None:
-        """Send the next bytes of a run; returns when they are on their way.
+        """Send the next bytes of a run; returns when their request is under way.
 
-        Their share of the budget is given back by us, whatever happens.
+        Their share of the budget is released in any case.
         """
         await self._slot(len(data), run=run)
         number = run.last + 1
         run.add(len(data), self._begin(len(data), lambda upload: upload.part(number, data)))
 
     async def copy(self, run: PartRun, source: ObjectInfo, length: int) -> None:
-        """Have the next bytes copied in the store: those at the same place of that version."""
+        """Copy the next bytes inside the store, from the same offset of that version."""
         await self._slot(0, run=run)
         number, start = run.last + 1, run.covered
         task = self._begin(0, lambda upload: upload.part_from(number, source, start, length))
@@ -137,20 +137,20 @@ class ParallelUpload:
         sent.task = self._begin(len(data), lambda upload: upload.part(sent.number, data))
 
     def mark_changed(self, start: int, end: int) -> None:
-        """Bytes of this range have changed: parts that hold any of them are stale."""
+        """Mark parts as stale that hold bytes of a range that has changed."""
         for sent in self.parts:
             if sent.start < end and start < sent.end:
                 sent.is_stale = True
 
     def cut(self, size: int) -> None:
-        """The file has become shorter: parts that reach beyond are dropped."""
+        """Drop parts that reach beyond the file's new end."""
         for run in (self.body, self.head):
             run.cut(size)
         if size < self.body.start:
             self.body.start = self.head.covered
 
     async def room(self) -> None:
-        """Wait until one of the parts that are on their way has arrived; at once if none is."""
+        """Wait until one of the parts under way has arrived; returns at once if there is none."""
         if self._running:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
 

@@ -37,7 +37,7 @@ Digest = tuple[int, bytes]  # size, and hash
 
 
 class HasKey(Protocol):
-    """What knows the key that a file has now; a rename changes it."""
+    """Knows the key of a file, which a rename changes."""
 
     @property
     def key(self) -> str: ...
@@ -102,16 +102,16 @@ class RemoteObject:
         return await request()
 
     def replace(self, info: ObjectInfo) -> None:
-        """The store holds this version, and nothing about it is uncertain."""
+        """Take over the version that the store holds now; nothing about it is uncertain."""
         self.base, self.upload, self.is_adopted = info, None, False
         self._forget_requests()
 
     def rebase(self, info: ObjectInfo) -> None:
-        """The base has another key now, maybe another ETag, and the same bytes."""
+        """Take over another key, and maybe ETag, of the base; its bytes are the same."""
         self.base = info
 
     def replace_by_upload(self, info: ObjectInfo) -> None:
-        """The upload has made this version, which later changes are of."""
+        """Take over the version that the upload has made."""
         self.base, self.upload = info, None
 
     # the upload
@@ -147,7 +147,7 @@ class RemoteObject:
         return bool(self._puts or self._uploads)
 
     def remember(self, sent: Buffer | None) -> None:
-        """A PUT of these bytes may take effect, or else the completion of the upload."""
+        """Remember that a PUT of these bytes, or else the upload's completion, may take effect."""
         if sent is not None:
             self._puts.add((len(sent), hashlib.sha256(sent).digest()))
         elif self.upload is not None and self.upload not in self._uploads:
@@ -158,7 +158,7 @@ class RemoteObject:
         self._uploads.clear()
 
     async def settle(self) -> None:
-        """Go on from what such a request has made, if it has; raises if the store does not say."""
+        """Take over what such a request has made, if any; raises if the store does not answer."""
         info = await self.made_of(self._puts) if self._puts else None
         for upload in reversed(self._uploads):
             info = info or await upload.made()
@@ -167,7 +167,7 @@ class RemoteObject:
             self._forget_requests()
 
     async def is_settled_since(self, base: ObjectInfo | None) -> bool:
-        """Whether the base is another one than this, after `settle`. Raises as that does."""
+        """Whether `settle` or a concurrent read has replaced this base. Raises as `settle`."""
         if self.base is base:
             await self.settle()
         return self.base is not base

@@ -144,7 +144,7 @@ class Spool:
                 path.unlink(missing_ok=True)
 
     def take_over(self, path: Path, description: Description) -> "SpoolFile":
-        """Open a leftover; it is now as if it were made by us, and its bytes count."""
+        """Open a leftover like a file of this worker; its bytes count."""
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         file = SpoolFile(self, path, fd, description)
         self._open.add(path)
@@ -155,7 +155,7 @@ class Spool:
         return file
 
     def supersede(self, key: str) -> None:
-        """What was left of this key is no change of what is there now: it is not uploaded."""
+        """Never upload what was left of this key: the object has been replaced since."""
         for file in self._left.pop(key, ()):
             with suppress(SpoolFullError):
                 file.describe(replace(file.description, is_whole=False))
@@ -185,7 +185,7 @@ class SpoolFile:
         self.counted_bytes = 0
 
     def write(self, offset: int, data: Buffer, *, new_bytes: int) -> None:
-        """Write; new_bytes of them were not here before."""
+        """Write bytes, of which new_bytes are in no range that was written before."""
         self._count(new_bytes)
         view = memoryview(data)
         try:
@@ -202,7 +202,7 @@ class SpoolFile:
         self.counted_bytes += n
 
     def read(self, offset: int, length: int) -> bytes:
-        """All of the range, which was written."""
+        """Read a range that was written."""
         pieces = []
         while length > 0:
             with _disk_errors():
@@ -214,7 +214,7 @@ class SpoolFile:
         return b"".join(pieces)
 
     def cut(self, size: int, *, left_bytes: int) -> None:
-        """Bytes from size on are not needed any more; left_bytes of the rest count."""
+        """Drop bytes from size on; left_bytes of the rest count."""
         with _disk_errors():
             os.ftruncate(self._fd, size)
         self._count(left_bytes - self.counted_bytes)

@@ -26,8 +26,8 @@ class StagedFile:
     Concurrency: the file's lock orders changes; `read` may run beside them.
     Cancellation: a cancelled call has changed nothing, or only where bytes are.
 
-    SpoolFullError is raised by whatever puts bytes in the spool, and they stay where they are;
-    StaleError by whatever reads the base, where it was replaced or removed, and not by this mount.
+    Methods that put bytes in the spool raise SpoolFullError, and the bytes stay where they are.
+    Methods that read the base raise StaleError if another client has replaced or removed it.
     """
 
     def __init__(self, context: MountContext, remote: RemoteObject, spool: Spool) -> None:
@@ -72,7 +72,7 @@ class StagedFile:
         return self._part_bytes if upload is None else upload.part_bytes(upload.body)
 
     def can_append(self, n: int) -> bool:
-        """Whether the tail can take n bytes without waiting, whatever is done with it then."""
+        """Whether n bytes can be added to the tail without waiting."""
         if 0 < self.tail_start < self._min_part_bytes and self._remote.upload is None:
             return False  # the file is brought into memory first
         return self.tail.has_room(n) and len(self.tail) + n <= self._part_bytes
@@ -101,7 +101,7 @@ class StagedFile:
         self.tail.append(data)
 
     def take_tail(self) -> bytearray:
-        """Hand over the tail and its reserved bytes; a copy is in the spool, if it takes one."""
+        """Hand over the tail and its reserved memory; the spool keeps a copy if it has room."""
         start, end = self.tail_start, self.size
         try:
             self._put_in_spool(start, self.tail.data)
@@ -134,7 +134,7 @@ class StagedFile:
     # changes
 
     def _mark_changed(self) -> None:
-        """What the spool has for the next worker is not what the file is now."""
+        """Note that the copy for the next worker is out of date, if there is one."""
         if self.is_kept and self._file is not None:
             self._file.describe(Description(key=self._remote.key))
 
@@ -210,7 +210,7 @@ class StagedFile:
         self.tail.data = data
 
     async def localise(self, limit_bytes: int) -> None:
-        """Bring the base's bytes here, before the object is deleted, if they are no more."""
+        """Copy the base's bytes to the spool, up to limit_bytes, before the object is deleted."""
         if self.extents.count(Origin.BASE) > limit_bytes:
             raise SpoolFullError(
                 f"{self._remote.key}: more than {limit_bytes} bytes are in S3 only",
@@ -225,7 +225,7 @@ class StagedFile:
                 self._context.progress_timeout.made_progress()
 
     def mark_stored(self, size: int) -> None:
-        """All bytes are those of the base, which has this size; a tail that is the file stays."""
+        """Take all bytes from the base, which has this size; a file in memory stays there."""
         self._close_file()
         if not self.is_in_memory:
             self.tail.clear()
@@ -233,7 +233,7 @@ class StagedFile:
             self.extents.put(0, size, Origin.BASE)
 
     def mark_sent_stored(self) -> None:
-        """The base has all bytes that had left; those that have changed since are here."""
+        """Take bytes that were only in the upload from the base, which it has made."""
         for e in self.extents:
             if e.origin is Origin.SENT:
                 self.extents.put(e.start, e.end, Origin.BASE)
@@ -292,7 +292,7 @@ class StagedFile:
         return self._file.path
 
     def unlink(self) -> None:
-        """The file has no name any more: nothing of it is left for a next worker."""
+        """Leave nothing for a next worker: the file has no name any more."""
         self._is_unlinked = True
         if self._file is not None:
             self._file.unlink()

@@ -48,7 +48,7 @@ class Tail:
         self.data = self.data[:size]
 
     def take(self) -> bytearray:
-        """Empty it; who takes the bytes gives back the memory that they occupy, and no more."""
+        """Empty it. The caller gives back the memory of the bytes; that of the rest is released."""
         data, self.data = self.data, bytearray()
         spare, self._reserved = self._reserved - len(data), 0
         self._budget.release(spare)
