@@ -1,4 +1,4 @@
-"""Async tools that asyncio lacks and that know nothing of volumes."""
+"""General additions to asyncio; nothing here knows volumes."""
 
 import asyncio
 import concurrent.futures
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class KeyLocks(Generic[K]):
-    """One lock per key, for the time somebody wants it.
+    """One lock per key, which exists while a task holds it or waits for it.
 
     Cancellation: leaving is plain code, so a cancelled holder cannot leave its key locked.
     """
@@ -42,7 +42,7 @@ class KeyLocks(Generic[K]):
 
 
 async def finish(cleanup: Callable[[], Awaitable[None]], *, within_s: float) -> None:
-    """Run cleanup to its end, or its deadline, however often we are cancelled meanwhile."""
+    """Run cleanup to its end, or its deadline, even if the caller is cancelled repeatedly."""
 
     async def bounded() -> None:
         async with asyncio.timeout(within_s):
@@ -71,15 +71,15 @@ async def back_off(
     The jitter is a half, so no pause is shorter than the one before, up to LONGEST_PAUSE_S.
     https://aws.amazon.com/builders-library, "Timeouts, retries and backoff with jitter".
     """
-    most_s = min(LONGEST_PAUSE_S, first_s * 2.0**failures)
+    most_s = min(LONGEST_PAUSE_S, first_s * 2.0 ** min(failures, 32))
     await pause(secrets.SystemRandom().uniform(most_s / 2, most_s))
 
 
 async def blocking(call: Callable[[], T], *, within_s: float) -> T:
     """Run a call that may hang in a thread of its own and wait for it within a deadline.
 
-    The thread is a daemon: one that never comes back (a syscall on a dead mount) is left behind
-    and does not keep the process from ending.
+    The thread is a daemon: a call that never returns (on a dead mount) does not keep the process
+    from ending.
 
     Raises:
         TimeoutError: the deadline passed; the call may still take effect later.
@@ -90,7 +90,7 @@ async def blocking(call: Callable[[], T], *, within_s: float) -> T:
     def run() -> None:
         try:
             result = call()
-        except BaseException as exc:  # noqa: BLE001 - handed to the waiter, whatever it is
+        except BaseException as exc:  # noqa: BLE001 - passed to the waiter
             outcome = exc
         else:
             if not done.cancelled():

@@ -1,7 +1,7 @@
-"""The programs a person or a manifest starts. Chooses one, builds its configuration, runs it.
+"""The entry point of all programs: chooses one, builds its configuration and runs it.
 
-Programs never import one another, and each is imported only when it is chosen: what a container
-starts many times, and whose memory counts, must not load the others' libraries.
+Programs never import one another, and each is imported only when it is chosen: a container's
+memory and start time must not include the libraries of the others.
 """
 
 import signal
@@ -17,13 +17,13 @@ Usage: csi-s3 COMMAND ...
 
 S3 buckets as directories.
 
-  mount     show a bucket as a directory of this machine
-  demo      run the whole driver on this machine against an S3 server of its own
-  node      the CSI node plugin, started by a DaemonSet
-  mounter   serves the node plugin's mounts, started by a DaemonSet
-  csi       ask a node plugin by hand: probe, publish, unpublish
+  mount     mount a bucket on a directory of this machine
+  demo      run the whole driver on this machine with an S3 server of its own
+  node      run the CSI node plugin (in a DaemonSet)
+  mounter   serve the mounts of the node plugin (in a DaemonSet)
+  csi       call a node plugin: probe, publish, unpublish
 
-csi-s3 COMMAND --help tells more. Called as mount-s3 or mount.csi-s3 it is csi-s3 mount.
+"csi-s3 COMMAND --help" shows the options. mount-s3 and mount.csi-s3 are csi-s3 mount.
 """
 
 _MOUNT_NAMES = {"mount-s3", "mount.csi-s3", "mount.fuse.csi-s3"}
@@ -33,20 +33,20 @@ def main() -> None:
     """`csi-s3`: ends the process with the chosen program's exit code."""
     if _program_name() in _MOUNT_NAMES:
         mount_s3()
-    sys.exit(_guarded(_choose, sys.argv[1:]))
+    sys.exit(_exit_code(_choose, sys.argv[1:]))
 
 
 def mount_s3() -> None:
     """`mount-s3`, and `mount.csi-s3` as mount(8) calls it."""
-    sys.exit(_guarded(_mount, sys.argv[1:]))
+    sys.exit(_exit_code(_mount, sys.argv[1:]))
 
 
 def _program_name() -> str:
     return Path(sys.argv[0]).name
 
 
-def _guarded(program: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted."""
+def _exit_code(program: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """Run a program: 0 success, 1 failure, 2 wrong usage, 130 interrupted."""
     try:
         return program(argv)
     except VolumeError as exc:
@@ -68,8 +68,8 @@ def _choose(argv: Sequence[str]) -> int:
         sys.stdout.write(f"csi-s3 {csi_s3.__version__}\n")
         return 0
     if name not in _PROGRAMS:
-        asked = f"unknown command {name!r}" if name else "no command given"
-        raise BadOptionError(asked, "one of mount, demo, node, mounter, csi; --help tells more")
+        problem = f"unknown command {name!r}" if name else "no command given"
+        raise BadOptionError(problem, "expected mount, demo, node, mounter or csi; see --help")
     return _PROGRAMS[name](argv[1:])
 
 
@@ -89,17 +89,17 @@ def _mount(argv: Sequence[str]) -> int:
     return run(command)
 
 
-def _heed_sigterm() -> None:
-    """End at a SIGTERM that comes before the program has its own handler.
+def _exit_at_sigterm() -> None:
+    """Handle a SIGTERM that comes before the program has its own handler.
 
-    A container's first process has no default one (pid_namespaces(7)): the signal would be lost,
-    and a pod that is deleted while it starts would take its whole grace period.
+    A container's first process has no default handler (pid_namespaces(7)): the signal would be
+    lost, and a pod that is deleted while it starts would take its whole grace period.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _node(argv: Sequence[str]) -> int:
-    _heed_sigterm()
+    _exit_at_sigterm()
     from csi_s3.config.programs import NodeConfig
     from csi_s3.obs import logs
 
@@ -112,7 +112,7 @@ def _node(argv: Sequence[str]) -> int:
 
 
 def _mounter(argv: Sequence[str]) -> int:
-    _heed_sigterm()
+    _exit_at_sigterm()
     from csi_s3.config.programs import MounterConfig
     from csi_s3.obs import logs
 
@@ -125,7 +125,7 @@ def _mounter(argv: Sequence[str]) -> int:
 
 
 def _worker(argv: Sequence[str]) -> int:
-    """Not for people: what `mount` and the Python API exec."""
+    """Internal: executed by `mount` and the Python API."""
     import argparse
     import socket
 
@@ -135,16 +135,16 @@ def _worker(argv: Sequence[str]) -> int:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--mounted")
     parser.add_argument("--debug", action="store_true")
-    given = parser.parse_args(argv)
-    logs.configure("worker", debug=given.debug)
+    args = parser.parse_args(argv)
+    logs.configure("worker", debug=args.debug)
 
     from csi_s3.mounter.worker import run_worker
 
-    code = run_worker(socket.socket(fileno=given.fd))
-    if given.mounted is not None:
+    code = run_worker(socket.socket(fileno=args.fd))
+    if args.mounted is not None:
         from csi_s3.local.user_mount import release
 
-        release(given.mounted)
+        release(args.mounted)
     return code
 
 

@@ -1,7 +1,7 @@
-"""Every failure a user can meet, with the answers it owes: errno, RPC status, code, what to do.
+"""Every failure that a user can see: its errno, RPC status, stable code and hint.
 
 One tree, so that the FUSE boundary, the gRPC interceptor and the link between node and mounter
-answer from the same facts. Raised on purpose; anything else that reaches a boundary is a bug.
+answer from the same facts. Any other exception that reaches a boundary is a bug.
 """
 
 import logging
@@ -32,7 +32,7 @@ from typing_extensions import override
 
 
 class Status(Enum):
-    """CSI answers by name; `csi.interceptors` alone turns them into `grpc.StatusCode`."""
+    """Status codes of gRPC by name; only `csi.interceptors` turns them into `grpc.StatusCode`."""
 
     INVALID_ARGUMENT = auto()
     NOT_FOUND = auto()
@@ -50,47 +50,46 @@ class Status(Enum):
 
 @dataclass(eq=False)
 class VolumeError(Exception):
-    """Base of the tree. `what` says what failed and where, `hint` what to do next.
+    """Base of the tree. `what`: what failed and where. `hint`: what to do.
 
-    public: in place of `what`, see `as_told`; for logs `what` has it all.
+    public: replaces `what` outside of logs, see `as_public`.
     """
 
     errno: ClassVar[int] = EIO
     status: ClassVar[Status] = Status.INTERNAL
     code: ClassVar[str] = "internal"  # stable: log field, metric label, docs anchor
     retryable: ClassVar[bool] = False
-    mendable: ClassVar[bool] = False  # once somebody has given keys, or room
-    level: ClassVar[int] = logging.INFO  # how loud the boundary reports it
+    mendable: ClassVar[bool] = False  # after a change of keys or of space
+    level: ClassVar[int] = logging.INFO  # at which the boundary logs it
 
     what: str
     hint: str = ""
     public: str = field(default="", kw_only=True, repr=False)
-    was_logged: bool = field(default=False, init=False, repr=False)
 
     @property
     def keeps_bytes(self) -> bool:
-        """What was to be stored may be stored later as it is: it is not thrown away."""
+        """Data that could not be stored may be stored later, so it is not discarded."""
         return self.retryable or self.mendable
 
     @override
     def __str__(self) -> str:
         return f"{self.what} ({self.hint})" if self.hint else self.what
 
-    def as_told(self) -> "VolumeError":
-        """The same for CSI answers and Events, every time in the same words: kubelet counts these.
+    def as_public(self) -> "VolumeError":
+        """The error for CSI answers and Events, in the same words each time: kubelet counts them.
 
-        It names no object, because an Event is on all pods of a volume, and no request.
+        It names no object, because an Event is on all pods of a volume, and no request id.
         """
         return type(self)(self.public or self.what, self.hint)
 
 
 class InternalError(VolumeError):
-    """A bug of ours, seen at a boundary; the log has its id and its traceback."""
+    """A bug in this driver; the log has its id and its traceback."""
 
     level = logging.ERROR
 
 
-# --- what the object store answered -------------------------------------------------------------
+# --- answers of the object store -------------------------------------------------------------
 
 
 class NotFoundError(VolumeError):
@@ -101,9 +100,10 @@ class NotFoundError(VolumeError):
 
 
 class NoSuchBucketError(VolumeError):
-    """The store knows no bucket of this name.
+    """The store has no bucket of this name.
 
-    Not ENOENT: programs would take files for removed, and a C library a listing for complete.
+    Not ENOENT: programs would take files for removed, and a C library would take a listing for
+    complete.
     """
 
     status, code = Status.NOT_FOUND, "no-such-bucket"
@@ -111,14 +111,14 @@ class NoSuchBucketError(VolumeError):
 
 
 class AccessDeniedError(VolumeError):
-    """The store knows who asks and refuses (403)."""
+    """The store knows the identity and refuses the request (403)."""
 
     errno, status, code = EACCES, Status.PERMISSION_DENIED, "s3-access-denied"
     level = logging.WARNING
 
 
 class CredentialsError(VolumeError):
-    """None found, expired, or refused as such."""
+    """No credentials were found, or they are expired or invalid."""
 
     errno, status, code = EACCES, Status.UNAUTHENTICATED, "s3-credentials"
     mendable = True
@@ -126,19 +126,19 @@ class CredentialsError(VolumeError):
 
 
 class ArchivedError(VolumeError):
-    """The object is in an archive tier and not restored."""
+    """The object is in an archive tier and is not restored."""
 
     errno, status, code = EACCES, Status.FAILED_PRECONDITION, "s3-archived"
 
 
 class PreconditionFailedError(VolumeError):
-    """A conditional request met another state (412)."""
+    """The condition of a request does not hold (412)."""
 
     errno, status, code = EEXIST, Status.ABORTED, "s3-precondition-failed"
 
 
 class ObjectChangedError(VolumeError):
-    """The object is no longer the version that was asked for."""
+    """The object is no longer the requested version."""
 
     errno, status, code = ESTALE, Status.ABORTED, "object-changed"
 
@@ -158,7 +158,7 @@ class StoreTimeoutError(VolumeError):
 
 
 class StoreFullError(VolumeError):
-    """The store has no room for more bytes (507)."""
+    """The store has no space left (507)."""
 
     errno, status, code = ENOSPC, Status.RESOURCE_EXHAUSTED, "s3-full"
     mendable = True
@@ -166,7 +166,7 @@ class StoreFullError(VolumeError):
 
 
 class QuotaExceededError(VolumeError):
-    """A quota of the bucket, or of its owner, is used up."""
+    """A quota of the bucket or of its owner is exceeded."""
 
     errno, status, code = EDQUOT, Status.RESOURCE_EXHAUSTED, "s3-quota"
     mendable = True
@@ -174,45 +174,45 @@ class QuotaExceededError(VolumeError):
 
 
 class StoreRefusedError(VolumeError):
-    """Any other refusal of a request (4xx): the message carries the store's code and text."""
+    """Any other refusal of a request (4xx): the message has the store's code and text."""
 
     status, code = Status.FAILED_PRECONDITION, "s3-refused"
     level = logging.WARNING
 
 
 class NotImplementedByStoreError(VolumeError):
-    """The store does not know the request or the condition (501)."""
+    """The store does not implement the request or the condition (501)."""
 
     errno, status, code = EOPNOTSUPP, Status.UNIMPLEMENTED, "s3-not-implemented"
     level = logging.WARNING
 
 
 class IntegrityError(VolumeError):
-    """Checksum, length or encryption is not what was sent or asked for."""
+    """Checksum, length or encryption differs from what was sent or requested."""
 
     status, code = Status.INTERNAL, "integrity"
     level = logging.ERROR
 
 
-# --- what the file system answers -----------------------------------------------------------------
+# --- answers of the file system -----------------------------------------------------------------
 
 
 class StaleError(VolumeError):
-    """The version behind an open handle is gone; the kernel looks the name up again."""
+    """The version of an open handle is gone; the kernel looks the name up again."""
 
     errno, status, code = ESTALE, Status.ABORTED, "stale"
     level = logging.DEBUG
 
 
 class ExistsError(VolumeError):
-    """The name, or the target of a publish, is taken."""
+    """The name, or the target of a publish, is in use."""
 
     errno, status, code = EEXIST, Status.ALREADY_EXISTS, "exists"
     level = logging.DEBUG
 
 
 class NotDirectoryError(VolumeError):
-    """A path goes through a file, or rmdir was asked of one."""
+    """A path goes through a file, or rmdir was called on a file."""
 
     errno, code = ENOTDIR, "not-a-directory"
     level = logging.DEBUG
@@ -226,7 +226,7 @@ class IsDirectoryError(VolumeError):
 
 
 class NotEmptyError(VolumeError):
-    """The directory holds something."""
+    """The directory is not empty."""
 
     errno, code = ENOTEMPTY, "not-empty"
     level = logging.DEBUG
@@ -239,7 +239,7 @@ class InvalidNameError(VolumeError):
 
 
 class BadLinkError(VolumeError):
-    """An object named as a symbolic link holds nothing that can be a target."""
+    """The content of an object that is a symbolic link cannot be a target."""
 
     code = "bad-link"
 
@@ -252,7 +252,7 @@ class KeyTooLongError(VolumeError):
 
 @dataclass(eq=False)
 class NotPermittedError(VolumeError):
-    """A guard (allow-delete, allow-overwrite) is closed, or S3 can never do it."""
+    """An option (allow-delete, allow-overwrite) is not set, or S3 cannot do it."""
 
     errno, status, code = EPERM, Status.PERMISSION_DENIED, "not-permitted"
 
@@ -260,41 +260,41 @@ class NotPermittedError(VolumeError):
 
 
 class UnsupportedError(VolumeError):
-    """Not built yet, or impossible on S3."""
+    """Not implemented yet, or impossible on S3."""
 
     errno, status, code = EOPNOTSUPP, Status.UNIMPLEMENTED, "unsupported"
 
 
 class FileTooLargeError(VolumeError):
-    """More bytes than S3, or 10,000 parts of the size in use, can hold."""
+    """More bytes than an S3 object, or 10,000 parts of the current size, can have."""
 
     errno, code = EFBIG, "file-too-large"
 
 
 class SpoolFullError(VolumeError):
-    """There is no room for bytes that the store does not have yet."""
+    """There is no disk space for data that is not in the store yet."""
 
     errno, status, code = ENOSPC, Status.RESOURCE_EXHAUSTED, "spool-full"
     level = logging.WARNING
 
 
-# --- what publishing and mounting answer ----------------------------------------------------------
+# --- answers to publishing and mounting ----------------------------------------------------------
 
 
 class BadOptionError(VolumeError):
-    """Names option, value and form expected; for unknown names, the nearest known one."""
+    """An option is unknown, malformed or contradictory; the message names the expected form."""
 
     errno, status, code = EINVAL, Status.INVALID_ARGUMENT, "bad-option"
 
 
 class BadRequestError(VolumeError):
-    """A CSI request that breaks the contract or leaves kubelet's directory."""
+    """A CSI request that violates the specification or leaves kubelet's directory."""
 
     errno, status, code = EINVAL, Status.INVALID_ARGUMENT, "bad-request"
 
 
 class BusyError(VolumeError):
-    """Another operation holds the target; kubelet asks again."""
+    """Another operation on the target is in progress; kubelet repeats the request."""
 
     status, code, retryable = Status.ABORTED, "operation-pending", True
 
@@ -313,14 +313,14 @@ class MountError(VolumeError):
 
 
 class TargetNotEmptyError(VolumeError):
-    """Files lie below a target that is not mounted, and could not be moved out of the way."""
+    """Files below a target that is not mounted could not be moved away."""
 
     status, code = Status.INTERNAL, "target-not-empty"
     level = logging.WARNING
 
 
 class FuseUnavailableError(MountError):
-    """This machine, or this container, has no usable /dev/fuse."""
+    """This machine or container has no usable /dev/fuse."""
 
     status, code = Status.FAILED_PRECONDITION, "fuse-unavailable"
 
@@ -333,36 +333,44 @@ class MounterUnavailableError(VolumeError):
 
 
 class MemoryLimitError(VolumeError):
-    """The mounter's memory is divided among as many volumes as it can serve."""
+    """The mounter already serves as many volumes as its memory allows."""
 
     errno, status, code, retryable = ENOMEM, Status.RESOURCE_EXHAUSTED, "memory-limit", True
     level = logging.WARNING
 
 
 class WorkerDiedError(VolumeError):
-    """The process that serves a mount ended; its mount was aborted."""
+    """The process that serves a mount ended; the mount was aborted."""
 
     status, code, retryable = Status.UNAVAILABLE, "worker-died", True
     level = logging.ERROR
 
 
 class RemountError(VolumeError):
-    """A running pod's mount was unmounted by hand, and making it again failed; why is in it.
+    """The mount of a running pod was unmounted by hand, and mounting again failed.
 
-    UNAVAILABLE whatever the cause: kubelet takes other codes as final and then removes what it
-    knows of a volume that is not mounted, and the pod could never end (decision 0016).
+    The message has the cause. The status is always UNAVAILABLE: kubelet takes others as final, then
+    removes its record of a volume that is not mounted, and the pod could never end (decision 0016).
     """
 
     status, code, retryable = Status.UNAVAILABLE, "remount-failed", True
     level = logging.WARNING
 
 
+def shortened(text: str, max_bytes: int) -> str:
+    """Cut a message to so many bytes of UTF-8, between characters, with "…" at its end."""
+    raw = text.encode()
+    if len(raw) <= max_bytes:
+        return text
+    return raw[: max(0, max_bytes - len("…".encode()))].decode(errors="ignore") + "…"
+
+
 def by_code() -> dict[str, type[VolumeError]]:
     """Every class of the tree by its stable code, for reports that crossed a process boundary."""
-    found: dict[str, type[VolumeError]] = {VolumeError.code: InternalError}
+    classes: dict[str, type[VolumeError]] = {VolumeError.code: InternalError}
     todo: list[type[VolumeError]] = [*VolumeError.__subclasses__()]
     while todo:
         cls = todo.pop()
-        found.setdefault(cls.code, cls)
+        classes.setdefault(cls.code, cls)
         todo += cls.__subclasses__()
-    return found
+    return classes

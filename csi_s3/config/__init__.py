@@ -1,5 +1,5 @@
-"""What was asked for: options of volumes and commands, flags of programs, the environment.
+"""Configuration: options of volumes and commands, flags of programs, the environment.
 
-One table of options (`options`) makes parsing, help, docs and schema. The only package that reads
-the environment. It opens nothing and knows no store: results are plain data.
+Parsing, help, docs and schema come from one table of options (`options`). The only package that
+reads the environment. Results are plain data; nothing here opens files or connections.
 """

@@ -1,4 +1,4 @@
-"""Where a pod finds its cluster's API: what kubelet puts into every container's environment."""
+"""The address of the cluster's API, from the environment that kubelet gives to every container."""
 
 import os
 from collections.abc import Mapping
@@ -20,19 +20,19 @@ class ApiServer:
 
 
 def in_cluster(environ: Mapping[str, str] | None = None) -> ApiServer:
-    """The API of the cluster whose pod this process is in, as the pod's service account.
+    """The API of the cluster in which this process runs, as the pod's service account.
 
     Raises:
-        BadOptionError: this is no pod.
+        BadOptionError: this process is not in a pod.
 
     """
-    found = os.environ if environ is None else environ
-    host, port = found.get("KUBERNETES_SERVICE_HOST"), found.get("KUBERNETES_SERVICE_PORT")
+    environ = os.environ if environ is None else environ
+    host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port:
         raise BadOptionError(
             "--events on and --startup-taint need the cluster's API, and "
             "KUBERNETES_SERVICE_HOST is not set",
-            "start this in a pod, or leave both flags out",
+            "run this in a pod, or omit both flags",
         )
     return ApiServer(
         url=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",

@@ -1,4 +1,4 @@
-"""Mount options that every volume of a node starts from, and which of them its own leave."""
+"""Mount options that every volume of a node starts from."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ FLAG = "--default-mount-options"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DefaultOptions:
-    """Checked: each alone, and as if a volume had these and no other.
+    """Checked one by one, and together as those of a volume without other options.
 
     values: by option name. warnings: one sentence for each hint.
     """
@@ -20,32 +20,32 @@ class DefaultOptions:
     warnings: tuple[str, ...] = ()
 
     def beside(self, own: Mapping[str, Value]) -> dict[str, Value]:
-        """Give those that a volume's own options (by name) leave standing.
+        """Return the defaults that hold beside a volume's own options (by name).
 
-        A volume's own option replaces the default of its name, and every default that it
+        A volume's own option replaces the default of its name and every default that it
         contradicts.
         """
-        kept = {name: value for name, value in self.values.items() if name not in own}
+        rest = {name: value for name, value in self.values.items() if name not in own}
         for pair in CLASHES:
             for mine, other in (pair[:2], pair[1::-1]):
-                # Those that set the same field do not contradict: the volume's is written last.
+                # Options of the same field do not contradict: the volume's own is applied last.
                 if mine in own and not set(SPELLINGS[mine].sets) & set(SPELLINGS[other].sets):
-                    kept.pop(other, None)
+                    rest.pop(other, None)
         if not str(own.get("sse", "aws:kms")).startswith("aws:kms"):
-            kept.pop("sse-kms-key-id", None)
-        if "sse-kms-key-id" in own and not str(kept.get("sse", "aws:kms")).startswith("aws:kms"):
-            del kept["sse"]
+            rest.pop("sse-kms-key-id", None)
+        if "sse-kms-key-id" in own and not str(rest.get("sse", "aws:kms")).startswith("aws:kms"):
+            del rest["sse"]
         memory = own.get("memory-target")
         for name in ("part-size", "read-part-size", "write-part-size"):
-            part = kept.get(name)
+            part = rest.get(name)
             if isinstance(memory, int) and isinstance(part, int) and part * 2 > memory:
-                del kept[name]
-        return kept
+                del rest[name]
+        return rest
 
 
 def blame(text: str, defaults: Iterable[str]) -> str:
-    """Name the defaults that a message about a volume's options speaks of; "" if none."""
+    """A hint that names the defaults mentioned in a message about a volume's options, or ""."""
     named = sorted(name for name in defaults if name in text)
     if not named:
         return ""
-    return f"{', '.join(named)} is not the volume's but the driver's default ({FLAG})"
+    return f"{', '.join(named)} is a default of the driver ({FLAG})"

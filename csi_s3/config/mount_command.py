@@ -1,7 +1,7 @@
-"""The command line of mount-s3, and what mount(8) says to mount.csi-s3.
+"""The command line of mount-s3, and the one that mount(8) uses for mount.csi-s3.
 
-A parser of our own over the table: argparse abbreviates, exits, and words its errors itself, and
-a volume and a command line must say the same thing about the same mistake.
+The options come from the table. Rejected: argparse, which abbreviates, exits, and has its own error
+messages, while a volume and a command line should report the same mistake in the same words.
 """
 
 import re
@@ -21,30 +21,20 @@ from csi_s3.config.option_parser import (
     read_value,
     split_item,
 )
-from csi_s3.config.options import OPTIONS, Place
+from csi_s3.config.options import OPTIONS, OptionKind
 from csi_s3.config.value_types import Value
-from csi_s3.config.volume import VolumeConfig
+from csi_s3.config.volume import CommandOptions, VolumeConfig
 from csi_s3.errors import BadOptionError
 
 USAGE = "mount-s3 BUCKET|s3://BUCKET/PREFIX/ DIRECTORY [OPTIONS]"
 
-# What fstab lines and mount(8) say that is not for us: who mounts and when, and what always holds.
+# Words in fstab and of mount(8) that are skipped: when to mount, and what always holds.
 FSTAB_WORDS = frozenset(
     {
-        "auto",
-        "noauto",
-        "user",
-        "nouser",
-        "users",
-        "_netdev",
-        "nofail",
-        "rw",
-        "nodev",
-        "nosuid",
-        "exec",
+        "auto", "noauto", "user", "nouser", "users", "_netdev", "nofail", "rw", "nodev", "nosuid",
+        "exec", "defaults", "noatime", "relatime",
     }
-    | {"defaults", "noatime", "relatime"}  # beyond Mountpoint's list
-)
+)  # fmt: skip
 # mount(8) calls: HELPER SOURCE DIRECTORY [-sfnv] [-N namespace] [-o options] [-t type]
 # (-t and -N come only with types and namespaces that are not ours.)
 _HELPER_FLAGS = frozenset({"-n", "-s", "-v"})
@@ -53,22 +43,16 @@ _NOT_IN_A_LIST = frozenset({"foreground", "help", "version", "-o"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MountCommand:
-    """What a command line asks for. directory is as written, log_directory absolute."""
+class MountCommand(CommandOptions):
+    """A parsed command line. directory is as written."""
 
     config: VolumeConfig
     directory: str
-    foreground: bool = False
-    debug: bool = False
-    log_directory: str | None = None
-    no_log: bool = False
-    auto_unmount: bool = False
-    no_exec: bool = False
     warnings: tuple[str, ...] = ()
 
 
 def question(argv: Sequence[str]) -> str | None:
-    """The text to print in place of mounting, if the command line asks for help or the version."""
+    """The text to print instead of mounting, if the command line asks for help or the version."""
     for name, _ in _tokens(argv, _parser()):
         if name in {"help", "-h"}:
             return help_text()
@@ -80,11 +64,11 @@ def question(argv: Sequence[str]) -> str | None:
 def parse_command(argv: Sequence[str], *, uid: int, gid: int, helper: bool = False) -> MountCommand:
     """Read the arguments after the program's name; options may stand anywhere.
 
-    uid, gid: the caller's, who owns everything unless the options say otherwise.
+    uid, gid: the caller's, the default owner of all files.
     helper: called by mount(8), whose -f means a dry run.
 
     Raises:
-        BadOptionError: as `volume_context.parse_volume`, or a positional is missing or too much.
+        BadOptionError: as `volume_context.parse_volume`; also a missing or surplus argument.
 
     """
     parser, positionals = _parser(), []
@@ -92,7 +76,7 @@ def parse_command(argv: Sequence[str], *, uid: int, gid: int, helper: bool = Fal
         if name is None:
             positionals.append(text or "")
         elif helper and name == "-f":
-            raise BadOptionError("mount -f is refused", "a dry run cannot be done here")
+            raise BadOptionError("mount -f is refused", "a dry run is not possible")
         elif name == "-o":
             _add_list(text, parser)
         elif name not in _HELPER_FLAGS:
@@ -100,17 +84,17 @@ def parse_command(argv: Sequence[str], *, uid: int, gid: int, helper: bool = Fal
     source, directory = _positionals(positionals)
     bucket, prefix = _source(source, parser)
     defaults: dict[str, Value] = {
-        "allow_other": False,
-        "tree.uid": uid,
-        "tree.gid": gid,
-        "bucket.bucket": bucket,
-        "bucket.prefix": prefix,
+        "allow-other": False,
+        "uid": uid,
+        "gid": gid,
+        "bucketName": bucket,
+        "prefix": prefix,
     }
     return MountCommand(
-        config=config(parser.values, OPTIONS, defaults),
+        config=config(parser.values, defaults=[defaults]),
         directory=directory,
         warnings=parser.warnings,
-        **command_fields(parser.values, OPTIONS),
+        **command_fields(parser.values),
     )
 
 
@@ -135,7 +119,7 @@ def parse_source(text: str) -> tuple[str, str]:
 def help_text() -> str:
     """What --help prints."""
     return (
-        f"Usage: {USAGE}\n\nShow an S3 bucket, or the part of it below a prefix, as a directory. "
+        f"Usage: {USAGE}\n\nMount an S3 bucket, or the part of it below a prefix, on a directory. "
         f"Runs in the background\nunless --foreground is given; umount DIRECTORY ends it. "
         f"In fstab:\n    s3://BUCKET/ DIRECTORY csi-s3 _netdev,OPTION,OPTION=VALUE 0 0\n"
         f"\n{options_text()}"
@@ -143,16 +127,16 @@ def help_text() -> str:
 
 
 def _parser() -> OptionParser:
-    return OptionParser(Place.COMMAND, OPTIONS, elsewhere="--help lists the options there are")
+    return OptionParser(OptionKind.COMMAND, OPTIONS, list_hint="see --help for all options")
 
 
-def _positionals(found: Sequence[str]) -> tuple[str, str]:
+def _positionals(words: Sequence[str]) -> tuple[str, str]:
     names = ("BUCKET", "DIRECTORY")
-    if len(found) < len(names):
-        raise BadOptionError(f"{names[len(found)]} is missing", f"usage: {USAGE}")
-    if len(found) > len(names):
-        raise BadOptionError(f"argument {quoted(found[2])} is one too many", f"usage: {USAGE}")
-    source, directory = found
+    if len(words) < len(names):
+        raise BadOptionError(f"{names[len(words)]} is missing", f"usage: {USAGE}")
+    if len(words) > len(names):
+        raise BadOptionError(f"argument {quoted(words[2])} is not expected", f"usage: {USAGE}")
+    source, directory = words
     if not directory:
         raise BadOptionError("DIRECTORY is empty", f"usage: {USAGE}")
     return source, directory
@@ -221,7 +205,7 @@ def _add(name: str, text: str | None, parser: OptionParser) -> None:
 
 
 def _absolute(text: str, name: str) -> str:
-    """Complete a path here and now: the mount's process has another working directory."""
+    """Make a path absolute: the mount's process has another working directory."""
     try:
         return str(Path(text).absolute())
     except FileNotFoundError as exc:
@@ -232,27 +216,29 @@ def _absolute(text: str, name: str) -> str:
 
 
 def _add_list(text: str | None, parser: OptionParser) -> None:
-    """Take what follows -o: a comma list, in which backslash protects comma, backslash, quote."""
+    """Add the value of -o: a comma-separated list; backslash escapes comma, backslash and quote."""
     words = [split_item(item) for item in _split_escaped(text or "") if item.strip()]
     if not words:
-        raise BadOptionError("option -o has no value", "expected a comma list of options")
+        raise BadOptionError("option -o has no value", "expected a comma-separated list of options")
     names = {name for name, _ in words}
     if "rw" in names and not names.isdisjoint({"ro", "read-only", "-r"}):
         raise BadOptionError("options ro and rw contradict each other", "keep one")
     for name, value in words:
         option = parser.find(name)
         if option is not None and option.name in _NOT_IN_A_LIST:
-            raise BadOptionError(f"option {name} is refused inside -o", "it is for a command line")
+            raise BadOptionError(
+                f"option {name} is refused inside -o", "use it on the command line"
+            )
         if name not in FSTAB_WORDS and not name.lower().startswith("x-"):
             _add(name, value, parser)
 
 
 def _split_escaped(text: str) -> list[str]:
-    """Split at commas that no backslash protects; mount(8) hands labels over in quotes."""
+    """Split at commas that are not escaped; mount(8) passes labels in quotes."""
     if re.search(r'(?<!\\)(\\\\)*"', re.sub(_QUOTED_LABEL, "", text)):
         raise BadOptionError(
             f"option -o {quoted(text)} is not valid",
-            "a quote in it is written with a backslash before",
+            "write a quote in it with a backslash before it",
         )
     pieces = re.findall(rf"{_QUOTED_LABEL}|(?:\\.|[^,])+", text, re.DOTALL)
     return [re.sub(r'\\([,\\"])', r"\1", piece) for piece in pieces]

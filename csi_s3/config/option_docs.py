@@ -1,4 +1,4 @@
-"""The table in words: docs/options.md, the options of --help, and the chart's mount options.
+"""Documentation from the table: docs/options.md, the options of --help, the chart's mount options.
 
 `python -m csi_s3.config.option_docs` writes docs/options.md and `mountOption` in the schema of the
 chart's values; tests compare both with the table.
@@ -8,13 +8,10 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from csi_s3.config.options import GROUPS, OPTIONS, Option, Support
-from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
 from csi_s3.config.volume_context import ATTRIBUTES
 
 _INTRO = """\
@@ -24,23 +21,23 @@ Made from `csi_s3/config/options.py` and `volume_context.py` by
 `python -m csi_s3.config.option_docs`; a test compares. The names are those of Mountpoint for Amazon
 S3 and of its CSI driver.
 
-Each option **works**; or is a **hint**: accepted, with one warning that says what happens in its
-place; or is **refused**, because ignoring it would change identity, safety or meaning; or is
-**dropped** without a word. Names that are not known are refused with the nearest known one.
+Each option **works**; or is a **hint**: accepted, with one warning that says what is done instead;
+or is **refused**, because ignoring it would change identity, safety or meaning; or is **dropped**
+silently. An unknown name is refused, and the error names the nearest known one.
 
-## Where they are written
+## Syntax
 
 On a volume, each item of `mountOptions` is one option: `key value`, `key=value`, `--key value`,
 `--key=value`, or `key` alone for one that takes no value. The first blank or `=` ends the name;
-all that follows is the value, with its blanks, `=` and commas: `prefix a=b/c d/`. An item is a
-list (`uid=1,gid=2`) only if every piece between its commas is a known option, with a value
-exactly where it takes one. An option given twice must have the same value.
+the rest is the value, with its blanks, `=` and commas: `prefix a=b/c d/`. An item is a list
+(`uid=1,gid=2`) only if every piece between its commas is a known option, with a value if it takes
+one. An option that is set twice must have the same value.
 
-An administrator may give options that every volume of a node starts from (the chart's
-`defaultMountOptions`, `csi-s3 node --default-mount-options`, one option a line). A volume's own
-option replaces the default of its name and every default that it contradicts; a default that
-takes no value cannot be taken back. What a pod's `fsGroup` sets wins over defaults. Running pods
-keep the options that they were started with.
+An administrator can set options that every volume of a node starts from (the chart's
+`defaultMountOptions`, `csi-s3 node --default-mount-options`, one option per line). A volume's own
+option replaces the default of its name and every default that it contradicts; a default without a
+value cannot be turned off. The settings of a pod's `fsGroup` take precedence over defaults. Running
+pods keep the options that they were started with.
 
 On the command line, `mount-s3 BUCKET DIRECTORY --key value --key=value -o key,key=value`. Within
 `-o` and in fstab a backslash protects a comma, a backslash or a quote; the words of mount(8) and
@@ -49,7 +46,7 @@ systemd (`_netdev`, `nofail`, `noauto`, `user`, `rw`, `x-…` and the like) are 
 _ATTRIBUTES_INTRO = """\
 ## volumeAttributes
 
-What Kubernetes adds itself (`csi.storage.k8s.io/…`, `storage.kubernetes.io/…`) is no attribute.
+Keys that Kubernetes adds (`csi.storage.k8s.io/…`, `storage.kubernetes.io/…`) are ignored.
 
 """
 _HEAD = (
@@ -72,13 +69,13 @@ def options_markdown() -> str:
 
 
 def options_text() -> str:
-    """The options for --help, by group: first those that do something, then the hints' names."""
+    """The options for --help: those that work, by group, then the names of the others."""
     parts: list[str] = []
     for group, rows in GROUPS.items():
         listed = [row for row in rows if row.on_command is Support.WORKS]
         parts.append(f"{group}:\n" + "".join(_help_lines(row) for row in listed))
     for support, words in (
-        (Support.HINT, "Accepted with a warning, without effect"),
+        (Support.HINT, "Accepted with a warning, but without effect"),
         (Support.REFUSED, "Refused"),
     ):
         names = [row.name for rows in GROUPS.values() for row in rows if row.on_command is support]
@@ -90,13 +87,13 @@ def options_text() -> str:
 def mount_option_schema() -> dict[str, str]:
     """JSON schema of one item of mountOptions: its names, and whether they take a value.
 
-    The values' own forms are not in it: a wrong one is refused when the node plugin starts.
+    It does not check values: the node plugin refuses a wrong one when it starts.
     """
-    taken = [row for row in OPTIONS if row.on_volume is not Support.REFUSED]
+    accepted = [row for row in OPTIONS if row.on_volume is not Support.REFUSED]
     flags, valued = (
         "|".join(
             re.escape(name).replace("\\-", "-")
-            for row in taken
+            for row in accepted
             if (row.value_type is None) is is_flag
             for name in (row.name, *row.aliases)
         )
@@ -110,27 +107,15 @@ def mount_option_schema() -> dict[str, str]:
 
 
 def default_text(option: Option) -> str:
-    """The default, taken from the field the option sets; the table's words come after it."""
+    """The default of the field that the option sets, then the words of the table."""
     if Support.WORKS not in {option.on_volume, option.on_command}:
         return ""
     if option.value_type is None:
-        written = "off"
+        text = "off"
     else:
-        value = _DEFAULTS.get(option.sets[0]) if option.sets else None
-        written = "" if value in {None, ""} else option.value_type.write(value)
-    return "; ".join(filter(None, (written, option.default)))
-
-
-def _defaults(parts: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        f"{head}{field.name}": field.default
-        for head, cls in parts.items()
-        for field in fields(cls)
-        if field.default is not MISSING
-    }
-
-
-_DEFAULTS = _defaults({"bucket.": BucketConfig, "tree.": TreeConfig, "": VolumeConfig})
+        value = option.field_default
+        text = "" if value in {None, ""} else option.value_type.write(value)
+    return "; ".join(filter(None, (text, option.default)))
 
 
 def _option_cells(option: Option) -> tuple[str, ...]:

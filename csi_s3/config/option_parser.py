@@ -1,7 +1,7 @@
-"""From options as they were given to a `VolumeConfig`: the one path of volumes and command line.
+"""From the text of options to a `VolumeConfig`, for volumes and the command line.
 
-`OptionParser` collects options in any order and refuses at once what is unknown, malformed, refused
-or in contradiction with what it has; `config` checks what only the whole can show.
+`OptionParser` takes options in any order and rejects at once an unknown, malformed or refused one,
+or a second value; `config` checks the options together.
 """
 
 import difflib
@@ -10,9 +10,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from csi_s3.config.options import CLASHES, Option, Place, Support, by_spelling
+from csi_s3.config.options import (
+    BUCKET_NAME,
+    CLASHES,
+    OPTIONS,
+    ConfigPart,
+    Option,
+    OptionKind,
+    Support,
+    by_spelling,
+)
 from csi_s3.config.value_types import Value, ValueType, ValueTypeError
-from csi_s3.config.volume import MIB, BucketConfig, TreeConfig, VolumeConfig
+from csi_s3.config.volume import MIB, BucketConfig, CommandOptions, TreeConfig, VolumeConfig
 from csi_s3.errors import BadOptionError
 
 _SECRET = re.compile(r"secret|token|passw|credential|access.?key", re.IGNORECASE)
@@ -24,45 +33,45 @@ _COMMA_HINT = "a list is split at its commas only where each piece is a known op
 class OptionParser:
     """The options of one volume or command line.
 
-    Owned by the parser that fills it. `values` has what works, by option name; `warnings` one
-    sentence for each hint.
+    values: of the options that work, by name. warnings: one sentence for each hint.
     """
 
-    def __init__(self, place: Place, rows: Iterable[Option], *, elsewhere: str = "") -> None:
-        self._place = place
+    def __init__(self, kind: OptionKind, rows: Iterable[Option], *, list_hint: str) -> None:
+        """list_hint: where all options are listed."""
+        self._kind = kind
         self._spellings = by_spelling(rows)
-        self._elsewhere = elsewhere
+        self._list_hint = list_hint
         self._texts: dict[str, str] = {}
         self._warnings: dict[str, str] = {}
         self.values: dict[str, Value] = {}
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """In the order of the options' names, whatever order they were given in."""
+        """In the order of the options' names."""
         return tuple(text for _, text in sorted(self._warnings.items()))
 
     def find(self, spelling: str) -> Option | None:
         return self._spellings.get(spelling)
 
     def is_spelling(self, name: str, text: str | None) -> bool:
-        """Ask whether this is a known option with a value exactly where it takes one."""
+        """Whether this is a known option, with a value only if it takes one."""
         option = self.find(name)
         return option is not None and (option.value_type is None) == (text is None)
 
     def add(self, spelling: str, text: str | None) -> None:
-        """Take one option; text is None where no value was given.
+        """Take one option; text is None if it has no value.
 
         Raises:
-            BadOptionError: unknown, refused, malformed, or given before with another value.
+            BadOptionError: unknown, refused, malformed, or already set to another value.
 
         """
         option = self.find(spelling)
         if option is None:
             raise self._unknown(spelling, text)
-        support = option.support(self._place)
+        support = option.support(self._kind)
         if support is Support.DROPPED:
             return
-        shown = self._place.name_of(option.name)
+        shown = self._kind.name_of(option.name)
         if support is Support.REFUSED:
             raise BadOptionError(f"{shown} is refused", option.why)
         value = self._read(option, shown, text)
@@ -71,7 +80,7 @@ class OptionParser:
             return
         if option.name in self.values and self.values[option.name] != value:
             first, second = sorted((quoted(self._texts[option.name]), quoted(text or "")))
-            raise BadOptionError(f"{shown} is given twice, as {first} and {second}", "keep one")
+            raise BadOptionError(f"{shown} is set twice, to {first} and {second}", "keep one")
         self.values[option.name] = value
         self._texts[option.name] = text or ""
 
@@ -85,32 +94,33 @@ class OptionParser:
             return True
         if text is None:
             raise BadOptionError(f"{shown} has no value", f"expected {option.value_type.expected}")
-        return read_value(shown, option.value_type, text)
+        value: Value = read_value(shown, option.value_type, text)
+        return value
 
     def _unknown(self, spelling: str, text: str | None) -> BadOptionError:
         value = "" if text is None or _SECRET.search(spelling) else f" (value {quoted(text)})"
         name = spelling if re.fullmatch(r"[A-Za-z0-9_./-]{1,60}", spelling) else quoted(spelling)
-        what = f"{self._place.name_of(name)} is not known{value}"
-        useful = {Support.WORKS, Support.HINT}
+        what = f"{self._kind.name_of(name)} is not known{value}"
+        accepted = {Support.WORKS, Support.HINT}
         lowered = {
             known.lower(): known
             for known, row in self._spellings.items()
-            if row.support(self._place) in useful
+            if row.support(self._kind) in accepted
         }
-        near = difflib.get_close_matches(spelling[:_SHOWN_CHARS].lower(), lowered, n=1)
-        if not near:
-            return BadOptionError(what, self._elsewhere)
-        option = self._spellings[lowered[near[0]]]
+        similar = difflib.get_close_matches(spelling[:_SHOWN_CHARS].lower(), lowered, n=1)
+        if not similar:
+            return BadOptionError(what, self._list_hint)
+        option = self._spellings[lowered[similar[0]]]
         value_type = "no value" if option.value_type is None else option.value_type.expected
-        meant = self._place.name_of(option.name).split()[-1]
-        return BadOptionError(what, f"did you mean {meant}? It takes {value_type}")
+        name = self._kind.name_of(option.name).split()[-1]
+        return BadOptionError(what, f"did you mean {name}? It takes {value_type}")
 
 
 def split_item(item: str) -> tuple[str, str | None]:
     """Split `key value`, `key=value`, `--key=value` or `key` at the first separator, once.
 
-    The rule of the AWS driver (args.go): whichever of blank and "=" comes first separates, and
-    the rest is the value, blanks, "=" and commas included; blanks around it do not count.
+    The rule of the AWS driver (args.go): the first blank or "=" separates, and the rest is the
+    value, with its blanks, "=" and commas; blanks around it are removed.
     """
     item = item.strip()
     separator = re.search(r"[\s=]", item)
@@ -121,71 +131,73 @@ def split_item(item: str) -> tuple[str, str | None]:
 
 
 def split_commas(text: str) -> list[str]:
-    """Split at commas, but for those in a quoted value: context="user:role:type:s0:c1,c2"."""
+    """Split at commas, except those in a quoted value: context="user:role:type:s0:c1,c2"."""
     return [piece for piece in re.findall(r'(?:="[^"]*"|[^,])+', text) if piece.strip()]
 
 
-def read_value(shown: str, value_type: ValueType, text: str) -> Value:
+def read_value(shown: str, value_type: ValueType, text: str) -> Any:  # noqa: ANN401 - the type's
     """Read one value.
 
     Raises:
-        BadOptionError: names what is shown, the text and the form expected.
+        BadOptionError: names the option (shown), the text and the form expected.
 
     """
     try:
         return value_type.read(text)
     except ValueError as exc:
-        # Only a ValueTypeError's text is written for people; urlsplit and encode raise others.
-        said = str(exc) if isinstance(exc, ValueTypeError) else ""
-        hints = [f"expected {value_type.expected}", said, _COMMA_HINT if "," in text else ""]
+        # Only a ValueTypeError's text is for users; urlsplit and encode raise other errors.
+        reason = str(exc) if isinstance(exc, ValueTypeError) else ""
+        hints = [f"expected {value_type.expected}", reason, _COMMA_HINT if "," in text else ""]
         raise BadOptionError(
             f"{shown}={quoted(text)} is not valid", "; ".join(filter(None, hints))
         ) from exc
 
 
 def quoted(text: str) -> str:
-    """Quote a value for an error that ends in Events and logs: short, and no URL's password."""
+    """Quote a value for Events and logs: shortened, and without the password of a URL."""
     text = re.sub(r"//[^/]*@", "//***@", text)
     return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…")
 
 
 def config(
-    values: Mapping[str, Value], rows: Iterable[Option], defaults: Mapping[str, Value]
+    values: Mapping[str, Value], *, defaults: Iterable[Mapping[str, Value]] = ()
 ) -> VolumeConfig:
-    """Put the values of options (by name) over defaults (by field).
+    """Build the configuration from the values of options, by name.
+
+    defaults: of options as well, each taking precedence over the ones before it.
 
     Raises:
         BadOptionError: options that contradict each other, or one that lacks another.
 
     """
     _refuse_clashes(values)
-    set_ = {**defaults, **fields_of(values, rows)}
-    tree = TreeConfig(**_part(set_, "tree."))
-    bucket = BucketConfig(**_part(set_, "bucket."))
+    layers = (*defaults, values)
+    tree = TreeConfig(
+        metadata_ttl_by_hand=any("metadata-ttl" in layer for layer in layers),
+        **_arguments(TreeConfig, *layers),
+    )
+    bucket = BucketConfig(**_arguments(BucketConfig, *layers))
     _check_encryption(bucket)
     _check_memory(tree)
-    return VolumeConfig(bucket=bucket, tree=tree, **_part(set_, ""))
+    return VolumeConfig(bucket=bucket, tree=tree, **_arguments(VolumeConfig, *layers))
 
 
-def command_fields(values: Mapping[str, Value], rows: Iterable[Option]) -> dict[str, Any]:
-    """The fields that are the command line's own ("command.X" in the table)."""
-    return _part(fields_of(values, rows), "command.")
+def command_fields(values: Mapping[str, Value]) -> dict[str, Any]:
+    """The fields of CommandOptions."""
+    return _arguments(CommandOptions, values)
 
 
-def fields_of(values: Mapping[str, Value], rows: Iterable[Option]) -> dict[str, Value]:
-    """Turn values of options (by name) into values of fields."""
-    set_ = {path: values[row.name] for row in rows if row.name in values for path in row.sets}
-    if "metadata-ttl" in values:
-        set_["tree.metadata_ttl_by_hand"] = True
-    return set_
-
-
-def _part(set_: Mapping[str, Value], head: str) -> dict[str, Any]:
+def _arguments(part: ConfigPart, *layers: Mapping[str, Value]) -> dict[str, Any]:
     return {
-        path.removeprefix(head): value
-        for path, value in set_.items()
-        if path.startswith(head) and "." not in path.removeprefix(head)
+        field: value
+        for layer in layers
+        for name, value in layer.items()
+        for owner, field in _SETS[name]
+        if owner is part
     }
+
+
+_SETS = {row.name: row.sets for row in (*OPTIONS, BUCKET_NAME)}
 
 
 def _refuse_clashes(values: Mapping[str, Value]) -> None:
@@ -196,7 +208,7 @@ def _refuse_clashes(values: Mapping[str, Value]) -> None:
             )
 
 
-# A plain name is no key of AWS's: the end point may be another store's, by the environment.
+# A plain name is not an AWS key: the environment may name the endpoint of another store.
 _IS_AWS_KEY = re.compile(
     r"^arn:|alias/|^mrk-[0-9a-f]{32}$|^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 )
@@ -204,15 +216,15 @@ _KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/.+")
 
 
 def _check_encryption(bucket: BucketConfig) -> None:
-    """The answer's key is compared with the one asked for, and AWS answers with the full ARN."""
+    """AWS answers with the full ARN of the key, which is compared with the requested one."""
     key = bucket.sse_kms_key_id
     if key is None:
         return
     if bucket.sse not in {"aws:kms", "aws:kms:dsse"}:
         beside = "without sse" if bucket.sse is None else f"with sse={bucket.sse!r}"
         raise BadOptionError(
-            f"option sse-kms-key-id={key!r} is given {beside}",
-            "expected sse=aws:kms or sse=aws:kms:dsse beside it",
+            f"option sse-kms-key-id={key!r} is set {beside}",
+            "add sse=aws:kms or sse=aws:kms:dsse",
         )
     host = urlsplit(bucket.endpoint_url or "").hostname or "amazonaws.com"
     if _AWS_HOST.search(host) and _IS_AWS_KEY.search(key) and not _KEY_ARN.fullmatch(key):
@@ -224,7 +236,7 @@ def _check_encryption(bucket: BucketConfig) -> None:
 
 
 def _check_memory(tree: TreeConfig) -> None:
-    """A part is held in memory while it is on its way, and one must not be all there is."""
+    """A part is in memory while it is transferred, so there must be memory for two."""
     for name, part in (("read", tree.read_part_bytes), ("write", tree.write_part_bytes)):
         if part * 2 > tree.budget_bytes:
             raise BadOptionError(

@@ -1,8 +1,7 @@
-"""How the values of options are written: one `ValueType` per kind of value.
+"""The forms of option values: one `ValueType` for each.
 
-Apart from the table so that the table stays a table. Numbers are read by regular expression:
-int() and float() also take blanks, underscores, `1e3`, `nan` and digits of other scripts, none
-of which any rival accepts.
+Numbers are read by regular expression: int() and float() also take blanks, underscores, `1e3`,
+`nan` and digits of other scripts, none of which other drivers accept.
 """
 
 import math
@@ -25,22 +24,23 @@ MAX_TTL_S = 100 * 365 * 24 * 3600  # Mountpoint's limit: 100 years
 
 
 class ValueTypeError(ValueError):
-    """A value is not of its form; the text, if any, says why in this case."""
+    """A value has the wrong form; the text, if any, gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValueType:
     """One kind of value.
 
-    metavar: stands for the value in `--help`.
+    metavar: the name of the value in `--help`.
     expected: the words after "expected" in an error.
-    read: text to value; raises ValueError (a ValueTypeError with text where the reason helps).
+    read: text to value, a Value for mount options; raises ValueError (a ValueTypeError with text
+        where the reason helps).
     write: value to text, such that read(write(value)) == value.
     """
 
     metavar: str
     expected: str
-    read: Callable[[str], Value]
+    read: Callable[[str], Any]
     write: Callable[[Any], str] = str
 
 
@@ -123,23 +123,23 @@ def _read_url(text: str) -> str:
     if url.scheme not in {"http", "https"} or not url.hostname or url.port == 0:
         raise ValueTypeError
     if url.username is not None or url.password is not None:
-        raise ValueTypeError("credentials do not belong into a URL")
+        raise ValueTypeError("a URL must not contain credentials")
     if "?" in text or "#" in text:
         raise ValueTypeError
     return text.rstrip("/")
 
 
 def read_prefix(text: str) -> str:
-    """A prefix that is empty or ends with "/", which is added where it is missing."""
+    """A prefix that is empty or ends with "/", which is added if it is missing."""
     if text == "":
         return ""
     if text.startswith("/"):
-        raise ValueTypeError("leave out the leading '/'")
-    if re.fullmatch(r"""(["']).*\1""", text, re.DOTALL):  # no shell takes them away
-        raise ValueTypeError("leave out the quotes: they would be part of every key")
+        raise ValueTypeError("remove the leading '/'")
+    if re.fullmatch(r"""(["']).*\1""", text, re.DOTALL):  # no shell removes them
+        raise ValueTypeError("remove the quotes: they would be part of every key")
     prefix = text if text.endswith("/") else f"{text}/"
     if "\0" in prefix or any(part in {"", ".", ".."} for part in prefix[:-1].split("/")):
-        raise ValueTypeError("a directory cannot show such a key")
+        raise ValueTypeError("such a key cannot be shown as a path")
     if len(prefix.encode()) >= MAX_KEY_BYTES:
         raise ValueTypeError(f"a key has at most {MAX_KEY_BYTES} bytes")
     return prefix
@@ -148,34 +148,34 @@ def read_prefix(text: str) -> str:
 def read_bucket(text: str) -> str:
     """A general-purpose bucket's name or an access point's alias (which S3 takes as one).
 
-    Rules of "General purpose bucket naming rules" in Amazon's S3 User Guide. The suffixes refused
-    by name need other end points and signatures, so they would fail late and obscurely. An access
-    point's ARN is refused because a copy's source is written differently with one, while its alias
-    stands wherever a bucket's name does.
+    The rules are "General purpose bucket naming rules" in Amazon's S3 User Guide. The suffixes that
+    are refused need other endpoints and signatures, and would fail late with an unclear error. An
+    access point's ARN is refused because the source of a copy is written differently with it, while
+    its alias can be used like a bucket's name.
     """
     if text.startswith("arn:"):
         raise ValueTypeError(_instead_of_arn(text))
     if "/" in text:
-        raise ValueTypeError("the name alone; what comes after it is the option prefix")
-    for suffix, what in _OTHER_BUCKETS.items():
+        raise ValueTypeError("expected the name alone; set the rest by the option prefix")
+    for suffix, buckets in _OTHER_BUCKETS.items():
         if text.endswith(suffix):
-            raise ValueTypeError(f"{what} are not served yet")
+            raise ValueTypeError(f"{buckets} are not supported yet")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", text) or ".." in text:
         raise ValueTypeError
     if re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text):
-        raise ValueTypeError("an IP address is no bucket name")
+        raise ValueTypeError("a bucket name cannot be an IP address")
     return text
 
 
 def _instead_of_arn(arn: str) -> str:
     _, _, service, _, _, resource = (*arn.split(":", 5), "", "", "", "")[:6]
     if service in _OTHER_SERVICES:
-        return f"{_OTHER_SERVICES[service]} are not served yet"
+        return f"{_OTHER_SERVICES[service]} are not supported yet"
     if resource.endswith(".mrap"):
-        return f"{_OTHER_BUCKETS['.mrap']} are not served yet"
+        return f"{_OTHER_BUCKETS['.mrap']} are not supported yet"
     if service == "s3" and not re.match("accesspoint[:/]", resource):
-        return "give the bucket's name in place of its ARN"
-    return "give the access point's alias in place of its ARN"
+        return "use the bucket's name instead of its ARN"
+    return "use the access point's alias instead of its ARN"
 
 
 _OTHER_BUCKETS = {
@@ -192,7 +192,7 @@ _OTHER_SERVICES = {
 
 
 def _read_label(text: str) -> str:
-    """An SELinux label; kubelet and mount(8) write it in quotes, because levels have commas."""
+    """An SELinux label; kubelet and mount(8) put it in quotes, because levels contain commas."""
     bare = text[1:-1] if re.fullmatch('".*"', text) else text
     if not re.fullmatch(r"([A-Za-z0-9_.-]+:){2}[A-Za-z0-9_.-]+(:[A-Za-z0-9_.,:-]+)?", bare):
         raise ValueTypeError

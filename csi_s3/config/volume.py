@@ -88,6 +88,18 @@ class VolumeConfig:
         return {name: label for name in names if (label := getattr(self, name))}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandOptions:
+    """Options of the mount command only."""
+
+    foreground: bool = False
+    debug: bool = False
+    log_directory: str | None = None  # absolute
+    no_log: bool = False
+    auto_unmount: bool = False
+    no_exec: bool = False
+
+
 def canonical(config: VolumeConfig) -> str:
     """The same text for equal configurations, to distinguish mounts; without read_only."""
     data = asdict(config)

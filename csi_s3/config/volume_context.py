@@ -1,48 +1,45 @@
-"""What a PersistentVolume says: volumeAttributes and mountOptions, as the AWS driver spells them.
+"""volumeAttributes and mountOptions of a PersistentVolume, with the names of the AWS driver.
 
-A drop-in for manifests written for it, except that nothing is ignored in silence there: a name
-that is not known is an error, and so are two values for one option.
+Manifests written for that driver work, except that nothing is ignored silently: an unknown name is
+an error, and so are two values for one option.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from csi_s3.config import value_types
 from csi_s3.config.defaults import FLAG, DefaultOptions, blame
 from csi_s3.config.option_parser import (
     OptionParser,
     config,
-    fields_of,
     read_value,
     split_commas,
     split_item,
 )
-from csi_s3.config.options import OPTIONS, SPELLINGS, Option, Place, hint, refused
+from csi_s3.config.options import BUCKET_NAME, OPTIONS, SPELLINGS, Option, OptionKind, hint, refused
 from csi_s3.config.value_types import Value, choice
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import BadOptionError
 
-# Put there by kubelet and the external provisioner, never by the author of a volume.
+# Added by kubelet and the external provisioner, never by the author of a volume.
 KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 FS_GROUP_DIR_MODE, FS_GROUP_FILE_MODE = 0o770, 0o660
 
-# What other drivers call the option, in lower case.
-_MEANT = dict.fromkeys(("bucketprefix", "directory", "path", "subdir", "subpath"), "prefix")
+# Names of an option in other drivers, in lower case.
+_FOREIGN_NAMES = dict.fromkeys(("bucketprefix", "directory", "path", "subdir", "subpath"), "prefix")
 
-_CACHE_WHY = "there is no disk cache yet; data is read from S3 and kept in the page cache"
-_POD_WHY = "volumes share the driver's mounter; give it resources in the chart"
-_PROXY_WHY = "proxies are set for the whole mounter, as HTTPS_PROXY and NO_PROXY in its environment"
+_CACHE_WHY = "there is no disk cache yet; data is read from S3 and stays in the page cache"
+_POD_WHY = "volumes share the driver's mounter; set its resources in the chart"
+_PROXY_WHY = "proxies are set for the whole mounter, by HTTPS_PROXY and NO_PROXY in its environment"
 
 ATTRIBUTES: tuple[Option, ...] = (
-    Option("bucketName", "The bucket, or an access point's alias. Required.", value_types.BUCKET,
-           sets=("bucket.bucket",)),
-    Option("authenticationSource", "Whose identity asks S3: the driver's.",
-           choice("driver", note="(a pod's or a secret's identity is not built yet)"),
+    BUCKET_NAME,
+    Option("authenticationSource", "The identity that is used for S3: the driver's.",
+           choice("driver", note="(the identity of a pod or a Secret is not supported yet)"),
            default="driver"),
     hint("stsRegion", "Region of STS for a pod's identity.", value_types.ANY,
-         why="it matters to a pod's identity only"),
+         why="it is used for a pod's identity only"),
     hint("cache", "Kind of the disk cache.", value_types.ANY, why=_CACHE_WHY),
     hint("cacheEmptyDirSizeLimit", "Size of the disk cache.", value_types.ANY, why=_CACHE_WHY),
     hint("cacheEmptyDirMedium", "Medium of the disk cache.", value_types.ANY, why=_CACHE_WHY),
@@ -83,41 +80,37 @@ def parse_volume(
 ) -> VolumeRequest:
     """Read NodePublishVolume's volume_context and its capability's mount_flags, in any order.
 
-    default_options: give way to fsGroup, as the program's own defaults do, and to mount_flags.
+    default_options: fsGroup and mount_flags take precedence over them.
 
     Raises:
-        BadOptionError: names attribute or option, value, expected form, and the nearest known
-            name of an unknown one.
+        BadOptionError: names attribute or option, value, expected form, and for an unknown name the
+            nearest known one.
 
     """
     attributes = _attributes(volume_context)
     options = _options(mount_flags)
-    kept = default_options.beside(options.values)
-    defaults: dict[str, Value] = {
-        "allow_other": True,
-        "read_only": readonly,
-        **fields_of(kept, OPTIONS),
-        "bucket.bucket": attributes.values["bucketName"],
-        **_group_defaults(volume_mount_group),
-    }
+    bucket = {"bucketName": attributes.values["bucketName"]}
+    always = {"allow-other": True, "read-only": readonly}
+    defaults = default_options.beside(options.values)
+    group = _group_defaults(volume_mount_group)
     try:
-        volume_config = config(options.values, OPTIONS, defaults)
+        volume_config = config(options.values, defaults=(bucket, always, defaults, group))
     except BadOptionError as exc:
-        hints = filter(None, (exc.hint, blame(exc.what, kept)))
+        hints = filter(None, (exc.hint, blame(exc.what, defaults)))
         raise BadOptionError(exc.what, "; ".join(hints)) from exc
     return VolumeRequest(config=volume_config, warnings=(*attributes.warnings, *options.warnings))
 
 
 def parse_defaults(items: Sequence[str]) -> DefaultOptions:
-    """Read the mount options that every volume starts from, written as in a volume.
+    """Read the mount options that every volume starts from, in the form of a volume's.
 
     Raises:
-        BadOptionError: as for a volume's own, and names the flag.
+        BadOptionError: as for a volume's own; also names the flag.
 
     """
     try:
         options = _options(items)
-        config(options.values, OPTIONS, {"bucket.bucket": "any"})
+        config(options.values, defaults=[{"bucketName": "any"}])
     except BadOptionError as exc:
         raise BadOptionError(f"{FLAG}: {exc.what}", exc.hint) from exc
     return DefaultOptions(values=options.values, warnings=options.warnings)
@@ -125,27 +118,27 @@ def parse_defaults(items: Sequence[str]) -> DefaultOptions:
 
 def _options(items: Sequence[str]) -> OptionParser:
     options = OptionParser(
-        Place.VOLUME, OPTIONS, elsewhere="docs/options.md lists the options there are"
+        OptionKind.VOLUME, OPTIONS, list_hint="see docs/options.md for all options"
     )
-    for item in chain.from_iterable(_split_list(item, options) for item in items):
-        name, text = split_item(item)
-        _refuse_misplaced(name, item)
-        options.add(name, text)
+    for item in items:
+        for text, name, value in _split(item, options):
+            _refuse_misplaced(name, text)
+            options.add(name, value)
     return options
 
 
 def _attributes(volume_context: Mapping[str, str]) -> OptionParser:
     options = OptionParser(
-        Place.ATTRIBUTE, ATTRIBUTES, elsewhere="docs/options.md lists the attributes there are"
+        OptionKind.ATTRIBUTE, ATTRIBUTES, list_hint="see docs/options.md for all attributes"
     )
-    for name, text in sorted(volume_context.items()):  # a map: of two errors always the same one
+    for name, text in sorted(volume_context.items()):  # a map: report always the same error first
         if name.startswith(KUBERNETES_PREFIXES):
             continue
-        meant = _MEANT.get(name.lower(), name.lower())
-        if options.find(name) is None and meant in SPELLINGS:
+        option = _FOREIGN_NAMES.get(name.lower(), name.lower())
+        if options.find(name) is None and option in SPELLINGS:
             raise BadOptionError(
                 f"volume attribute {name} is not known",
-                f"{meant} is a mount option: put it into the volume's mountOptions",
+                f"{option} is a mount option: put it into the volume's mountOptions",
             )
         options.add(name, text)
     if "bucketName" not in options.values:
@@ -160,29 +153,30 @@ def _group_defaults(volume_mount_group: str) -> dict[str, Value]:
     if not volume_mount_group:
         return {}
     return {
-        "tree.gid": read_value("volume_mount_group (fsGroup)", value_types.ID, volume_mount_group),
-        "tree.dir_mode": FS_GROUP_DIR_MODE,
-        "tree.file_mode": FS_GROUP_FILE_MODE,
+        "gid": read_value("volume_mount_group (fsGroup)", value_types.ID, volume_mount_group),
+        "dir-mode": FS_GROUP_DIR_MODE,
+        "file-mode": FS_GROUP_FILE_MODE,
     }
 
 
-def _split_list(item: str, options: OptionParser) -> list[str]:
-    """Split at commas if every piece is then a known option with a value where it takes one.
+def _split(item: str, options: OptionParser) -> list[tuple[str, str, str | None]]:
+    """Split an item at its commas into options: (text, name, value) of each.
 
-    Else the commas belong to the value, as in `prefix=a,b/`; where there is no value to hold
-    them, the list is split all the same, so that the error names its wrong piece.
+    Only if every piece is then a known option, with a value if it takes one. Else the commas belong
+    to the value, as in `prefix=a,b/`; if there is no value, the item is split all the same, so that
+    the error names the wrong piece.
     """
-    pieces = split_commas(item)
-    if all(options.is_spelling(*split_item(piece)) for piece in pieces):
-        return pieces
-    return pieces if "," in split_item(item)[0] else [item]
+    pieces = [(piece, *split_item(piece)) for piece in split_commas(item)]
+    whole = (item, *split_item(item))
+    is_list = all(options.is_spelling(name, value) for _, name, value in pieces)
+    return pieces if is_list or "," in whole[1] else [whole]
 
 
-def _refuse_misplaced(name: str, item: str) -> None:
-    if re.match(r"\s*[^\s=]+\s+=", item):
+def _refuse_misplaced(name: str, text: str) -> None:
+    if re.match(r"\s*[^\s=]+\s+=", text):
         raise BadOptionError(
             f"mount option {name} is followed by a blank and '='",
-            f"write {name}=VALUE, without blanks around the '='",
+            f"write {name}=VALUE, without blanks around '='",
         )
     if name in _ATTRIBUTE_NAMES and name not in SPELLINGS:
         raise BadOptionError(

@@ -1,4 +1,4 @@
-"""What every gRPC server and client of CSI needs: interceptors, sockets, the Identity service.
+"""The common parts of gRPC servers and clients of CSI: interceptors, sockets, Identity service.
 
 Shared by the programs that answer CSI. The services of one program are with that program
 (`node.node_service`), and nothing here knows mounts or buckets.

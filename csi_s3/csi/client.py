@@ -1,9 +1,9 @@
-"""`csi-s3 csi`: speaks to a node plugin as kubelet does, for the demo and for nights.
+"""`csi-s3 csi`: makes the calls of kubelet to a node plugin, for the demo and for debugging.
 
     csi-s3 csi probe --endpoint unix:///csi/csi.sock
     csi-s3 csi publish --endpoint … --volume-id pv --target DIR --attribute bucketName=b
 
-Lives here because gRPC does; other programs reach it by exec only.
+It is here because this package is the importer of gRPC; other programs reach it by exec only.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from csi_s3 import csi_pb2_grpc
 from csi_s3.errors import BadOptionError, MounterUnavailableError, VolumeError
 
 DEADLINE_S = 120.0  # kubelet's
-AGAIN_S = 0.1
+PROBE_PAUSE_S = 0.1
 
 
 class NodeClient:
     """One connection to a CSI endpoint (unix:///PATH); used as a context manager.
 
     Raises, each call:
-        VolumeError: the answer's status and words.
+        VolumeError: with the answer's status and message.
 
     """
 
@@ -45,7 +45,7 @@ class NodeClient:
         self._channel.close()
 
     def probe(self) -> dict[str, Any]:
-        """Name, version and capabilities of a plugin that is ready.
+        """Get name, version and capabilities of a plugin that is ready.
 
         Raises:
             MounterUnavailableError: it answers that it is not ready.
@@ -53,7 +53,7 @@ class NodeClient:
         """
         if not self._call(self._identity.Probe, csi.ProbeRequest()).ready.value:
             raise MounterUnavailableError(
-                f"the plugin at {self._endpoint} is not ready", "its log says what it waits for"
+                f"the plugin at {self._endpoint} is not ready", "see its log for what it waits for"
             )
         return {
             **self._as_dict(self._identity.GetPluginInfo, csi.GetPluginInfoRequest()),
@@ -99,10 +99,10 @@ class NodeClient:
             return method(request, timeout=self._deadline_s)
         except grpc.RpcError as exc:
             name = type(request).__name__.removesuffix("Request")
-            absent = exc.code() is grpc.StatusCode.UNAVAILABLE
+            unavailable = exc.code() is grpc.StatusCode.UNAVAILABLE
             raise VolumeError(
                 f"{name} at {self._endpoint}: {exc.code().name}: {exc.details()}",
-                hint="does csi-s3 node run, and is it ready?" if absent else "",
+                hint="is csi-s3 node running and ready?" if unavailable else "",
             ) from exc
 
 
@@ -137,7 +137,7 @@ def _probe(client: NodeClient, wait_s: float) -> dict[str, Any]:
         except VolumeError:
             if time.monotonic() >= until:
                 raise
-        time.sleep(AGAIN_S)
+        time.sleep(PROBE_PAUSE_S)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -149,10 +149,12 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "csi-s3 csi", description="Ask a CSI node plugin, as kubelet would.", allow_abbrev=False
+        "csi-s3 csi", description="Call a CSI node plugin as kubelet does.", allow_abbrev=False
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    probe = actions.add_parser("probe", help="is it ready, and what is it?")
+    probe = actions.add_parser(
+        "probe", help="whether it is ready, its name, version and capabilities"
+    )
     publish = actions.add_parser("publish", help="NodePublishVolume")
     unpublish = actions.add_parser("unpublish", help="NodeUnpublishVolume")
     for action in (probe, publish, unpublish):

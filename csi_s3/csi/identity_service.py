@@ -1,4 +1,4 @@
-"""The Identity service: who this plugin is, and whether it can work."""
+"""The Identity service: name and version of the plugin, and whether it is ready."""
 
 from collections.abc import Callable
 from importlib.metadata import version

@@ -1,60 +1,38 @@
-"""Unix sockets of our gRPC servers: for root only, a stale one replaced, however long the path."""
+"""Unix sockets of the gRPC servers, which only root may connect to."""
 
-import os
-import secrets
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 
 from csi_s3.errors import BadOptionError
+from csi_s3.link import unix_socket
 
 
 @contextmanager
 def bound(server: grpc.aio.Server, path: Path, *, flag: str) -> Iterator[None]:
-    """Give the server a socket at path; it is gone at the end, unless it is a successor's.
+    """Give the server a socket at path, and remove it at the end; see `link.unix_socket`.
 
-    Callers may connect from now on and are answered once the server has started. The socket is
-    made under another name, through /proc/self/fd (path may be longer than sun_path's 107 bytes),
-    and renamed: gRPC, when it stops, removes whatever has the name that it was told, and after a
-    forced deletion of a pod that is the new pod's socket. kubelet's plug-in watcher overlooks
-    names with a dot before them.
+    Callers may connect from now on and are answered once the server has started.
 
     Raises:
-        BadOptionError: path cannot be used; names the flag it comes from.
+        BadOptionError: path cannot be used; names the flag that it comes from.
 
     """
     try:
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        inode = unix_socket.bind(
+            path, lambda short: server.add_insecure_port(f"unix:{short}"), mode=0o600
+        )
+    except FileExistsError as exc:
+        raise BadOptionError(f"{flag} {path}: {exc.strerror}", "give another path") from exc
     except OSError as exc:
         raise BadOptionError(f"{flag} {path}: {exc.strerror}", "its directory must exist") from exc
+    except RuntimeError as exc:
+        raise BadOptionError(
+            f"{flag} {path}: cannot listen there", "expected a path on this machine"
+        ) from exc
     try:
-        _refuse_others(path.name, directory, flag)
-        made = f".{secrets.token_hex(6)}"
-        old = os.umask(0o177)
-        try:
-            server.add_insecure_port(f"unix:/proc/self/fd/{directory}/{made}")
-        except RuntimeError as exc:
-            raise BadOptionError(
-                f"{flag} {path}: cannot listen there", "expected a path of this machine"
-            ) from exc
-        finally:
-            os.umask(old)
-        ours = os.stat(made, dir_fd=directory).st_ino
-        os.rename(made, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-        try:
-            yield
-        finally:
-            with suppress(FileNotFoundError):
-                if os.stat(path.name, dir_fd=directory).st_ino == ours:
-                    os.unlink(path.name, dir_fd=directory)
+        yield
     finally:
-        os.close(directory)
-
-
-def _refuse_others(name: str, directory: int, flag: str) -> None:
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
-            raise BadOptionError(f"{flag}: {name!r} exists and is no socket", "give another path")
+        unix_socket.remove(path, inode)

@@ -1,5 +1,4 @@
-"""FUSE: the kernel's requests to the file system and its answers back, by pyfuse3.
+"""FUSE: the kernel's requests to the file system and the answers, through pyfuse3.
 
-The only package that imports pyfuse3. It decides nothing about files (`fs`), and mounts nothing
-(`kernel`).
+The only package that imports pyfuse3. Files are in `fs`, mounting is in `kernel`.
 """

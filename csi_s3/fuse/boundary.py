@@ -1,4 +1,4 @@
-"""The one door between kernel requests and our code."""
+"""Every FUSE request is answered, whatever its handler does, and every error is logged once."""
 
 import asyncio
 import logging
@@ -8,6 +8,7 @@ from errno import EIO, EOPNOTSUPP, ETIMEDOUT, errorcode
 from functools import wraps
 from time import perf_counter
 from typing import Any, ParamSpec, TypeAlias, TypeVar
+from weakref import WeakSet
 
 from pyfuse3 import FUSEError
 
@@ -21,17 +22,20 @@ R = TypeVar("R")
 Operation: TypeAlias = Coroutine[Any, Any, R]
 ErrorListener: TypeAlias = Callable[[str, VolumeError], None]
 
-# Who else hears of a failed operation, once each; set before the session is started.
+# Called with each error, once; set before the session is started.
 error_listener: ContextVar[ErrorListener | None] = ContextVar("error_listener", default=None)
 
 REFUSALS_EVERY_S = 10.0
 
-_waiting: set[asyncio.Timeout] = set()  # of requests under way; a process serves one mount
+# A process serves one mount.
+_timeouts: set[asyncio.Timeout] = set()  # of requests under way
+_logged: WeakSet[VolumeError] = WeakSet()  # a lost upload fails flush and release with one error
+_refused_at: dict[str, float] = {}  # by the option that an operation needs
 
 
 def give_up() -> None:
-    """Answer every request that is under way ETIMEDOUT, now: the session is ending; plain code."""
-    for timeout in _waiting:
+    """Answer every request under way with ETIMEDOUT: the session is ending. Plain code."""
+    for timeout in _timeouts:
         if not timeout.expired():
             timeout.reschedule(0)
 
@@ -42,31 +46,31 @@ def answered(
     """Guarantee a reply to every kernel request, whatever the handler does.
 
     pyfuse3 in asyncio mode replies only to a return value or a FUSEError. After anything else
-    the caller sleeps unkillably, its directory stays locked, and no line is logged.
+    the caller sleeps and cannot be killed, its directory stays locked, and nothing is logged.
 
-    deadline_s: None for what has a deadline of its own, without progress (uploads).
+    deadline_s: None for operations with a timeout of their own, by lack of progress (uploads).
 
     Raises:
-        FUSEError: always the way out for a failure.
-        CancelledError: only when this very task is being shut down. Its caller then stays
-            unanswered, so the session ends the connection before it cancels anything.
+        FUSEError: every failure.
+        CancelledError: only when this task itself is cancelled. Its caller then gets no answer, so
+            the session ends the connection before it cancels anything.
 
     """
 
     def wrap(handler: Callable[P, Operation[R]]) -> Callable[P, Operation[R]]:
         op = handler.__name__
-        done, timer = metrics.FUSE_OPERATIONS.child(op, "ok"), metrics.FUSE_SECONDS.child(op)
+        done, timer = metrics.FUSE_OPERATIONS.labels(op, "ok"), metrics.FUSE_SECONDS.labels(op)
 
         @wraps(handler)
         async def inner(*args: P.args, **kwargs: P.kwargs) -> R:
             began_s = perf_counter()
             try:
                 async with asyncio.timeout(deadline_s) as timeout:
-                    _waiting.add(timeout)
+                    _timeouts.add(timeout)
                     try:
                         result = await handler(*args, **kwargs)
                     finally:
-                        _waiting.discard(timeout)
+                        _timeouts.discard(timeout)
             except Exception as exc:
                 number = _errno(op, exc, deadline_s)
                 metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
@@ -78,7 +82,7 @@ def answered(
                     raise
                 metrics.FUSE_OPERATIONS.inc(op=op, result="EIO")
                 timer.observe(perf_counter() - began_s)
-                raise FUSEError(EIO) from exc  # a task we waited for was cancelled, not we
+                raise FUSEError(EIO) from exc  # a task that this one waited for was cancelled
             done.count += 1
             timer.observe(perf_counter() - began_s)
             return result
@@ -92,17 +96,17 @@ _NAMES = {**errorcode, EOPNOTSUPP: "EOPNOTSUPP"}  # Linux has two names for 95
 
 
 def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
-    """The answer to the kernel; the one place where an error of an operation is logged."""
+    """The answer to the kernel; only here errors of operations are logged."""
     fields: dict[str, Any] = {"op": op}
     if isinstance(exc, FUSEError):
         return int(exc.errno)
     if isinstance(exc, VolumeError):
         metrics.ERRORS.inc(code=exc.code)
-        if not exc.was_logged:  # a lost upload fails flush and release with one and the same error
+        if exc not in _logged:
+            _logged.add(exc)
             _log(op, exc)
             if (listener := error_listener.get()) is not None:
                 listener(op, exc)
-        exc.was_logged = True
         return exc.errno
     if isinstance(exc, TimeoutError):
         metrics.ERRORS.inc(code="timeout")
@@ -115,19 +119,16 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
     return EIO
 
 
-_refused_at: dict[str, float] = {}
-
-
 def _log(op: str, error: VolumeError) -> None:
-    if isinstance(error, NotPermittedError) and error.option:  # `rm -r` brings one for each file
+    if isinstance(error, NotPermittedError) and error.option:  # `rm -r` fails for each file
         now = perf_counter()
         if now - _refused_at.get(error.option, -REFUSALS_EVERY_S) < REFUSALS_EVERY_S:
             return
         _refused_at[error.option] = now
-    # Of a failed release no caller hears, and it is bytes that were not stored.
+    # No caller gets the error of a release, and its bytes are not stored.
     level = max(error.level, logging.ERROR) if op == "release" else error.level
     log.log(level, "%s: %s", op, error, extra={"op": op, "code": error.code})
 
 
 def _time(deadline_s: float | None) -> str:
-    return "the time that the mount had left" if deadline_s is None else f"{deadline_s:g} s"
+    return "the time that was left to the mount" if deadline_s is None else f"{deadline_s:g} s"

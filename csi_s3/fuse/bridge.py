@@ -1,4 +1,4 @@
-"""Translates pyfuse3's requests to `fs.filesystem` and its answers back; decides nothing."""
+"""Translates pyfuse3's requests for `fs.filesystem` and its answers back, without decisions."""
 
 import errno
 import os
@@ -25,13 +25,13 @@ FREE_FILES = 1 << 40
 RENAME_NOREPLACE = 1
 DOTS = 2  # `.` and `..` come first in a directory
 
-_READ, _WRITTEN = metrics.READ_BYTES.child(), metrics.WRITTEN_BYTES.child()
+_READ, _WRITTEN = metrics.READ_BYTES.labels(), metrics.WRITTEN_BYTES.labels()
 
-Context = Any  # pyfuse3.RequestContext, which has no type stubs worth having
+Context = Any  # pyfuse3.RequestContext, which has no type stubs
 
 
 class Bridge(pyfuse3.Operations):
-    """Lifetime and concurrency: as the file system it stands before."""
+    """Lifetime and concurrency: as the file system's."""
 
     enable_writeback_cache = False
     supports_dot_lookup = False
@@ -41,22 +41,22 @@ class Bridge(pyfuse3.Operations):
         fs: FileSystem,
         *,
         negative_ttl_s: float = 0.0,
-        on_stranger: Callable[[int, int], None] | None = None,
+        on_other_user: Callable[[int, int], None] | None = None,
     ) -> None:
-        """on_stranger: hears once of a program that runs as another user than root: uid, gid."""
+        """on_other_user: called once, with uid and gid of the first program that is not root's."""
         super().__init__()
         self._fs, self._negative_ttl_s = fs, negative_ttl_s
-        self._on_stranger = on_stranger
+        self._on_other_user = on_other_user
 
-    def _met(self, ctx: Context) -> None:
-        if self._on_stranger is not None and ctx.uid != 0:
-            self._on_stranger(ctx.uid, ctx.gid)
-            self._on_stranger = None
+    def _check_user(self, ctx: Context) -> None:
+        if self._on_other_user is not None and ctx.uid != 0:
+            self._on_other_user(ctx.uid, ctx.gid)
+            self._on_other_user = None
 
     @override
     @answered(ANSWER_WITHIN_S)
     async def lookup(self, parent_inode: int, name: bytes, ctx: Context) -> pyfuse3.EntryAttributes:
-        self._met(ctx)
+        self._check_user(ctx)
         try:
             return entry(await self._fs.lookup(parent_inode, name))
         except NotFoundError:
@@ -91,14 +91,14 @@ class Bridge(pyfuse3.Operations):
     @override
     @answered(ANSWER_WITHIN_S)
     async def opendir(self, inode: int, ctx: Context) -> int:
-        self._met(ctx)
+        self._check_user(ctx)
         return await self._fs.opendir(inode)
 
     @override
     @answered(ANSWER_WITHIN_S)
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
         dots = zip((b".", b".."), self._fs.dots(fh), (1, 2), strict=True)
-        for name, attributes, position in dots:  # the kernel takes no reference to these
+        for name, attributes, position in dots:  # these do not count as look-ups
             if position > start_id and not pyfuse3.readdir_reply(
                 token, name, entry(attributes), position
             ):
@@ -144,7 +144,7 @@ class Bridge(pyfuse3.Operations):
     @override
     @answered(ANSWER_WITHIN_S)
     async def open(self, inode: int, flags: int, ctx: Context) -> pyfuse3.FileInfo:
-        self._met(ctx)  # of a file that is mounted by subPath it is the first request
+        self._check_user(ctx)  # the first request for a file that is mounted by subPath
         return pyfuse3.FileInfo(fh=await self._fs.files.open(inode, flags), keep_cache=True)
 
     @override
@@ -166,7 +166,7 @@ class Bridge(pyfuse3.Operations):
         try:
             await self._fs.files.release(fh)
         except BaseException:
-            self._fs.forget(attributes.ino, 1)  # the kernel was never given it
+            self._fs.forget(attributes.ino, 1)  # the kernel never got the number
             raise
         return entry(attributes)
 
@@ -204,7 +204,7 @@ class Bridge(pyfuse3.Operations):
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Context
     ) -> pyfuse3.EntryAttributes:
-        raise pyfuse3.FUSEError(errno.EPERM)  # no error of ours: git tries one for each file
+        raise pyfuse3.FUSEError(errno.EPERM)  # not logged: git tries one for each file
 
     @override
     @answered(ANSWER_WITHIN_S)
@@ -251,12 +251,12 @@ class Bridge(pyfuse3.Operations):
 
     @override
     async def getxattr(self, inode: int, name: bytes, ctx: Context) -> bytes:
-        # ENOSYS, once: the kernel then answers EOPNOTSUPP itself and stops asking before each write
+        # ENOSYS, once: the kernel then answers EOPNOTSUPP itself and does not ask before each write
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
 
 def entry(a: Attributes) -> pyfuse3.EntryAttributes:
-    """What the kernel is told of an inode, and for how long it may believe it."""
+    """The attributes of an inode, and for how long the kernel may use them."""
     e = pyfuse3.EntryAttributes()
     e.st_ino = a.ino
     e.generation = a.generation
@@ -274,7 +274,7 @@ def entry(a: Attributes) -> pyfuse3.EntryAttributes:
 
 
 def nothing(ttl_s: float) -> pyfuse3.EntryAttributes:
-    """Tell the kernel that a name is not there, and that it may believe so for some time."""
+    """The answer that a name does not exist, which the kernel may cache."""
     e = pyfuse3.EntryAttributes()
     e.st_ino = 0
     e.entry_timeout = min(ttl_s, FOREVER_S)

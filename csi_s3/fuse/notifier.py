@@ -1,11 +1,11 @@
-"""What the kernel is asked of our own accord, written to /dev/fuse: to drop names nobody uses.
+"""Notifications to the kernel, written to /dev/fuse: requests to drop names that are not in use.
 
-Since Linux 6.18 it takes many inode numbers at once, locks no directory, and leaves alone what is
-in use (FUSE_NOTIFY_PRUNE). Before, it takes one name at a time and waits for the directory's lock,
-which it holds itself while a READDIR, a look-up or a change of that directory is under way.
+Since Linux 6.18 one notification takes many inode numbers, locks no directory, and skips what is in
+use (FUSE_NOTIFY_PRUNE). Older kernels take one name at a time and wait for the directory's lock,
+which they hold while a READDIR, a look-up or a change of that directory is under way.
 
-pyfuse3 has no FUSE_NOTIFY_PRUNE. Rejected: FUSE_EXPIRE_ONLY, with which the kernel (6.18) asks for
-a name again at its next use, but keeps the inode.
+pyfuse3 has no FUSE_NOTIFY_PRUNE. Rejected: FUSE_EXPIRE_ONLY, after which the kernel (6.18) looks a
+name up again at its next use, but keeps the inode.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # include/uapi/linux/fuse.h
 _MINOR_AT = 44  # in an INIT request: struct fuse_in_header, then struct fuse_init_in
-_HEADER = struct.Struct("<IiQ")  # struct fuse_out_header: length, code of a notification, 0
+_HEADER = struct.Struct("<IiQ")  # struct fuse_out_header: length, code of the notification, 0
 FUSE_NOTIFY_INVAL_ENTRY = 3
 _ENTRY = struct.Struct("<QII")  # struct fuse_notify_inval_entry_out
 FUSE_NOTIFY_PRUNE = 9
@@ -29,7 +29,7 @@ PRUNE_SINCE_MINOR = 45
 
 
 def can_prune(init_request: bytes) -> bool:
-    """Whether the kernel that sent this INIT knows FUSE_NOTIFY_PRUNE."""
+    """Whether the kernel that sent this INIT request has FUSE_NOTIFY_PRUNE."""
     (minor,) = struct.unpack_from("<I", init_request, _MINOR_AT)
     return bool(minor >= PRUNE_SINCE_MINOR)
 
@@ -47,8 +47,8 @@ def invalidate(parent: int, name: bytes) -> bytes:
 class Notifier:
     """Lifetime: from the INIT reply to `close`. Concurrency: `drop` is called in a thread.
 
-    Its descriptor's number is never given free, so that a thread which comes back late cannot
-    write into another file.
+    The number of its descriptor is never freed, so that a thread that returns late cannot write
+    into another file.
     """
 
     def __init__(self, fuse_fd: int, init_request: bytes) -> None:
@@ -57,37 +57,37 @@ class Notifier:
         self._is_closed = False
 
     def close(self) -> None:
-        """Let go of the connection; plain code."""
+        """Release the connection; plain code."""
         self._is_closed = True
-        nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(nothing, self._fd, inheritable=False)
-        os.close(nothing)
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, self._fd, inheritable=False)
+        os.close(null)
 
     def drop(
         self, names: Sequence[CachedName], *, is_read: Callable[[int], bool]
     ) -> Sequence[CachedName]:
-        """Ask for each name; may block. Returns those that it did not ask for.
+        """Ask the kernel to drop each name; may block. Returns the names that were skipped.
 
-        These are the names of directories that are being read. A READDIR that is answered without
-        the store, or that we have not seen yet, is waited for.
+        Skipped are names of directories that are being read. A READDIR that is answered without
+        the store, or that this process has not seen yet, is waited for.
         """
         if self._can_prune:
             self._write(prune([name.ino for name in names]))
             return ()
-        left = []
+        skipped = []
         for name in names:
             if is_read(name.parent):
-                left.append(name)
+                skipped.append(name)
             else:
                 self._write(invalidate(name.parent, name.name))
-        return left
+        return skipped
 
-    def _write(self, notice: bytes) -> None:
+    def _write(self, notification: bytes) -> None:
         if self._is_closed:
             return
         try:
-            os.write(self._fd, notice)
+            os.write(self._fd, notification)
         except FileNotFoundError:
-            pass  # the kernel does not hold it
+            pass  # the kernel does not have it
         except OSError as exc:
-            log.debug("the kernel was asked to drop names: %s", exc)
+            log.debug("the kernel did not drop names: %s", exc)

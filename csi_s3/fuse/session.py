@@ -1,11 +1,11 @@
-"""One FUSE session on a /dev/fuse descriptor that somebody else mounted: the INIT relay.
+"""One FUSE session on a /dev/fuse descriptor that another process mounted: the INIT relay.
 
 libfuse starts on one end of a socketpair. The kernel's INIT request, which node has read already,
 is written to the other end; libfuse's reply is read there, changed, and written to the real
-descriptor, which then takes the socketpair's place (dup2) before the event loop has seen it.
+descriptor, which then replaces the socketpair (dup2) before the event loop has seen it.
 
-So the reply may carry what pyfuse3 does not offer (look-ups of one directory in parallel), and a
-successor worker can later be started on a live mount with the same INIT.
+So the reply may contain flags that pyfuse3 does not offer (parallel look-ups in one directory), and
+another worker can later be started on a live mount with the same INIT request.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from csi_s3.fuse.notifier import Notifier
 
 log = logging.getLogger(__name__)
 
-MAX_TASKS = 4096  # writers may wait for memory, and must not keep readers from being served
+MAX_TASKS = 4096  # writers may wait for memory, and must not block readers
 INVALIDATE_WITHIN_S = 10.0
-DROP_WITHIN_S = 150.0  # a READDIR, for which a directory is locked, is answered before
+DROP_WITHIN_S = 150.0  # longer than a READDIR takes, for which the kernel locks a directory
 
 # include/uapi/linux/fuse.h: struct fuse_out_header, then struct fuse_init_out
 _FLAGS_AT = 28
@@ -43,8 +43,8 @@ MAX_BACKGROUND = 128
 CONGESTION_THRESHOLD = 96
 
 
-def improved(reply: bytes) -> bytes:
-    """Add to libfuse's INIT reply what it does not ask for itself.
+def add_init_flags(reply: bytes) -> bytes:
+    """Add flags and limits to libfuse's INIT reply.
 
     Measured: five one-second look-ups in one directory took 1.01 s instead of 5.01 s with
     FUSE_PARALLEL_DIROPS.
@@ -58,9 +58,9 @@ def improved(reply: bytes) -> bytes:
 
 
 class _Nursery(pyfuse3.asyncio._Nursery):  # noqa: SLF001 - its hook; see Session.serve
-    """Whose tasks go on where a request was there and then was not: who waited was killed.
+    """Its tasks go on when a request is withdrawn before it is read: its caller was killed.
 
-    pyfuse3 would let the task die, with its place among MAX_TASKS and its buffer.
+    pyfuse3 would end the task, and with it one of MAX_TASKS and its buffer.
     """
 
     @override
@@ -72,7 +72,7 @@ class _Nursery(pyfuse3.asyncio._Nursery):  # noqa: SLF001 - its hook; see Sessio
                 try:
                     return await func(*args)
                 except BlockingIOError:
-                    log.debug("a request was taken back before it was read")
+                    log.debug("a request was withdrawn before it was read")
 
         super().start_soon(reading, name=name)
 
@@ -80,16 +80,16 @@ class _Nursery(pyfuse3.asyncio._Nursery):  # noqa: SLF001 - its hook; see Sessio
 class Session:
     """Lifetime: one per process, because libfuse and pyfuse3 keep theirs in globals.
 
-    `serve` runs until the mount is gone everywhere or the connection was aborted (ENODEV), or
-    `end` was called. Cancellation: end with `end`; a cancelled `serve` leaves callers unanswered.
+    `serve` runs until the mount is unmounted everywhere, the connection is aborted (ENODEV), or
+    `end` is called. Cancellation: use `end`; a cancelled `serve` leaves callers without an answer.
     """
 
     def __init__(
         self, fuse_fd: int, init_request: bytes, *, only_owner_and_root: bool = False
     ) -> None:
-        """Take over fuse_fd; init_request is the kernel's INIT, as read from it.
+        """Own fuse_fd; init_request is the kernel's INIT request as read from it.
 
-        only_owner_and_root: libfuse answers everybody but root and this process's user EACCES.
+        only_owner_and_root: libfuse answers all users but root and this process's own with EACCES.
         """
         self._fuse_fd, self._init_request = fuse_fd, init_request
         self._options = set(pyfuse3.default_options)
@@ -97,12 +97,12 @@ class Session:
             self._options.add("allow_root")
         self._notifier: Notifier | None = None
         self._waits = 0
-        self._look = select.poll()
+        self._poll = select.poll()
         self._is_ended = False
         self.is_answered = asyncio.Event()
 
     async def serve(self, operations: pyfuse3.Operations) -> None:
-        """Answer the kernel until the end.
+        """Answer the kernel until the session ends.
 
         Raises:
             MountError: libfuse or the kernel refused the INIT.
@@ -130,44 +130,44 @@ class Session:
             raise MountError("the FUSE session ended before INIT was answered")
 
     def end(self) -> None:
-        """Stop serving; plain code, and no more than once effective."""
+        """Stop serving; plain code and idempotent."""
         if not self._is_ended:
             self._is_ended = True
             pyfuse3.terminate()
 
     async def invalidate_inode(self, ino: int) -> None:
-        """Drop the kernel's pages and attributes of an inode; it may have none."""
+        """Drop the kernel's pages and attributes of an inode, if it has any."""
 
         def drop() -> None:
             try:
                 pyfuse3.invalidate_inode(ino)
             except FileNotFoundError:
-                pass  # the kernel does not hold the inode
+                pass  # the kernel does not have the inode
             except OSError as exc:
                 log.debug("invalidate of inode %d: %s", ino, exc)
 
         await blocking(drop, within_s=INVALIDATE_WITHIN_S)
 
     def invalidate_attributes(self, ino: int) -> None:
-        """Drop the kernel's attributes of an inode; it may have none.
+        """Drop the kernel's attributes of an inode, if it has any.
 
-        It takes no lock that anything waits for while it waits for us: 5 µs, in the event loop.
+        It takes no lock that is held by a request to this process: 5 µs, in the event loop.
         """
         try:
             pyfuse3.invalidate_inode(ino, attr_only=True)
         except FileNotFoundError:
-            pass  # the kernel does not hold the inode
+            pass  # the kernel does not have the inode
         except OSError as exc:
             log.debug("invalidate of inode %d: %s", ino, exc)
 
     def forget_name(self, parent: int, name: bytes) -> None:
-        """Ask the kernel to look a name up again; a thread of pyfuse3's does it."""
+        """Have the kernel look a name up again, in a thread of pyfuse3."""
         pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)
 
     async def drop_names(
         self, names: Sequence[CachedName], *, is_read: Callable[[int], bool]
     ) -> Sequence[CachedName]:
-        """Ask the kernel to drop names that nobody uses; see `Notifier.drop`."""
+        """Ask the kernel to drop names that are not in use; see `Notifier.drop`."""
         if self._notifier is None:
             return names
         drop = partial(self._notifier.drop, names, is_read=is_read)
@@ -178,7 +178,7 @@ class Session:
             return ()
 
     def _relay(self, kernel_side: socket.socket) -> Callable[[int], Coroutine[Any, Any, None]]:
-        """A wait_readable whose first two calls hand INIT in and its reply out."""
+        """A wait_readable whose first two calls pass INIT in and its reply out."""
 
         async def wait_readable(fd: int) -> None:
             self._waits += 1
@@ -187,16 +187,16 @@ class Session:
                 return
             if self._waits == 2:  # noqa: PLR2004 - INIT was processed, its reply is there
                 self._answer(kernel_side.recv(1 << 16), fd)
-                self._look.register(fd, select.POLLIN)
+                self._poll.register(fd, select.POLLIN)
             await self._wait_readable(fd)
-            while not self._look.poll(0):  # whoever asked was killed since
+            while not self._poll.poll(0):  # the request was withdrawn: its caller was killed
                 await self._wait_readable(fd)
 
         return wait_readable
 
     def _answer(self, reply: bytes, fd: int) -> None:
         try:
-            os.write(self._fuse_fd, improved(reply))
+            os.write(self._fuse_fd, add_init_flags(reply))
         except OSError as exc:
             raise MountError(f"the kernel refused the INIT reply: {exc.strerror}") from exc
         self._notifier = Notifier(self._fuse_fd, self._init_request)

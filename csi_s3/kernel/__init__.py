@@ -1,5 +1,5 @@
 """Linux: mount(2) and its newer calls, mountinfo, fusectl, fusermount3, /proc and /sys.
 
-Facts and system calls only. What is mounted, and when, is decided by the programs; the FUSE
-protocol is spoken in `fuse`.
+It contains facts and system calls only. The programs decide what is mounted; the FUSE protocol is
+in `fuse`.
 """

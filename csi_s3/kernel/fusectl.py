@@ -1,8 +1,8 @@
-"""Ends a FUSE connection, so that everybody who waits in it is freed with an error.
+"""Aborts FUSE connections, so that every process that waits in one gets an error.
 
-Through the fusectl file system, where each connection has a directory named by its minor number.
-umount -f would do the same, but needs a mount to name: a mount that only a container still has
-is out of its reach.
+This uses the fusectl file system, in which each connection has a directory named by its minor
+number. umount -f would do the same but needs a mount point, which a mount that only a container
+still has does not offer.
 """
 
 import os
@@ -14,20 +14,20 @@ FS_TYPE = "fusectl"
 
 
 class FuseControl:
-    """Through a mount of fusectl that is attached nowhere, made for each use.
+    """Uses a detached mount of fusectl, made for each call.
 
-    A pod sees none in its /sys; one below kubelet's directory would reach the host.
+    A pod has none in its /sys, and one below kubelet's directory would be visible on the host.
     """
 
     def abort(self, minor: int, *, fd: int | None = None) -> bool:
-        """Abort the connection. Returns False where it had ended already.
+        """Abort the connection. Returns False if it had ended already.
 
-        fd: a duplicate of its /dev/fuse descriptor. The kernel gives a minor to the next mount as
-        soon as it is free; with fd that one cannot be hit: fd is alive after the file was opened,
-        so the file is its.
+        fd: a duplicate of its /dev/fuse descriptor. The kernel reuses a minor as soon as it is
+        free. With fd no other connection can be aborted: if fd is alive after the file was opened,
+        the file belongs to its connection.
 
         Raises:
-            MountError: fusectl cannot be had, or refused.
+            MountError: fusectl cannot be mounted, or the kernel refused.
 
         """
         try:

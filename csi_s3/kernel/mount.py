@@ -1,8 +1,8 @@
-"""FUSE mounts by mount(2), binds of them, and their end.
+"""FUSE mounts by mount(2), binds of them, and unmounting.
 
-Nothing here looks at a mount through its path: a mount that nobody serves yet hangs its caller.
-A read-only bind is made whole before it is attached (clone, set read-only, attach), because a
-remount afterwards is not propagated to the host and the pods (tried on a real cluster).
+No function opens a path in a mount: a mount that is not served yet would hang its caller. A
+read-only bind is complete before it is attached (clone, set read-only, attach), because a later
+remount is not propagated to the host and the pods (tried on a real cluster).
 """
 
 import os
@@ -25,10 +25,10 @@ _PRIVILEGED = "mount(2) needs CAP_SYS_ADMIN: run as root, in a container privile
 
 
 def open_fuse() -> int:
-    """A fresh descriptor of /dev/fuse, the caller's to close.
+    """A new descriptor of /dev/fuse, which the caller closes.
 
     Raises:
-        FuseUnavailableError: this machine or container has none for us.
+        FuseUnavailableError: this machine or container does not offer the device.
 
     """
     try:
@@ -61,15 +61,15 @@ def mount_fuse(
     labels: Mapping[str, str] | None = None,
     extra: str = "",
 ) -> None:
-    """Mount the connection fd on target, owned by us; modes decide who may do what.
+    """Mount the connection fd on target, owned by this user; the kernel checks permissions.
 
-    No max_read is given: libfuse refuses a mismatch with its own.
-    labels: SELinux's options (context and so on, mount(8)). In quotes, between which SELinux
-        overlooks commas (selinux_sb_eat_lsm_opts).
-    extra: more of the kernel's comma-separated options (mount.fuse(8)).
+    max_read is not set: libfuse refuses a value that differs from its own.
+    labels: SELinux's options (context and so on, mount(8)). They are quoted, so that SELinux does
+        not split them at commas (selinux_sb_eat_lsm_opts).
+    extra: other comma-separated options of the kernel (mount.fuse(8)).
 
     Raises:
-        BadOptionError: the kernel has no SELinux, or its policy does not know a label.
+        BadOptionError: the kernel has no SELinux, or its policy does not have a label.
         MountError: the kernel refused.
 
     """
@@ -83,12 +83,12 @@ def mount_fuse(
     try:
         syscalls.mount(source_name, str(target), FS_TYPE, flags, data)
     except OSError as exc:
-        if labels and exc.errno == EINVAL:  # of a kernel without SELinux, too (6.18)
+        if labels and exc.errno == EINVAL:  # also from a kernel without SELinux (6.18)
             raise _bad_label(labels) from exc
         hint = {
             EPERM: _PRIVILEGED,
             ENODEV: "this kernel has no FUSE: modprobe fuse",
-            EINVAL: f"the kernel knows no such mount: {data}" if extra else "",
+            EINVAL: f"the kernel does not know these options: {data}" if extra else "",
         }.get(exc.errno or 0, "")
         raise MountError(f"cannot mount on {target}: {exc.strerror}", hint) from exc
 
@@ -97,26 +97,26 @@ def _bad_label(labels: Mapping[str, str]) -> BadOptionError:
     listed = ", ".join(f"{name}={label!r}" for name, label in labels.items())
     if "\tselinuxfs\n" not in Path("/proc/filesystems").read_text(encoding="ascii"):
         return BadOptionError(
-            f"option {listed} needs SELinux, which this machine's kernel lacks or has switched off",
-            "leave the option out here; kubelet gives it by itself where it is needed",
+            f"option {listed} needs SELinux, which this machine's kernel lacks or has disabled",
+            "remove the option; kubelet adds it where it is needed",
         )
     return BadOptionError(
         f"option {listed} is refused by SELinux",
-        "is the label known to the node's policy (seinfo)? dmesg says more",
+        "is the label in the node's policy (seinfo)? dmesg has details",
     )
 
 
 def read_init(fd: int, within_s: float) -> bytes:
-    """The kernel's first request on a fresh mount, whole: for the worker (INIT relay).
+    """The kernel's first request on a new mount, for the worker (INIT relay).
 
     Raises:
-        MountError: it did not come in time, or is something else.
+        MountError: it did not arrive in time, or is not INIT.
 
     """
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     if not poll.poll(within_s * 1000):
-        raise MountError(f"the kernel did not ask for INIT within {within_s:.0f} s")
+        raise MountError(f"the kernel did not send INIT within {within_s:.0f} s")
     try:
         request = os.read(fd, _REQUEST_BYTES)
     except OSError as exc:
@@ -127,9 +127,9 @@ def read_init(fd: int, within_s: float) -> bytes:
 
 
 def is_over(fd: int) -> bool:
-    """Has the connection ended: its last mount anywhere is gone, or it was aborted?
+    """Whether the connection has ended: it is unmounted everywhere, or was aborted.
 
-    Never waits, and is true in every duplicate of the descriptor.
+    Never waits, and has the same result for every duplicate of the descriptor.
     """
     poll = select.poll()
     poll.register(fd, 0)  # POLLERR is always reported
@@ -137,12 +137,11 @@ def is_over(fd: int) -> bool:
 
 
 def bind(source: int, target: int, *, read_only: bool) -> None:
-    """Attach one more copy of the mount at source onto target; both are open (O_PATH).
+    """Attach another copy of the mount at source onto target; both are open (O_PATH).
 
-    Acts on descriptors, so that nobody can turn the target into something else meanwhile. On a
-    target that is the root of a mount the copy is on top of that.
-    The copy shares no mounts with the others: a copy that is still the source's peer passes what
-    is mounted on top of it on to all of them, writable (tried).
+    It acts on descriptors, so that the target cannot be replaced concurrently. On a target that is
+    the root of a mount, the copy is on top of that mount. The copy is private: mounts on top of a
+    peer of the source would appear on all its copies, writable (tried).
 
     Raises:
         MountError: the kernel refused.
@@ -163,9 +162,9 @@ def bind(source: int, target: int, *, read_only: bool) -> None:
 def umount(target: Path | str, *, lazy: bool = True, force: bool = False) -> bool:
     """Unmount the topmost mount on target; its last component is not followed as a symlink.
 
-    lazy: detach at once, whoever uses it. force: abort the FUSE connection first, so that
-    everybody who waits in it is freed; that ends all other copies of the mount too.
-    Returns False where nothing is mounted.
+    lazy: detach at once, even if it is in use. force: abort the FUSE connection first, so that
+    every process that waits in it gets an error; that ends all other copies of the mount as well.
+    Returns False if nothing is mounted there.
 
     Raises:
         MountError: the kernel refused.
@@ -177,7 +176,7 @@ def umount(target: Path | str, *, lazy: bool = True, force: bool = False) -> boo
     try:
         syscalls.umount(str(target), flags)
     except OSError as exc:
-        if exc.errno in {EINVAL, ENOENT}:  # no mount point; no such path
+        if exc.errno in {EINVAL, ENOENT}:  # not a mount point; no such path
             return False
         hint = _PRIVILEGED if exc.errno == EPERM else ""
         raise MountError(f"cannot unmount {target}: {exc.strerror}", hint) from exc

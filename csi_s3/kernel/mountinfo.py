@@ -1,6 +1,6 @@
-"""What is mounted where, from /proc/self/mountinfo: the way to look at a mount without touching it.
+"""The mounts in /proc/self/mountinfo, read without touching a mount.
 
-A stat of a mount whose daemon is silent blocks for ever; reading this file never does.
+A stat of a mount whose daemon does not answer blocks; reading this file never does.
 """
 
 import os
@@ -14,10 +14,10 @@ _ESCAPED = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountEntry:
-    """One line (proc_pid_mountinfo(5)). Strings are as os.fsdecode gives them, unescaped.
+    """One line (proc_pid_mountinfo(5)). Strings are unescaped and decoded by os.fsdecode.
 
     device: "major:minor", the same for all mounts of one file system.
-    options: of this mount (here `ro` is a bind's); super_options: of the file system.
+    options: of this mount, such as `ro` of a bind; super_options: of the file system.
     """
 
     mount_id: int
@@ -32,7 +32,7 @@ class MountEntry:
 
     @property
     def is_fuse(self) -> bool:
-        """Answered by a process, ours or somebody else's."""
+        """Whether it is a FUSE mount, of this driver or of another program."""
         return self.fs_type == "fuse" or self.fs_type.startswith("fuse.")
 
     @property
@@ -41,15 +41,15 @@ class MountEntry:
 
     @property
     def minor(self) -> int:
-        """For FUSE also the connection's name in fusectl."""
+        """Of a FUSE mount also the name of its connection in fusectl."""
         return int(self.device.partition(":")[2])
 
 
 def parse_mountinfo(data: bytes) -> Iterator[MountEntry]:
-    """The entries in the kernel's order: of several on one mount point the last is on top.
+    """The entries in the kernel's order: the last of several on one mount point is on top.
 
     Raises:
-        ValueError: a line is not of this format.
+        ValueError: a line does not have this format.
 
     """
     for line in filter(None, data.split(b"\n")):  # not splitlines: a path may hold a \r
@@ -71,7 +71,7 @@ def parse_mountinfo(data: bytes) -> Iterator[MountEntry]:
 
 
 def read_mountinfo() -> list[MountEntry]:
-    """What this process sees now."""
+    """The mounts in this process's namespace."""
     return list(parse_mountinfo(Path("/proc/self/mountinfo").read_bytes()))
 
 

@@ -1,4 +1,4 @@
-"""How much memory a process has."""
+"""The memory use of a process."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class ProcessMemory(NamedTuple):
-    """Bytes. private: without pages that other processes share, as forked workers do."""
+    """Bytes. private: without pages that are shared with other processes."""
 
     rss: int
     private: int
 
 
 def memory_of(pid: int) -> ProcessMemory | None:
-    """What /proc/PID/smaps_rollup says (proc(5)); None where there is no such process any more.
+    """From /proc/PID/smaps_rollup (proc(5)); None if the process has ended.
 
     Blocking: the kernel walks all pages, 5 ms for each 100 MiB (measured).
     """
@@ -22,6 +22,6 @@ def memory_of(pid: int) -> ProcessMemory | None:
     except OSError:
         return None
     rows = re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)
-    found = {name: int(kib) << 10 for name, kib in rows}
-    private = found.get("Private_Clean", 0) + found.get("Private_Dirty", 0)
-    return ProcessMemory(rss=found.get("Rss", 0), private=private)
+    sizes = {name: int(kib) << 10 for name, kib in rows}
+    private = sizes.get("Private_Clean", 0) + sizes.get("Private_Dirty", 0)
+    return ProcessMemory(rss=sizes.get("Rss", 0), private=private)

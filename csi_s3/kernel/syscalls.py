@@ -1,8 +1,8 @@
-"""System calls that Python has no function for, through ctypes; each failure is an OSError.
+"""System calls for which Python has no function, through ctypes; each failure is an OSError.
 
-Numbers from 424 up are the same on every architecture, so one table serves amd64 and arm64.
+Numbers from 424 on are the same on every architecture, so one table is right for amd64 and arm64.
 Rejected: calling the programs `mount` and `umount`, which canonicalise paths by stat (a mount
-whose daemon is silent hangs them), follow symlinks, and cannot act on descriptors.
+whose daemon does not answer hangs them), follow symlinks, and cannot act on descriptors.
 """
 
 import ctypes
@@ -56,10 +56,10 @@ def umount(target: str, flags: int) -> None:
 
 
 def open_beneath(directory: int, path: str, flags: int) -> int:
-    """openat2(2): a descriptor of path below directory, by way of no symlink and no `..` out.
+    """openat2(2): a descriptor of path below directory, without symlinks and without leaving it.
 
     Raises:
-        OSError: ELOOP: a component is a symlink; EXDEV: it leads out; as open(2) otherwise.
+        OSError: ELOOP: a component is a symlink; EXDEV: path leaves directory; as open(2) else.
 
     """
     how = _OpenHow(
@@ -72,14 +72,14 @@ def open_beneath(directory: int, path: str, flags: int) -> int:
     )
 
 
-def clone_mount(place: int) -> int:
-    """open_tree(2): a copy of the mount from place on (O_PATH is enough), attached nowhere yet."""
+def clone_mount(root: int) -> int:
+    """open_tree(2): a detached copy of the mount from root on (O_PATH is enough)."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH
-    return _syscall("open_tree", "", _SYS_OPEN_TREE, place, b"", flags)
+    return _syscall("open_tree", "", _SYS_OPEN_TREE, root, b"", flags)
 
 
 def detached_mount(fs_type: str) -> int:
-    """fsopen(2) and fsmount(2): the root of a new mount that is attached nowhere."""
+    """fsopen(2) and fsmount(2): the root of a new detached mount."""
     context = _syscall("fsopen", fs_type, _SYS_FSOPEN, os.fsencode(fs_type), _FSOPEN_CLOEXEC)
     try:
         _syscall("fsconfig", fs_type, _SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
@@ -89,9 +89,9 @@ def detached_mount(fs_type: str) -> int:
 
 
 def set_private(tree: int, *, read_only: bool) -> None:
-    """mount_setattr(2) on one mount; its other copies stay as they are.
+    """mount_setattr(2): make one mount private, and read-only if asked; its copies do not change.
 
-    What is mounted on it later does not appear on them; read_only is not taken away.
+    Later mounts on it do not appear on its copies. read_only=False does not make it writable.
     """
     attr = _MountAttr(attr_set=_MOUNT_ATTR_RDONLY if read_only else 0, propagation=_MS_PRIVATE)
     size = ctypes.c_size_t(ctypes.sizeof(attr))
@@ -108,7 +108,7 @@ def set_private(tree: int, *, read_only: bool) -> None:
 
 
 def attach_mount(tree: int, directory: int) -> None:
-    """move_mount(2): what `clone_mount` gave, onto an open directory (O_PATH is enough)."""
+    """move_mount(2): attach a detached mount to an open directory (O_PATH is enough)."""
     flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
     _syscall("move_mount", "", _SYS_MOVE_MOUNT, tree, b"", directory, b"", flags)
 

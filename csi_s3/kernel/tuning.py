@@ -1,7 +1,7 @@
-"""What only the privileged side can tune on a mount: the kernel's read-ahead.
+"""The kernel's read-ahead of a mount, which only a privileged process can set.
 
-With 128 KiB, the default, the kernel asks for 128 KiB at a time; with 1 MiB a sequential read
-went from 1.2 to 1.6-2.0 GB/s. Never fatal: without it everything works, slower.
+With 128 KiB, the default, the kernel reads 128 KiB at a time; with 1 MiB a sequential read went
+from 1.2 to 1.6-2.0 GB/s. A failure is not fatal: reads are slower.
 """
 
 import logging
@@ -14,10 +14,10 @@ _warned: set[str] = set()
 
 
 def set_read_ahead(device: str, *, bdi: Path = Path("/sys/class/bdi")) -> bool:
-    """Give the file system with this device ("major:minor") READ_AHEAD_KIB.
+    """Set the read-ahead of the file system with this device ("major:minor") to READ_AHEAD_KIB.
 
-    To be called after its INIT was answered, which lowers the value to what the worker said.
-    Returns False where that is not possible, which is worth one WARNING per cause and process.
+    To be called after the answer to INIT, which sets a lower value. Returns False if that is not
+    possible, and logs one WARNING for each cause.
     """
     try:
         (bdi / device / "read_ahead_kb").write_text(f"{READ_AHEAD_KIB}\n")
@@ -27,7 +27,7 @@ def set_read_ahead(device: str, *, bdi: Path = Path("/sys/class/bdi")) -> bool:
         _warned.add(cause)
         log.log(
             level,
-            "reads stay slower than they could be: cannot write %s: %s "
+            "reads are slower than they could be: cannot write %s: %s "
             "(in a container, mount the host's /sys writable)",
             bdi / device / "read_ahead_kb",
             cause,

@@ -1,5 +1,5 @@
-"""What node, mounter and workers say to each other: messages, and the channel they travel on.
+"""The messages between node, mounter and workers, and the channel that carries them.
 
-Plain data in JSON, with descriptors beside it. Who sends what, and what follows, is in the
-programs.
+Messages are plain data in JSON with descriptors beside it. When they are sent, and what follows, is
+in the programs.
 """

@@ -1,7 +1,7 @@
-"""One connection between two of our processes: JSON messages, each with its descriptors.
+"""One connection between two processes: JSON messages, each with its descriptors.
 
-SOCK_SEQPACKET keeps message borders and ties descriptors (SCM_RIGHTS) to their message; a stream
-would need framing and could hand a descriptor to the wrong message. Used between node and mounter
+SOCK_SEQPACKET keeps message boundaries and ties descriptors (SCM_RIGHTS) to their message; a stream
+would need framing and could attach a descriptor to the wrong message. Used between node and mounter
 (a socket in the file system), keeper and worker, and mount command and worker (socketpairs).
 
 Messages (field "type"):
@@ -11,14 +11,16 @@ Messages (field "type"):
         usage   {mount_id}      answered by a report
     mounter -> node
         hello   {version, pid}                    first message of a connection
-        have    {spec, init, report: Report|null} + [fuse fd]     one per mount that it serves
+        have    {spec, init, report: Report|null} + [fuse fd]     one for each mount that is held
         ready   {}                                after the last `have`
         report  {report: Report}                  when a mount's state changes, and as an answer
-        notice  {notice: Notice}                  what the users of a mount should hear
+        notice  {notice: Notice}                  a failure to publish on the pods of a mount
     keeper -> worker
+        serve   as from node, with memory_bytes: the budget for buffers, in place of the spec's,
+                and credentials_dir: the mounter's, if the spec has none
         metrics {mount_id}      answered by one, and by another after the worker's last report
     worker -> keeper
-        metrics {families: {metric: [[label, ..., value], ...]}}    see obs.samples
+        metrics {families: {metric: [[label, ..., value], ...]}}    see obs.metrics.samples
 """
 
 import array
@@ -30,6 +32,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+from csi_s3.link import unix_socket
 
 MAX_MESSAGE_BYTES = 128 << 10
 MAX_FDS = 8
@@ -47,7 +51,7 @@ class Message:
         """The next descriptor, now the caller's.
 
         Raises:
-            ConnectionError: the message carries none; the peer breaks the protocol.
+            ConnectionError: the message carries none: the peer breaks the protocol.
 
         """
         if not self.fds:
@@ -60,24 +64,24 @@ class Message:
 
 
 class Channel:
-    """One end. Owned by one task for receiving; `send` may be called by any, one message each.
+    """One end. One task receives; any task may send.
 
-    Lifetime: `close` is plain code and idempotent; who waits is woken and finds the end.
-    Cancellation: a cancelled `receive` has taken no message; a cancelled `send` has sent all of it
-    or nothing.
+    Lifetime: `close` is plain code and idempotent; tasks that wait are woken and find the end.
+    Cancellation: a cancelled `receive` has taken no message; a cancelled `send` has sent the whole
+    message or nothing.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._sending = asyncio.Lock()  # a loop keeps one writer per descriptor
+        self._sending = asyncio.Lock()  # an event loop has one writer for each descriptor
         self._waiting: set[Callable[[], None]] = set()
 
     @classmethod
     def pair(cls) -> tuple[Self, socket.socket]:
-        """Our end as a channel and the other end, inheritable by nobody yet, for a child."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        return cls(ours), theirs
+        """A channel, and the socket of its other end for another process."""
+        sock, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(sock), peer
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -88,15 +92,15 @@ class Channel:
         self._sock.close()
 
     def peer_uid(self) -> int:
-        """SO_PEERCRED's uid (its pid is 0 across pods)."""
+        """The uid from SO_PEERCRED, whose pid is 0 across pods."""
         raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return array.array("i", raw)[1]
 
     async def send(self, type_: str, body: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        """Send one message; the descriptors are duplicated, the caller keeps its own.
+        """Send one message with duplicates of the descriptors.
 
         Raises:
-            ConnectionError: the peer is gone.
+            ConnectionError: the peer has closed its end.
 
         """
         data = json.dumps({"type": type_, **body}, separators=(",", ":")).encode()
@@ -109,7 +113,7 @@ class Channel:
                 except BlockingIOError:
                     await self._wait(write=True)
                 except OSError as exc:
-                    raise ConnectionError(f"peer is gone: {exc.strerror}") from exc
+                    raise ConnectionError(f"the peer is gone: {exc.strerror}") from exc
                 else:
                     return
 
@@ -117,7 +121,7 @@ class Channel:
         """The next message, or None after the peer's end.
 
         Raises:
-            ConnectionError: not one of our messages.
+            ConnectionError: what arrived is not a message.
 
         """
         while True:
@@ -144,7 +148,7 @@ class Channel:
         fd = self._sock.fileno()
 
         def wake() -> None:
-            if wake in self._waiting:  # else the number may be somebody else's by now
+            if wake in self._waiting:  # else another file may have the number by now
                 self._waiting.remove(wake)
                 (loop.remove_writer if write else loop.remove_reader)(fd)
             if not ready.done():
@@ -162,12 +166,12 @@ def _message(data: bytes, flags: int, fds: list[int]) -> Message:
     for fd in fds:
         os.set_inheritable(fd, False)
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        raise ConnectionError("message or its descriptors were cut")
+        raise ConnectionError("a message or its descriptors were truncated")
     try:
         body = json.loads(data)
         return Message(body.pop("type"), body, list(fds))
     except (ValueError, KeyError, AttributeError, TypeError) as exc:
-        raise ConnectionError("not a message of ours") from exc
+        raise ConnectionError("not a message of this protocol") from exc
 
 
 def _close(fds: Sequence[int]) -> None:
@@ -176,26 +180,13 @@ def _close(fds: Sequence[int]) -> None:
 
 
 def listen(path: Path, *, mode: int = 0o660, gid: int | None = None) -> socket.socket:
-    """Listen at path, which may be longer than sun_path's 107 bytes; a stale socket is replaced.
-
-    Bound through /proc/self/fd, so the directory must exist; it is never made here.
-    """
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Listen at path; see `link.unix_socket`. Its directory must exist."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        path.unlink(missing_ok=True)
-        old = os.umask(0o777 & ~mode)
-        try:
-            sock.bind(f"/proc/self/fd/{directory}/{path.name}")
-        finally:
-            os.umask(old)
-        if gid is not None:
-            os.chown(path.name, -1, gid, dir_fd=directory)
+        unix_socket.bind(path, sock.bind, mode=mode, gid=gid)
     except BaseException:
         sock.close()
         raise
-    finally:
-        os.close(directory)
     sock.listen()
     sock.setblocking(False)
     return sock
@@ -205,7 +196,7 @@ def connect(path: Path) -> Channel:
     """Connect to a socket made by `listen`.
 
     Raises:
-        OSError: nobody listens there (ENOENT, ECONNREFUSED), or it may not be reached (EACCES).
+        OSError: no process listens there (ENOENT, ECONNREFUSED), or permission is denied (EACCES).
 
     """
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

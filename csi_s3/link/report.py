@@ -1,7 +1,7 @@
-"""What a worker says about its mount, on its way back to node.
+"""Reports and notices of a worker about its mount, on their way to node.
 
-Nobody parses log text: an error travels as {code, what, hint} and is rebuilt as the class of
-`errors` that has that code.
+An error is sent as {code, what, hint, public} and rebuilt as the class of `errors` with that code,
+so no program parses log text.
 """
 
 from collections.abc import Mapping
@@ -13,18 +13,18 @@ from csi_s3.errors import InternalError, VolumeError, by_code
 
 
 class State(Enum):
-    """A mount in a worker's life. FAILED and ENDED are last words."""
+    """The state of a mount. FAILED and ENDED are final."""
 
-    SERVING = "serving"  # INIT is answered and the bucket has answered one LIST
-    FAILED = "failed"  # never served, or died
+    SERVING = "serving"  # INIT is answered, and the bucket has answered one LIST
+    FAILED = "failed"  # the mount could not be served, or its worker died
     ENDED = "ended"  # unmounted everywhere, or stopped on request; files were uploaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What NodeGetVolumeStats and metrics show, as it is now in the worker.
+    """The worker's current numbers for NodeGetVolumeStats and metrics.
 
-    inodes_asked: of inodes, those that the kernel was asked to forget and has not yet.
+    inodes_asked: the inodes that the kernel was asked to forget and has not forgotten yet.
     """
 
     open_files: int = 0
@@ -38,7 +38,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """error: with SERVING, what is wrong with the bucket while the mount stays."""
+    """error: with SERVING, why requests to the bucket fail while the mount stays."""
 
     mount_id: str
     state: State
@@ -46,11 +46,10 @@ class Report:
     usage: Usage = Usage()
 
     def to_json(self) -> dict[str, Any]:
-        e = self.error
         return {
             "mount_id": self.mount_id,
             "state": self.state.value,
-            "error": None if e is None else error_to_json(e),
+            "error": None if self.error is None else error_to_json(self.error),
             "usage": asdict(self.usage),
         }
 
@@ -67,7 +66,7 @@ class Report:
 
 
 class Reason(Enum):
-    """Why a mount's users are told something, as an Event's reason."""
+    """The reason of the Event that is made of a notice."""
 
     MISSING_OPTION = "MissingMountOption"
     UPLOAD_FAILED = "UploadFailed"
@@ -77,7 +76,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """What the users of a mount should hear, and no program is told in words."""
+    """A failure to publish as an Event, because no program gets its message."""
 
     mount_id: str
     reason: Reason

@@ -1,6 +1,6 @@
-"""The description of a mount, from node (or the mount command) to the worker that serves it.
+"""The description of a mount that node (or the mount command) sends to its worker.
 
-Plain JSON with a version: node and mounter are upgraded one after the other.
+It is plain JSON with a version, because node and mounter are upgraded one after the other.
 """
 
 from collections.abc import Mapping
@@ -18,11 +18,12 @@ D = TypeVar("D")
 class MountSpec:
     """mount_id: [0-9a-f]{32}, also the name of the mount's directories on the node.
 
-    volume_handle: for logs and reports.
-    state_dir: the mount's state directory as the worker sees it; "" where there is none.
-    credentials_dir: the volume's identity: a directory as the worker sees it, whose keys win over
-        all other sources; "": the mounter's own, if it has one. No key crosses the link.
-    has_node: node takes the worker's reports, for as long as the worker lives.
+    volume_handle: for logs, metrics and messages.
+    state_dir: the mount's state directory as the worker sees it; "" if there is none.
+    credentials_dir: the volume's identity: a directory as the worker sees it, whose keys take
+        precedence over all other sources; "": the mounter's, if it has one. No key crosses the
+        link.
+    has_node: node reads reports and notices as long as the worker runs.
     """
 
     mount_id: str
@@ -32,12 +33,16 @@ class MountSpec:
     credentials_dir: str = ""
     has_node: bool = True
 
+    @property
+    def log_fields(self) -> dict[str, str]:
+        return {"volume": self.volume_handle, "mount": self.mount_id}
+
     def to_json(self) -> dict[str, Any]:
         return {"version": VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Parse; fields that a newer peer added are dropped, missing ones have their default."""
+        """Rebuild. Fields of a newer peer are dropped, missing ones get their default."""
         volume = data["volume"]
         return cls(
             mount_id=data["mount_id"],

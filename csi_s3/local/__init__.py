@@ -1,5 +1,5 @@
-"""Mounts for this machine's user, without Kubernetes: `csi-s3 mount`, `csi_s3.Mount`, the demo.
+"""Mounts without Kubernetes: `csi-s3 mount`, the Python API `csi_s3.Mount`, and the demo.
 
-Each mount execs the worker of `mounter`; what it is told and what it serves is the same as in a
-cluster. Nothing here is used by node or mounter.
+Each mount execs the worker of `mounter`, which gets the same messages as in a cluster. Node and
+mounter use nothing from this package.
 """

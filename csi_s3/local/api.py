@@ -3,8 +3,8 @@
     with csi_s3.Mount("s3://bucket/prefix/", "/data/here", read_only=True) as path:
         ...
 
-Synchronous on purpose: it is used in notebooks, threads and programs that have, or have not, an
-event loop of their own.
+It is synchronous, so that it works in notebooks, in threads, and in programs with or without an
+event loop.
 """
 
 import atexit
@@ -25,21 +25,21 @@ OptionValue = str | int | float | bool | os.PathLike[str] | None
 
 
 class Mount:
-    """A bucket, or the part of it below a prefix, mounted on an existing, free directory.
+    """A bucket, or the part of it below a prefix, mounted on an existing directory.
 
     Options are those of `csi-s3 mount`, with underscores: `allow_delete=True`,
     `endpoint_url="https://…"`, `metadata_ttl=60`. False and None leave an option out.
     `anonymous` is short for `no_sign_request`: public buckets need no credentials. Credentials
     come from the environment, the shared files, or the machine's role, as for any AWS SDK.
 
-    An option that has no effect is told by a UserWarning.
+    A UserWarning names each option that has no effect.
 
     Lifetime: from `mount` (or entering) to `unmount` (or leaving, or the end of the interpreter).
-    A process of its own serves it; the caller is never forked. Usable again after `unmount`.
+    A separate process serves it; the caller is never forked. It can be mounted again afterwards.
     Concurrency: any thread may call any method. After a fork the child's copy does nothing.
 
     Raises:
-        BadOptionError: an option is unknown or its value is not of the form expected.
+        BadOptionError: an option is unknown, or its value does not have the expected form.
 
     """
 
@@ -53,18 +53,18 @@ class Mount:
         endpoint_url: str | None = None,
         **options: OptionValue,
     ) -> None:
-        given: dict[str, OptionValue] = {
+        values: dict[str, OptionValue] = {
             **options,
             "read_only": read_only,
             "no_sign_request": anonymous or options.get("no_sign_request"),
             "endpoint_url": endpoint_url,
         }
-        if given.get("foreground"):
+        if values.get("foreground"):
             raise BadOptionError(
-                "option foreground means nothing here", "the mount lasts until unmount()"
+                "option foreground has no meaning here", "the mount lasts until unmount()"
             )
         self.source, self.directory = source, Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() would touch it
-        argv = [word for name, value in given.items() for word in _words(name, value)]
+        argv = [flag for name, value in values.items() for flag in _flags(name, value)]
         self._command = parse_command(
             [*argv, "--", source, str(self.directory)], uid=os.geteuid(), gid=os.getegid()
         )
@@ -72,24 +72,24 @@ class Mount:
             warnings.warn(text, stacklevel=2)
         self._lock = threading.Lock()
         self._session: MountSession | None = None
-        self._pid = os.getpid()  # who mounted
+        self._pid = os.getpid()  # of the process that mounted
 
     @property
     def is_mounted(self) -> bool:
-        """By this object; that its process lives on is not asked."""
+        """Whether this object has mounted; its process is not checked."""
         return self._session is not None
 
     def mount(self) -> Path:
-        """Mount, and return the directory when the bucket has answered.
+        """Mount, and return the directory once the bucket has answered.
 
         Raises:
-            VolumeError: one of `csi_s3.errors`, says what failed and what to do; nothing is left
-                mounted.
+            VolumeError: a class of `csi_s3.errors`; it says what failed and what to do. Nothing is
+                left mounted.
 
         """
         with self._lock:
             if self._session is not None:
-                raise MountError(f"{self.directory} is mounted already by this object")
+                raise MountError(f"{self.directory} is already mounted by this object")
             with worker_log(self._command) as log:
                 self._session = MountSession.start(self._command, log=log)
             self._pid = os.getpid()
@@ -100,8 +100,8 @@ class Mount:
         """Upload open files and unmount. Does nothing when not mounted.
 
         Raises:
-            VolumeError: a file could not be uploaded, or the serving process had died; it is
-                unmounted anyway.
+            VolumeError: a file could not be uploaded, or the serving process had died. It is
+                unmounted in any case.
 
         """
         with self._lock:
@@ -136,8 +136,8 @@ class Mount:
         self.unmount()
 
 
-def _words(name: str, value: OptionValue) -> list[str]:
-    """One keyword argument as the command line has it."""
+def _flags(name: str, value: OptionValue) -> list[str]:
+    """One keyword argument as on the command line."""
     option = "--" + name.replace("_", "-")
     if value is None or value is False:
         return []

@@ -1,4 +1,4 @@
-"""`csi-s3 mount`: mount-s3's manners. In the background by default, 0 only when it is mounted."""
+"""`csi-s3 mount`, which behaves like mount-s3: in the background, and 0 only when it is mounted."""
 
 import asyncio
 import os
@@ -22,30 +22,30 @@ SYSLOG = Path("/dev/log")
 
 
 def run(command: MountCommand) -> int:
-    """Mount as asked; the exit code. In the foreground it returns when the mount has ended.
+    """Mount, and return the exit code; in the foreground, when the mount has ended.
 
     Raises:
-        VolumeError: not mounted, or (foreground) something went wrong later; nothing is mounted.
+        VolumeError: it could not be mounted, or (foreground) failed later. Nothing is mounted.
 
     """
     for warning in command.warnings:
         sys.stderr.write(f"csi-s3: warning: {warning}\n")
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _exit)
     with worker_log(command) as log:
         session = MountSession.start(command, log=log)
     if not command.foreground:
-        _say_mounted(command)
+        _print_mounted(command)
         return 0
     try:
         report = asyncio.run(_foreground(session, command))
-    except BaseException:  # e.g. a signal before the handlers were there
+    except BaseException:  # such as a signal before its handler was installed
         session.stop()
         raise
     session.finish(report)
     return 0
 
 
-def _say_mounted(command: MountCommand) -> None:
+def _print_mounted(command: MountCommand) -> None:
     bucket = command.config.bucket.bucket
     sys.stdout.write(f"bucket {bucket} is mounted at {command.directory}\n")
     sys.stdout.flush()
@@ -55,11 +55,11 @@ def _say_mounted(command: MountCommand) -> None:
 def worker_log(command: MountCommand) -> Iterator[int]:
     """The descriptor for a worker's log lines: a file, the terminal, syslog, or nothing.
 
-    To syslog by a connected datagram socket: each line is one write, which is one message there,
-    and a syslog that does not read costs lines and never time.
+    Syslog is a connected datagram socket: each line is one write and one message, and a syslog that
+    does not read loses lines but does not block.
 
     Raises:
-        MountError: no file can be made in the log directory.
+        MountError: no file can be created in the log directory.
 
     """
     if command.no_log:
@@ -84,46 +84,46 @@ def worker_log(command: MountCommand) -> Iterator[int]:
 
 
 def _log_file(directory: Path) -> int:
-    """As mount-s3: the directory 0750, the file 0640, a name that tells when."""
+    """As mount-s3 does: the directory 0750, the file 0640, with the time in its name."""
     try:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
         fd, _ = tempfile.mkstemp(prefix=f"csi-s3-{now}.", suffix=".log", dir=directory)
     except OSError as exc:
         raise MountError(
-            f"cannot write a log file into {directory}: {exc.strerror}",
-            hint="give --log-directory a directory that is writable to you, or --no-log",
+            f"cannot create a log file in {directory}: {exc.strerror}",
+            hint="set --log-directory to a directory that you can write to, or use --no-log",
         ) from exc
     os.fchmod(fd, 0o640)
     return fd
 
 
 async def _foreground(session: MountSession, command: MountCommand) -> Report | None:
-    """Until somebody unmounts, or a signal asks to stop; a second signal does not wait."""
-    asked = asyncio.Event()
+    """Wait for an unmount, or stop at a signal; a second signal does not wait for uploads."""
+    is_stopping = asyncio.Event()
 
     def on_signal() -> None:
-        if asked.is_set():
+        if is_stopping.is_set():
             session.kill()
-        asked.set()
+        is_stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
-    _say_mounted(command)
+    _print_mounted(command)
     async with asyncio.TaskGroup() as group:
-        stopper = group.create_task(_stop_when(asked, session))
-        report = await session.last_words()
-        stopper.cancel()
+        stopping = group.create_task(_stop(is_stopping, session))
+        report = await session.wait_ended()
+        stopping.cancel()
     return report
 
 
-async def _stop_when(asked: asyncio.Event, session: MountSession) -> None:
-    await asked.wait()
-    await session.ask_to_stop()
+async def _stop(is_stopping: asyncio.Event, session: MountSession) -> None:
+    await is_stopping.wait()
+    await session.request_stop()
     await asyncio.sleep(session.stop_within_s)
     session.kill()
 
 
-def _terminated(number: int, _frame: object) -> NoReturn:
-    """Leave by an exception, so that a mount that is half made is taken down again."""
+def _exit(number: int, _frame: object) -> NoReturn:
+    """Exit by an exception, so that an incomplete mount is removed."""
     sys.exit(128 + number)

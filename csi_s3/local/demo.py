@@ -1,8 +1,8 @@
-"""`csi-s3 demo`: the driver's main job on one machine, in the way Kubernetes has it done.
+"""`csi-s3 demo`: publishes a bucket on one machine, as kubelet does.
 
-Node plugin and mounter run as they do in their pods; the publish comes over CSI gRPC as kubelet
-sends it; a process with a pod's rights reads and writes. All inside a mount namespace of its own,
-so that no mount can outlive it. Each step is printed with its time.
+Node plugin and mounter run as in their pods; the publish call arrives over CSI gRPC; a process with
+a pod's rights reads and writes. The demo has a mount namespace of its own, so that no mount can
+outlive it. Each step is printed with its time.
 """
 
 import argparse
@@ -35,36 +35,36 @@ T = TypeVar("T")
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the demo; 0 when every step worked and nothing is left.
+    """Run the demo; 0 if every step succeeded and nothing is left.
 
     Raises:
-        VolumeError: what did not work.
+        VolumeError: a step failed.
 
     """
     parser = argparse.ArgumentParser(
         "csi-s3 demo",
         description="Publish a bucket over CSI, use it with pandas, show the bytes in the bucket. "
-        "Without --bucket an S3 server of its own (moto) is started. Needs root.",
+        "Without --bucket it starts an S3 server (moto). Needs root.",
         allow_abbrev=False,
     )
     parser.add_argument("--bucket", help="a real bucket; credentials come from the environment")
     parser.add_argument("--endpoint-url", metavar="URL", help="its S3-compatible server")
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args(argv)
-    _check_machine(real_bucket=given.bucket is not None)
-    if not given.inside:
-        words = [sys.executable, "-m", "csi_s3", "demo", "--inside", *argv]
-        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *words])  # noqa: S606, S607
+    arguments = parser.parse_args(argv)
+    _check_machine(real_bucket=arguments.bucket is not None)
+    if not arguments.inside:
+        command = [sys.executable, "-m", "csi_s3", "demo", "--inside", *argv]
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", *command])  # noqa: S606, S607
     with ExitStack() as closing:
-        store = _real(given) if given.bucket is not None else _own(closing)
+        store = _real_store(arguments) if arguments.bucket is not None else _moto_store(closing)
         _demo(store, closing)
     return 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Store:
-    """A bucket and a botocore client for it, which is not the product's way to S3."""
+    """A bucket and a botocore client for it, independent of the driver's own client."""
 
     client: Any
     bucket: str
@@ -84,7 +84,7 @@ class _Store:
         return sorted(o["Key"].removeprefix(self.prefix) for o in answer.get("Contents", []))
 
     def clean(self) -> None:
-        """Only what the demo made is below its prefix."""
+        """Delete the objects; only the demo's own are below its prefix."""
         for name in self.names():
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + name)
 
@@ -92,37 +92,41 @@ class _Store:
 def _demo(store: _Store, closing: ExitStack) -> None:
     began = time.monotonic()
     directory = Path(tempfile.mkdtemp(prefix="csi-s3-demo-"))
-    directory.chmod(0o755)  # the pod's user passes through
+    directory.chmod(0o755)  # for the pod's user
     driver = Driver(directory)
     closing.callback(driver.close)
     target = driver.kubelet_dir / POD
     target.parent.mkdir(parents=True)
 
-    place = f"s3://{store.bucket}/{store.prefix}"
+    url = f"s3://{store.bucket}/{store.prefix}"
     files = _step("make sales.csv and sales.parquet with pandas", _files)
-    _step(f"put them into {place}", lambda: _put(store, files, closing))
+    _step(f"put them into {url}", lambda: _put(store, files, closing))
     _step("start csi-s3 node and csi-s3 mounter", lambda: driver.start(store.variables))
     answer = _step("ask the plugin over CSI: Probe", driver.probe)
-    _tell(f"{answer['name']} {answer['vendor_version']} on node {answer['node_id']}")
+    _print_detail(f"{answer['name']} {answer['vendor_version']} on node {answer['node_id']}")
     options = ["allow-delete", f"uid={UID}", f"gid={UID}", *store.options]
     _step(
         f"NodePublishVolume, mountOptions {options}",
         lambda: driver.publish("s3-pv", target, bucket=store.bucket, options=options),
     )
-    _tell(f"{driver.mounted_at(target)}")
-    seen = _step(f"start Python as uid {UID}; pandas reads and writes", lambda: _work(target))
-    _tell(f"found {', '.join(seen['names'])}; {seen['rows']:,} rows in each")
-    _tell("wrote by_region.parquet; wrote, read and removed scratch.txt")
-    _tell(f"on the mount: {seen['seconds']:.2f} s")
-    _tell(_step("read by_region.parquet with an S3 client", lambda: _shown(store, seen)))
+    _print_detail(f"{driver.mounted_at(target)}")
+    result = _step(
+        f"start Python as uid {UID}; pandas reads and writes", lambda: _run_workload(target)
+    )
+    _print_detail(f"found {', '.join(result['names'])}; {result['rows']:,} rows in each")
+    _print_detail("wrote by_region.parquet; wrote, read and removed scratch.txt")
+    _print_detail(f"on the mount: {result['seconds']:.2f} s")
+    _print_detail(
+        _step("read by_region.parquet with an S3 client", lambda: _check_bucket(store, result))
+    )
     _step("NodeUnpublishVolume", lambda: driver.unpublish("s3-pv", target))
     _step("stop node and mounter, delete the objects", lambda: _stop(driver, store))
-    left = driver.left_behind(target)
+    leftovers = driver.leftovers(target)
     closing.close()
-    left += [str(directory)] if directory.exists() else []
-    if left:
-        raise MountError(f"the demo left behind: {', '.join(left)}")
-    _say(f"nothing is left: no mount, no process, no directory. {_since(began)} in all")
+    leftovers += [str(directory)] if directory.exists() else []
+    if leftovers:
+        raise MountError(f"the demo left behind: {', '.join(leftovers)}")
+    _print(f"nothing is left: no mount, no process, no directory. {_since(began)} in total")
 
 
 def _stop(driver: Driver, store: _Store) -> None:
@@ -152,7 +156,7 @@ def _put(store: _Store, files: dict[str, bytes], closing: ExitStack) -> None:
         closing.callback(store.clean)
 
 
-def _work(target: Path) -> dict[str, Any]:
+def _run_workload(target: Path) -> dict[str, Any]:
     done = subprocess.run(  # noqa: S603 - a list, no shell
         [sys.executable, "-m", "csi_s3.local.workload", str(target), str(UID)],
         capture_output=True,
@@ -162,24 +166,26 @@ def _work(target: Path) -> dict[str, Any]:
         check=False,
     )
     if done.returncode != 0:
-        raise MountError(f"the work in {target} failed: {done.stderr.strip()}")
-    seen: dict[str, Any] = json.loads(done.stdout)
-    return seen
+        raise MountError(f"the workload in {target} failed: {done.stderr.strip()}")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
-def _shown(store: _Store, seen: dict[str, Any]) -> str:
+def _check_bucket(store: _Store, result: dict[str, Any]) -> str:
     import pandas as pd  # noqa: PLC0415 - of the extra [demo]
 
     body, etag = store.get("by_region.parquet")
     records = pd.read_parquet(io.BytesIO(body)).to_dict("records")
-    if records != seen["by_region"] or "scratch.txt" in store.names():
-        raise MountError(f"the bucket does not hold what was written: {store.names()}, {records}")
+    if records != result["by_region"] or "scratch.txt" in store.names():
+        raise MountError(
+            f"the bucket does not contain what was written: {store.names()}, {records}"
+        )
     key = store.prefix + "by_region.parquet"
     return f"{key}: {len(body):,} bytes, ETag {etag}, {records}"
 
 
-def _own(closing: ExitStack) -> _Store:
-    """An S3 server of our own, in a thread, that ends with us."""
+def _moto_store(closing: ExitStack) -> _Store:
+    """An S3 server in a thread of this process."""
     from moto.server import ThreadedMotoServer  # noqa: PLC0415 - of the extra [demo]
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line per request
@@ -208,13 +214,13 @@ def _own(closing: ExitStack) -> _Store:
     )
 
 
-def _real(given: argparse.Namespace) -> _Store:
+def _real_store(arguments: argparse.Namespace) -> _Store:
     prefix = f"csi-s3-demo-{uuid4().hex}/"
-    options = [f"region {given.region}", f"prefix={prefix}"]
-    if given.endpoint_url is not None:
-        options += [f"endpoint-url {given.endpoint_url}", "force-path-style"]
-    client = _client(endpoint_url=given.endpoint_url, region_name=given.region)
-    return _Store(client, given.bucket, prefix, tuple(options))
+    options = [f"region {arguments.region}", f"prefix={prefix}"]
+    if arguments.endpoint_url is not None:
+        options += [f"endpoint-url {arguments.endpoint_url}", "force-path-style"]
+    client = _client(endpoint_url=arguments.endpoint_url, region_name=arguments.region)
+    return _Store(client, arguments.bucket, prefix, tuple(options))
 
 
 def _client(**settings: object) -> Any:  # noqa: ANN401 - botocore has no types
@@ -226,8 +232,8 @@ def _client(**settings: object) -> Any:  # noqa: ANN401 - botocore has no types
 
 
 def _check_machine(*, real_bucket: bool) -> None:
-    wanted = ["pandas", "pyarrow", *([] if real_bucket else ["moto"])]
-    missing = [name for name in wanted if find_spec(name) is None]
+    packages = ["pandas", "pyarrow", *([] if real_bucket else ["moto"])]
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise UnsupportedError(
             f"the demo needs {', '.join(missing)}", hint="pip install 'csi-s3[demo]'"
@@ -246,20 +252,20 @@ def _step(text: str, work: Callable[[], T]) -> T:
     try:
         result = work()
     except VolumeError:
-        _say(f"{_since(began)}  FAILED: {text}")
+        _print(f"{_since(began)}  FAILED: {text}")
         raise
     except (BotoCoreError, ClientError) as exc:
-        _say(f"{_since(began)}  FAILED: {text}")
-        raise StoreRefusedError(str(exc), "are bucket, endpoint and credentials right?") from exc
-    _say(f"{_since(began)}  {text}")
+        _print(f"{_since(began)}  FAILED: {text}")
+        raise StoreRefusedError(str(exc), "check bucket, endpoint and credentials") from exc
+    _print(f"{_since(began)}  {text}")
     return result
 
 
-def _tell(text: str) -> None:
-    _say(f"          {text}")
+def _print_detail(text: str) -> None:
+    _print(f"          {text}")
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,6 +1,6 @@
-"""The driver's processes for the demo: node plugin and mounter, started by exec, asked over CSI.
+"""The driver's processes for the demo: node plugin and mounter, started by exec, called over CSI.
 
-Programs never import one another, so CSI is spoken by `csi-s3 csi` in a process of its own.
+Programs never import one another, so `csi-s3 csi` makes the CSI calls, in a process of its own.
 """
 
 import json
@@ -19,23 +19,23 @@ from csi_s3.kernel import mount
 from csi_s3.kernel.mountinfo import MountEntry, mount_at, read_mountinfo
 
 READY_WITHIN_S = 30.0
-DEADLINE_S = 60.0
+DEADLINE_S = 60.0  # of one CSI call, and of the end of a process
 LOG_LINES = 8
 
 
 class Driver:
-    """One node plugin and one mounter below a directory of their own.
+    """One node plugin and one mounter in a directory of their own.
 
-    Lifetime: from `start` to `stop`; `close` afterwards or after a failure, whatever there is.
+    Lifetime: from `start` to `stop`; then, or after a failure, `close`.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, *, deadline_s: float = DEADLINE_S) -> None:
+        self._directory, self._deadline_s = directory, deadline_s
         self.kubelet_dir = directory / "kubelet"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, variables: Sequence[str]) -> None:
-        """Start both. variables: NAME=VALUE for the mounter, who alone has an S3 identity."""
+        """Start both. variables: NAME=VALUE for the mounter, which has the S3 identity."""
         for name in ("kubelet", "state", "link"):
             (self._directory / name).mkdir(exist_ok=True)
         socket = str(self._directory / "link" / "mounter.sock")
@@ -51,7 +51,7 @@ class Driver:
         return self._csi("probe", "--wait", str(READY_WITHIN_S))
 
     def publish(self, volume_id: str, target: Path, *, bucket: str, options: Sequence[str]) -> None:
-        """As kubelet does for a PersistentVolume of the driver, of a CSIDriver with pod info."""
+        """Publish as kubelet does, with the pod info that the CSIDriver asks for."""
         attributes = {
             "bucketName": bucket,
             "csi.storage.k8s.io/ephemeral": "false",
@@ -68,47 +68,44 @@ class Driver:
         self._csi("unpublish", "--volume-id", volume_id, "--target", str(target))
 
     def mounted_at(self, target: Path) -> str:
-        """For people, from mountinfo."""
+        """A description of the mount, from mountinfo."""
         entry = mount_at(str(target.resolve()))
         if entry is None:
             raise MountError(f"published, but nothing is mounted on {target}")
         return f"{entry.source} of type {entry.fs_type} on {target}"
 
     def stop(self) -> None:
-        """As kubelet ends pods: SIGTERM.
+        """End both as kubelet does, by SIGTERM.
 
         Raises:
-            MountError: one had to be killed, or ended with an error.
+            MountError: one did not end, or exited with an error.
 
         """
         for name, process in reversed(self._processes.items()):
             process.terminate()
             try:
-                code = process.wait(DEADLINE_S)
+                code = process.wait(self._deadline_s)
             except subprocess.TimeoutExpired as exc:
-                raise MountError(f"csi-s3 {name} does not end after SIGTERM") from exc
+                raise MountError(f"csi-s3 {name} did not end after SIGTERM") from exc
             if code != 0:
-                raise MountError(f"csi-s3 {name} ended with {code}", self._last_lines(name))
+                raise MountError(f"csi-s3 {name} exited with {code}", self._last_lines(name))
 
-    def left_behind(self, target: Path) -> list[str]:
-        """What should not be there after unpublish and stop.
-
-        A fusectl that node has mounted in its state directory may be: the next node takes it.
-        """
+    def leftovers(self, target: Path) -> list[str]:
+        """FUSE mounts, processes and the target directory, if they still exist."""
         left = [f"mount {entry.mount_point}" for entry in self._mounts() if entry.is_fuse]
         left += [f"process {pid}" for pid in self._pids()]
         return left + ([f"directory {target}"] if not left and target.exists() else [])
 
     def close(self) -> None:
-        """Nothing of ours runs, is mounted or stands there after this, whatever happened before."""
+        """Kill the processes, unmount, and delete the directory."""
         for pid in self._pids():
             with suppress(ProcessLookupError):  # a worker ends with its mounter
                 os.kill(pid, signal.SIGKILL)
         for process in self._processes.values():
-            process.wait(DEADLINE_S)
+            process.wait(self._deadline_s)
         for entry in reversed(self._mounts()):
             mount.umount(entry.mount_point, force=entry.is_fuse)
-        if not self._mounts():  # else it would be the bucket that is emptied
+        if not self._mounts():  # else rmtree would empty the bucket
             shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
@@ -126,19 +123,19 @@ class Driver:
             )
 
     def _csi(self, action: str, *arguments: str) -> dict[str, Any]:
-        words = ["csi", action, "--endpoint", self._endpoint, *arguments]
+        command = ["csi", action, "--endpoint", self._endpoint, *arguments]
         try:
             done = subprocess.run(  # noqa: S603 - a list, no shell
-                [sys.executable, "-m", "csi_s3", *words],
+                [sys.executable, "-m", "csi_s3", *command],
                 capture_output=True,
                 text=True,
-                timeout=DEADLINE_S,
+                timeout=self._deadline_s,
                 cwd="/",
                 check=False,
             )
         except subprocess.TimeoutExpired as exc:
             raise MountError(
-                f"csi-s3 csi {action}: no answer within {DEADLINE_S:.0f} s",
+                f"csi-s3 csi {action}: no answer within {self._deadline_s:g} s",
                 "\n".join(self._last_lines(name) for name in self._processes),
             ) from exc
         if done.returncode != 0:
@@ -150,21 +147,21 @@ class Driver:
 
     def _last_lines(self, name: str) -> str:
         lines = (self._directory / f"{name}.log").read_text(errors="replace").splitlines()
-        return "\n".join([f"--- {name} said:", *lines[-LOG_LINES:]])
+        return "\n".join([f"--- log of {name}:", *lines[-LOG_LINES:]])
 
     def _mounts(self) -> list[MountEntry]:
         root = f"{self._directory.resolve()}/"
         return [e for e in read_mountinfo() if e.mount_point.startswith(root)]
 
     def _pids(self) -> list[int]:
-        """Processes of ours, workers too: our directory stands in their command line."""
-        found = []
+        """Node, mounter and workers, whose command lines contain the directory."""
+        pids = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 try:
-                    words = (entry / "cmdline").read_bytes()
+                    command = (entry / "cmdline").read_bytes()
                 except OSError:  # it has ended
                     continue
-                if os.fsencode(self._directory) in words:
-                    found.append(int(entry.name))
-        return found
+                if os.fsencode(self._directory) in command:
+                    pids.append(int(entry.name))
+        return pids

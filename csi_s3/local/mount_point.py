@@ -1,7 +1,7 @@
-"""May this directory be mounted on? Asked before anything is started, and told in plain words.
+"""Checks that a directory can be mounted on, before anything is started.
 
-/proc/self/mountinfo is asked before the path is touched: a stat of a mount whose program hangs
-would hang as well.
+/proc/self/mountinfo is read before the path is touched: a stat of a mount whose program hangs would
+hang as well.
 """
 
 import fcntl
@@ -15,24 +15,24 @@ from pathlib import Path
 from csi_s3.errors import MountError
 from csi_s3.kernel.mountinfo import MountEntry, mount_at
 
-TOLERATED = {"autofs"}  # a systemd automount point waits for exactly this mount
+ALLOWED_FS_TYPES = {"autofs"}  # a systemd automount point waits for this mount
 
 
 @contextmanager
-def claimed(directory: Path) -> Iterator[Path]:
-    """The real path of a directory that is free, ours until the block ends.
+def claim(directory: Path) -> Iterator[Path]:
+    """The real path of a directory, locked for mounting until the block ends.
 
-    The claim is a flock on the directory below the mount, so that of two programs that want one
-    directory at the same moment one gets it and the other an error; mounts would stack silently.
+    The lock is a flock on the directory below the mount: if two programs mount on one directory
+    concurrently, one gets an error. Otherwise their mounts would be stacked.
 
     Raises:
-        MountError: it does not exist, is no directory, is mounted on already, or is just being
-            mounted on by somebody else.
+        MountError: it does not exist, is not a directory, is already a mount point, or is locked by
+            another program.
 
     """
     path = Path(os.path.abspath(directory))  # noqa: PTH100 - resolve() would touch the mount
     if _refuse_mounted(path) is not None:
-        yield path  # to open an automount point would wait for the mount that we are to make
+        yield path  # opening an automount point would wait for this mount
         return
     fd = _open(path)
     try:
@@ -42,8 +42,8 @@ def claimed(directory: Path) -> Iterator[Path]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise MountError(
-                f"{path} is just being mounted on by another program",
-                hint="one directory holds one mount: give each its own",
+                f"another program is mounting on {path}",
+                hint="use a separate directory for each mount",
             ) from exc
         _refuse_mounted(path)
         yield path
@@ -52,12 +52,17 @@ def claimed(directory: Path) -> Iterator[Path]:
 
 
 def _refuse_mounted(path: Path) -> MountEntry | None:
-    """What is mounted there and tolerated, or None."""
+    """The mount on path if it is allowed, or None.
+
+    Raises:
+        MountError: it is not allowed.
+
+    """
     entry = mount_at(str(path))
-    if entry is not None and entry.fs_type not in TOLERATED:
+    if entry is not None and entry.fs_type not in ALLOWED_FS_TYPES:
         raise MountError(
             f"{path} is already a mount point: {entry.source} of type {entry.fs_type}",
-            hint=f"one directory holds one mount: umount {path} first, or give another directory",
+            hint=f"unmount it first (umount {path}), or use another directory",
         )
     return entry
 
@@ -65,9 +70,9 @@ def _refuse_mounted(path: Path) -> MountEntry | None:
 def _open(path: Path) -> int:
     hints = {
         ENOENT: f"mkdir -p {path}",
-        ENOTDIR: "give a directory",
-        EACCES: "the caller must be able to read it",
-        ENOTCONN: f"a mount above it lost its program: umount -l {path.parent}",
+        ENOTDIR: "use a directory",
+        EACCES: "the user must be able to read it",
+        ENOTCONN: f"the program of a mount above it has ended: umount -l {path.parent}",
     }
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,8 +1,8 @@
-"""One mount of this machine's user: the FUSE mount, its worker process, the words between them.
+"""One mount without Kubernetes: the FUSE mount, its worker process, and the messages to it.
 
-The worker is started by exec, so the caller is never forked; only the calling process talks to
-it, by the messages of `link.channel`, as the keeper does. Rejected: to serve the mount from a
-thread of the caller, whose GIL, signals and crashes would then be the mount's.
+The worker is started by exec, so the caller is never forked. The calling process uses the messages
+of `link.channel`, as the keeper does. Rejected: serving the mount in a thread of the caller, whose
+GIL, signals and crashes would affect the mount.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ from csi_s3.kernel import mount, tuning
 from csi_s3.link.channel import Channel
 from csi_s3.link.report import Report, State
 from csi_s3.link.spec import MountSpec
-from csi_s3.local.mount_point import claimed
-from csi_s3.local.user_mount import OpenMount, opened, unmount
+from csi_s3.local.mount_point import claim
+from csi_s3.local.user_mount import OpenMount, open_mount, unmount
 
 INIT_WITHIN_S = 10.0
-SERVING_WITHIN_S = 100.0  # the worker gives up on a silent bucket before, and says it better
-END_WITHIN_S = 10.0  # for a worker that has said its last word
+SERVING_WITHIN_S = 100.0  # the worker gives up on its bucket earlier, with a better message
+EXIT_WITHIN_S = 10.0  # for a worker that has reported its end
 
 T = TypeVar("T")
 
@@ -39,8 +39,7 @@ T = TypeVar("T")
 class MountSession:
     """A mount and its worker, from `start` to `stop` or until the worker ends by itself.
 
-    Concurrency: one caller at a time, from any thread; no event loop is needed, one that runs in
-    the calling thread does no harm.
+    Concurrency: one caller at a time, from any thread, with or without a running event loop.
     """
 
     def __init__(
@@ -57,11 +56,11 @@ class MountSession:
     def start(cls, command: MountCommand, *, log: int) -> Self:
         """Mount, and return when the worker serves and the bucket has answered.
 
-        log: the descriptor that becomes the worker's stderr. The worker outlives the caller: to
-        end it there are `stop`, umount, and SIGTERM to its process.
+        log: the descriptor that becomes the worker's stderr. The worker outlives the caller: it
+        ends after `stop`, umount, or SIGTERM.
 
         Raises:
-            VolumeError: why not; nothing is left mounted and no process is left.
+            VolumeError: it could not be mounted. No mount and no process is left.
 
         """
         volume = command.config
@@ -74,15 +73,15 @@ class MountSession:
             has_node=False,
         )
         with (
-            claimed(Path(command.directory)) as directory,
-            opened(command, directory, name) as fuse,
+            claim(Path(command.directory)) as directory,
+            open_mount(command, directory, name) as fuse,
             ExitStack() as undo,
         ):
             init = mount.read_init(fuse.fd, INIT_WITHIN_S)
-            channel, theirs = Channel.pair()
+            channel, worker_end = Channel.pair()
             undo.callback(channel.close)
-            with theirs:
-                process = _exec_worker(fuse, theirs.fileno(), log, debug=command.debug)
+            with worker_end:
+                process = _exec_worker(fuse, worker_end.fileno(), log, debug=command.debug)
             undo.callback(_kill, process)
             session = cls(spec, channel, process, fuse)
             _run(lambda: session._serve(init, fuse.fd))
@@ -101,42 +100,42 @@ class MountSession:
             self.kill()
             raise StoreTimeoutError(
                 f"{self._spec.volume_handle} did not answer within {SERVING_WITHIN_S:.0f} s",
-                hint="are endpoint, region and network right? --foreground --debug shows more",
+                hint="check endpoint, region and network; --foreground --debug shows more",
             ) from exc
         except ConnectionError:
             report = None
         if report is None or report.state is not State.SERVING:
             raise self._failure(report)
 
-    async def last_words(self) -> Report | None:
-        """Wait until the worker has ended its work, or is gone (None)."""
+    async def wait_ended(self) -> Report | None:
+        """Wait for the worker's final report; None if it ends without one."""
         while (report := await self._report()) is not None:
             if report.state is not State.SERVING:
                 return report
         return None
 
-    async def ask_to_stop(self) -> None:
-        """Open files are uploaded, then `last_words` come."""
-        with suppress(ConnectionError):  # it has ended by itself
+    async def request_stop(self) -> None:
+        """Have open files uploaded, and the worker end; see `wait_ended`."""
+        with suppress(ConnectionError):  # it has already ended
             await self._channel.send("stop", {"mount_id": self._spec.mount_id})
 
     def kill(self) -> None:
-        """Do not wait for uploads any longer."""
+        """End the worker without waiting for uploads."""
         self._process.kill()
 
     def stop(self) -> None:
-        """Upload open files, end the worker, unmount. What is still open elsewhere goes dead.
+        """Upload open files, end the worker, unmount. Files that are still open become unusable.
 
         Raises:
-            VolumeError: a file could not be uploaded, or the worker died; it is unmounted anyway.
+            VolumeError: a file could not be uploaded, or the worker died. It is unmounted anyway.
 
         """
 
         async def stopping() -> Report | None:
             try:
                 async with asyncio.timeout(self.stop_within_s):
-                    await self.ask_to_stop()
-                    return await self.last_words()
+                    await self.request_stop()
+                    return await self.wait_ended()
             except TimeoutError:
                 self.kill()
                 return None
@@ -145,19 +144,19 @@ class MountSession:
 
     @property
     def stop_within_s(self) -> float:
-        return self._spec.volume.tree.drain_timeout_s + END_WITHIN_S
+        return self._spec.volume.tree.drain_timeout_s + EXIT_WITHIN_S
 
     def finish(self, report: Report | None) -> None:
-        """After the last words: no process and no mount is left.
+        """Clean up after the final report: wait for the process, and unmount.
 
         Raises:
-            VolumeError: the report carries one, or the worker died.
+            VolumeError: the report has one, or the worker died.
 
         """
         try:
             code = _end(self._process)
-            if self._fuse.watcher is not None:
-                self._fuse.watcher.wait()
+            if self._fuse.auto_unmount is not None:
+                self._fuse.auto_unmount.wait()
         finally:
             self._channel.close()
             unmount(self.directory, self._fuse.device)
@@ -171,7 +170,7 @@ class MountSession:
         how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         return WorkerDiedError(
             f"the process that serves {self.directory} ended {how}",
-            hint="its log says why: --foreground or --log-directory shows it",
+            hint="see its log (--foreground or --log-directory)",
         )
 
     async def _report(self) -> Report | None:
@@ -183,13 +182,13 @@ class MountSession:
 
 
 def _state_dir(name: str, directory: str) -> Path:
-    """The same for the next mount of this bucket on this directory, so that it finds leftovers."""
+    """Equal for the next mount of this bucket on this directory, so that it finds leftovers."""
     names = f"{name}\0{Path(directory).absolute()}".encode(errors="surrogateescape")
     return state_home() / "csi-s3" / hashlib.sha256(names).hexdigest()[:32]
 
 
 def _exec_worker(fuse: OpenMount, sock: int, log: int, *, debug: bool) -> subprocess.Popen[bytes]:
-    """In a session of its own: a Ctrl-C in the caller's terminal is the caller's to handle."""
+    """In a session of its own, so that Ctrl-C in a terminal goes to the caller only."""
     arguments = ["worker", "--fd", str(sock)]
     arguments += ["--mounted", fuse.to_argument()]
     arguments += ["--debug"] if debug else []
@@ -199,15 +198,15 @@ def _exec_worker(fuse: OpenMount, sock: int, log: int, *, debug: bool) -> subpro
         stdout=subprocess.DEVNULL,
         stderr=log,
         cwd="/",  # the caller's directory may be unmounted while the worker lives
-        pass_fds=[sock, *fuse.kept],
+        pass_fds=[sock, *fuse.fds],
         start_new_session=True,
     )
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:
-    """Exit code of a process that should end by itself now; one that does not is killed."""
+    """The exit code of a process that is ending; it is killed if that takes too long."""
     try:
-        return process.wait(END_WITHIN_S)
+        return process.wait(EXIT_WITHIN_S)
     except subprocess.TimeoutExpired:
         return _kill(process)
 
@@ -218,7 +217,7 @@ def _kill(process: subprocess.Popen[bytes]) -> int:
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run to the end on a loop of its own, also below a notebook's running loop."""
+    """Run on a new event loop, also where a loop is running, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -228,7 +227,7 @@ def _run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     def run() -> None:
         try:
             done.set_result(asyncio.run(work()))
-        except BaseException as exc:  # noqa: BLE001 - handed to the waiter, whatever it is
+        except BaseException as exc:  # noqa: BLE001 - passed to the waiter
             done.set_exception(exc)
 
     threading.Thread(target=run, daemon=True).start()

@@ -1,7 +1,7 @@
-"""How the caller's rights turn into a FUSE mount: root by mount(2), everybody else by fusermount3.
+"""FUSE mounts with the rights of the caller: by mount(2) as root, otherwise by fusermount3.
 
-What is unmounted here is always looked up in mountinfo first, by directory and device: somebody
-may have unmounted ours and mounted something else.
+A mount is looked up in mountinfo by directory and device before it is unmounted: it may have been
+unmounted, and another one mounted there.
 """
 
 import os
@@ -17,39 +17,39 @@ from csi_s3.errors import BadOptionError, MountError
 from csi_s3.kernel import fusermount, mount
 from csi_s3.kernel.mountinfo import mount_at
 
-WATCHER_WITHIN_S = 10.0
+AUTO_UNMOUNT_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class OpenMount:
-    """A mount that nobody serves yet. fd: its /dev/fuse. device: "major:minor"."""
+    """A mount that is not served yet. fd: its /dev/fuse. device: "major:minor"."""
 
     directory: Path
     fd: int
     device: str
-    watcher: "Watcher | None" = None
+    auto_unmount: "AutoUnmount | None" = None
 
     @property
-    def kept(self) -> list[int]:
-        """The descriptors that the worker inherits and keeps to its end."""
-        return [self.fd] if self.watcher is None else [self.fd, self.watcher.fd]
+    def fds(self) -> list[int]:
+        """The descriptors that the worker inherits and keeps open."""
+        return [self.fd] if self.auto_unmount is None else [self.fd, self.auto_unmount.fd]
 
     def to_argument(self) -> str:
-        """For the worker's command line, and there for `release`."""
-        watcher = -1 if self.watcher is None else self.watcher.fd
-        return f"{self.fd},{watcher},{self.device},{self.directory}"
+        """For the worker's command line, where `release` reads it."""
+        auto_unmount = -1 if self.auto_unmount is None else self.auto_unmount.fd
+        return f"{self.fd},{auto_unmount},{self.device},{self.directory}"
 
     @classmethod
     def from_argument(cls, text: str) -> Self:
-        fd, watcher, device, directory = text.split(",", 3)
-        kept = None if watcher == "-1" else Watcher(int(watcher))
-        return cls(Path(directory), int(fd), device, kept)
+        fd, unmount_fd, device, directory = text.split(",", 3)
+        auto_unmount = None if unmount_fd == "-1" else AutoUnmount(int(unmount_fd))
+        return cls(Path(directory), int(fd), device, auto_unmount)
 
 
-class Watcher:
-    """A shell that unmounts when the worker is gone without a word (auto-unmount).
+class AutoUnmount:
+    """A shell that unmounts if the worker dies (option auto-unmount).
 
-    It waits at a pipe whose other end only the worker has, and takes a few hundred KiB.
+    It reads from a pipe whose other end only the worker has, and takes a few hundred KiB.
     """
 
     def __init__(self, fd: int, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -59,44 +59,44 @@ class Watcher:
     @classmethod
     def start(cls, directory: Path) -> Self:
         if os.geteuid() == 0:
-            unmount_words = ["umount", "-l", str(directory)]
+            command = ["umount", "-l", str(directory)]
         else:
-            unmount_words = [fusermount.find_program(), "-u", "-z", "-q", "--", str(directory)]
-        theirs, ours = os.pipe()
+            command = [fusermount.find_program(), "-u", "-z", "-q", "--", str(directory)]
+        read_end, write_end = os.pipe()
         try:
-            process = subprocess.Popen(  # noqa: S603 - fixed words, the directory as an argument
-                ["/bin/sh", "-c", 'read word || exec "$@"', "sh", *unmount_words],
-                stdin=theirs,
+            process = subprocess.Popen(  # noqa: S603 - a fixed script, the directory as an argument
+                ["/bin/sh", "-c", 'read word || exec "$@"', "sh", *command],
+                stdin=read_end,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 start_new_session=True,
             )
         except BaseException:
-            os.close(ours)
+            os.close(write_end)
             raise
         finally:
-            os.close(theirs)
-        return cls(ours, process)
+            os.close(read_end)
+        return cls(write_end, process)
 
     def dismiss(self) -> None:
-        """The worker ends in order: there is nothing to unmount."""
+        """The worker ends in order: the shell exits without unmounting."""
         os.write(self.fd, b"\n")
 
     def wait(self) -> None:
-        """After the worker's end: until the shell has done its part."""
+        """Wait for the shell, after the worker's end."""
         if self._process is not None:
-            self._process.wait(WATCHER_WITHIN_S)
+            self._process.wait(AUTO_UNMOUNT_WITHIN_S)
 
 
 @contextmanager
-def opened(command: MountCommand, directory: Path, name: str) -> Iterator[OpenMount]:
-    """Mount on directory; the block hands the descriptors to the worker, then ours are closed.
+def open_mount(command: MountCommand, directory: Path, name: str) -> Iterator[OpenMount]:
+    """Mount on directory; the block passes the descriptors to the worker, then they are closed.
 
-    Unless the block fails the mount stays.
+    If the block fails, the mount is removed.
 
     Raises:
-        VolumeError: cannot be mounted, with the reason and what to do.
+        VolumeError: it could not be mounted.
 
     """
     with ExitStack() as closing:
@@ -104,17 +104,17 @@ def opened(command: MountCommand, directory: Path, name: str) -> Iterator[OpenMo
         closing.callback(os.close, fd)
         entry = mount_at(str(directory))
         if entry is None or not entry.is_fuse:
-            raise MountError(f"{directory} was mounted and is gone", "did somebody unmount it?")
-        watcher = None
+            raise MountError(f"{directory} was unmounted while it was being mounted")
+        auto_unmount = None
         try:
             if command.auto_unmount:
-                watcher = Watcher.start(directory)
-                closing.callback(os.close, watcher.fd)
-            yield OpenMount(directory, fd, entry.device, watcher)
+                auto_unmount = AutoUnmount.start(directory)
+                closing.callback(os.close, auto_unmount.fd)
+            yield OpenMount(directory, fd, entry.device, auto_unmount)
         except BaseException:
             unmount(directory, entry.device)
-            if watcher is not None:
-                watcher.dismiss()  # it would unmount what is there now, whosever it is
+            if auto_unmount is not None:
+                auto_unmount.dismiss()  # it would unmount whatever is mounted there by then
             raise
 
 
@@ -124,7 +124,7 @@ def _mount(command: MountCommand, directory: Path, name: str) -> int:
         if volume.labels:
             raise BadOptionError(
                 f"{next(iter(volume.labels))}: an ordinary user may not label a mount for SELinux",
-                "fusermount3 knows no such option: mount as root, or leave it out",
+                "fusermount3 does not have this option: mount as root, or remove it",
             )
         return fusermount.mount_as_user(
             directory,
@@ -166,21 +166,21 @@ def unmount(directory: Path, device: str) -> None:
         else:
             fusermount.unmount_as_user(directory)
     except MountError:
-        if _is_there(directory, device):  # else somebody else was faster
+        if _is_there(directory, device):  # else it was unmounted concurrently
             raise
 
 
 def release(mounted: str) -> None:
-    """In a worker that has ended its work: unmount what it served, as its command line says.
+    """At the end of a worker: unmount the mount that its command line names.
 
-    Nothing to do where the connection has ended: then the unmount was why the worker ended, and
-    directory and device may be somebody else's by now.
+    If the connection has ended, the unmount was the reason, and directory and device may belong to
+    another mount by now.
     """
     fuse = OpenMount.from_argument(mounted)
     if not mount.is_over(fuse.fd):
         unmount(fuse.directory, fuse.device)
-    if fuse.watcher is not None:
-        fuse.watcher.dismiss()
+    if fuse.auto_unmount is not None:
+        fuse.auto_unmount.dismiss()
 
 
 def _is_there(directory: Path, device: str) -> bool:

@@ -2,9 +2,9 @@
 
     python -m csi_s3.local.workload DIRECTORY UID
 
-Starts as root and gives up every right before it touches the directory, because the user could
-not reach a Python that is installed below /root. What pandas would import later is imported
-first, by doing the same elsewhere.
+It starts as root, because an ordinary user cannot reach a Python installed below /root, and drops
+all privileges before it touches the directory. It first runs the same code in another directory, so
+that pandas does not import anything later.
 """
 
 import json
@@ -28,9 +28,9 @@ def main() -> None:
 
 
 def work(directory: Path) -> dict[str, Any]:
-    """What a notebook does; names and figures of what it saw."""
+    """Do what a notebook does; returns what it found."""
     began = time.monotonic()
-    names = sorted(os.listdir(directory))  # noqa: PTH208 - what people type
+    names = sorted(os.listdir(directory))  # noqa: PTH208 - as in a notebook
     csv = pd.read_csv(directory / "sales.csv")
     parquet = pd.read_parquet(directory / "sales.parquet")
     if not csv.equals(parquet):
@@ -53,7 +53,7 @@ def work(directory: Path) -> dict[str, Any]:
 
 
 def _warm_up() -> None:
-    """Do all of the work once, elsewhere: pandas imports as late as in the last call."""
+    """Run the workload once elsewhere, because pandas imports lazily up to the last call."""
     frame = pd.DataFrame({"region": ["north", "south"], "amount": [1, 2]})
     with tempfile.TemporaryDirectory() as directory:
         frame.to_csv(f"{directory}/sales.csv", index=False)

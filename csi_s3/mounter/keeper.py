@@ -1,9 +1,9 @@
-"""The mounter's first process: connected to node, it keeps each mount's descriptor and worker.
+"""The mounter's first process: connected to node, it holds each mount's descriptor.
 
-It does as little as possible, because the container lives and dies with it: it never touches a
-mount, opens no path in one, speaks no S3, and never forks: workers come from the zygote, which is
-exec'd before anything else. Until take-over is built a dead worker is not replaced: its mount is
-reported FAILED and forgotten, node aborts it, and the next publish makes it anew.
+It does as little as possible, because the container ends with it: it opens no path in a mount, does
+not speak S3, and never forks. Workers come from the zygote, which is exec'd before anything else. A
+dead worker is not replaced: its mount is reported FAILED and closed, node aborts the connection,
+and the next publish makes a new mount.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,30 +31,29 @@ from csi_s3.errors import (
 )
 from csi_s3.link import channel as link
 from csi_s3.link.report import Notice, Report, State
-from csi_s3.link.spec import VERSION, MountSpec
+from csi_s3.link.spec import VERSION
+from csi_s3.mounter.fuse_mount import FuseMount
 from csi_s3.mounter.memory_shares import MemoryShares
 from csi_s3.mounter.metrics.volume_totals import VolumeTotals
+from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.outbox import Outbox
-from csi_s3.mounter.worker_supervisor import WorkerSupervisor
 from csi_s3.mounter.zygote_client import ZygoteClient
 from csi_s3.obs import http_endpoint
+from csi_s3.obs.http_endpoint import Probes
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.obs.metrics import exposition
 
 log = logging.getLogger(__name__)
 
-FIRST_RETRY_S, LAST_RETRY_S = 0.02, 1.0
-FLUSH_WITHIN_S = 2.0
-TEXT_WITHIN_S = 5.0  # 85 ms for 16 volumes: in a thread, so that nothing waits for it
-DIE_WITHIN_S = 5.0  # a process that was sent SIGKILL
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.02, 1.0  # between attempts to connect to node
 
 
 async def serve(config: MounterConfig) -> None:
     """Serve node until SIGTERM (or SIGINT), then until every worker has uploaded its open files.
 
     Raises:
-        BadOptionError: the memory limit is too small, or nobody can listen at the HTTP address.
-        MounterUnavailableError: the zygote died; the program must end, to be started anew.
+        BadOptionError: the memory limit is too small, or the HTTP address cannot be used.
+        MounterUnavailableError: the zygote died; the program must be started again.
 
     """
     shares = MemoryShares(config.memory_limit, config.max_volumes)
@@ -67,9 +65,8 @@ async def serve(config: MounterConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    endpoint = http_endpoint.serving(
-        config.http_address, live=keeper.live, ready=keeper.unready, collect=keeper.collect
-    )
+    probes = Probes(live=keeper.live, ready=keeper.unready, collect=keeper.collect)
+    endpoint = http_endpoint.serving(config.http_address, probes)
     try:
         with closing(zygote_client), endpoint:
             await keeper.run(stop)
@@ -81,10 +78,10 @@ async def serve(config: MounterConfig) -> None:
 class Keeper:
     """The mounts of this mounter and its connection to node.
 
-    Lifetime: `run`, once; it ends the zygote. Concurrency: one task owns the connection, one each
-    mount (`WorkerSupervisor.run`); what they share is changed in plain code between awaits. Reports
-    go to node through the connection's outbox, so a node that does not read delays nobody.
-    credentials_dir: of mounts that have none of their own.
+    Lifetime: `run`, once; it ends the zygote. Concurrency: one task owns the connection, and one
+    each mount (`_own`); what they share is changed in plain code between awaits. Messages go to
+    node through the connection's outbox, so a node that does not read delays nothing.
+    credentials_dir: for mounts that have none of their own.
     """
 
     def __init__(
@@ -92,6 +89,7 @@ class Keeper:
         socket: Path,
         zygote_client: ZygoteClient,
         shares: MemoryShares | None = None,
+        deadlines: MounterDeadlines | None = None,
         *,
         credentials_dir: Path | None = None,
     ) -> None:
@@ -99,101 +97,97 @@ class Keeper:
         self._credentials_dir = "" if credentials_dir is None else str(credentials_dir)
         self._zygote_client = zygote_client
         self._shares = shares or MemoryShares(None, 1)
-        self._totals = VolumeTotals(time.monotonic)
-        self._mounts: dict[str, WorkerSupervisor] = {}
+        self._deadlines = deadlines or MounterDeadlines()
+        self._totals = VolumeTotals(time.monotonic, answer_within_s=self._deadlines.metrics_s)
+        self._mounts: dict[str, FuseMount] = {}
         self._outbox: Outbox | None = None
-        self._owners = asyncio.TaskGroup()
-        self._running: set[asyncio.Task[None]] = set()
-        self._freed = asyncio.Event()  # replaced when it is set: a share came back
-        self._draining = False
+        self._tasks = asyncio.TaskGroup()
+        self._owners: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()  # a mount was stopped or closed; replaced when it is set
+        self._is_draining = False
 
     @override
     def __repr__(self) -> str:
-        where = "connected" if self._outbox else "not connected"
-        return f"<Keeper {where} mounts={list(self._mounts.values())}>"
+        connection = "connected" if self._outbox else "not connected"
+        return f"<Keeper {connection} mounts={list(self._mounts.values())}>"
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until stop is set and every worker has ended, or until the zygote dies.
 
         Raises:
-            MounterUnavailableError: it died. Its workers died with it and are reported so.
+            MounterUnavailableError: it died. Its workers died with it; their mounts are reported.
 
         """
         try:
-            async with self._owners:
-                zygote = self._owners.create_task(self._zygote_client.run())
-                connection = self._owners.create_task(self._stay_connected(stop))
-                stopped = self._owners.create_task(stop.wait())
+            async with self._tasks:
+                zygote = self._tasks.create_task(self._zygote_client.run())
+                connection = self._tasks.create_task(self._stay_connected(stop))
+                stopped = self._tasks.create_task(stop.wait())
                 await asyncio.wait({zygote, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                died = zygote.done()
-                await (self._report_lost() if died else self._drain())
+                is_zygote_dead = zygote.done()
+                await (self._report_lost() if is_zygote_dead else self._drain())
                 for task in (zygote, connection, stopped):
                     task.cancel()
         finally:
-            how = self._zygote_client.close()
-        if died:
+            cause = self._zygote_client.close()
+        if is_zygote_dead:
             raise MounterUnavailableError(
-                f"the process that starts workers died: {how}",
-                "the mounter ends with it and must be started again; its volumes are mounted anew "
+                f"the process that starts workers died: {cause}",
+                "the mounter ends with it and must be started again; its volumes are mounted again "
                 "at their next publish",
             )
 
     # --- for the HTTP endpoint --------------------------------------------------------------------
 
     async def live(self) -> None:
-        """Only that this is called says something."""
+        """Being called at all proves that the event loop is alive."""
 
     def unready(self) -> str | None:
         """Why no volume could be mounted now."""
-        if self._draining or not self._zygote_client.is_alive:
+        if self._is_draining or not self._zygote_client.is_alive:
             return "the mounter is ending"
         return None if self._outbox else f"not connected to node at {self._socket}"
 
     async def collect(self) -> bytes:
         """The text of /metrics: this mounter's numbers and those of all its workers."""
         metrics.NODE_CONNECTED.set(self._outbox is not None)
-        found = await self._totals.collect()
-        return await blocking(partial(exposition.text, found), within_s=TEXT_WITHIN_S)
+        samples = await self._totals.collect()
+        text = partial(exposition.text, samples)
+        return await blocking(text, within_s=self._deadlines.exposition_s)
 
     # --- the end ----------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        self._draining = True
+        self._is_draining = True
         log.info("ending; mounts served: %s", len(self._mounts))
-        for supervisor in self._mounts.values():
-            supervisor.stop()
-        while self._running:
-            await asyncio.wait(self._running)
+        for fuse_mount in self._mounts.values():
+            self._stop(fuse_mount)
+        while self._owners:
+            await asyncio.wait(self._owners)
         await self._flush()
 
     async def _report_lost(self) -> None:
-        """Report the mounts whose workers the zygote takes with it; give up on those left."""
-        self._draining = True
+        """Report the mounts whose workers ended with the zygote; give up on those left."""
+        self._is_draining = True
         log.error("the zygote died; mounts lost: %s", len(self._mounts))
-        if self._running:
-            _, remaining = await asyncio.wait(self._running, timeout=DIE_WITHIN_S)
+        if self._owners:
+            _, remaining = await asyncio.wait(self._owners, timeout=self._deadlines.exit_s)
             for task in remaining:
                 task.cancel()
         await self._flush()
 
     async def _flush(self) -> None:
         if self._outbox is not None:
-            await self._outbox.flush(within_s=FLUSH_WITHIN_S)
+            await self._outbox.flush(within_s=self._deadlines.flush_s)
 
     # --- the connection to node -------------------------------------------------------------------
 
-    def _is_cut_off(self) -> bool:
-        """Whether the directory that our container has mounted is removed: node has another."""
-        try:
-            return self._socket.parent.stat().st_nlink == 0
-        except OSError:
-            return False
-
     async def _stay_connected(self, stop: asyncio.Event) -> None:
-        said, retry_s = "", FIRST_RETRY_S
+        """Connect to node again and again; a reason that repeats is logged once."""
+        logged_reason, pause_s = "", FIRST_PAUSE_S
         clock = asyncio.get_running_loop().time
         while True:
-            since = clock()
+            began_s = clock()
             try:
                 channel = link.connect(self._socket)
             except OSError as exc:
@@ -201,38 +195,45 @@ class Keeper:
                 reason = f"cannot reach node at {self._socket}: {exc.strerror}"
             else:
                 level, reason = logging.INFO, await self._converse(channel)
-            if clock() - since > LAST_RETRY_S:  # it lasted: whatever ended it is news
-                said, retry_s = "", FIRST_RETRY_S
-            if not self._mounts and self._is_cut_off():
+            if clock() - began_s > LAST_PAUSE_S:  # the connection had lasted
+                logged_reason, pause_s = "", FIRST_PAUSE_S
+            if not self._mounts and self._is_socket_directory_removed():
                 log.info("node has removed the socket's directory; ending, to be given the new one")
                 stop.set()
                 return
-            if reason != said:
+            if reason != logged_reason:
                 log.log(level, "%s; trying again; mounts served: %s", reason, len(self._mounts))
-                said = reason
-            await asyncio.sleep(retry_s)
-            retry_s = min(2 * retry_s, LAST_RETRY_S)
+                logged_reason = reason
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LAST_PAUSE_S)
+
+    def _is_socket_directory_removed(self) -> bool:
+        """Whether the directory that this container has mounted was deleted and made again."""
+        try:
+            return self._socket.parent.stat().st_nlink == 0
+        except OSError:
+            return False
 
     async def _converse(self, channel: link.Channel) -> str:
         """Talk with node until the connection ends. Returns why it did."""
         try:
-            with Outbox(channel) as outbox:
+            with closing(Outbox(channel)) as outbox:
                 outbox.put("hello", {"version": VERSION, "pid": os.getpid()})
-                for supervisor in self._mounts.values():
-                    body, fd = supervisor.have()
+                for fuse_mount in self._mounts.values():
+                    body, fd = fuse_mount.have()
                     outbox.put("have", body, fd)
                 outbox.put("ready", {})
-                self._outbox = outbox  # from here on reports are newer than what `have` said
+                self._outbox = outbox  # from here on reports are newer than those in `have`
                 async with asyncio.TaskGroup() as tasks:
                     sending = tasks.create_task(outbox.run())
-                    reason = await self._listen(channel)
+                    reason = await self._receive(channel)
                     sending.cancel()
                 return reason
         finally:
             self._outbox = None
             channel.close()
 
-    async def _listen(self, channel: link.Channel) -> str:
+    async def _receive(self, channel: link.Channel) -> str:
         try:
             while (message := await channel.receive()) is not None:
                 try:
@@ -248,104 +249,118 @@ class Keeper:
             self._serve(message)
             return
         mount_id = str(message.body.get("mount_id"))
-        supervisor = self._mounts.get(mount_id)
+        fuse_mount = self._mounts.get(mount_id)
         if message.type == "stop":
-            if supervisor is None:
-                self._tell(Report(mount_id=mount_id, state=State.ENDED))
+            if fuse_mount is None:
+                self._send(Report(mount_id=mount_id, state=State.ENDED))
             else:
-                supervisor.stop()
+                self._stop(fuse_mount)
         elif message.type == "usage":
-            if supervisor is None:
-                self._deny(mount_id, VolumeNotFoundError(f"mount {mount_id} is not served here"))
+            if fuse_mount is None:
+                error = VolumeNotFoundError(f"mount {mount_id} is not served here")
+                self._send(Report(mount_id=mount_id, state=State.FAILED, error=error))
             else:
-                await supervisor.ask_usage()
+                await fuse_mount.worker.request_usage()
         else:
-            log.info("node said %r, which this version does not know", message.type)
+            log.info("node sent %r, which this version does not know", message.type)
 
-    def _tell(self, report: Report) -> None:
-        if self._outbox is not None:  # else `have` tells it, or its absence
-            self._outbox.put("report", {"report": report.to_json()})
-
-    def _notify(self, notice: Notice) -> None:
-        if self._outbox is not None:  # else nobody could make an Event of it; the log has it
-            self._outbox.put("notice", {"notice": notice.to_json()})
-
-    def _deny(self, mount_id: str, error: VolumeError) -> None:
-        self._tell(Report(mount_id=mount_id, state=State.FAILED, error=error))
+    def _send(self, message: Report | Notice) -> None:
+        """Without a connection nothing is sent: `have` will tell, and the log has the notice."""
+        if self._outbox is not None:
+            type_ = "report" if isinstance(message, Report) else "notice"
+            self._outbox.put(type_, {type_: message.to_json()})
 
     # --- mounts -----------------------------------------------------------------------------------
 
     def _serve(self, message: link.Message) -> None:
         spec: Mapping[str, Any] = message.body.get("spec") or {}
         mount_id = str(spec.get("mount_id"))
-        if self._draining:
+        if self._is_draining:
             self._refuse(spec, MounterUnavailableError("the mounter is ending"))
             return
-        predecessor = self._mounts.get(mount_id)
         fd = message.take_fd()
         try:
-            supervisor = WorkerSupervisor(
-                spec,
-                message.body["init"],
-                fd,
-                tell=self._tell,
-                notify=self._notify,
-                allot=self._allot,
-                predecessor=predecessor,
+            fuse_mount = FuseMount(
+                message.body, fd, self._zygote_client, self._send, self._deadlines
             )
         except (KeyError, TypeError, ValueError) as exc:
             os.close(fd)
             what = f"node described mount {mount_id} in a way this mounter cannot read: {exc!r}"
             self._refuse(spec, BadRequestError(what, "node and mounter differ in version"))
             return
+        predecessor = self._mounts.get(mount_id)
         if predecessor is not None:
-            predecessor.supersede()
-        self._mounts[mount_id] = supervisor
-        self._totals.opened(supervisor.meter)
-        owner = self._owners.create_task(self._own(supervisor))
-        self._running.add(owner)
-        owner.add_done_callback(self._running.discard)
+            predecessor.replace()
+            self._wake()
+        self._mounts[mount_id] = fuse_mount
+        self._totals.opened(fuse_mount.worker.metrics)
+        owner = self._tasks.create_task(self._own(fuse_mount, predecessor))
+        self._owners.add(owner)
+        owner.add_done_callback(self._owners.discard)
 
-    async def _own(self, supervisor: WorkerSupervisor) -> None:
+    async def _own(self, fuse_mount: FuseMount, predecessor: FuseMount | None) -> None:
+        """One mount from `serve` to its end: its share of memory, its worker, its descriptor."""
+        spec = fuse_mount.spec
         try:
-            await supervisor.run(self._zygote_client)
+            if predecessor is not None:  # two workers never serve one mount id
+                await predecessor.wait_closed()
+            memory_bytes = await self._allot(fuse_mount)
+            if memory_bytes is None:
+                fuse_mount.end()
+            else:
+                await fuse_mount.serve(memory_bytes, self._credentials_dir)
+        except MemoryLimitError as exc:
+            log.log(exc.level, "%s", exc, extra={**spec.log_fields, "code": exc.code})
+            fuse_mount.fail(exc)
         except Exception:  # a bug in one mount's task must not end the others
-            log.exception("bug while serving %r", supervisor)
-            supervisor.fail(InternalError(f"volume {supervisor.volume_handle!r}: internal error"))
+            log.exception("bug while serving %r", fuse_mount)
+            fuse_mount.fail(InternalError(f"volume {spec.volume_handle!r}: internal error"))
         finally:
-            self._totals.closed(supervisor.meter)
-            if self._mounts.get(supervisor.mount_id) is supervisor:
-                del self._mounts[supervisor.mount_id]
-                self._shares.release(supervisor.mount_id)
-            self._freed.set()
-            self._freed = asyncio.Event()
+            fuse_mount.close()
+            self._totals.closed(fuse_mount.worker.metrics)
+            if self._mounts.get(spec.mount_id) is fuse_mount:
+                del self._mounts[spec.mount_id]
+                self._shares.release(spec.mount_id)
+            self._wake()
+
+    def _stop(self, fuse_mount: FuseMount) -> None:
+        fuse_mount.stop()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let mounts that wait for memory look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _refuse(self, spec: Mapping[str, Any], error: VolumeError) -> None:
-        """Refuse a mount that never becomes a `WorkerSupervisor`, which counts its own failures."""
+        """Refuse a mount that never becomes a `FuseMount`, which counts its own failures."""
         metrics.MOUNT_FAILURES.inc(volume=str(spec.get("volume_handle", "")), code=error.code)
-        self._deny(str(spec.get("mount_id")), error)
+        mount_id = str(spec.get("mount_id"))
+        self._send(Report(mount_id=mount_id, state=State.FAILED, error=error))
 
-    async def _allot(self, spec: MountSpec) -> MountSpec:
-        """Give a mount its share; where none is left, wait for those of mounts that are ending.
+    async def _allot(self, fuse_mount: FuseMount) -> int | None:
+        """Wait for a mount's share of memory; None if it is stopped before it has one.
 
         Node unmounts a volume before its worker has uploaded what is open and has ended, and
-        kubelet may publish the next one in between. A mount in use is not waited for.
+        kubelet may publish the next one in between. So the share of a mount that is ending is
+        waited for, and that of a mount in use is not.
 
         Raises:
-            MemoryLimitError: there is not enough left, and nothing is about to come back.
+            MemoryLimitError: there is not enough left, and no mount is ending.
 
         """
-        while True:
-            freed = self._freed
+        spec, is_logged = fuse_mount.spec, False
+        while not fuse_mount.is_stopping:
+            changed = self._changed
             try:
-                volume = self._shares.allot(spec.mount_id, spec.volume_handle, spec.volume)
+                asked = spec.volume.tree.memory_bytes
+                return self._shares.allot(spec.mount_id, spec.volume_handle, asked)
             except MemoryLimitError:
-                others = (s for s in self._mounts.values() if s.mount_id != spec.mount_id)
-                if not any(supervisor.is_ending for supervisor in others):
+                others = (m for m in self._mounts.values() if m is not fuse_mount)
+                if not any(other.is_ending for other in others):
                     raise
-            else:
-                credentials_dir = spec.credentials_dir or self._credentials_dir
-                return replace(spec, volume=volume, credentials_dir=credentials_dir)
-            fields = {"volume": spec.volume_handle, "mount": spec.mount_id}
-            log.info("waiting for the memory of a mount that is ending", extra=fields)
-            await freed.wait()
+            if not is_logged:
+                log.info("waiting for the memory of a mount that is ending", extra=spec.log_fields)
+                is_logged = True
+            await changed.wait()
+        return None

@@ -1,8 +1,8 @@
 """How much memory each volume may use, from the limit of the mounter's pod.
 
-The kubelet sets memory.oom.group: one process too many kills the whole mounter and every mount. So
-each worker limits itself, to a share that is fixed when its volume is mounted: a share that moved
-with the number of volumes would have to be taken back from a worker that is using it.
+The kubelet sets memory.oom.group, so exceeding the limit kills the whole mounter and every mount.
+Therefore each worker limits itself to a share that is fixed when its volume is mounted: a share
+that changed with the number of volumes would have to be taken back from a worker that uses it.
 
 A worker costs more than its buffers. Private memory, measured under six readers and six writers of
 large files and four of small ones against MinIO: 13 MiB idle; at the peak 85 MiB with a budget of
@@ -19,16 +19,16 @@ from csi_s3.errors import BadOptionError, MemoryLimitError
 log = logging.getLogger(__name__)
 
 RESERVE_BYTES = 96 * MIB  # keeper and zygote
-WORKER_BYTES = 56 * MIB  # whatever its budget is
-PERCENT = 120 + 25  # what the budget really takes; the quarter is what fs.tree gives to inodes
+WORKER_BYTES = 56 * MIB  # of a worker, in addition to its buffers
+PERCENT = 120 + 25  # of the budget for buffers: what it really takes, and the inodes' quarter
 LEAST_BYTES = 16 * MIB  # two parts of 8 MiB
-MODEST_BYTES = 64 * MIB  # below it some ten writers of large files wait for one another
+MODEST_BYTES = 64 * MIB  # with less, ten concurrent writers of large files wait for one another
 
 
 class MemoryShares:
-    """What is left of the limit. Plain code, for the keeper's tasks.
+    """The shares of the limit that are taken and what is left. Plain code, for the keeper's tasks.
 
-    limit_bytes: of the pod; None: nobody limits it, and each volume has what it asks for.
+    limit_bytes: the pod's; None: there is no limit, and each volume gets what it asks for.
     """
 
     def __init__(self, limit_bytes: int | None, max_volumes: int) -> None:
@@ -56,31 +56,31 @@ class MemoryShares:
         log.info("each of %d volumes has %d MiB for buffers, of a limit of %d MiB", *sizes)
         if self.share_bytes < MODEST_BYTES:
             log.warning(
-                "%d MiB for a volume's buffers are few: programs that write large files at the "
+                "%d MiB for a volume's buffers is little: programs that write large files at the "
                 "same time wait for one another; raise --memory-limit or lower --max-volumes",
                 self.share_bytes // MIB,
             )
 
-    def allot(self, mount_id: str, volume: str, config: VolumeConfig) -> VolumeConfig:
-        """Take a share for this mount until `release`, and write it into its configuration.
+    def allot(self, mount_id: str, volume: str, asked: int | None) -> int:
+        """Take a share for this mount until `release`; returns the bytes for its buffers.
 
-        A mount that is made anew has its predecessor's, which ends before it begins.
+        A mount that replaces another with the same id takes over its share.
+        volume: the handle, for messages. asked: what the volume's memory-target asks for.
 
         Raises:
             MemoryLimitError: there is not enough left.
 
         """
         self.release(mount_id)
-        asked = config.tree.memory_bytes
-        buffers = self.share_bytes if asked is None else asked
-        if self._left is not None:
-            buffers = self._fitted(volume, asked, self._left)
-            self._taken[mount_id] = _cost(buffers)
-            self._left -= _cost(buffers)
-        return _with_buffers(volume, config, buffers)
+        if self._left is None:
+            return self.share_bytes if asked is None else asked
+        buffers = self._fitted(volume, asked, self._left)
+        self._taken[mount_id] = _cost(buffers)
+        self._left -= _cost(buffers)
+        return buffers
 
     def release(self, mount_id: str) -> None:
-        """Give back the share of a mount that has ended; nothing if it has none."""
+        """Give back the share of a mount that has ended, if it has one."""
         cost = self._taken.pop(mount_id, 0)
         if self._left is not None:
             self._left += cost
@@ -115,31 +115,32 @@ class MemoryShares:
         return min(wanted, possible)
 
 
-def _cost(buffers: int) -> int:
-    return WORKER_BYTES - (-buffers * PERCENT // 100)
-
-
-def _buffers(cost: int) -> int:
-    """As many bytes of buffers as a worker of that cost can have, in whole MiB."""
-    return max(0, cost - WORKER_BYTES) * 100 // PERCENT // MIB * MIB
-
-
-def _with_buffers(volume: str, config: VolumeConfig, buffers: int) -> VolumeConfig:
-    """The configuration with this budget; no part is more than half of it."""
-    tree, most = config.tree, buffers // 2
-    if max(tree.read_part_bytes, tree.write_part_bytes) > most:
+def fitted_to(config: VolumeConfig, memory_bytes: int) -> VolumeConfig:
+    """The configuration with this budget for buffers; no part is more than half of it."""
+    tree, most = config.tree, memory_bytes // 2
+    largest = max(tree.read_part_bytes, tree.write_part_bytes)
+    if largest > most:
         log.warning(
             "parts of %d bytes do not fit into a budget of %d MiB: parts of at most %d bytes are "
             "used; raise the mounter's memory limit or lower its maxVolumes",
-            max(tree.read_part_bytes, tree.write_part_bytes),
-            buffers // MIB,
+            largest,
+            memory_bytes // MIB,
             most,
-            extra={"volume": volume},
         )
-    fitted = replace(
+    tree = replace(
         tree,
-        memory_bytes=buffers,
+        memory_bytes=memory_bytes,
         read_part_bytes=min(tree.read_part_bytes, most),
         write_part_bytes=min(tree.write_part_bytes, most),
     )
-    return replace(config, tree=fitted)
+    return replace(config, tree=tree)
+
+
+def _cost(buffers: int) -> int:
+    """The memory of a worker with so many bytes of buffers, rounded up."""
+    return WORKER_BYTES + (buffers * PERCENT + 99) // 100
+
+
+def _buffers(cost: int) -> int:
+    """The buffers of a worker that may cost so much, in whole MiB."""
+    return max(0, cost - WORKER_BYTES) * 100 // PERCENT // MIB * MIB

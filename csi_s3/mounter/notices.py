@@ -1,7 +1,7 @@
-"""Which failures are told to the people behind a mount, and how often.
+"""Which failures are published as Events on the pods of a mount, and how often.
 
-The kernel hands a program a number and no words, and after the last close not even that. Node makes
-Events of what is told here; the log has all of it.
+A program gets only an errno, and after the last close not even that. Node makes an Event of each
+notice; the log has all failures.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from csi_s3.link.report import Notice, Reason
 log = logging.getLogger(__name__)
 
 UPLOADS_EVERY_S = 60.0
-# The words for all pods of the mount in place of an error's own, which name the file.
+# In place of an error's own message, which names the file: the Event is on all pods of the mount.
 _PUBLIC = {
     Reason.UPLOAD_FAILED: "a file could not be stored",
-    Reason.INTEGRITY: "the store has, or gave, other bytes than it should, or encrypted otherwise",
+    Reason.INTEGRITY: "the store has or returned wrong bytes, or encrypted them otherwise",
 }
 
 
 class Notices:
-    """A missing option is told once, failed uploads and wrong bytes once a minute.
+    """One notice for each missing option; one a minute for failed uploads and for wrong bytes.
 
     Lifetime: `run` is its task. Concurrency: `take` is plain code.
     """
@@ -36,57 +36,59 @@ class Notices:
     ) -> None:
         self._mount_id, self._send, self._clock = mount_id, send, clock
         self._options: set[str] = set()
-        self._told_at: dict[Reason, float] = {}
-        self._waiting: asyncio.Queue[Notice] = asyncio.Queue()
+        self._sent_at: dict[Reason, float] = {}
+        self._queue: asyncio.Queue[Notice] = asyncio.Queue()
 
     def take(self, op: str, error: VolumeError) -> None:
         """Take a failed operation of the mount."""
         reason = _reason(op, error)
         if reason is not None and self._is_due(reason, error):
-            error.public = error.public or _PUBLIC.get(reason, "")
             self._put(reason, error)
 
-    def take_stranger(self, uid: int, gid: int) -> None:
-        """Take a program that runs as somebody to whom the modes allow no change."""
+    def take_other_user(self, uid: int, gid: int) -> None:
+        """Take a program whose user the modes of the files do not allow to write."""
         error = NotPermittedError(
-            f"a program runs as user {uid}, group {gid}, and all files are root's, who alone may"
-            " change them",
+            f"a program runs as user {uid}, group {gid}, and only root may change the files of"
+            " this volume",
             f"give the PersistentVolume the mountOptions uid={uid} and gid={gid}, or the pod a"
-            " securityContext with fsGroup, and create the pods anew",
+            " securityContext with fsGroup, and delete and create the pods",
         )
         log.warning("%s", error, extra={"code": error.code})
         self._put(Reason.NOT_WRITABLE, error)
 
     async def run(self) -> None:
         while True:
-            await self._send(await self._waiting.get())
-            self._waiting.task_done()
+            await self._send(await self._queue.get())
+            self._queue.task_done()
 
-    async def all_told(self) -> None:
-        """Wait until `run` has sent what was heard so far."""
-        await self._waiting.join()
+    async def flush(self) -> None:
+        """Wait until `run` has sent the notices of what was taken so far."""
+        await self._queue.join()
 
     def _put(self, reason: Reason, error: VolumeError) -> None:
-        self._waiting.put_nowait(Notice(mount_id=self._mount_id, reason=reason, error=error))
+        error = _published(error, _PUBLIC.get(reason, ""))
+        self._queue.put_nowait(Notice(mount_id=self._mount_id, reason=reason, error=error))
 
     def _is_due(self, reason: Reason, error: VolumeError) -> bool:
         if isinstance(error, NotPermittedError):
-            new = error.option not in self._options
+            is_new = error.option not in self._options
             self._options.add(error.option)
-            return new
+            return is_new
         now = self._clock()
-        due = now - self._told_at.get(reason, now - UPLOADS_EVERY_S) >= UPLOADS_EVERY_S
-        if due:
-            self._told_at[reason] = now
-        return due
+        is_due = now - self._sent_at.get(reason, now - UPLOADS_EVERY_S) >= UPLOADS_EVERY_S
+        if is_due:
+            self._sent_at[reason] = now
+        return is_due
 
 
-def last_words(failures: Sequence[VolumeError]) -> VolumeError | None:
-    """The failure to report of files that could not be stored at the mount's end: the first."""
-    for failure in failures:
-        failure.public = failure.public or _PUBLIC[Reason.UPLOAD_FAILED]
-        return failure
-    return None
+def final_error(failures: Sequence[VolumeError]) -> VolumeError | None:
+    """The error to report at a mount's end: the first file that could not be stored."""
+    return _published(failures[0], _PUBLIC[Reason.UPLOAD_FAILED]) if failures else None
+
+
+def _published(error: VolumeError, public: str) -> VolumeError:
+    """The error with a message for Events, if it has none of its own."""
+    return type(error)(error.what, error.hint, public=error.public or public)
 
 
 def _reason(op: str, error: VolumeError) -> Reason | None:

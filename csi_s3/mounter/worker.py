@@ -1,8 +1,8 @@
 """One process per mount: pyfuse3, the file system, the S3 client. Started by fork (zygote) or exec.
 
-It is given everything over its channel: what to serve, the kernel's INIT and the fuse descriptor.
-The end of the channel means nothing to it: who watches the mount may be replaced, and the mount
-command goes away once it serves. It ends when the mount is gone everywhere, or when it is told to.
+It gets everything over its channel: what to serve, the kernel's INIT request and the FUSE
+descriptor. It does not end with the channel: a keeper may be replaced, and the mount command exits
+once the mount is served. It ends when the mount is unmounted everywhere, or on `stop` or SIGTERM.
 """
 
 import asyncio
@@ -12,9 +12,10 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -27,25 +28,26 @@ from csi_s3.fuse import boundary
 from csi_s3.fuse.boundary import give_up
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.session import Session
-from csi_s3.link.channel import Channel, Message
+from csi_s3.link.channel import Channel
 from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.bucket_health import BucketHealth, HealthReporter
+from csi_s3.mounter.memory_shares import fitted_to
 from csi_s3.mounter.metrics import request_counts
-from csi_s3.mounter.notices import Notices, last_words
+from csi_s3.mounter.notices import Notices, final_error
 from csi_s3.obs import logs
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.store import ObjectStore
 
 log = logging.getLogger(__name__)
 
-BUCKET_ANSWERS_WITHIN_S = 90.0
+BUCKET_WITHIN_S = 90.0
 
 
 def run_worker(sock: socket.socket) -> int:
     """Serve one mount and return the exit code: 0 after an orderly end, 1 if it never served.
 
-    Call it in a process of its own, with no event loop and no thread running.
+    To be called in a process of its own, without an event loop and with one thread.
     """
     return uvloop.run(_run(Channel(sock)))
 
@@ -55,8 +57,10 @@ async def _run(channel: Channel) -> int:
     if message is None or message.type != "serve":
         return 1
     spec = MountSpec.from_json(message.body["spec"])
-    logs.bind({"volume": spec.volume_handle, "mount": spec.mount_id})
-    worker = Worker(channel, spec)
+    logs.bind(spec.log_fields)
+    if (memory_bytes := message.body.get("memory_bytes")) is not None:
+        spec = replace(spec, volume=fitted_to(spec.volume, memory_bytes))
+    worker = Worker(channel, spec, message.body.get("credentials_dir", ""))
     try:
         await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
     except (Exception, BaseExceptionGroup) as exc:
@@ -67,27 +71,30 @@ async def _run(channel: Channel) -> int:
             extra={"code": error.code},
             exc_info=exc if isinstance(error, InternalError) else None,
         )
-        await worker.tell_metrics()
+        await worker.send_metrics()
         await worker.report(State.FAILED, error)
         return 1
-    await worker.tell_metrics()  # the last: what ended workers have counted stays counted
+    await worker.send_metrics()  # the keeper keeps the totals of ended workers
     return 0
 
 
-def _cause(found: BaseException) -> VolumeError:
-    """The first error of ours; anything else is a bug."""
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    if isinstance(found, VolumeError):
-        return found
-    return InternalError(f"bug in the worker: {type(found).__name__}", "see its log")
+def _cause(exc: BaseException) -> VolumeError:
+    """The first exception of a group; one that is not a VolumeError is a bug."""
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    if isinstance(exc, VolumeError):
+        return exc
+    return InternalError(f"bug in the worker: {type(exc).__name__}", "see its log")
 
 
 class Worker:
-    """Lifetime: as its process. Concurrency: one task group; the session's end ends all."""
+    """Lifetime: the process. Concurrency: one task group, which ends with the session."""
 
-    def __init__(self, channel: Channel, spec: MountSpec) -> None:
+    def __init__(self, channel: Channel, spec: MountSpec, credentials_dir: str = "") -> None:
+        """credentials_dir: for a spec without one."""
         self._channel, self._spec = channel, spec
+        directory = spec.credentials_dir or credentials_dir
+        self._credentials_dir = Path(directory) if directory else None
         self._state_dir = Path(spec.state_dir) if spec.state_dir else None
         self._usage: Callable[[], Usage] = Usage
         self._stopping = asyncio.Event()
@@ -97,13 +104,21 @@ class Worker:
         self._health_reporter: HealthReporter | None = None
 
     async def serve(self, fuse_fd: int, init_request: bytes) -> None:
-        """Serve until the mount is gone or we are told to stop; then upload what is open.
+        """Serve until the mount is gone or `stop` arrives; then upload open files.
+
+        The order is:
+        1. the channel is read, so that `usage` and `metrics` are answered from now on;
+        2. the bucket answers one LIST;
+        3. recovery begins, and takes its locks before the kernel's first request;
+        4. the session answers INIT, and SERVING is reported;
+        5. the session ends: by itself when the mount is gone, or by `_stop` after the upload;
+        6. open files are uploaded if `_stop` has not done it, and ENDED is reported.
 
         Raises:
-            ExceptionGroup of VolumeError: the bucket did not answer, or the kernel refused us.
+            ExceptionGroup of VolumeError: the bucket did not answer, or the kernel refused INIT.
 
         """
-        volume, secret = self._spec.volume, self._spec.credentials_dir
+        volume = self._spec.volume
         owner_and_root = volume.allow_root and not volume.allow_other  # never on CSI volumes
         session = Session(fuse_fd, init_request, only_owner_and_root=owner_and_root)
         loop = asyncio.get_running_loop()
@@ -113,11 +128,11 @@ class Worker:
             volume.bucket,
             observe=request_counts.count_request,
             watch=self._health.watch,
-            credentials_dir=Path(secret) if secret else None,
+            credentials_dir=self._credentials_dir,
         )
         async with bucket as store, asyncio.TaskGroup() as group:
-            listening = group.create_task(self._listen())
-            await first_answer(store, volume)
+            background = [group.create_task(self._receive())]
+            await check_bucket(store, volume)
             fs = FileSystem(
                 MountContext.create(store, volume.tree, group),
                 prefix=volume.bucket.prefix,
@@ -125,89 +140,74 @@ class Worker:
                 state_dir=None if volume.read_only else self._state_dir,  # leftovers stay there
             )
             self._usage = lambda: Usage(**asdict(fs.usage()))
-            bridge = Bridge(
-                fs,
-                negative_ttl_s=volume.tree.negative_metadata_ttl_s,
-                on_stranger=self._notices.take_stranger if self._is_root_alone() else None,
-            )
-            watching = group.create_task(self._keep_told(store))
-            boundary.error_listener.set(self._notices.take)
-            recovering = group.create_task(fs.recover())  # it takes its turns before any request
-            serving = group.create_task(session.serve(bridge))
+            background.append(group.create_task(self._report_changes(store)))
+            background.append(group.create_task(fs.recover()))
+            serving = group.create_task(session.serve(self._bridge(fs)))
             stopping = group.create_task(self._stop(fs, session))
             await self._until_answered(session, serving)
             await self.report(State.SERVING)
             await serving
             if self._stopping.is_set():
-                await stopping  # which drains; what it has under way ends with close()
+                await stopping
             else:
+                stopping.cancel()
                 await self._drain(fs)
-            for task in (listening, stopping, watching, recovering):
+            for task in background:
                 task.cancel()
             fs.close()
         if self._state_dir is not None:
-            with contextlib.suppress(OSError):  # bytes that could not be uploaded, or not ours
+            with contextlib.suppress(OSError):  # not empty: bytes that could not be uploaded
                 self._state_dir.rmdir()
 
-    def _is_root_alone(self) -> bool:
-        """Whether a volume says nothing of who may write, which mostly somebody else wants to."""
+    def _bridge(self, fs: FileSystem) -> Bridge:
+        boundary.error_listener.set(self._notices.take)
         tree = self._spec.volume.tree
-        others_may = tree.dir_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        return self._spec.has_node and not (tree.uid or tree.gid or others_may)
+        others_may_write = tree.dir_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        is_root_s = self._spec.has_node and not (tree.uid or tree.gid or others_may_write)
+        return Bridge(
+            fs,
+            negative_ttl_s=tree.negative_metadata_ttl_s,
+            on_other_user=self._notices.take_other_user if is_root_s else None,
+        )
 
     async def report(self, state: State, error: VolumeError | None = None) -> None:
-        """Tell whoever watches; nobody may be there any more. After the last words nothing more."""
+        """Report to the channel's other end, if it is still there; nothing after the last state."""
         if self._has_ended:
             return
         self._has_ended = state is not State.SERVING
         report = Report(mount_id=self._spec.mount_id, state=state, error=error, usage=self._usage())
+        await self._send("report", {"report": report.to_json()})
+
+    async def send_metrics(self) -> None:
+        await self._send("metrics", request_counts.metrics_message(self._usage()))
+
+    async def _send(self, type_: str, body: dict[str, Any]) -> None:
         try:
-            await self._channel.send("report", {"report": report.to_json()})
+            await self._channel.send(type_, body)
         except ConnectionError:
-            log.debug("nobody listens to reports any more")
+            log.debug("%s not sent: the channel is closed", type_)
 
     async def _until_answered(self, session: Session, serving: "asyncio.Task[None]") -> None:
         answered = asyncio.create_task(session.is_answered.wait())  # noqa: TID251 - ends here
         await asyncio.wait({answered, serving}, return_when=asyncio.FIRST_COMPLETED)
         answered.cancel()
 
-    async def _listen(self) -> None:
-        handlers: dict[str, Callable[[Message], Awaitable[None]]] = {
-            "stop": self._on_stop,
-            "usage": self._on_usage,
-            "metrics": self._on_metrics,
-        }
+    async def _receive(self) -> None:
         while (message := await self._channel.receive()) is not None:
             message.close_fds()
-            handler = handlers.get(message.type)
-            if handler is None:
+            if message.type == "stop":
+                self._stopping.set()
+            elif message.type == "metrics":
+                await self.send_metrics()
+            elif message.type != "usage":
                 log.warning("message of type %r is not understood", message.type)
+            elif self._health_reporter is None:
+                await self._report_serving()
             else:
-                await handler(message)
+                self._health_reporter.ask()
 
-    async def _on_stop(self, _message: Message) -> None:
-        self._stopping.set()
-
-    async def _on_usage(self, _message: Message) -> None:
-        if self._health_reporter is None:
-            await self._report_serving()
-        else:
-            self._health_reporter.ask()
-
-    async def _on_metrics(self, _message: Message) -> None:
-        await self.tell_metrics()
-
-    async def tell_metrics(self) -> None:
-        try:
-            await self._channel.send("metrics", request_counts.metrics_message(self._usage()))
-        except ConnectionError:
-            log.debug("nobody listens to metrics any more")
-
-    async def _keep_told(self, store: ObjectStore) -> None:
-        """Tell node how it goes, asked and unasked.
-
-        Nothing for a mount of a command or a program: nobody reads.
-        """
+    async def _report_changes(self, store: ObjectStore) -> None:
+        """Report the bucket's health and send notices, where there is a node that reads them."""
         if not self._spec.has_node:
             return
         self._health_reporter = HealthReporter(
@@ -224,10 +224,7 @@ class Worker:
         await self.report(State.SERVING, self._health.failure)
 
     async def _notify(self, notice: Notice) -> None:
-        try:
-            await self._channel.send("notice", {"notice": notice.to_json()})
-        except ConnectionError:
-            log.debug("nobody listens to notices any more")
+        await self._send("notice", {"notice": notice.to_json()})
 
     async def _stop(self, fs: FileSystem, session: Session) -> None:
         await self._stopping.wait()
@@ -237,7 +234,7 @@ class Worker:
         give_up()
 
     async def _drain(self, fs: FileSystem) -> None:
-        """Upload open files within the grace period, and say how it ended."""
+        """Upload open files within the drain timeout, and report ENDED."""
         failures: list[VolumeError] = []
 
         async def drain() -> None:
@@ -250,28 +247,28 @@ class Worker:
             failures.append(
                 StoreTimeoutError(
                     f"open files were not uploaded within {within_s:g} s",
-                    "raise drain-timeout, or look why the store is slow",
+                    "raise drain-timeout, or find out why the store is slow",
                 )
             )
         for failure in failures:
             log.error("at the end: %s", failure, extra={"op": "drain", "code": failure.code})
         if self._health_reporter is not None:
-            await self._notices.all_told()  # of a last close: the pod may be gone before it failed
-        await self.report(State.ENDED, last_words(failures))
+            await self._notices.flush()  # of a last close: the pod may end before it failed
+        await self.report(State.ENDED, final_error(failures))
 
 
-async def first_answer(store: ObjectStore, volume: VolumeConfig) -> None:
-    """One LIST of the mount's prefix: bucket, region, credentials and policy are right.
+async def check_bucket(store: ObjectStore, volume: VolumeConfig) -> None:
+    """Send one LIST of the mount's prefix: it proves bucket, region, credentials and policy.
 
     Raises:
         VolumeError: what is wrong, and what to do.
 
     """
     try:
-        async with asyncio.timeout(BUCKET_ANSWERS_WITHIN_S):
+        async with asyncio.timeout(BUCKET_WITHIN_S):
             await store.list_page(volume.bucket.prefix, max_keys=1)
     except TimeoutError as exc:
         raise StoreTimeoutError(
-            f"bucket {volume.bucket.bucket} did not answer in {BUCKET_ANSWERS_WITHIN_S:.0f} s",
+            f"bucket {volume.bucket.bucket} did not answer in {BUCKET_WITHIN_S:.0f} s",
             "check endpoint-url, region and the network between this node and the store",
         ) from exc

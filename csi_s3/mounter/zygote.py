@@ -1,24 +1,24 @@
 """The process that has imported everything and forks workers from itself.
 
 It is exec'd by the keeper before anything else runs there, and stays a plain loop with one thread:
-a fork copies only the calling thread, so any other one could leave a lock held for ever in the
-child. It never holds a volume's descriptor: a worker gets its own from the keeper, over a socket
-of which the zygote closes its copy right after the fork.
+a fork copies only the calling thread, so another one could leave a lock held in the child. It never
+holds a volume's descriptor: a worker gets its own from the keeper, over a socket of which the
+zygote closes its copy right after the fork.
 
 Rejected: exec per worker (imports cost 0.4 s of CPU and 60 MB each), multiprocessing's forkserver
-(threads and a resource tracker of its own, and its children cannot be told from its helpers), fork
-from the keeper (it runs an event loop and holds every volume's descriptors).
+(it has threads and a resource tracker, and the workers cannot be told from its helpers), fork from
+the keeper (it runs an event loop and holds every volume's descriptor).
 
-Messages (`link.channel`; the keeper's end is `mounter.zygote_client`):
+Messages (`link.channel`; the keeper's side is `mounter.zygote_client`):
     keeper -> zygote   spawn   {number, name} + [worker's socket]
                        kill    {number}            SIGKILL, if it still runs
     zygote -> keeper   spawned {number, pid}
                        refused {number, reason}    no process could be made
                        exited  {number, status}    exit code, or minus the signal
-The end of the keeper's socket ends the zygote, and its end kills its workers (PR_SET_PDEATHSIG): a
-worker does not end with its own channel, and one that nobody watches would serve its mount for
-ever. So files that a worker has not uploaded are lost with a zygote or keeper that is killed; one
-that is asked to end has no workers left.
+The zygote ends when the keeper's socket is closed, and its workers are killed with it
+(PR_SET_PDEATHSIG): a worker does not end with its own channel, and without a keeper it would serve
+its mount without end. So files that a worker has not uploaded are lost when the zygote or the
+keeper is killed. On SIGTERM the keeper waits for all workers first.
 """
 
 import argparse
@@ -62,24 +62,24 @@ def serve_forks(control: socket.socket, worker: WorkerMain) -> None:
     if threads != 1:
         raise RuntimeError(f"{threads} threads run in the zygote; a fork would lose their locks")
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # the keeper decides when all is over
-    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(number, signal.SIG_IGN)  # the keeper decides when to end
+    wakeup, signals = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(signals, warn_on_full_buffer=False)
     gc.collect()
-    gc.freeze()  # a collection in a child would write to every shared page
-    children = _Children(control, worker)
+    gc.freeze()  # a collection in a worker would write to every shared page
+    workers = _Workers(control, worker)
     while True:
-        ready, _, _ = select.select([control.fileno(), woken], [], [])
-        if woken in ready:
-            os.read(woken, 4096)
-            children.reap()
-        if control.fileno() in ready and not children.obey():
+        ready, _, _ = select.select([control.fileno(), wakeup], [], [])
+        if wakeup in ready:
+            os.read(wakeup, 4096)
+            workers.reap()
+        if control.fileno() in ready and not workers.obey():
             return
 
 
-class _Children:
-    """The workers that run, by pid, each with the keeper's number for it."""
+class _Workers:
+    """The running workers by pid, each with the keeper's number for it."""
 
     def __init__(self, control: socket.socket, worker: WorkerMain) -> None:
         self._control = control
@@ -87,7 +87,7 @@ class _Children:
         self._numbers: dict[int, int] = {}
 
     def obey(self) -> bool:
-        """Do what the next message asks. False: there is none, the keeper has gone."""
+        """Handle the next message. False: the keeper has closed its end."""
         try:
             data, fds, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1)
         except ConnectionError:
@@ -99,7 +99,7 @@ class _Children:
             with socket.socket(fileno=fds[0]) as sock:
                 self._spawn(message["number"], message["name"], sock)
         elif message["type"] == "kill":
-            for pid, number in self._numbers.items():  # not reaped yet, so the pid is still its
+            for pid, number in self._numbers.items():  # not reaped yet, so the pid is not reused
                 if number == message["number"]:
                     os.kill(pid, signal.SIGKILL)
         return True
@@ -110,27 +110,29 @@ class _Children:
             if pid == 0:
                 return
             number = self._numbers.pop(pid)
-            self._tell("exited", number=number, status=os.waitstatus_to_exitcode(status))
+            self._send("exited", number=number, status=os.waitstatus_to_exitcode(status))
 
     def _spawn(self, number: int, name: str, sock: socket.socket) -> None:
         zygote = os.getpid()
         try:
             pid = os.fork()
         except OSError as exc:
-            self._tell("refused", number=number, reason=exc.strerror)
+            self._send("refused", number=number, reason=exc.strerror)
             return
         if pid == 0:
-            _run_child(self._worker, sock, zygote=zygote, name=name)
+            _run_worker(self._worker, sock, zygote=zygote, name=name)
         self._numbers[pid] = number
-        self._tell("spawned", number=number, pid=pid)
+        self._send("spawned", number=number, pid=pid)
 
-    def _tell(self, type_: str, **body: object) -> None:
-        with contextlib.suppress(ConnectionError):  # the keeper has gone: the next read says so
+    def _send(self, type_: str, **body: object) -> None:
+        with contextlib.suppress(
+            ConnectionError
+        ):  # the keeper has ended: the next read returns its end
             self._control.send(json.dumps({"type": type_, **body}).encode())
 
 
-def _run_child(worker: WorkerMain, sock: socket.socket, *, zygote: int, name: str) -> NoReturn:
-    """Be the worker: from the fork to the process's end, whatever happens in between."""
+def _run_worker(worker: WorkerMain, sock: socket.socket, *, zygote: int, name: str) -> NoReturn:
+    """Run the worker in the forked process, and exit whatever happens."""
     status = FAILED
     try:
         _become_worker(sock, zygote=zygote, name=name)
@@ -143,28 +145,28 @@ def _run_child(worker: WorkerMain, sock: socket.socket, *, zygote: int, name: st
 
 
 def _become_worker(sock: socket.socket, *, zygote: int, name: str) -> None:
-    """Leave the zygote behind: its descriptors, its signal handling, its name."""
+    """Drop what was inherited from the zygote: descriptors, signal handling, name."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != zygote:
-        os._exit(FAILED)  # it died before it could be tied to us
+        os._exit(FAILED)  # the zygote died before the parent-death signal was set
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for entry in Path("/proc/self/fd").iterdir():
         if (fd := int(entry.name)) > _STDERR and fd != sock.fileno():
-            with contextlib.suppress(OSError):  # the listing's own
+            with contextlib.suppress(OSError):  # the descriptor of the listing
                 os.close(fd)
     Path("/proc/self/comm").write_text(f"csi-s3 {name}"[:15])
     logs.configure("worker")
     logs.bind({"mount": name})
 
 
-async def _warm() -> None:
-    """Fill caches and make lazy imports once for all workers; nothing is sent anywhere.
+async def _warm_up() -> None:
+    """Fill caches and run lazy imports once for all workers; nothing is sent.
 
-    Measured: opening its bucket costs a worker 23 ms of CPU in place of 37, and 1.5 MB less of its
-    own memory.
+    Measured: opening its bucket costs a worker 23 ms of CPU instead of 37, and 1.5 MB less private
+    memory.
     """
     from csi_s3.config.volume import BucketConfig  # noqa: PLC0415 - as in main
     from csi_s3.s3.bucket import open_bucket  # noqa: PLC0415
@@ -172,7 +174,7 @@ async def _warm() -> None:
 
     chain.warm()
     config = BucketConfig(bucket="warm", region="us-east-1", no_sign_request=True)
-    with contextlib.suppress(VolumeError):  # a broken AWS configuration is each volume's to report
+    with contextlib.suppress(VolumeError):  # each volume reports a broken AWS configuration
         async with open_bucket(config):
             pass
 
@@ -183,10 +185,10 @@ def main() -> None:
     parser.add_argument("fd", type=int)
     fd = parser.parse_args().fd
     logs.configure("zygote")
-    # the keeper imports this module, too, and needs none of these
+    # the keeper imports this module as well and does not need these
     from csi_s3.mounter.worker import run_worker  # noqa: PLC0415
 
-    asyncio.run(_warm())
+    asyncio.run(_warm_up())
     serve_forks(socket.socket(fileno=fd), run_worker)
 
 

@@ -1,4 +1,4 @@
-"""The keeper's end of the zygote: start it, ask it for workers, hear of their end."""
+"""The keeper's side of the zygote: start it, have it fork workers, learn of their exits."""
 
 import asyncio
 import logging
@@ -16,15 +16,15 @@ from csi_s3.link.channel import Channel, Message
 log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-P", "-m", "csi_s3.mounter.zygote")
-_END_WITHIN_S = 5.0
+_EXIT_WITHIN_S = 5.0
 
 
 @dataclass(eq=False, slots=True)
 class WorkerProcess:
     """One worker process.
 
-    pid: for the log; only the zygote, its parent, may signal it.
-    ended: exit code, or minus the signal; None where the zygote died before it could tell.
+    number: identifies it in messages. pid: for logs; only the zygote, its parent, may signal it.
+    ended: the exit code, or minus the signal; None if the zygote died first.
     """
 
     number: int
@@ -35,102 +35,103 @@ class WorkerProcess:
 
 
 class ZygoteClient:
-    """The running zygote and its children.
+    """The running zygote and the workers that it has forked.
 
-    Lifetime: it is exec'd by the constructor, to be called before the process starts any thread;
-    `run` returns at its end; `close` ends it. Concurrency: `run` is one task's, the rest anybody's.
+    Lifetime: the constructor execs it, and must be called before the process starts any thread;
+    `run` returns at its end; `close` ends it. Concurrency: `run` is one task's; any task may call
+    the rest.
     """
 
     def __init__(self, command: Sequence[str] = COMMAND) -> None:
-        self._channel, theirs = Channel.pair()
-        with theirs:
-            fd = theirs.fileno()
+        self._channel, zygote_end = Channel.pair()
+        with zygote_end:
+            fd = zygote_end.fileno()
             # a session of its own: a terminal's Ctrl-C is for the keeper, which then drains
-            self._process = subprocess.Popen(  # noqa: S603 - COMMAND, or a test's
+            self._zygote = subprocess.Popen(  # noqa: S603 - COMMAND, or a test's
                 [*command, str(fd)],
                 pass_fds=[fd],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._children: dict[int, WorkerProcess] = {}
+        self._workers: dict[int, WorkerProcess] = {}
         self._last_number = 0
 
     @override
     def __repr__(self) -> str:
-        return f"<ZygoteClient zygote={self._process.pid} children={len(self._children)}>"
+        return f"<ZygoteClient zygote={self._zygote.pid} workers={len(self._workers)}>"
 
     @property
     def is_alive(self) -> bool:
-        return self._process.poll() is None
+        return self._zygote.poll() is None
 
     async def run(self) -> None:
-        """Take the zygote's messages until it ends; then no child has an end left to wait for."""
+        """Take the zygote's messages until it ends; then all workers have ended with it."""
         try:
             while (message := await self._channel.receive()) is not None:
                 message.close_fds()
                 self._take(message)
         finally:
-            self._forget_children()
+            self._forget_workers()
 
     async def spawn(self, name: str, sock: socket) -> WorkerProcess:
-        """Fork a worker with sock, of which the caller keeps its copy, and wait until it has a pid.
+        """Fork a worker with a copy of sock, and wait until it has a pid.
 
         Raises:
-            ConnectionError: the zygote is gone, or could not fork; the message says which.
+            ConnectionError: the zygote has ended, or could not fork; the message says which.
 
         """
         self._last_number += 1
-        child = WorkerProcess(self._last_number, asyncio.get_running_loop().create_future())
-        self._children[child.number] = child
+        worker = WorkerProcess(self._last_number, asyncio.get_running_loop().create_future())
+        self._workers[worker.number] = worker
         try:
             await self._channel.send(
-                "spawn", {"number": child.number, "name": name}, [sock.fileno()]
+                "spawn", {"number": worker.number, "name": name}, [sock.fileno()]
             )
         except ConnectionError:
-            del self._children[child.number]
+            del self._workers[worker.number]
             raise
-        await child.pid
-        return child
+        await worker.pid
+        return worker
 
-    async def kill(self, child: WorkerProcess) -> None:
-        """SIGKILL, if it still runs; `child.ended` tells when it is gone."""
+    async def kill(self, worker: WorkerProcess) -> None:
+        """Send SIGKILL if it still runs; `worker.ended` is done when it has exited."""
         try:
-            await self._channel.send("kill", {"number": child.number})
+            await self._channel.send("kill", {"number": worker.number})
         except ConnectionError:
-            log.debug("the zygote is gone, and its children with it")
+            log.debug("the zygote has ended, and its workers with it")
 
     def close(self) -> str:
         """End the zygote, and with it every worker that still runs. Returns how it ended."""
         self._channel.close()
         try:
-            status = self._process.wait(_END_WITHIN_S)
+            status = self._zygote.wait(_EXIT_WITHIN_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
+            self._zygote.kill()
+            status = self._zygote.wait()
         return describe(status)
 
     def _take(self, message: Message) -> None:
         number = message.body["number"]
         if message.type == "exited":
-            self._children.pop(number).ended.set_result(message.body["status"])
+            self._workers.pop(number).ended.set_result(message.body["status"])
             return
-        pid = self._children[number].pid
+        pid = self._workers[number].pid
         if message.type == "refused":
-            del self._children[number]
+            del self._workers[number]
             if not pid.done():
                 reason = message.body["reason"]
                 pid.set_exception(ConnectionError(f"no process could be started: {reason}"))
         elif not pid.done():
             pid.set_result(message.body["pid"])
 
-    def _forget_children(self) -> None:
-        for child in self._children.values():
-            if not child.pid.done():
-                child.pid.set_exception(ConnectionError("the process that starts workers died"))
-            child.ended.set_result(None)
-        self._children.clear()
+    def _forget_workers(self) -> None:
+        for worker in self._workers.values():
+            if not worker.pid.done():
+                worker.pid.set_exception(ConnectionError("the process that starts workers died"))
+            worker.ended.set_result(None)
+        self._workers.clear()
 
 
 def describe(status: int) -> str:
-    """An exit status as people and metrics name it: `SIGKILL`, `exit-1`."""
+    """An exit status as in logs and metrics: `SIGKILL`, `exit-1`."""
     return Signals(-status).name if status < 0 else f"exit-{status}"

@@ -1,18 +1,17 @@
-"""Binds of a mount on kubelet's paths: a pod's target, and kubelet's own for a container's subPath.
+"""Binds of a mount: on a pod's target, and on kubelet's path for the subPath of a container.
 
-A dead mount stays where it is bound, and its successor is bound on top of it. In between a
-container that starts gets an error at every access. Were the dead mount taken away first, it would
-get the directory beneath, on the node's disk, for its whole life: what it wrote would be in no
-bucket, and no error would say so (decision 0016).
+A dead mount stays where it is bound, and its successor is bound on top of it. Until then a
+container that starts gets an error at every access. If the dead mount were removed first, the
+container would get the directory below, on the node's disk, for its whole life: its files would be
+in no bucket, and no error would say so (decision 0016).
 
-So that the stack does not grow with each death, all dead layers but the lowest go before the next
-bind: beneath them is a dead one always. Everything here blocks: call it in a thread.
+To keep the stack from growing, all dead layers but the lowest are removed before the next bind:
+the lowest still hides the directory. Everything here blocks: call it in a thread.
 """
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from csi_s3.errors import ExistsError, MountError, VolumeError
 from csi_s3.kernel import mount, syscalls
 from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
 from csi_s3.node.source_mounts import SourceMount
-from csi_s3.node.targets import Target
+from csi_s3.node.targets import Target, open_fd
 
 _DELETED = "//deleted"  # mountinfo appends it to a root that has lost its name
 
@@ -29,47 +28,47 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attachment:
-    """fresh: it was not there before. hides_files: nothing was, and the directory is not empty."""
+    """is_new: it was not there before. hides_files: it is the first layer and hides files."""
 
-    fresh: bool
+    is_new: bool
     hides_files: bool = False
 
 
 def attach(source: SourceMount, path: Path, target: Target, *, read_only: bool) -> Attachment:
-    """Bind the mount to target unless it is there, and look whether it is.
+    """Bind the mount to target unless it is there, and verify it in mountinfo.
 
-    path: of the source.
+    path: of the source mount.
 
     Raises:
-        ExistsError: it is there, with the other read_only.
+        ExistsError: it is there with the other read_only.
         MountError: the target holds another mount, or the kernel refused.
 
     """
     layers = target.layers()
     if layers and layers[-1].device == source.device:
         _refuse_other(target, layers[-1], read_only=read_only)
-        return Attachment(fresh=False)
+        return Attachment(is_new=False)
     for layer in layers:
         if layer.fs_type != mount.FS_TYPE:
             raise MountError(
                 f"{target.path} holds another mount: {layer.source} of type {layer.fs_type}",
-                f"delete the pod that uses it, or find out who mounted it and umount {target.path}",
+                f"delete the pod that uses it, or find out what mounted it: umount {target.path}",
             )
     made = not layers and target.create()
     target.detach(down_to=1)
     hides_files = not layers and target.has_files()
     try:
-        with _opened(path) as root, target.opened() as place:
-            mount.bind(root, place, read_only=read_only)
+        with _open_root(path) as root, target.opened() as directory:
+            mount.bind(root, directory, read_only=read_only)
         entry = target.mounted()
         if entry is None or entry.device != source.device or entry.read_only != read_only:
-            raise MountError(f"{target.path} was mounted, and is not what was mounted")
+            raise MountError(f"{target.path} was mounted, but mountinfo shows another mount")
     except VolumeError:
         target.detach(down_to=min(len(layers), 1))
         if made:
             target.remove()
         raise
-    return Attachment(fresh=True, hides_files=hides_files)
+    return Attachment(is_new=True, hides_files=hides_files)
 
 
 def _refuse_other(target: Target, entry: MountEntry, *, read_only: bool) -> None:
@@ -78,7 +77,7 @@ def _refuse_other(target: Target, entry: MountEntry, *, read_only: bool) -> None
             ("read-only", "read-write") if entry.read_only else ("read-write", "read-only")
         )
         raise ExistsError(
-            f"{target.path} is published {is_} already, and {wanted} was asked for",
+            f"{target.path} is already published {is_}, not {wanted} as requested",
             "unpublish it first",
         )
 
@@ -88,10 +87,10 @@ def renew_subpaths(
 ) -> list[str]:
     """Bind the mount's parts on top of kubelet's binds of its dead predecessors.
 
-    kubelet looks at its bind before each start of the container, fails where that is dead, and
-    takes one that shows the part that it wants. Walks the mount, so its daemon must answer.
-    A part that is not in the bucket is left out: kubelet makes it when the container starts.
-    Returns what stays dead for another reason, a line each.
+    kubelet checks its bind before each start of the container: it fails if that is dead, and
+    accepts one of the right part. Looks up names in the mount, so its daemon must answer. A part
+    that is not in the bucket is skipped: kubelet makes it when the container starts.
+    Returns a line for each bind that stays dead for another reason.
     """
     stay_dead = []
     for subpath, entry in target.subpaths(read_mountinfo()).items():
@@ -100,9 +99,10 @@ def renew_subpaths(
         part = entry.root.removesuffix(_DELETED).lstrip("/") or "."
         try:
             subpath.detach(down_to=1)
+            # Follows no symlink: bound, it would lead to the node's files.
             with (
-                _opened(path) as root,
-                _part(root, part) as wanted,
+                _open_root(path) as root,
+                open_fd(syscalls.open_beneath(root, part, os.O_PATH)) as wanted,
                 subpath.opened(os.O_PATH) as at,
             ):
                 if _mount_id(at) in {layer.mount_id for layer in subpath.layers()}:
@@ -114,29 +114,14 @@ def renew_subpaths(
     return stay_dead
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield root
-    finally:
-        os.close(root)
+def _open_root(path: Path) -> AbstractContextManager[int]:
+    return open_fd(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-@contextmanager
-def _part(root: int, name: str) -> Iterator[int]:
-    """Below root. No symlink, not even at its end: bound, it would lead to the node's files."""
-    part = syscalls.open_beneath(root, name, os.O_PATH)
-    try:
-        yield part
-    finally:
-        os.close(part)
-
-
-def _mount_id(place: int) -> int:
+def _mount_id(fd: int) -> int:
     """Of the mount that an open descriptor is in (proc_pid_fdinfo(5))."""
-    for line in Path(f"/proc/self/fdinfo/{place}").read_text(encoding="ascii").splitlines():
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines():
         name, _, value = line.partition(":")
         if name == "mnt_id":
             return int(value)
-    raise MountError("the kernel tells no mnt_id of a descriptor")
+    raise MountError("fdinfo of a descriptor has no mnt_id")

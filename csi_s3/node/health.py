@@ -1,4 +1,4 @@
-"""What the node plugin's HTTP endpoint says: metrics, and whether volumes could be mounted now."""
+"""The answers of node's HTTP endpoint: metrics, and whether volumes can be mounted now."""
 
 import os
 
@@ -12,7 +12,7 @@ from csi_s3.obs.metrics.instruments import MetricSource
 
 
 class Health:
-    """Lifetime and concurrency: as what it looks at."""
+    """Lifetime and concurrency: those of the objects that it reads."""
 
     def __init__(
         self, volumes: Volumes, mounter_link: MounterLink, registration: Registration
@@ -20,10 +20,10 @@ class Health:
         self._volumes, self._mounter_link, self._registration = volumes, mounter_link, registration
 
     async def live(self) -> None:
-        """Only that this is called says something."""
+        """Being called at all proves that the event loop is alive."""
 
     def unready(self) -> str | None:
-        """Why no pod could be given a volume now; None if nothing is known against it."""
+        """Why no volume can be mounted now; None if no reason is known."""
         if not self._registration.is_registered:
             return f"not registered with kubelet: {self._registration.error}"
         if not self._mounter_link.is_connected:

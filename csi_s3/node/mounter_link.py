@@ -1,7 +1,7 @@
-"""The mounter's connection: node listens, one mounter at a time is served.
+"""The mounter's connection: node listens, and serves one mounter at a time.
 
-After a forced deletion an old and a new mounter live side by side for seconds: the new one waits
-in the socket's backlog until the old one is gone, so each mount has one master. As long as live
+After a forced deletion an old and a new mounter run at the same time for seconds: the new one waits
+in the socket's backlog until the old one is gone, so each mount has one owner. As long as live
 mounts are not taken over, the end of a connection is the end of its mounts.
 """
 
@@ -16,20 +16,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from csi_s3.errors import MounterUnavailableError
+from csi_s3.link import unix_socket
 from csi_s3.link.channel import Channel, Message, listen
 from csi_s3.link.report import Notice, Report
 from csi_s3.link.spec import VERSION, MountSpec
-
-HELLO_S = 10.0  # from connect to `ready`
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldMount:
-    """A mount that a mounter served before we (re)started; fd is the receiver's.
+    """A mount that a mounter served before node (re)started. The receiver owns fd.
 
-    report: what its worker said last, if anything.
+    report: the last one of its worker, if any.
     """
 
     spec: MountSpec
@@ -39,10 +38,10 @@ class HeldMount:
 
 
 class MounterListener(Protocol):
-    """Who is told what mounters say."""
+    """The receiver of mounters' messages."""
 
     async def adopt(self, held: Sequence[HeldMount]) -> None:
-        """A mounter came with these mounts; it is asked for nothing until this returns."""
+        """A mounter connected with these mounts; no request is sent to it until this returns."""
         ...
 
     def reported(self, report: Report) -> None: ...
@@ -55,13 +54,14 @@ class MounterListener(Protocol):
 
 
 class MounterLink:
-    """Lifetime: `run` is the owner task; the socket is there from construction to its end.
+    """Lifetime: `run` is the owner task; the socket exists from construction to the end of `run`.
 
-    Cancellation of `run` (our own end) is not the mounter's: its mounts stay.
+    Cancellation of `run` (the end of node) is not the end of the mounter: its mounts stay.
     """
 
-    def __init__(self, path: Path, *, uid: int) -> None:
-        self._uid, self._path = uid, path
+    def __init__(self, path: Path, *, uid: int, hello_s: float) -> None:
+        """hello_s: from a mounter's connection to its `ready`."""
+        self._uid, self._path, self._hello_s = uid, path, hello_s
         self._socket = listen(path, mode=0o660, gid=uid or None)
         self._inode = path.lstat().st_ino
         self._channel: Channel | None = None
@@ -72,26 +72,24 @@ class MounterLink:
         return self._channel is not None
 
     def remove(self) -> None:
-        """Remove the socket's name, unless it is another process's by now."""
-        with contextlib.suppress(FileNotFoundError):
-            if self._path.lstat().st_ino == self._inode:
-                self._path.unlink()
+        """Remove the socket's name, unless another process has it by now."""
+        unix_socket.remove(self._path, self._inode)
 
     def require(self) -> None:
-        """Go on only with a mounter.
+        """Check that a mounter is connected.
 
         Raises:
-            MounterUnavailableError: none is connected.
+            MounterUnavailableError: none is.
 
         """
         if self._channel is None:
             raise _unavailable()
 
     async def wait(self, within_s: float) -> None:
-        """Wait for a mounter; it is connected and its mounts are known.
+        """Wait until a mounter is connected and its mounts are known.
 
         Raises:
-            MounterUnavailableError: none came in time.
+            MounterUnavailableError: none connected in time.
 
         """
         try:
@@ -101,10 +99,10 @@ class MounterLink:
             raise _unavailable() from exc
 
     async def send(self, type_: str, body: dict[str, Any], fds: Sequence[int] = ()) -> None:
-        """Send to the mounter that is connected.
+        """Send to the connected mounter.
 
         Raises:
-            MounterUnavailableError: there is none, or it went away.
+            MounterUnavailableError: none is connected, or it disconnected.
 
         """
         if self._channel is None:
@@ -115,7 +113,7 @@ class MounterLink:
             raise _unavailable() from exc
 
     async def run(self, listener: MounterListener) -> None:
-        """Serve one mounter after the other."""
+        """Serve one mounter after another."""
         loop = asyncio.get_running_loop()
         with self._socket:
             while True:
@@ -129,7 +127,7 @@ class MounterLink:
         if uid in {0, self._uid}:
             return True
         log.warning(
-            "user %d connected to the mounter's socket and was turned away: expected %d "
+            "user %d connected to the mounter's socket and was rejected: expected %d "
             "(--mounter-uid)",
             uid,
             self._uid,
@@ -139,14 +137,13 @@ class MounterLink:
     async def _serve(self, channel: Channel, listener: MounterListener) -> None:
         held: list[HeldMount] = []
         try:
-            async with asyncio.timeout(HELLO_S):
+            async with asyncio.timeout(self._hello_s):
                 await _greet(channel, held)
         except (ConnectionError, TimeoutError) as exc:
-            for have in held:
-                os.close(have.fd)
-            log.warning(
-                "a mounter connected and broke the protocol: %s", str(exc) or "it was silent"
-            )
+            for mount in held:
+                os.close(mount.fd)
+            reason = str(exc) or f"no `ready` within {self._hello_s:.0f} s"
+            log.warning("a mounter connected and violated the protocol: %s", reason)
             return
         await listener.adopt(held)
         log.info("mounter is connected", extra={"mounts": len(held)})
@@ -154,10 +151,10 @@ class MounterLink:
         self._connected.set()
         try:
             while (message := await channel.receive()) is not None:
-                _hand_over(message, listener)
+                _dispatch(message, listener)
             log.warning("the mounter's connection ended; its mounts end with it")
         except ConnectionError as exc:
-            log.warning("the mounter broke the protocol and was cut off: %s", exc)
+            log.warning("the mounter violated the protocol and was disconnected: %s", exc)
         finally:
             self._channel = None
             self._connected.clear()
@@ -169,14 +166,14 @@ async def _greet(channel: Channel, held: list[HeldMount]) -> None:
     while True:
         message = await channel.receive()
         if message is None:
-            raise ConnectionError("it went away before it was ready")
+            raise ConnectionError("it disconnected before it was ready")
         try:
             if message.type not in expected:
-                raise ConnectionError(f"{message.type!r} in place of {sorted(expected)}")
+                raise ConnectionError(f"{message.type!r} instead of {sorted(expected)}")
             if message.type == "hello" and message.body.get("version") != VERSION:
                 raise ConnectionError(
-                    f"it speaks version {message.body.get('version')} of the link, this node plugin"
-                    f" {VERSION}: delete the mounter's pod, so that it is made of the same image"
+                    f"its version of the link is {message.body.get('version')}, that of this node"
+                    f" plugin {VERSION}: delete the mounter's pod so that it gets the same image"
                 )
             if message.type == "ready":
                 return
@@ -191,30 +188,30 @@ def _have(message: Message) -> HeldMount:
     try:
         spec = MountSpec.from_json(message.body["spec"])
         init = bytes.fromhex(message.body["init"])
-        said = message.body.get("report")
-        report = None if said is None else Report.from_json(said)
+        data = message.body.get("report")
+        report = None if data is None else Report.from_json(data)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise ConnectionError(f"a 'have' message that is none: {exc!r}") from exc
+        raise ConnectionError(f"an invalid 'have' message: {exc!r}") from exc
     return HeldMount(spec=spec, init=init, fd=message.take_fd(), report=report)
 
 
-def _hand_over(message: Message, listener: MounterListener) -> None:
+def _dispatch(message: Message, listener: MounterListener) -> None:
     message.close_fds()
     try:
         if message.type == "report":
-            tell = partial(listener.reported, Report.from_json(message.body["report"]))
+            call = partial(listener.reported, Report.from_json(message.body["report"]))
         elif message.type == "notice":
-            tell = partial(listener.noticed, Notice.from_json(message.body["notice"]))
+            call = partial(listener.noticed, Notice.from_json(message.body["notice"]))
         else:  # a mounter may be newer than this node
-            log.info("the mounter said %r, which this version does not know", message.type)
+            log.info("the mounter sent %r, which this version does not know", message.type)
             return
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise ConnectionError(f"a {message.type!r} message that is none: {exc!r}") from exc
-    tell()
+        raise ConnectionError(f"an invalid {message.type!r} message: {exc!r}") from exc
+    call()
 
 
 def _unavailable() -> MounterUnavailableError:
     return MounterUnavailableError(
         "no mounter is connected to the node plugin",
-        "is the mounter's pod running on this node? its log says more; kubelet asks again",
+        "is the mounter's pod running on this node? see its log; kubelet repeats the request",
     )

@@ -1,4 +1,4 @@
-"""The Node service: checks what kubelet asks for, in CSI's order, and hands it to the table."""
+"""The Node service: checks requests in CSI's order and passes them to the table of volumes."""
 
 import logging
 
@@ -10,16 +10,16 @@ from csi_s3.config.defaults import DefaultOptions
 from csi_s3.config.volume_context import VolumeRequest, parse_volume
 from csi_s3.csi.interceptors import Context
 from csi_s3.errors import BadRequestError
-from csi_s3.kubernetes.pods import PodRef
+from csi_s3.kubernetes.cluster_api import PodRef
 from csi_s3.node.volumes import Volumes
 
-# What statfs promises (docs/semantics.md), clamped to CSI's int64: 8 EiB, and as many files.
+# As statfs (docs/semantics.md), limited to CSI's int64: 8 EiB, and as many files.
 UNLIMITED = (1 << 63) - 1
 
 _MODE = csi.VolumeCapability.AccessMode
 _READ_ONLY_MODES = {_MODE.SINGLE_NODE_READER_ONLY, _MODE.MULTI_NODE_READER_ONLY}
 _RPC = csi.NodeServiceCapability.RPC
-_KUBERNETES = "csi.storage.k8s.io/"  # what kubelet adds to the volume's attributes
+_KUBERNETES = "csi.storage.k8s.io/"  # prefix of attributes that kubelet adds
 _POD_FIELDS = ("namespace", "name", "uid")
 _CAPABILITIES = (_RPC.GET_VOLUME_STATS, _RPC.VOLUME_CONDITION, _RPC.VOLUME_MOUNT_GROUP)
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class NodeService(csi_pb2_grpc.NodeServicer):
-    """max_volumes: how many the scheduler may send here; 0: as many as it likes."""
+    """max_volumes: for the scheduler; 0: no limit."""
 
     def __init__(
         self,
@@ -64,15 +64,15 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         self, request: csi.NodePublishVolumeRequest, context: Context
     ) -> csi.NodePublishVolumeResponse:
         _require(request, "volume_id", "target_path")
-        volume, pod = _parsed(request, self._default_options), _pod(request)
-        fresh = await self._volumes.publish(
+        volume, pod = _volume(request, self._default_options), _pod(request)
+        is_new = await self._volumes.publish(
             request.volume_id,
             request.target_path,
             volume.config,
             pod,
             warnings=volume.warnings,
         )
-        if fresh:  # kubelet repeats the request every minute or so
+        if is_new:  # kubelet repeats the request about once a minute
             fields = {"volume": request.volume_id, "target": request.target_path}
             if pod is not None:
                 fields["pod"] = f"{pod.namespace}/{pod.name}"
@@ -93,9 +93,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     async def NodeGetVolumeStats(
         self, request: csi.NodeGetVolumeStatsRequest, context: Context
     ) -> csi.NodeGetVolumeStatsResponse:
-        """From the worker's own count; a stat of the mount could hang. A bucket has no end."""
+        """The worker's own counts: statfs of the mount could hang. A bucket has no size limit."""
         _require(request, "volume_id", "volume_path")
-        usage, wrong = await self._volumes.usage(request.volume_id, request.volume_path)
+        usage, error = await self._volumes.usage(request.volume_id, request.volume_path)
         return csi.NodeGetVolumeStatsResponse(
             usage=[
                 csi.VolumeUsage(
@@ -109,8 +109,8 @@ class NodeService(csi_pb2_grpc.NodeServicer):
                 ),
             ],
             volume_condition=csi.VolumeCondition(
-                abnormal=wrong is not None,
-                message="the volume is served" if wrong is None else str(wrong.as_told()),
+                abnormal=error is not None,
+                message="the volume is served" if error is None else str(error.as_public()),
             ),
         )
 
@@ -124,50 +124,48 @@ def _require(
     for field in fields:
         if not getattr(request, field):
             name = type(request).__name__.removesuffix("Request")
-            raise BadRequestError(
-                f"{name} without {field}", f"expected a {field} that is not empty"
-            )
+            raise BadRequestError(f"{name} without {field}", f"expected a non-empty {field}")
 
 
 def _pod(request: csi.NodePublishVolumeRequest) -> PodRef | None:
-    """Who the volume is for; None where the CSIDriver object does not ask for it."""
-    found = [request.volume_context.get(f"{_KUBERNETES}pod.{n}", "") for n in _POD_FIELDS]
-    if not all(found):
+    """The pod of the volume; None if the CSIDriver object does not ask for pod info."""
+    values = [request.volume_context.get(f"{_KUBERNETES}pod.{n}", "") for n in _POD_FIELDS]
+    if not all(values):
         return None
-    namespace, name, uid = found
+    namespace, name, uid = values
     return PodRef(namespace=namespace, name=name, uid=uid)
 
 
-def _parsed(
+def _volume(
     request: csi.NodePublishVolumeRequest, default_options: DefaultOptions
 ) -> VolumeRequest:
-    """Check the capability, then attributes and options."""
+    """Check the capability, then parse attributes and options."""
     capability = request.volume_capability
     if not request.HasField("volume_capability"):
         raise BadRequestError("NodePublishVolume without volume_capability")
-    if request.secrets:  # names and values are nobody's to read
+    if request.secrets:  # neither names nor values are read
         raise BadRequestError(
-            f"volume {request.volume_id!r} names a Secret of its own (nodePublishSecretRef), and"
-            " identities per volume are not built yet: all volumes have the driver's identity",
-            "take nodePublishSecretRef out of the PersistentVolume, which must be made again for"
-            " it; keys for all volumes belong into the driver's own Secret (docs/identity.md)",
+            f"volume {request.volume_id!r} names a Secret of its own (nodePublishSecretRef), but"
+            " identities per volume are not supported yet: all volumes use the driver's identity",
+            "recreate the PersistentVolume without nodePublishSecretRef; put keys for all volumes"
+            " into the driver's own Secret (docs/identity.md)",
         )
     if capability.HasField("block"):
         raise BadRequestError(
-            f"volume {request.volume_id!r} is asked for as a block device: a bucket has files only",
+            f"volume {request.volume_id!r} is requested as a block device: a bucket has only files",
             "set volumeMode: Filesystem in the PersistentVolume and its claim",
         )
     if not capability.HasField("mount"):
         raise BadRequestError("volume_capability names no access type", "expected mount")
     if request.volume_context.get(f"{_KUBERNETES}ephemeral") == "true":
         raise BadRequestError(
-            "inline volumes (`csi:` in the pod's `volumes`) are refused: with the driver's identity"
-            " whoever may write a pod could mount any bucket that it reaches",
-            "write a PersistentVolume and a PersistentVolumeClaim, and name the claim in the pod",
+            "inline volumes (`csi:` in the pod's `volumes`) are refused: any user who can create a"
+            " pod could mount any bucket that the driver's identity can access",
+            "create a PersistentVolume and a PersistentVolumeClaim, and use the claim in the pod",
         )
     mode = capability.access_mode.mode
     if mode == _MODE.UNKNOWN:
-        raise BadRequestError("volume_capability names no access mode", "any known one will do")
+        raise BadRequestError("volume_capability names no access mode", "expected any CSI mode")
     return parse_volume(
         dict(request.volume_context),
         list(capability.mount.mount_flags),

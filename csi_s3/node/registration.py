@@ -1,8 +1,8 @@
-"""Registration with kubelet: what the sidecar node-driver-registrar does elsewhere, built in.
+"""Registration with kubelet, in place of the sidecar node-driver-registrar.
 
 kubelet watches a directory. It calls GetInfo on a socket that appears there, then NodeGetInfo on
-the CSI socket that it was told of, and says how that ended. After kubelet's restart it does so
-again; when the socket goes, kubelet forgets the driver.
+the CSI socket that the answer names, and reports the result. It does so again after its own
+restart, and forgets the driver when the socket is removed.
 """
 
 import asyncio
@@ -27,29 +27,29 @@ log = logging.getLogger(__name__)
 class Registration(pluginregistration_pb2_grpc.RegistrationServicer):
     """Lifetime: inside `listening`, from `start` to `stop`.
 
-    is_registered, error: what kubelet said last.
+    is_registered, error: kubelet's last result.
     """
 
     def __init__(self, directory: Path | None, *, driver_name: str, endpoint: Path) -> None:
-        """directory: None where registering is somebody else's; it is taken as done.
+        """directory: None if another program registers the driver; it then counts as registered.
 
         endpoint: the CSI socket's path as kubelet sees it.
         """
         self.is_registered = directory is None
-        self.error = "" if directory is None else "kubelet has not asked for the driver yet"
+        self.error = "" if directory is None else "kubelet has not called GetInfo yet"
         self._name, self._endpoint = driver_name, endpoint
         self._directory = directory
         self._first = asyncio.Event()
         self._server: grpc.aio.Server | None = None
 
     async def wait(self) -> None:
-        """Until kubelet has registered the driver for the first time."""
+        """Wait until kubelet has registered the driver for the first time."""
         if not self.is_registered:
             await self._first.wait()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Have the socket; kubelet, who finds it at once, is answered from `start` on.
+        """Have the socket, which kubelet finds at once; calls are answered after `start`.
 
         Raises:
             BadOptionError: the directory cannot be used.
@@ -66,7 +66,7 @@ class Registration(pluginregistration_pb2_grpc.RegistrationServicer):
             yield
 
     async def start(self) -> None:
-        """Answer kubelet, which calls the CSI socket next: that must be served."""
+        """Answer kubelet, which then calls the CSI socket: that must be served already."""
         if self._server is not None:
             await self._server.start()
 
@@ -89,7 +89,7 @@ class Registration(pluginregistration_pb2_grpc.RegistrationServicer):
         self, request: api.RegistrationStatus, context: Context
     ) -> api.RegistrationStatusResponse:
         self.is_registered = request.plugin_registered
-        self.error = "" if request.plugin_registered else request.error or "it gave no reason"
+        self.error = "" if request.plugin_registered else request.error or "kubelet gave no reason"
         if self.is_registered:
             self._first.set()
             log.info("kubelet has registered the driver", extra={"driver": self._name})

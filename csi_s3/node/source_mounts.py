@@ -1,10 +1,10 @@
-"""Source mounts: where mounts are made, in a directory of our own, before pods get binds of them.
+"""Source mounts: each volume is mounted once in node's own directory, and pods get binds of it.
 
-    <state dir>/volumes/<mount id>/fs      the FUSE mount; nobody looks into it
+    <state dir>/volumes/<mount id>/fs      the FUSE mount; no program reads it there
     <state dir>/volumes/<mount id>/state   the worker's, owned by the mounter's user
 
-Directories are removed one by one and only empty, so that no bug can reach into a bucket or
-delete bytes that a worker could not upload. Everything here blocks: `off_loop` is for that.
+Directories are removed one by one and only if empty, so that no bug can delete objects of a bucket
+or data that a worker could not upload. Everything here blocks: call it by `off_loop`.
 """
 
 import logging
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceMount:
-    """One FUSE connection of ours, from mount(2) until it is over.
+    """One FUSE connection, from mount(2) to its end.
 
-    fd: our duplicate of its /dev/fuse descriptor.
-    device: "major:minor"; "" where the source was unmounted before we (re)started.
+    fd: node's duplicate of its /dev/fuse descriptor.
+    device: "major:minor"; "" if the source was unmounted before node (re)started.
     init: the kernel's INIT request.
     """
 
@@ -56,7 +56,7 @@ class SourceMounts:
         self._control = FuseControl()
 
     def prepare(self) -> None:
-        """Make the directory of all mounts, open to the mounter for passing through only."""
+        """Make the directory of all mounts; the mounter can pass through it but not list it."""
         self.volumes.mkdir(parents=True, exist_ok=True)
         self.volumes.chmod(0o711)
 
@@ -69,7 +69,7 @@ class SourceMounts:
     def make(
         self, mount_id: str, source_name: str, labels: Mapping[str, str] | None = None
     ) -> SourceMount:
-        """Mount, and take the kernel's INIT request. Whoever looks into it now waits for a worker.
+        """Mount, and read the kernel's INIT request. Accesses now wait for a worker.
 
         labels: SELinux's.
 
@@ -98,32 +98,32 @@ class SourceMounts:
         try:
             path.parent.mkdir(exist_ok=True)
             path.parent.chmod(0o711)
-            self.detach(mount_id)  # never on top of a leftover
+            self.detach(mount_id)  # never on top of an old mount
             path.mkdir(mode=0o700, exist_ok=True)
             state.mkdir(mode=0o700, exist_ok=True)
             os.chown(state, self._owner, self._owner)
         except OSError as exc:
             raise MountError(
                 f"cannot make {exc.filename}: {exc.strerror}",
-                "is the node's --state-dir writable, and is there room on its disk?",
+                "is the node's --state-dir writable, and is there space on its disk?",
             ) from exc
 
     def end(self, source: SourceMount) -> None:
-        """Free everybody who waits in the mount; it answers nobody any more."""
+        """Abort the connection: all waiting and later accesses get an error."""
         if source.device:
             self._control.abort(int(source.device.partition(":")[2]), fd=source.fd)
 
     def end_orphan(self, entry: MountEntry) -> None:
-        """As `end`, for a mount found in mountinfo, of which no descriptor is known."""
+        """As `end`, for a mount in mountinfo of which node has no descriptor."""
         self._control.abort(entry.minor)
 
     def detach(self, mount_id: str) -> None:
-        """Unmount the source. Pods and containers that still have binds keep them."""
+        """Unmount the source. Binds of pods and containers stay."""
         while mount.umount(self.path(mount_id)):
             pass
 
     def remove(self, mount_id: str) -> None:
-        """Remove the mount's directories, as far as they are empty."""
+        """Remove those of the mount's directories that are empty."""
         state = self.state(mount_id)
         for directory in (self.path(mount_id), state, state.parent):
             try:
@@ -135,8 +135,8 @@ class SourceMounts:
                     raise MountError(f"cannot remove {directory}: {exc.strerror}") from exc
                 if directory == state:
                     log.warning(
-                        "%s is kept: a worker left files in it, perhaps data that could not be "
-                        "uploaded; the volume's next mount takes them up",
+                        "%s is not removed: a worker left files in it, possibly data that was not "
+                        "uploaded; the volume's next mount uploads them",
                         state,
                         extra={"mount": mount_id},
                     )
@@ -149,21 +149,21 @@ class SourceMounts:
 def _device(path: Path) -> str:
     entry = mount_at(str(path))
     if entry is None or entry.fs_type != mount.FS_TYPE:
-        raise MountError(f"{path} was mounted and is not there", "see dmesg and mountinfo")
+        raise MountError(f"{path} was mounted but is not in mountinfo", "see dmesg")
     return entry.device
 
 
-async def off_loop(call: Callable[[], T], doing: str) -> T:
-    """Run in a thread; a kernel that does not answer must not stop the whole plugin.
+async def off_loop(call: Callable[[], T], action: str) -> T:
+    """Run a blocking call in a thread: a kernel that does not answer must not stop the plugin.
 
     Raises:
-        MountError: no answer in time (the call may still take effect), or a system call failed
-            that the call does not expect to fail.
+        MountError: no answer in time (the call may still take effect), or an unexpected failure
+            of a system call.
 
     """
     try:
         return await blocking(call, within_s=KERNEL_S)
     except TimeoutError as exc:
-        raise MountError(f"{doing} took over {KERNEL_S:.0f} s", "is the node overloaded?") from exc
+        raise MountError(f"{action} took over {KERNEL_S:.0f} s", "is the node overloaded?") from exc
     except OSError as exc:
-        raise MountError(f"{doing} failed: {exc}") from exc
+        raise MountError(f"{action} failed: {exc}") from exc

@@ -1,8 +1,8 @@
-"""Target paths: kubelet's directories on which volumes appear, and the only paths we ever act on.
+"""Target paths: kubelet's directories on which volumes appear, and the only paths node acts on.
 
-A target comes from a request, so it is data. It is taken apart by components (a string prefix
+A target comes from a request and is not trusted. It is compared by components (a string prefix
 would let /var/lib/kubelet-evil pass) and reached from kubelet's directory by openat2, which
-follows no symlink and no `..`; what was opened is what is mounted on. Nothing is ever removed but
+follows no symlink and no `..`; the opened descriptor is what is mounted on. Nothing is removed but
 the target directory itself, empty. Everything here blocks: call it in a thread.
 
 Mounts can be stacked on one path: `node.binds` says why they are.
@@ -25,9 +25,18 @@ _SUBPATHS = "volume-subpaths"
 _MODE = 0o750  # kubelet's own; the mount's root covers it
 
 
+@contextmanager
+def open_fd(fd: int) -> Iterator[int]:
+    """Close the descriptor at the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One directory below kubelet's, `path` as mountinfo would show it."""
+    """One directory below kubelet's; `path` is as in mountinfo."""
 
     root: str
     relative: str
@@ -42,7 +51,7 @@ class Target:
 
     @property
     def pod_and_volume(self) -> tuple[str, str] | None:
-        """The pod's uid and the volume's name, of which kubelet makes the path."""
+        """The pod's uid and the volume's name, from which kubelet makes the path."""
         match self.relative.split("/"):
             case ["pods", uid, "volumes", _, volume, _]:
                 return uid, volume
@@ -50,11 +59,11 @@ class Target:
 
     @property
     def is_subpath(self) -> bool:
-        """A bind of kubelet's own for a container's subPath."""
+        """Whether this is kubelet's bind for the subPath of a container."""
         return self.relative.split("/")[2:3] == [_SUBPATHS]
 
     def subpaths(self, entries: list[MountEntry]) -> dict["Target", MountEntry]:
-        """Kubelet's binds for containers that use a part of this target; each's topmost mount.
+        """Kubelet's binds for containers that use a part of this target; each with its top mount.
 
         Their paths are pods/UID/volume-subpaths/VOLUME/CONTAINER/NUMBER.
         """
@@ -77,10 +86,10 @@ class Target:
         return mounts_at(self.path)
 
     def create(self) -> bool:
-        """Make the directory if it is missing; its parent is kubelet's to make. True if made.
+        """Make the directory if it is missing; kubelet makes its parent. True if made.
 
         Raises:
-            BadRequestError: the way to it is not plain directories, or its parent is missing.
+            BadRequestError: its path is not made of plain directories, or its parent is missing.
 
         """
         with self.parent() as parent:
@@ -93,46 +102,39 @@ class Target:
         return True
 
     def has_files(self) -> bool:
-        """Is there anything in the directory? Only to be asked while nothing is mounted on it."""
-        with self.parent() as parent:
-            try:
-                directory = syscalls.open_beneath(parent, self.name, os.O_RDONLY | os.O_DIRECTORY)
-            except OSError as exc:
-                raise self._refusal(exc) from exc
-        try:
-            with os.scandir(directory) as found:
-                return next(found, None) is not None
-        finally:
-            os.close(directory)
+        """Whether the directory has entries. Only while nothing is mounted on it."""
+        with (
+            self.opened(os.O_RDONLY | os.O_DIRECTORY) as directory,
+            os.scandir(directory) as entries,
+        ):
+            return next(entries, None) is not None
 
     @contextmanager
     def opened(self, flags: int = _DIRECTORY) -> Iterator[int]:
-        """A descriptor of it (O_PATH), or of the root of the topmost mount on it; asks no daemon.
+        """A descriptor (O_PATH) of it, or of the root of the top mount on it; asks no daemon.
 
         Raises:
-            BadRequestError: it is no directory, or a symlink.
+            BadRequestError: it is a symlink or no directory.
 
         """
         with self.parent() as parent:
             try:
-                place = syscalls.open_beneath(parent, self.name, flags)
+                fd = syscalls.open_beneath(parent, self.name, flags)
             except OSError as exc:
                 raise self._refusal(exc) from exc
-        try:
-            yield place
-        finally:
-            os.close(place)
+        with open_fd(fd):
+            yield fd
 
     def detach(self, *, down_to: int = 0) -> None:
-        """Unmount what FUSE has mounted on it, live, dead or busy; no error where nothing is.
+        """Unmount the FUSE mounts on it, live, dead or busy; no error if there are none.
 
-        Any FUSE mount: kubelet gives the path to us, and what an earlier driver of the same name
-        left there must not keep a pod from ending.
+        Any FUSE mount: the path belongs to this driver, and a mount that an earlier driver of the
+        same name left there must not keep a pod from ending.
 
-        down_to: how many of several stay, the lowest.
+        down_to: how many of the lowest mounts stay.
 
         Raises:
-            MountError: something else is mounted there, or the kernel refused.
+            MountError: another file system is mounted there, or the kernel refused.
 
         """
         for _ in range(_MAX_STACKED):
@@ -142,20 +144,20 @@ class Target:
             entry = layers[-1]
             if not entry.is_fuse:
                 raise MountError(
-                    f"{self.path} holds a mount that is not ours: "
+                    f"{self.path} holds a mount of another program: "
                     f"{entry.source} of type {entry.fs_type}",
-                    f"find out who mounted it, then: umount {self.path}",
+                    f"find out what mounted it, then: umount {self.path}",
                 )
             with self.parent() as parent:
                 mount.umount(f"/proc/self/fd/{parent}/{self.name}")
-        raise MountError(f"{self.path} is mounted anew as often as it is unmounted")
+        raise MountError(f"{self.path} is mounted again each time it is unmounted")
 
     def remove(self) -> None:
         """Remove the empty directory; no error where there is none.
 
         Raises:
-            NotEmptyError: somebody put files into it. Nothing was deleted.
-            BadRequestError: the way to it is not plain directories.
+            NotEmptyError: there are files in it. Nothing was deleted.
+            BadRequestError: its path is not made of plain directories.
 
         """
         try:
@@ -171,45 +173,41 @@ class Target:
             if exc.errno in {ENOTEMPTY, EEXIST}:
                 raise NotEmptyError(f"there are files in {self.path}") from exc
             if exc.errno == EBUSY:
-                raise MountError(f"{self.path} was mounted on while it was removed") from exc
+                raise MountError(f"{self.path} was mounted on while it was being removed") from exc
             raise self._refusal(exc) from exc
 
     @contextmanager
     def parent(self) -> Iterator[int]:
         """A descriptor (O_PATH) of the directory above it."""
-        root = os.open(self.root, _DIRECTORY | os.O_CLOEXEC)
-        try:
-            above = self.relative.rpartition("/")[0] or "."
+        above = self.relative.rpartition("/")[0] or "."
+        with open_fd(os.open(self.root, _DIRECTORY | os.O_CLOEXEC)) as root:
             try:
                 parent = syscalls.open_beneath(root, above, _DIRECTORY)
             except OSError as exc:
                 raise self._refusal(exc) from exc
-        finally:
-            os.close(root)
-        try:
+        with open_fd(parent):
             yield parent
-        finally:
-            os.close(parent)
 
     def _refusal(self, exc: OSError) -> BadRequestError:
         if exc.errno in {ELOOP, EXDEV}:
             return BadRequestError(
                 f"target {self.path} leads through a symbolic link",
-                "kubelet makes plain directories: find out who put the link there",
+                "kubelet makes plain directories: find out where the link comes from",
             )
         if exc.errno == ENOTDIR:
             return BadRequestError(
-                f"target {self.path} is not a directory", "remove the file or link that is there"
+                f"target {self.path} is not a directory", "remove the file or link at that path"
             )
         if exc.errno == ENOENT:
             return BadRequestError(
-                f"the directory above target {self.path} does not exist", "kubelet makes it first"
+                f"the directory above target {self.path} does not exist",
+                "kubelet makes it before it publishes a volume",
             )
         return BadRequestError(f"target {self.path} cannot be used: {exc.strerror}")
 
 
 class Targets:
-    """Kubelet's directory, in which targets are found."""
+    """Kubelet's directory, which holds all targets."""
 
     def __init__(self, kubelet_dir: Path) -> None:
         try:
@@ -222,7 +220,7 @@ class Targets:
         self._prefixes = (PurePosixPath(kubelet_dir), PurePosixPath(self._root))
 
     def find(self, path: str) -> Target:
-        """Take a request's path; touches nothing.
+        """The target at a request's path; touches no file.
 
         Raises:
             BadRequestError: it is not below kubelet's directory.
@@ -237,23 +235,23 @@ class Targets:
         raise self._outside(path)
 
     def all_on(
-        self, device: str, entries: list[MountEntry], *, besides: Path
+        self, device: str, entries: list[MountEntry], *, except_below: Path
     ) -> dict[Target, bool]:
-        """The targets on which a file system is mounted on top; each with whether it is read-only.
+        """The targets whose top mount is of this device; the value: whether it is read-only.
 
-        besides: below it is nobody's target; our own sources may lie below kubelet's directory.
-        A bind of a part of it is a pod's subPath, which kubelet makes and unmounts itself: taken
-        for a target it would be waited for ever.
+        except_below: holds no targets; the source mounts may lie below kubelet's directory.
+        A bind of a part of the file system is a subPath, which kubelet makes and unmounts itself:
+        no unpublish would come for it.
         """
-        found: dict[Target, bool] = {}
+        on_device: dict[Target, bool] = {}
         for path, entry in {entry.mount_point: entry for entry in entries}.items():
-            if entry.device != device or entry.root != "/" or path.startswith(f"{besides}/"):
+            if entry.device != device or entry.root != "/" or path.startswith(f"{except_below}/"):
                 continue
             if path.startswith(f"{self._root}/"):
                 target = Target(self._root, path.removeprefix(f"{self._root}/"))
                 if not target.is_subpath:
-                    found[target] = entry.read_only
-        return found
+                    on_device[target] = entry.read_only
+        return on_device
 
     def _outside(self, path: str) -> BadRequestError:
         return BadRequestError(

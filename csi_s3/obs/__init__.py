@@ -1,5 +1,5 @@
-"""What a person sees of a running process: logs, metrics, and the HTTP endpoint with the probes.
+"""Observability: logs, metrics, and the HTTP endpoint with the probes.
 
-The pages of docs/ that list errors and metrics are written here, too. Nothing here decides
-anything: other packages say what happened.
+It also generates the pages of docs/ that list errors and metrics. Events are counted and logged by
+the packages in which they happen.
 """

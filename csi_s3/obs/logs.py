@@ -1,12 +1,12 @@
-"""Log lines of every process: JSON on stderr, one line per event, or text for a person's terminal.
+"""Log lines of every process: JSON on stderr, one line for each event, or text on a terminal.
 
-Keys of a bucket, answers of a store and values of options end up in messages, so whatever a line
-contains it stays one line of harmless characters: nobody can forge a second line or drive a
-terminal. JSON is written in ASCII: a key that is not valid Unicode (a lone surrogate) would
-otherwise fail to encode, and containers' stderr is not always UTF-8.
+Keys of a bucket, answers of a store and values of options appear in messages, so every line is
+escaped: no text can forge a second line or control a terminal. JSON is written in ASCII: a key that
+is not valid Unicode (a lone surrogate) would otherwise fail to encode, and a container's stderr is
+not always UTF-8.
 
-Rejected: structlog and the like (a dependency for forty lines), and one logger configuration per
-process file (the zygote's children inherit this one and only change its name and fields).
+Rejected: structlog and python-json-logger (a dependency for forty lines), and a configuration in
+each process (workers inherit the zygote's and only change its name and fields).
 """
 
 import json
@@ -22,7 +22,7 @@ _RESERVED = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class _Lines(logging.Formatter):
-    """What both forms share: the program's name and fields that hold for the whole process."""
+    """Common to both formats: the program's name and the fields of the whole process."""
 
     def __init__(self, program: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _JsonLines(_Lines):
         }
         if trace := self.trace(record):
             line["traceback"] = trace
-        # an extra field never replaces what the line itself says
+        # an extra field never replaces a field of the line itself
         return json.dumps({**self.fields(record), **line}, default=str)
 
 
@@ -62,17 +62,17 @@ class _TextLines(_Lines):
     @override
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC).astimezone()
-        fields = "".join(f"  {k}={_harmless(str(v))}" for k, v in self.fields(record).items())
+        fields = "".join(f"  {k}={_escaped(str(v))}" for k, v in self.fields(record).items())
         line = (
             f"{when:%H:%M:%S} {record.levelname:<7} {self.program}: "
-            f"{_harmless(record.getMessage())}{fields}"
+            f"{_escaped(record.getMessage())}{fields}"
         )
         trace = self.trace(record).splitlines()
-        return "\n    ".join([line, *map(_harmless, trace)])
+        return "\n    ".join([line, *map(_escaped, trace)])
 
 
-def _harmless(text: str) -> str:
-    """The text with every character escaped that a terminal would act on or cannot show."""
+def _escaped(text: str) -> str:
+    """The text with all characters escaped that a terminal would interpret or cannot show."""
     if text.isprintable():
         return text
     return "".join(
@@ -83,14 +83,14 @@ def _harmless(text: str) -> str:
 def configure(program: str, *, debug: bool = False, stream: TextIO | None = None) -> None:
     """Send this process's log to stream (stderr by default); a second call replaces the first.
 
-    Ours from INFO (DEBUG with debug), libraries' from WARNING. `extra={...}` of a record becomes
-    fields of its line. May be called again after a fork, with the child's name.
+    csi_s3 logs from INFO (DEBUG with debug), libraries from WARNING. `extra={...}` of a record
+    becomes fields of its line. May be called again after a fork, with another name.
     """
-    out = sys.stderr if stream is None else stream
-    handler = logging.StreamHandler(out)
-    handler.setFormatter(_TextLines(program) if out.isatty() else _JsonLines(program))
+    output = sys.stderr if stream is None else stream
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(_TextLines(program) if output.isatty() else _JsonLines(program))
     root = logging.getLogger()
-    for old in _ours():
+    for old in _handlers():
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
@@ -98,12 +98,12 @@ def configure(program: str, *, debug: bool = False, stream: TextIO | None = None
 
 
 def bind(fields: Mapping[str, str]) -> None:
-    """Put these fields in every further line of this process: a worker's volume and mount."""
-    for handler in _ours():
+    """Add these fields to every further line of this process: a worker's volume and mount."""
+    for handler in _handlers():
         formatter = handler.formatter
         if isinstance(formatter, _Lines):
             formatter.bound.update(fields)
 
 
-def _ours() -> list[logging.Handler]:
+def _handlers() -> list[logging.Handler]:
     return [h for h in logging.getLogger().handlers if isinstance(h.formatter, _Lines)]

@@ -1,8 +1,7 @@
-"""What a person can observe, in words: docs/errors.md and docs/metrics.md.
+"""Generates docs/errors.md and docs/metrics.md from the error tree and the list of metrics.
 
-`python -m csi_s3.obs.reference_docs` writes both; a test compares them with the error tree and the
-list of metrics. Options have a page and a module of their own (`config.option_docs`): the two
-packages are on one layer.
+`python -m csi_s3.obs.reference_docs` writes both; a test compares them with the code. The page of
+options has a module of its own, `config.option_docs`: the two packages are on one layer.
 """
 
 import inspect
@@ -20,39 +19,39 @@ from csi_s3.obs.metrics.instruments import MetricSource
 _ERRORS_INTRO = """\
 # Errors
 
-Made from `csi_s3/errors.py` by `python -m csi_s3.obs.reference_docs`; a test compares. What to do
-about the messages that people see is in [troubleshooting.md](troubleshooting.md).
+Generated from `csi_s3/errors.py` by `python -m csi_s3.obs.reference_docs`. For what to do about a
+message see [troubleshooting.md](troubleshooting.md).
 
-A program on a mount sees the errno. A CSI call is answered with the gRPC status and
-`what failed (what to do) [code]`; kubelet spells the status `PermissionDenied` where this page has
-`PERMISSION_DENIED`. A line of the log has the code in its field `code`. The command ends with 2 for
-`bad-option`, with 1 for the others. Codes are stable. Two more are in logs only: `timeout` (an
-operation that had no answer within its deadline, errno ETIMEDOUT) and `hidden-names` (keys that a
+A program on a mount gets the errno. A CSI call is answered with the gRPC status and
+`what failed (what to do) [code]`; kubelet writes the status as `PermissionDenied` where this page
+has `PERMISSION_DENIED`. Log lines have the code in the field `code`. The command exits with 2 for
+`bad-option` and with 1 for the others. Codes are stable. Two more are in logs only: `timeout` (an
+operation without an answer within its deadline, errno ETIMEDOUT) and `hidden-names` (keys that a
 directory cannot show).
 
-*Again*: the same attempt may work later although nobody has changed anything. *Log*: the level at
-which the error is logged where it is answered.
+*Retry*: the same operation may succeed later without any change. *Log*: the level at which the
+error is logged.
 
-| Code | errno | Programs say | gRPC status | Again | Log | When |
+| Code | errno | Message of programs | gRPC status | Retry | Log | When |
 |---|---|---|---|---|---|---|
 """
 _METRICS_INTRO = """\
 # Metrics
 
-Made from `csi_s3/obs/metrics/catalog.py` by `python -m csi_s3.obs.reference_docs`; a test compares.
+Generated from `csi_s3/obs/metrics/catalog.py` by `python -m csi_s3.obs.reference_docs`.
 
 `csi-s3 node` and `csi-s3 mounter` serve them at `/metrics` of `--http-address`, in Prometheus's
-text format. *At* says which of them has a metric. Those with the label `volume` are of one volume
-handle on one node: what its workers, one for each mount, have counted together, whichever pods use
-it. They go on when a worker ends, and end when nobody has had the volume mounted for an hour or the
-mounter restarts. What a killed worker counted after the last scrape is lost. A counter is absent
-until something was counted.
+text format. *Program* says which of them has a metric. A metric with the label `volume` belongs to
+one volume handle on one node: it is the sum over its workers (one for each mount), whichever pods
+use them. It continues when a worker ends. It is removed when the volume has not been mounted for an
+hour or the mounter restarts. What a killed worker counted after the last scrape is lost. A counter
+is absent until something is counted.
 
-Next to `/metrics` are `/healthz` (200 while the event loop answers) and `/readyz` (200, or 503 and
-the reason in words: the node plugin is ready when kubelet has registered it and a mounter is
-connected, the mounter when it is connected to the node plugin).
+The same address serves `/healthz` (200 while the event loop answers) and `/readyz` (200, or 503 and
+the reason: the node plugin is ready when kubelet has registered it and a mounter is connected, the
+mounter when it is connected to the node plugin).
 
-| Metric | Kind | At | Unit | Labels | Stability | What is counted |
+| Metric | Type | Program | Unit | Labels | Stability | Description |
 |---|---|---|---|---|---|---|
 """
 
@@ -80,16 +79,16 @@ def metrics_markdown() -> str:
 
 
 def _classes() -> Iterator[type[VolumeError]]:
-    """The tree in the order of its file, a class before those below it."""
+    """The tree in the order of its file, a class before its subclasses."""
 
-    def below(cls: type[VolumeError]) -> Iterator[type[VolumeError]]:
-        for child in cls.__subclasses__():
-            if child is not InternalError:
-                yield child
-            yield from below(child)
+    def subclasses(cls: type[VolumeError]) -> Iterator[type[VolumeError]]:
+        for subclass in cls.__subclasses__():
+            if subclass is not InternalError:
+                yield subclass
+            yield from subclasses(subclass)
 
-    yield from below(VolumeError)
-    yield InternalError  # what is left when nothing above fits
+    yield from subclasses(VolumeError)
+    yield InternalError  # the one for everything unforeseen
 
 
 def _error_cells(cls: type[VolumeError]) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def test_an_ordinary_user_mounts_reads_writes_and_unmounts(env, directory, s3):
     as_user("sh", "-c", f"echo mine > {directory}/mine.txt")
     assert s3.request("GET", "/data/mine.txt") == (200, b"mine\n")
     with pytest.raises(PermissionError):
-        names(directory)  # nobody else, not even root
+        names(directory)  # no other user, not even root
     pid = worker(directory)
     as_user("fusermount3", "-u", directory)
     wait_gone(pid)
@@ -97,12 +97,12 @@ def test_a_failure_leaves_no_mount(env, directory):
     assert workers(directory) == []
 
 
-def test_a_directory_of_somebody_else_is_refused_with_the_reason(env, directory):
+def test_a_directory_of_another_user_is_refused_with_the_reason(env, directory):
     os.chown(directory, 0, 0)
     done = mount("data", directory, env=env, before=AS_USER)
     assert done.returncode == 1
     assert f"cannot mount on {directory}" in done.stderr
-    assert "his own" in done.stderr
+    assert "that they own" in done.stderr
     assert not is_mounted(directory)
 
 
@@ -128,7 +128,7 @@ def test_allow_other_lets_others_in(env, directory, allow_other_by_fuse_conf):
     assert names(directory)[0] == "deep"
 
 
-def test_allow_root_lets_root_in_and_nobody_else(env, directory, allow_other_by_fuse_conf):
+def test_allow_root_lets_root_in_and_no_other_user(env, directory, allow_other_by_fuse_conf):
     done = mount("data", directory, "--allow-root", env=env, before=AS_USER)
     assert done.returncode == 0, done.stderr
     assert names(directory)[0] == "deep"

@@ -8,23 +8,22 @@ import pytest
 from csi_s3.config.mount_command import parse_command
 from csi_s3.errors import MountError
 from csi_s3.kernel.mountinfo import mount_at
-from csi_s3.local import driver
 from csi_s3.local.driver import Driver
-from csi_s3.local.user_mount import opened
+from csi_s3.local.user_mount import open_mount
 from tests.mount.command import WITHIN_S, directory
 
 __all__ = ["directory"]
 
 
 def test_a_failed_start_with_auto_unmount_leaves_alone_what_was_mounted_before(directory):
-    """A systemd automount point, e.g.; or what somebody else mounts there a moment later."""
+    """Such as a systemd automount point, or another mount a moment later."""
     subprocess.run(["mount", "-t", "tmpfs", "below", directory], check=True, timeout=WITHIN_S)
     command = parse_command(["data", str(directory), "--auto-unmount"], uid=0, gid=0)
     made = []
 
     def start() -> None:
-        with opened(command, directory, "s3://data/") as fuse:
-            made.append((fuse.watcher, mount_at(str(directory)).is_fuse))
+        with open_mount(command, directory, "s3://data/") as fuse:
+            made.append((fuse.auto_unmount, mount_at(str(directory)).is_fuse))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -50,7 +49,6 @@ def test_the_demos_cleanup_goes_on_when_a_process_ends_by_itself(tmp_path):
     assert not os.path.lexists(place)
 
 
-def test_a_plugin_that_does_not_answer_the_demo_is_an_error_in_words(tmp_path, monkeypatch):
-    monkeypatch.setattr(driver, "DEADLINE_S", 0.01)
+def test_a_plugin_that_does_not_answer_the_demo_is_an_error_in_words(tmp_path):
     with pytest.raises(MountError, match="csi-s3 csi probe: no answer within"):
-        Driver(tmp_path).probe()
+        Driver(tmp_path, deadline_s=0.01).probe()

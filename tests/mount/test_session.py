@@ -1,4 +1,4 @@
-"""The FUSE session itself, without a file system of ours behind it."""
+"""The FUSE session itself, without a file system behind it."""
 
 import subprocess
 import sys
@@ -65,7 +65,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_request_whose_caller_is_killed_before_it_is_read_harms_nobody(tmp_path, when):
+def test_a_request_whose_caller_is_killed_before_it_is_read_harms_no_other(tmp_path, when):
     """When: it is gone before, or only after, a last look whether it is there."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, tmp_path, when],

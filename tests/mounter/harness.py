@@ -12,6 +12,7 @@ from csi_s3.link.report import Report
 from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.keeper import Keeper
 from csi_s3.mounter.memory_shares import MemoryShares
+from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.zygote_client import ZygoteClient
 
 ZYGOTE = (sys.executable, str(Path(__file__).with_name("zygote_double.py")))
@@ -95,11 +96,14 @@ async def mounter(
     *zygote_args: str,
     shares: MemoryShares | None = None,
     credentials_dir: Path | None = None,
+    **deadlines_s: float,
 ):
     """A keeper that is connected to a node; leaving stops it and waits for its end."""
     node = Node(path)
-    zygote = ZygoteClient([*ZYGOTE, *zygote_args])
-    found = Mounter(node, Keeper(path, zygote, shares, credentials_dir=credentials_dir))
+    zygote_client = ZygoteClient([*ZYGOTE, *zygote_args])
+    deadlines = MounterDeadlines(**deadlines_s)
+    keeper = Keeper(path, zygote_client, shares, deadlines, credentials_dir=credentials_dir)
+    found = Mounter(node, keeper)
     found.task = asyncio.create_task(found.keeper.run(found.stop))
     try:
         messages = await node.accept()

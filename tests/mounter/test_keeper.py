@@ -10,11 +10,12 @@ import pytest
 
 from csi_s3.errors import MounterUnavailableError
 from csi_s3.link.report import State
-from csi_s3.mounter import worker_supervisor
+from csi_s3.mounter.fuse_mount import FuseMount
 from csi_s3.mounter.keeper import Keeper
+from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.zygote_client import ZygoteClient
 from csi_s3.obs.metrics import catalog as metrics
-from tests.mounter.harness import WITHIN_S, ZYGOTE, Node, line, mounter
+from tests.mounter.harness import INIT, WITHIN_S, ZYGOTE, Node, line, mounter, spec
 
 OTHER = "b" * 32
 
@@ -71,7 +72,7 @@ async def test_usage_of_a_mount_that_is_not_served_is_answered_not_found(node):
         State.FAILED,
         "volume-not-found",
     )
-    assert "volume-not-found" not in str(metrics.MOUNT_FAILURES.held())  # no mount was asked for
+    assert "volume-not-found" not in str(metrics.MOUNT_FAILURES.values())  # no mount was asked for
 
 
 async def test_stop_ends_the_worker_and_closes_the_descriptor(running, node):
@@ -132,12 +133,15 @@ async def test_a_worker_that_leaves_without_a_word_is_reported_with_its_exit_cod
     os.close(fuse)
 
 
-@pytest.mark.warnings_expected("worker said what is not a report", "the worker .* died: SIGKILL")
-async def test_a_worker_that_breaks_the_protocol_is_killed(node, monkeypatch):
-    monkeypatch.setattr(worker_supervisor, "EXIT_WITHIN_S", 0.05)
-    fuse = await node.serve("babbles")
-    assert (await node.report()).error.what.endswith("died: SIGKILL")
-    os.close(fuse)
+@pytest.mark.warnings_expected("the worker broke the protocol", "the worker .* died: SIGKILL")
+async def test_a_worker_that_breaks_the_protocol_is_killed(tmp_path):
+    async with mounter(tmp_path / "node.sock", exit_s=0.05) as running:
+        fuse = await running.node.serve("babbles")
+        report = await running.node.report()
+        while report.state is State.SERVING:
+            report = await running.node.report()
+        assert report.error.what.endswith("died: SIGKILL")
+        os.close(fuse)
 
 
 async def test_what_a_worker_said_at_last_is_not_replaced_by_its_exit_code(node):
@@ -227,13 +231,38 @@ async def test_a_mount_made_anew_under_the_same_id_waits_for_the_old_worker_s_en
 
 @pytest.mark.warnings_expected("worker did not end in .* s and is killed")
 @pytest.mark.warnings_expected("the worker of volume 'deaf' died: SIGKILL")
-async def test_a_worker_that_does_not_drain_in_time_is_killed(node, monkeypatch):
-    monkeypatch.setattr(worker_supervisor, "DRAIN_MARGIN_S", 0.05)
-    fuse = await node.serve("deaf")
-    await node.report()
-    await node.say("stop")
-    assert (await node.report()).error.code == "worker-died"
-    os.close(fuse)
+async def test_a_worker_that_does_not_drain_in_time_is_killed(tmp_path):
+    async with mounter(tmp_path / "node.sock", drain_margin_s=0.05) as running:
+        fuse = await running.node.serve("deaf")
+        await running.node.report()
+        await running.node.say("stop")
+        assert (await running.node.report()).error.code == "worker-died"
+        os.close(fuse)
+
+
+@pytest.mark.warnings_expected("the worker of volume 'leaves' died: exit-0")
+async def test_a_mount_is_held_until_it_is_closed_also_after_its_worker_s_exit():
+    zygote_client, sent = ZygoteClient(ZYGOTE), []
+    running = asyncio.create_task(zygote_client.run())
+    theirs, ours = os.pipe()
+    message = {"spec": spec("leaves").to_json(), "init": INIT}
+    fuse_mount = FuseMount(message, ours, zygote_client, sent.append, MounterDeadlines())
+    assert "starting <WorkerRun not started>" in repr(fuse_mount)
+    await fuse_mount.serve(1 << 20)
+    pid = await line(theirs)
+    assert [report.state for report in sent] == [State.FAILED]
+    assert f"failed <WorkerRun pid={pid} exited: exit-0>" in repr(fuse_mount)
+    body, copy = fuse_mount.have()
+    assert (body["spec"], body["report"]["state"]) == (message["spec"], "failed")
+    os.close(copy)
+    os.write(ours, b"held")
+    assert await line(theirs) == "held"
+    fuse_mount.close()
+    await fuse_mount.wait_closed()
+    assert await line(theirs) == ""
+    os.close(theirs)
+    assert zygote_client.close() == "exit-0"
+    await running
 
 
 async def test_a_description_that_cannot_be_read_is_refused_and_nothing_else_suffers(node):
@@ -279,22 +308,23 @@ async def test_stopping_drains_every_mount_before_the_connection_ends(running, n
 
 
 @pytest.mark.warnings_expected("the worker of volume 'deaf' died: SIGTERM")
-async def test_a_keeper_that_is_ending_takes_no_new_mount(running, node, monkeypatch):
-    monkeypatch.setattr(worker_supervisor, "DRAIN_MARGIN_S", WITHIN_S)
-    first = await node.serve("deaf")
-    pid = int(await line(first))
-    await node.report()
-    running.stop.set()
-    await asyncio.sleep(0)
-    before = refusals(volume="obedient", code="mounter-unavailable")
-    second = await node.serve(mount_id=OTHER)
-    report = await node.report()
-    assert (report.mount_id, report.error.code) == (OTHER, "mounter-unavailable")
-    assert refusals(volume="obedient", code="mounter-unavailable") == before + 1
-    os.kill(pid, signal.SIGTERM)
-    assert (await node.report()).error.what.endswith("died: SIGTERM")
-    os.close(first)
-    os.close(second)
+async def test_a_keeper_that_is_ending_takes_no_new_mount(tmp_path):
+    async with mounter(tmp_path / "node.sock", drain_margin_s=WITHIN_S) as running:
+        node = running.node
+        first = await node.serve("deaf")
+        pid = int(await line(first))
+        await node.report()
+        running.stop.set()
+        await asyncio.sleep(0)
+        before = refusals(volume="obedient", code="mounter-unavailable")
+        second = await node.serve(mount_id=OTHER)
+        report = await node.report()
+        assert (report.mount_id, report.error.code) == (OTHER, "mounter-unavailable")
+        assert refusals(volume="obedient", code="mounter-unavailable") == before + 1
+        os.kill(pid, signal.SIGTERM)
+        assert (await node.report()).error.what.endswith("died: SIGTERM")
+        os.close(first)
+        os.close(second)
 
 
 @pytest.mark.warnings_expected("the worker of volume 'obedient' died: unknown")
@@ -309,7 +339,7 @@ async def test_the_zygote_s_death_is_every_worker_s_and_ends_the_keeper(tmp_path
             os.kill(zygote, signal.SIGKILL)
             report = await running.node.report()
             assert (report.state, report.error.code) == (State.FAILED, "worker-died")
-            assert await line(fuse) == ""  # the worker is gone, too
+            assert await line(fuse) == ""  # the worker has ended as well
             os.close(fuse)
             await running.node.end()
     assert "must be started again" in error.value.hint
@@ -345,7 +375,7 @@ async def test_a_node_that_is_not_there_is_waited_for_and_logged_once(tmp_path, 
 
 
 async def test_a_mounter_whose_socket_directory_was_removed_ends(tmp_path):
-    """Its container holds a directory that nobody sees any more; a new one is given the new one."""
+    """Its container has a deleted directory; only a new container gets the new one."""
     link = tmp_path / "link"
     link.mkdir()
     held = os.open(link, os.O_PATH)

@@ -8,7 +8,6 @@ import pytest
 
 from csi_s3.link.report import State
 from csi_s3.mounter.memory_shares import MIB, MemoryShares
-from csi_s3.mounter.metrics import volume_totals
 from csi_s3.obs.metrics import catalog as metrics
 from tests.mounter.harness import line, mounter
 from tests.rpc.fake_mounter import until
@@ -72,21 +71,21 @@ async def test_two_mounts_with_one_handle_are_summed(running):
         os.close(fuse)
 
 
-async def test_a_silent_worker_costs_a_scrape_no_more_than_its_deadline(running, monkeypatch):
-    monkeypatch.setattr(volume_totals, "ANSWER_WITHIN_S", 0.1)
-    silent = await running.node.serve("obedient")
-    talks = await running.node.serve("counts", mount_id=OTHER)
-    for fuse in (silent, talks):
-        await line(fuse)
-        await running.node.report()
-    before = metrics.STALE_ANSWERS.value(volume="obedient")
-    for again in (1, 2):
-        found = await scraped(running)
-        assert found.value("stale_worker_answers_total", volume="obedient") == before + again
-    assert found.value("read_bytes_total", volume="counts") >= 1
-    assert found.value("worker_starts_total", volume="obedient") >= 1
-    for fuse in (silent, talks):
-        os.close(fuse)
+async def test_a_silent_worker_costs_a_scrape_no_more_than_its_deadline(tmp_path):
+    async with mounter(tmp_path / "node.sock", metrics_s=0.1) as running:
+        silent = await running.node.serve("obedient")
+        talks = await running.node.serve("counts", mount_id=OTHER)
+        for fuse in (silent, talks):
+            await line(fuse)
+            await running.node.report()
+        before = metrics.STALE_ANSWERS.value(volume="obedient")
+        for again in (1, 2):
+            found = await scraped(running)
+            assert found.value("stale_worker_answers_total", volume="obedient") == before + again
+        assert found.value("read_bytes_total", volume="counts") >= 1
+        assert found.value("worker_starts_total", volume="obedient") >= 1
+        for fuse in (silent, talks):
+            os.close(fuse)
 
 
 async def test_readiness_is_the_connection_and_the_end(running):
@@ -135,7 +134,7 @@ async def test_a_volume_gets_its_share_and_one_too_many_is_refused(tmp_path):
 
 @pytest.fixture
 async def full(tmp_path):
-    """A mounter whose one volume, which nobody has mounted any more, is still ending."""
+    """A mounter whose only volume is unmounted and still ending."""
     async with mounter(tmp_path / "node.sock", shares=MemoryShares(400 * MIB, 1)) as running:
         fuse = await running.node.serve("obedient")
         await line(fuse)
@@ -168,6 +167,21 @@ async def test_a_volume_that_waits_for_memory_can_be_given_up(full, caplog):
     assert (report.mount_id, report.state) == (OTHER, State.ENDED)
     assert await line(fuse) == ""
     os.close(fuse)
+
+
+async def test_a_volume_that_waits_for_memory_can_be_replaced(full, caplog):
+    caplog.set_level(logging.INFO)
+    old = await full.node.serve("obedient", mount_id=OTHER)
+    await until(lambda: waits(caplog))
+    new = await full.node.serve("counts", mount_id=OTHER)
+    assert await line(old) == ""
+    await full.node.say("stop")
+    ended, serving = await full.node.report(), await full.node.report()
+    assert (ended.mount_id, ended.state) == ("a" * 32, State.ENDED)
+    assert (serving.mount_id, serving.state) == (OTHER, State.SERVING)
+    assert int(await line(new)) > 0
+    os.close(old)
+    os.close(new)
 
 
 async def test_node_gets_the_spec_back_as_it_sent_it(tmp_path):

@@ -32,7 +32,8 @@ def worker(sock: socket.socket) -> int:
 async def _work(channel: Channel) -> int:
     message = await channel.receive()
     spec = MountSpec.from_json(message.body["spec"])
-    text = spec.credentials_dir if spec.volume_handle == "identity" else os.getpid()
+    directory = spec.credentials_dir or message.body["credentials_dir"]
+    text = directory if spec.volume_handle == "identity" else os.getpid()
     os.write(message.take_fd(), f"{text}\n".encode())
     match spec.volume_handle:
         case "refused":
@@ -49,37 +50,37 @@ async def _work(channel: Channel) -> int:
             await asyncio.Event().wait()
         case "babbles":
             await channel.send("greeting", {})
-    return await _serve(channel, spec)
+    return await _serve(channel, spec, message.body["memory_bytes"])
 
 
-async def _serve(channel: Channel, spec: MountSpec) -> int:
+async def _serve(channel: Channel, spec: MountSpec, memory_bytes: int) -> int:
     await _report(channel, spec, State.SERVING)
     while message := await channel.receive():
         if message.type == "usage":
             await _report(channel, spec, State.SERVING)
         elif message.type == "metrics" and spec.volume_handle == "counts":
-            await channel.send("metrics", {"families": families(spec)})
+            await channel.send("metrics", {"families": families(memory_bytes)})
         elif message.type == "stop" and spec.volume_handle != "deaf":
             break
     await _report(channel, spec, State.ENDED)
     return 0
 
 
-def families(spec: MountSpec) -> dict:
-    """It has read a byte for each question, and has the budget that it was told."""
+def families(memory_bytes: int) -> dict:
+    """One byte read for each request, and the budget of the message."""
     asked = next(_numbers)
     return {
         "csi_s3_read_bytes_total": [[asked]],
-        "csi_s3_buffers_limit_bytes": [[spec.volume.tree.memory_bytes]],
+        "csi_s3_buffers_limit_bytes": [[memory_bytes]],
     }
 
 
 async def _report(channel: Channel, spec: MountSpec, state: State, error=None) -> None:
-    """The usage that it tells: its number of descriptors, and its pid."""
+    """Its usage is its number of descriptors and its pid."""
     open_files = len(list(Path("/proc/self/fd").iterdir()))
     usage = Usage(open_files=open_files, inodes=os.getpid())
-    said = Report(mount_id=spec.mount_id, state=state, error=error, usage=usage)
-    await channel.send("report", {"report": said.to_json()})
+    report = Report(mount_id=spec.mount_id, state=state, error=error, usage=usage)
+    await channel.send("report", {"report": report.to_json()})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`csi-s3 node` with shorter patience, so that tests of its deadlines end soon.
+"""`csi-s3 node` with shorter deadlines, so that tests of them end soon.
 
 python -m tests.rpc.run_node SECONDS [flags of csi-s3 node]
 
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from csi_s3.config.api_server import ApiServer
 from csi_s3.config.programs import NodeConfig
-from csi_s3.node import mounter_link, server, volume_mount, volumes
+from csi_s3.node import server
+from csi_s3.node.node_deadlines import NodeDeadlines
 from csi_s3.obs import logs
 
 
@@ -25,16 +26,15 @@ class RecordedEvents:
         logging.getLogger("csi_s3.tests").info("event", extra=fields)
 
 
-def recording(*args, events=None):
-    return volumes.Volumes(*args, events=events or RecordedEvents())
-
-
 if __name__ == "__main__":
     patience_s = float(sys.argv[1])
-    volumes.MOUNTER_WAIT_S = volume_mount.START_S = patience_s
-    volume_mount.USAGE_S = mounter_link.HELLO_S = min(patience_s, 2.0)
-    server.TAINT_AGAIN_S = min(patience_s, 15.0)
-    server.Volumes = recording
+    deadlines = NodeDeadlines(
+        mounter_s=patience_s,
+        start_s=patience_s,
+        usage_s=min(patience_s, 2.0),
+        hello_s=min(patience_s, 2.0),
+        taint_pause_s=min(patience_s, 15.0),
+    )
     logs.configure("node", debug=True)
     if url := os.environ.get("TEST_API_SERVER"):
         os.environ.update(KUBERNETES_SERVICE_HOST="double", KUBERNETES_SERVICE_PORT="443")
@@ -42,4 +42,5 @@ if __name__ == "__main__":
     if url:
         token = Path(os.environ["TEST_API_TOKEN"])
         config = replace(config, api_server=ApiServer(url=url, token=token, ca=None))
-    asyncio.run(server.serve(config))
+    events = None if config.events else RecordedEvents()
+    asyncio.run(server.serve(config, deadlines=deadlines, events=events))

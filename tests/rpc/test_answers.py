@@ -47,13 +47,12 @@ async def test_an_unforeseen_error_is_an_id_for_the_client_and_a_traceback_in_th
     assert record.op == "NodeGetInfo"
 
 
+@pytest.mark.warnings_expected(r": what \(hint\)$")
 async def test_every_class_of_the_tree_has_its_status(failing):
     servicer, stub = failing
     for cls in by_code().values():
         servicer.error = cls("what", "hint")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cls, "level", logging.DEBUG)  # this is about the answer
-            code, text = await refused(stub.NodeGetInfo(csi.NodeGetInfoRequest()))
+        code, text = await refused(stub.NodeGetInfo(csi.NodeGetInfoRequest()))
         assert code is grpc.StatusCode[cls.status.name]
         assert text == f"what (hint) [{cls.code}]"
 
@@ -63,9 +62,8 @@ def test_every_status_is_one_of_grpcs():
     assert VolumeError.status in Status
 
 
-def test_the_refusals_that_are_remembered_are_bounded(monkeypatch):
-    monkeypatch.setattr(interceptors, "MOST_REFUSED", 3)
-    refusals = interceptors.Refusals()
+def test_the_refusals_that_are_remembered_are_bounded():
+    refusals = interceptors.Refusals(max_targets=3)
     for number in range(10 * 3):
         refusals.level("NodePublishVolume", f"/{number}", BadRequestError("no"))
     assert len(refusals._last_texts) == 3

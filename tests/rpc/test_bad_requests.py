@@ -33,11 +33,11 @@ CASES = {
                 block=csi.VolumeCapability.BlockVolume(), access_mode=MODE
             )
         },
-        "volume 'pv' is asked for as a block device: a bucket has files only (set volumeMode:",
+        "volume 'pv' is requested as a block device: a bucket has only files (set volumeMode:",
     ),
     "a Secret of its own": (
         {"secrets": {"key_id": "AKIA", "access_key": "hidden"}},
-        "volume 'pv' names a Secret of its own (nodePublishSecretRef), and identities per volume",
+        "volume 'pv' names a Secret of its own (nodePublishSecretRef), but identities per volume",
     ),
     "no access type": (
         {"volume_capability": csi.VolumeCapability(access_mode=MODE)},

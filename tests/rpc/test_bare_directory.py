@@ -187,7 +187,7 @@ async def test_files_below_a_target_are_told_and_moved_at_its_end(node, mounter)
     (target / "precious").write_text("data")
     (target / "link").symlink_to("/etc")
     await node.publish(target, pod="a")
-    text = f"files were written on the node's disk, in {target}, while it was not mounted there"
+    text = f"files were written to the node's disk, in {target}, while the volume was not mounted"
     (line,) = node.logged("WARNING", text)
     assert line["volume"] == "pv"
     await until(lambda: [event[:2] for event in node.events()] == [("a", "FilesOnNode")])

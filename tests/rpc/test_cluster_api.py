@@ -10,10 +10,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from csi_s3.config.api_server import ApiServer
-from csi_s3.kubernetes import api_client
 from csi_s3.kubernetes import cluster_api as module
-from csi_s3.kubernetes.cluster_api import ClusterApi
-from csi_s3.kubernetes.pods import PodRef
+from csi_s3.kubernetes.api_client import ApiLimits
+from csi_s3.kubernetes.cluster_api import ClusterApi, PodRef
 from tests.rpc.conftest import ROOT
 from tests.rpc.fake_cluster import USER, fake_cluster
 from tests.rpc.fake_mounter import FakeMounter, until
@@ -30,9 +29,18 @@ class Clock:
         return self.at
 
 
+def client(server, clock, **limits):
+    return ClusterApi(
+        server,
+        component="s3.csi.aws.com",
+        host="node-1",
+        now=clock,
+        limits=ApiLimits(pause_s=0.01, **limits),
+    )
+
+
 @pytest.fixture
-def api(tmp_path, monkeypatch):
-    monkeypatch.setattr(api_client, "PAUSE_S", 0.01)
+def api(tmp_path):
     with fake_cluster(tmp_path) as cluster:
         yield cluster
 
@@ -44,7 +52,7 @@ def clock():
 
 @pytest.fixture
 def ours(api, clock):
-    return ClusterApi(api.server, component="s3.csi.aws.com", host="node-1", now=clock)
+    return client(api.server, clock)
 
 
 # --- events -------------------------------------------------------------------------------------
@@ -119,17 +127,15 @@ async def test_a_long_message_is_cut_between_characters(api, ours):
     assert event["message"] == "ß" * 510 + "…"
 
 
-async def test_only_so_many_events_are_remembered(api, ours, monkeypatch):
-    monkeypatch.setattr(module, "MOST_KEPT", 2)
+async def test_only_so_many_events_are_remembered(api, clock):
+    ours = client(api.server, clock, events_remembered=2)
     for message in ("a", "b", "c", "c", "a"):
         await ours.event(POD, reason="MountFailed", message=message)
     assert [event["message"] for event in api.events.values()] == ["a", "b", "c", "a"]
 
 
-async def test_events_are_dropped_while_a_slow_api_server_has_many_to_answer(
-    api, ours, monkeypatch, caplog
-):
-    monkeypatch.setattr(module, "MOST_WAITING", 3)
+async def test_events_are_dropped_while_a_slow_api_server_has_many_to_answer(api, clock, caplog):
+    ours = client(api.server, clock, events_waiting=3)
     caplog.set_level(logging.DEBUG, module.__name__)
     api.gate.clear()
     async with asyncio.TaskGroup() as group:
@@ -166,34 +172,35 @@ async def test_a_missing_permission_is_one_warning_that_names_the_verb(api, ours
     await ours.event(POD, reason="MountFailed", message="never")
     assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG"]
     assert caplog.records[0].getMessage() == (
-        "no Event was posted on pod domino-compute/run-1: the cluster's API refused to create "
+        "no Event was posted on pod domino-compute/run-1: the API server refused to create "
         f"events with 403: {said} (the service account's role needs the verb create on events)"
     )
     assert len(api.requests) == 2  # not tried again: it would not help
 
 
 @pytest.mark.warnings_expected("no Event was posted")
-async def test_an_api_server_that_does_not_answer_is_given_up(api, ours, monkeypatch, caplog):
-    monkeypatch.setattr(api_client, "REQUEST_S", 0.2)
-    await ours.event(POD, reason="MountFailed", message="import takes longer than that")
+async def test_an_api_server_that_does_not_answer_is_given_up(api, ours, clock, caplog):
+    await ours.event(POD, reason="MountFailed", message="the library is imported")
+    assert caplog.text == ""
     api.gate.clear()
-    await ours.event(POD, reason="MountFailed", message="no")
-    assert "could not be asked to create events: no answer within 0 s" in caplog.text
+    hasty = client(api.server, clock, request_s=0.2)
+    await hasty.event(POD, reason="MountFailed", message="no")
+    assert "could not be reached to create events: no answer within 0 s" in caplog.text
 
 
 @pytest.mark.warnings_expected("no Event was posted")
 async def test_an_api_server_that_is_not_there_is_named(api, clock, caplog):
     nowhere = replace(api.server, url="http://127.0.0.1:1")
-    ours = ClusterApi(nowhere, component="c", host="h", now=clock)
+    ours = client(nowhere, clock)
     await ours.event(POD, reason="MountFailed", message="no")
-    assert "the cluster's API could not be asked to create events: " in caplog.text
+    assert "the API server could not be reached to create events: " in caplog.text
     assert "Connection refused" in caplog.text
 
 
 @pytest.mark.warnings_expected("no Event was posted")
 async def test_a_pod_without_a_token_is_told_so(api, clock, caplog):
     server = ApiServer(url=api.server.url, token=api.server.token.parent / "none", ca=None)
-    await ClusterApi(server, component="c", host="h", now=clock).event(POD, reason="R", message="m")
+    await client(server, clock).event(POD, reason="R", message="m")
     assert "No such file or directory" in caplog.text
     assert "none" in caplog.text
     assert api.requests == []
@@ -238,6 +245,35 @@ def test_the_library_is_loaded_only_when_the_cluster_is_asked():
     assert done.stdout == "False\n"
 
 
+TYPED = """
+import pathlib, sys
+from csi_s3.config.api_server import ApiServer
+from csi_s3.kubernetes.api_client import connection
+from kubernetes.client import CoreV1Api
+
+server = ApiServer(url=sys.argv[1], token=pathlib.Path(sys.argv[2]), ca=None)
+node = CoreV1Api(connection(server)).read_node("node-1", _request_timeout=30)
+print(node.metadata.name, [taint.key for taint in node.spec.taints])
+"""
+
+
+def test_the_typed_api_of_the_library_works_over_the_same_connection(api):
+    """In a process of its own: it takes 100 MB."""
+    api.put_node("node-1", TAINT)
+    done = subprocess.run(
+        [sys.executable, "-c", TYPED, api.server.url, str(api.server.token)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+    )
+    assert (done.stdout, done.returncode) == (f"node-1 [{TAINT!r}]\n", 0), done.stderr
+    (request,) = api.requests
+    assert request.headers["authorization"] == "Bearer first"
+    assert request.headers["user-agent"] == "csi-s3"
+
+
 # --- the startup taint ----------------------------------------------------------------------------
 
 
@@ -274,7 +310,7 @@ async def test_a_taint_that_may_not_be_removed_is_a_warning_that_names_the_verb(
     api.put_node("node-1", TAINT)
     api.answers = [(403, f'nodes "node-1" is forbidden: User "{USER}" cannot get resource')]
     assert not await ours.remove_taint("node-1", TAINT)
-    assert f"taint {TAINT} stays on node node-1: the cluster's API refused to get nodes" in (
+    assert f"taint {TAINT} stays on node node-1: the API server refused to get nodes" in (
         caplog.text
     )
     assert "(the service account's role needs the verb get on nodes)" in caplog.text

@@ -181,7 +181,7 @@ async def test_a_restarted_node_removes_what_no_mounter_serves(node, mounter):
     async with FakeMounter(node.mounter_socket):
         await until(lambda: not node.volume_directories())
         waiting.communicate(timeout=20)
-        (line,) = node.logged("WARNING", "nobody serves")
+        (line,) = node.logged("WARNING", "no worker serves")
         assert "s3://bucket/" in line["message"]
         await node.publish(target)
         assert run("cat", target / "hello").stdout == "hello\n"
@@ -203,9 +203,9 @@ HELLO = ("hello", {"version": VERSION})
 
 async def test_a_mounter_that_breaks_the_protocol_is_cut_off(node):
     for messages, text in (
-        ([("ready", {})], "'ready' in place of ['hello']"),
-        ([("hello", {"version": 99})], "it speaks version 99 of the link, this node plugin 1"),
-        ([HELLO, ("have", {"spec": {}})], "a 'have' message that is none"),
+        ([("ready", {})], "'ready' instead of ['hello']"),
+        ([("hello", {"version": 99})], "version of the link is 99, that of this node plugin 1"),
+        ([HELLO, ("have", {"spec": {}})], "an invalid 'have' message"),
     ):
         connection = channel.connect(node.mounter_socket)
         for type_, body in messages:
@@ -216,7 +216,7 @@ async def test_a_mounter_that_breaks_the_protocol_is_cut_off(node):
     async with FakeMounter(node.mounter_socket) as mounter:
         await node.publish(node.target("a"))
         await mounter._channel.send("report", {"report": {"state": "singing"}})
-        await until(lambda: node.logged("WARNING", "a 'report' message that is none"))
+        await until(lambda: node.logged("WARNING", "an invalid 'report' message"))
     assert not (await node.identity.Probe(probe())).ready.value
 
 
@@ -229,7 +229,7 @@ def probe():
 async def test_a_mounter_that_says_nothing_does_not_keep_others_out(alone):
     silent = channel.connect(alone.mounter_socket)
     async with FakeMounter(alone.mounter_socket):
-        await until(lambda: alone.logged("WARNING", "broke the protocol: it was silent"))
+        await until(lambda: alone.logged("WARNING", "violated the protocol: no `ready` within"))
         await until(lambda: alone.logged("INFO", "mounter is connected"))
         await alone.publish(alone.target("a"))
     silent.close()
@@ -264,7 +264,7 @@ async def test_only_the_mounters_user_is_listened_to(idle):
     )
     assert stranger.stdout == "True\n", stranger.stderr
     (line,) = idle.logged("WARNING")
-    assert "user 65533 connected to the mounter's socket and was turned away" in line["message"]
+    assert "user 65533 connected to the mounter's socket and was rejected" in line["message"]
     async with FakeMounter(idle.mounter_socket):
         await idle.publish(idle.target("a"))
         state = idle.state / "volumes" / idle.volume_directories()[0] / "state"

@@ -87,7 +87,7 @@ async def test_a_worker_that_is_silent_is_the_answer_of_a_repeated_publish(alone
         mounter.mute = True
         code, text = await refused(alone.publish(target))
         assert code is grpc.StatusCode.UNAVAILABLE
-        assert "does not answer for 1 s" in text
+        assert "not answered for 1 s" in text
 
 
 # --- the mount breaks under a live pod ------------------------------------------------------------
@@ -108,7 +108,8 @@ async def test_each_pod_of_a_dead_mount_is_told_once_and_the_next_publish_works(
     for _, reason, text in node.events():
         assert reason == "VolumeBroken"
         assert text.startswith("the worker of volume 'pv' died: SIGKILL")
-        assert "until they are restarted" in text
+        assert "'Transport endpoint is not connected'" in text
+        assert text.endswith("[worker-died]")
 
 
 async def test_a_pod_that_node_does_not_know_yet_is_told_when_it_is_published_again(node, mounter):
@@ -196,10 +197,8 @@ async def test_bytes_that_were_lost_at_the_end_are_told_to_the_pod_that_left_las
     await until(node.events)
     ((pod, reason, text),) = node.events()
     assert (pod, reason) == ("b", "UploadFailed")
-    assert text == (
-        "volume pv, after its last pod: PUT s3://bucket/…: AccessDenied (allow it)"
-        " [s3-access-denied]"
-    )
+    assert text.startswith("volume pv")
+    assert text.endswith("PUT s3://bucket/…: AccessDenied (allow it) [s3-access-denied]")
 
 
 async def test_a_mount_that_dies_while_only_a_container_has_it_is_told_to_its_pod(node, mounter):
@@ -227,10 +226,11 @@ async def test_what_a_worker_notices_is_an_event_on_the_pods_of_its_mount(node, 
         ("a", "MissingMountOption"),
         ("b", "MissingMountOption"),
     }
-    assert node.events()[0][2] == (
-        "volume pv: a program's change was refused, because it needs the mount option allow-delete;"
-        " add it to the PersistentVolume's mountOptions, and create the pods again"
-    )
+    text = node.events()[0][2]
+    assert text.startswith("volume pv: ")
+    assert "needs the mount option allow-delete" in text
+    assert "mountOptions" in text
+    assert "unlink of data/x" not in text
 
 
 async def test_what_a_worker_notices_after_the_last_pod_is_an_event_on_that_pod(node, mounter):
@@ -242,22 +242,15 @@ async def test_what_a_worker_notices_after_the_last_pod_is_an_event_on_that_pod(
     away = StoreUnavailableError("PUT s3://bucket/x: 503", "kept", public="PUT s3://bucket/…: 503")
     await mounter.notice(Notice(mount_id=mount_id, reason=Reason.UPLOAD_FAILED, error=away))
     await until(node.events)
-    assert node.events() == [
-        (
-            "a",
-            "UploadFailed",
-            (
-                "volume pv: PUT s3://bucket/…: 503 (kept) [s3-unavailable]; the mounter's log has"
-                " all such failures, with the files"
-            ),
-        )
-    ]
+    ((pod, reason, text),) = node.events()
+    assert (pod, reason) == ("a", "UploadFailed")
+    assert text.startswith("volume pv: PUT s3://bucket/…: 503 (kept) [s3-unavailable]")
 
 
 async def test_messages_of_a_newer_mounter_are_passed_over(node, mounter):
     await mounter._channel.send("weather", {"rain": True})
     await node.publish(node.target("a"))
-    assert node.logged("INFO", "the mounter said 'weather'")
+    assert node.logged("INFO", "the mounter sent 'weather'")
 
 
 # --- one handle, two volumes ----------------------------------------------------------------------
@@ -278,7 +271,7 @@ async def test_two_volumes_with_one_handle_are_both_served_and_the_second_pod_is
     assert "volumeHandle 'pv'" in text
     assert "bucket.bucket 'another' here, 'bucket' there" in text
     assert "bucket.prefix '' here, 'x/' there" in text
-    assert "a volumeHandle of its own" in text
+    assert "different volumeHandles" in text
     (line,) = node.logged("WARNING")
     assert (line["message"], line["volume"]) == (text, "pv")
 

@@ -41,7 +41,7 @@ def test_the_kernels_first_request_is_init(fuse):
 def test_a_second_init_does_not_come(fuse):
     _, fd = fuse
     mount.read_init(fd, 1)
-    with pytest.raises(MountError, match="did not ask for INIT"):
+    with pytest.raises(MountError, match="did not send INIT"):
         mount.read_init(fd, 0)
 
 
@@ -226,7 +226,7 @@ def test_read_ahead_is_set(fuse):
     served.close()
 
 
-@pytest.mark.warnings_expected("reads stay slower than they could be: cannot write")
+@pytest.mark.warnings_expected("reads are slower than they could be: cannot write")
 def test_read_ahead_that_cannot_be_set_is_one_warning_and_no_error(tmp_path, caplog):
     tuning._warned.clear()
     with caplog.at_level(logging.DEBUG, "csi_s3.kernel.tuning"):

@@ -15,7 +15,7 @@ LABEL = "no_such_u:no_such_r:no_such_t:s0:c10,c200"
 REASON = (  # no policy knows the label, so a kernel with SELinux refuses it, too
     "is refused by SELinux"
     if "\tselinuxfs\n" in Path("/proc/filesystems").read_text()
-    else "needs SELinux, which this machine's kernel lacks or has switched off (leave the option"
+    else "needs SELinux, which this machine's kernel lacks or has disabled (remove the option"
 )
 
 

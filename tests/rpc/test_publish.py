@@ -113,7 +113,7 @@ async def test_publishing_again_with_the_other_read_only_is_refused(node, mounte
     await node.publish(target)
     code, text = await refused(node.publish(target, readonly=True))
     assert code is grpc.StatusCode.ALREADY_EXISTS
-    assert f"{target} is published read-write already, and read-only was asked for" in text
+    assert f"{target} is already published read-write, not read-only" in text
     assert not node.fuse_mounts()[str(target)].read_only
 
 
@@ -141,7 +141,7 @@ async def test_two_volumes_of_one_handle_are_both_served_with_a_warning(node, mo
         "other-bucket",
     }
     (line,) = node.logged("WARNING")
-    assert "volumeHandle 'pv' is in use on this node with other settings" in line["message"]
+    assert "volumeHandle 'pv' is used on this node with different settings" in line["message"]
 
 
 async def test_another_volume_on_a_published_target_is_refused(node, mounter):
@@ -182,10 +182,8 @@ async def test_a_directory_that_was_there_survives_a_failed_publish(node, mounte
 async def test_without_a_mounter_publish_waits_a_little_and_says_so(alone):
     code, text = await refused(alone.publish(alone.target("a")))
     assert code is grpc.StatusCode.UNAVAILABLE
-    assert text == (
-        "no mounter is connected to the node plugin (is the mounter's pod running on this node? "
-        "its log says more; kubelet asks again) [mounter-unavailable]"
-    )
+    assert text.startswith("no mounter is connected to the node plugin (")
+    assert text.endswith("[mounter-unavailable]")
     assert not alone.target("a").exists()
 
 
@@ -216,7 +214,7 @@ async def test_a_cancelled_call_does_not_stop_the_work_and_holds_the_target(node
     for call in (node.publish(target), node.unpublish(target)):
         code, text = await refused(call)
         assert code is grpc.StatusCode.ABORTED
-        assert f"another operation on {target} is still under way" in text
+        assert f"another operation on {target} is in progress" in text
     mounter.gate.set()
     await until(lambda: str(target) in node.fuse_mounts())
     await node.publish(target)
@@ -230,7 +228,7 @@ async def test_a_mounter_that_goes_while_it_starts_a_volume_is_an_answer(node, m
     await mounter.die()
     code, text = await publishing
     assert code is grpc.StatusCode.UNAVAILABLE
-    assert "the process that serves volume pv is gone with its mounter" in text
+    assert "the process that serves volume pv ended with its mounter" in text
     await node.wait_until_clean()
 
 

@@ -48,8 +48,8 @@ def started(base: Path, **changes: str) -> subprocess.CompletedProcess[str]:
         ({"endpoint": "unix:///proc/no/s"}, "/proc/no: No such file or directory (--state-dir"),
         ({"mounter": "/proc/no/s"}, "/proc/no: No such file or directory (--state-dir and"),
         ({"state_dir": "/proc/no/such"}, "/proc/no: No such file or directory"),
-        ({"endpoint": "unix:///etc/passwd"}, "--endpoint: 'passwd' exists and is no socket"),
-        ({"endpoint": "/etc"}, "--endpoint '/etc' is not a socket's address (expected unix:///"),
+        ({"endpoint": "unix:///etc/passwd"}, "--endpoint /etc/passwd: exists and is not a socket"),
+        ({"endpoint": "/etc"}, "--endpoint='/etc' is not valid (expected unix:///"),
     ],
 )
 def test_a_path_that_cannot_be_used(tmp_path, changes, text):

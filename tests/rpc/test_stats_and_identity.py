@@ -43,7 +43,7 @@ async def test_stats_of_a_silent_worker_say_so_and_do_not_hang(alone):
         mounter.mute = True
         condition = (await alone.stats(target)).volume_condition
         assert condition.abnormal
-        assert "does not answer for 1 s" in condition.message
+        assert "not answered for 1 s" in condition.message
 
 
 async def test_stats_of_a_target_that_somebody_unmounted_say_so(node, mounter):
@@ -53,6 +53,7 @@ async def test_stats_of_a_target_that_somebody_unmounted_say_so(node, mounter):
     condition = (await node.stats(target)).volume_condition
     assert condition.abnormal
     assert f"nothing is mounted at {target}" in condition.message
+    assert "publishes the volume again" in condition.message
     await node.publish(target)
     assert not (await node.stats(target)).volume_condition.abnormal
 
@@ -64,7 +65,7 @@ async def test_stats_after_the_mounter_is_gone_are_abnormal(node, mounter):
     await is_dead(target)
     condition = (await node.stats(target)).volume_condition
     assert condition.abnormal
-    assert "gone with its mounter" in condition.message
+    assert "ended with its mounter" in condition.message
 
 
 async def test_node_tells_its_id_and_capabilities(node):

@@ -66,7 +66,7 @@ async def test_a_mount_of_another_kind_is_refused_and_left(alone):
     (target / "precious").write_text("data")
     code, text = await refused(alone.unpublish(target))
     assert code is grpc.StatusCode.INTERNAL
-    assert f"{target} holds a mount that is not ours: foreign of type tmpfs" in text
+    assert f"{target} holds a mount of another program: foreign of type tmpfs" in text
     assert (target / "precious").read_text() == "data"
     assert run("umount", target).returncode == 0
 
@@ -127,6 +127,6 @@ async def test_files_that_a_worker_left_are_kept_and_told(node, mounter):
     state = node.state / "volumes" / node.volume_directories()[0] / "state"
     (state / "spooled").write_text("bytes that could not be uploaded")
     await node.unpublish(target)
-    await until(lambda: node.logged("WARNING", f"{state} is kept"))
+    await until(lambda: node.logged("WARNING", f"{state} is not removed"))
     assert (state / "spooled").exists()
     assert not (state.parent / "fs").exists()

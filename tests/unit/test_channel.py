@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from csi_s3.link import unix_socket
 from csi_s3.link.channel import MAX_FDS, MAX_MESSAGE_BYTES, Channel, connect, listen
 
 WITHIN_S = 20
@@ -195,7 +196,7 @@ async def test_what_is_not_our_message_is_refused_and_its_descriptors_are_closed
     channel, peer = raw
     with NULL.open("rb") as file:
         socket.send_fds(peer, [data], [file.fileno()])
-    with pytest.raises(ConnectionError, match="not a message of ours"):
+    with pytest.raises(ConnectionError, match="not a message"):
         await channel.receive()
 
 
@@ -209,7 +210,7 @@ async def test_an_empty_message_ends_the_connection_and_its_descriptors_are_clos
 async def test_a_message_that_was_cut_is_refused(raw):
     channel, peer = raw
     peer.send(b'{"type":"t"}' + b" " * MAX_MESSAGE_BYTES)
-    with pytest.raises(ConnectionError, match="cut"):
+    with pytest.raises(ConnectionError, match="truncated"):
         await channel.receive()
 
 
@@ -217,7 +218,7 @@ async def test_a_message_with_more_descriptors_than_allowed_is_refused_and_all_a
     channel, peer = raw
     with NULL.open("rb") as file:
         socket.send_fds(peer, [b'{"type":"t"}'], [file.fileno()] * (MAX_FDS + 8))
-    with pytest.raises(ConnectionError, match="cut"):
+    with pytest.raises(ConnectionError, match="truncated"):
         await channel.receive()
 
 
@@ -253,8 +254,29 @@ async def test_listen_replaces_a_stale_socket_and_sets_mode_and_group(tmp_path):
         connect(path).close()
 
 
+async def test_listen_replaces_nothing_but_a_socket(tmp_path):
+    path = tmp_path / "node.sock"
+    path.write_text("a file")
+    with pytest.raises(FileExistsError, match="exists and is not a socket"):
+        listen(path)
+    assert path.read_text() == "a file"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+async def test_a_socket_s_name_is_removed_by_its_owner_only(tmp_path):
+    path = tmp_path / "node.sock"
+    with listen(path):
+        old = path.lstat().st_ino
+        with listen(path):
+            unix_socket.remove(path, old)
+            connect(path).close()
+            unix_socket.remove(path, path.lstat().st_ino)
+    unix_socket.remove(path, old)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("missing", ["socket", "directory"])
-async def test_connect_where_nobody_listens_says_so(tmp_path, missing):
+async def test_connect_without_a_listener_is_file_not_found(tmp_path, missing):
     path = tmp_path / "node.sock" if missing == "socket" else tmp_path / "gone" / "node.sock"
     with pytest.raises(FileNotFoundError):
         connect(path)

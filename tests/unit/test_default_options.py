@@ -98,7 +98,7 @@ def test_encryption_by_default_gives_way():
 
 
 def test_a_key_of_the_volumes_beside_another_encryption_by_default_needs_its_own():
-    with pytest.raises(BadOptionError, match="is given without sse"):
+    with pytest.raises(BadOptionError, match="is set without sse"):
         config(["sse=AES256"], f"sse-kms-key-id={KMS}")
     assert config(["sse=AES256"], f"sse-kms-key-id={KMS}", "sse=aws:kms").bucket.sse == "aws:kms"
 
@@ -108,9 +108,7 @@ def test_an_error_of_both_says_which_is_a_default():
         config(["memory-target=64"], f"part-size={64 << 20}")
     text = str(caught.value)
     assert text.startswith("read-part-size=67108864 is more than half of memory-target=64 (MiB)")
-    assert text.endswith(
-        "; memory-target is not the volume's but the driver's default (--default-mount-options))"
-    )
+    assert text.endswith("; memory-target is a default of the driver (--default-mount-options))")
 
 
 def test_an_error_of_the_volumes_own_blames_nobody_else():
@@ -126,7 +124,7 @@ def test_an_error_of_the_volumes_own_blames_nobody_else():
         (["uid"], "--default-mount-options: mount option uid has no value (expected an integer"),
         (["bucketName=b"], "mount option bucketName is not known (bucketName is a volume attrib"),
         (["posix-metadata"], "--default-mount-options: mount option posix-metadata is refused"),
-        (["uid=1", "uid=2"], "mount option uid is given twice, as '1' and '2' (keep one)"),
+        (["uid=1", "uid=2"], "mount option uid is set twice, to '1' and '2' (keep one)"),
         (["no-sign-request", "profile=p"], "options no-sign-request and profile contradict each"),
         ([f"sse-kms-key-id={KMS}"], "--default-mount-options: option sse-kms-key-id="),
         (["memory-target=64", f"part-size={64 << 20}"], "is more than half of memory-target=64"),

@@ -2,7 +2,6 @@
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -23,14 +22,15 @@ def program(tmp_path, monkeypatch):
     return install
 
 
-def test_a_fusermount3_that_hangs_is_an_error_that_says_so(program, monkeypatch, tmp_path):
+def test_a_fusermount3_that_hangs_is_an_error_that_says_so(program, tmp_path):
     program("exec sleep 60")
-    monkeypatch.setattr(fusermount, "DEADLINE_S", 0.2)
     began = time.monotonic()
     with pytest.raises(MountError, match="no answer from fusermount3"):
-        fusermount.mount_as_user(tmp_path, source_name="x", read_only=False, allow_other=False)
+        fusermount.mount_as_user(
+            tmp_path, source_name="x", read_only=False, allow_other=False, within_s=0.2
+        )
     with pytest.raises(MountError, match="no answer from fusermount3"):
-        fusermount.unmount_as_user(tmp_path)
+        fusermount.unmount_as_user(tmp_path, within_s=0.2)
     assert time.monotonic() - began < 30
 
 
@@ -43,10 +43,7 @@ def test_a_fusermount3_that_hangs_is_an_error_that_says_so(program, monkeypatch,
         ("user_allow_others", False),
     ],
 )
-def test_the_line_of_fuse_conf_is_read_as_fusermount3_reads_it(
-    tmp_path, monkeypatch, line, granted
-):
+def test_the_line_of_fuse_conf_is_read_as_fusermount3_reads_it(tmp_path, line, granted):
     conf = tmp_path / "fuse.conf"
     conf.write_text(f"# comment\n{line}\n")
-    monkeypatch.setattr(fusermount, "CONF", Path(conf))
-    assert fusermount._user_allow_other() is granted
+    assert fusermount._user_allow_other(conf) is granted

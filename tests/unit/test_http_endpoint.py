@@ -10,13 +10,14 @@ import pytest
 
 from csi_s3.errors import BadOptionError
 from csi_s3.obs import http_endpoint
+from csi_s3.obs.http_endpoint import EndpointLimits, Probes
 from tests.scraping import get
 
 DEADLINE_S = 10
 
 
 class Program:
-    """Answers as it is told to."""
+    """Answers with what a test sets."""
 
     reason = None
 
@@ -29,10 +30,9 @@ class Program:
     async def collect(self):
         return b"csi_s3_x 1\n"
 
-    def serving(self, address="127.0.0.1:0"):
-        return http_endpoint.serving(
-            address, live=self.live, ready=self.ready, collect=self.collect
-        )
+    def serving(self, address=("127.0.0.1", 0), **limits):
+        probes = Probes(live=self.live, ready=self.ready, collect=self.collect)
+        return http_endpoint.serving(address, probes, EndpointLimits(**limits))
 
 
 async def ask(port, path):
@@ -71,10 +71,9 @@ async def test_what_is_not_ready_says_why():
         assert await ask(port, "/healthz") == (200, "ok\n")
 
 
-async def test_a_stuck_event_loop_is_not_alive(monkeypatch):
-    monkeypatch.setattr(http_endpoint, "ALIVE_WITHIN_S", 0.05)
+async def test_a_stuck_event_loop_is_not_alive():
     found = []
-    with Program().serving() as port:
+    with Program().serving(live_s=0.05) as port:
         asking = threading.Thread(target=lambda: found.append(get(port, "/healthz")))
         asking.start()
         asking.join(DEADLINE_S)  # on the loop's own thread: it cannot answer
@@ -93,8 +92,7 @@ async def test_a_failure_is_an_answer_without_its_text():
         assert await ask(port, "/metrics") == (503, "RuntimeError: see the log\n")
 
 
-async def test_a_scrape_that_takes_too_long_is_given_up_and_cancelled(monkeypatch):
-    monkeypatch.setattr(http_endpoint, "COLLECTED_WITHIN_S", 0.05)
+async def test_a_scrape_that_takes_too_long_is_given_up_and_cancelled():
     program, cancelled = Program(), asyncio.Event()
 
     async def collect():
@@ -104,7 +102,7 @@ async def test_a_scrape_that_takes_too_long_is_given_up_and_cancelled(monkeypatc
             cancelled.set()
 
     program.collect = collect
-    with program.serving() as port:
+    with program.serving(collect_s=0.05) as port:
         assert (await ask(port, "/metrics"))[0] == 503
         async with asyncio.timeout(DEADLINE_S):
             await cancelled.wait()
@@ -124,32 +122,35 @@ async def test_the_end_answers_who_waits_and_leaves_no_thread():
     assert b"200" not in await waiting
     with pytest.raises(ConnectionRefusedError):
         await raw(port, b"")
-    await until(lambda: threads() == [])
+    assert threads() == []
 
 
 async def test_a_port_that_is_taken_is_named():
     with (
         Program().serving() as port,
         pytest.raises(BadOptionError, match=f"127.0.0.1:{port}: .*Address already in use"),
-        Program().serving(f"127.0.0.1:{port}"),
+        Program().serving(("127.0.0.1", port)),
     ):
         pass
 
 
-@pytest.mark.parametrize("address", ["nonsense", "1.2.3.4", "[::1:80", "127.0.0.1:99999"])
-async def test_an_address_where_nobody_can_listen_is_refused(address):
-    with pytest.raises(BadOptionError, match="--http-address"), Program().serving(address):
+@pytest.mark.parametrize("host", ["nonsense.invalid", "203.0.113.1", "::zz"])
+async def test_an_address_that_cannot_be_listened_on_is_refused(host):
+    with (
+        pytest.raises(BadOptionError, match=f"--http-address {host}:0"),
+        Program().serving((host, 0)),
+    ):
         pass
 
 
 async def test_no_address_serves_nothing():
-    with Program().serving("") as port:
+    with Program().serving(None) as port:
         assert (port, threads()) == (0, [])
 
 
-@pytest.mark.parametrize("address", [":0", "[::]:0"])
-async def test_all_addresses_are_those_of_both_versions(address):
-    with Program().serving(address) as port:
+@pytest.mark.parametrize("host", ["", "::"])
+async def test_all_addresses_are_those_of_both_versions(host):
+    with Program().serving((host, 0)) as port:
         assert await ask(port, "/healthz") == (200, "ok\n")
         if socket.has_dualstack_ipv6():
             answer = await raw(port, b"GET /healthz HTTP/1.0\r\n\r\n", host="::1")
@@ -157,17 +158,91 @@ async def test_all_addresses_are_those_of_both_versions(address):
 
 
 async def test_silent_connections_do_not_keep_a_probe_from_its_answer():
-    with Program().serving() as port, contextlib.ExitStack() as silent:
-        for _ in range(3 * http_endpoint.CONNECTIONS):
-            silent.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_S))
-            assert await ask(port, "/healthz") == (200, "ok\n")
-        assert len(threads()) <= http_endpoint.CONNECTIONS + 2
-
-
-async def test_a_request_that_never_ends_is_cut_off(monkeypatch):
-    monkeypatch.setattr(http_endpoint, "REQUEST_WITHIN_S", 0.2)
+    most = 4
     with (
-        Program().serving() as port,
+        Program().serving(connections=most, request_s=DEADLINE_S) as port,
+        contextlib.ExitStack() as closing,
+    ):
+        silent = []
+        for _ in range(10 * most):
+            sock = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
+            silent.append(closing.enter_context(sock))
+            assert await ask(port, "/healthz") == (200, "ok\n")
+        for sock in silent[: -most + 1]:  # those that waited longest have made room
+            assert await asyncio.to_thread(is_closed, sock)
+        assert len(threads()) == 1
+
+
+async def test_a_burst_of_silent_connections_leaves_no_more_open_than_the_limit():
+    most = 4
+    with (
+        Program().serving(connections=most, request_s=DEADLINE_S) as port,
+        contextlib.ExitStack() as closing,
+    ):
+        silent = []
+        for _ in range(5):
+            for _ in range(60):  # faster than the endpoint's loop turns
+                sock = socket.socket()
+                silent.append(closing.enter_context(sock))
+                sock.connect(("127.0.0.1", port))
+            assert await ask(port, "/healthz") == (200, "ok\n")
+        for sock in silent[:-most]:
+            sock.settimeout(DEADLINE_S)
+            assert await asyncio.to_thread(is_closed, sock)
+
+
+async def test_requests_beyond_the_limit_are_refused_and_not_queued():
+    program, asked, go_on = Program(), asyncio.Event(), asyncio.Event()
+
+    async def collect():
+        asked.set()
+        await go_on.wait()
+        return b"1\n"
+
+    program.collect = collect
+    with program.serving(connections=1) as port:
+        waiting = asyncio.create_task(ask(port, "/metrics"))
+        await asked.wait()
+        assert await raw(port, b"GET /healthz HTTP/1.0\r\n\r\n") == b""
+        go_on.set()
+        assert await waiting == (200, "1\n")
+
+
+async def test_a_client_that_does_not_read_its_answer_is_cut_off():
+    program, collected = Program(), asyncio.Event()
+
+    async def collect():
+        collected.set()
+        return b"x" * (32 << 20)  # more than the sockets' buffers
+
+    program.collect = collect
+    with (
+        program.serving(request_s=0.2, connections=1) as port,
+        socket.create_connection(("127.0.0.1", port), DEADLINE_S) as slow,
+    ):
+        slow.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        async with asyncio.timeout(DEADLINE_S):
+            await collected.wait()
+            while await raw(port, b"GET /healthz HTTP/1.0\r\n\r\n") == b"":
+                await asyncio.sleep(0.01)  # its place is free when it is cut off
+
+
+@pytest.mark.parametrize(
+    "request_", [b"POST /healthz HTTP/1.0", b"GET", b"\xff\xfe \xfd", b"GET / HTTP/1.0 again"]
+)
+async def test_what_is_no_request_for_a_page_is_refused(request_):
+    with Program().serving() as port:
+        assert (await raw(port, request_ + b"\r\n\r\n")).startswith(b"HTTP/1.0 400 ")
+
+
+async def test_a_request_without_end_is_cut_off_before_it_fills_memory():
+    with Program().serving(request_s=DEADLINE_S) as port:
+        assert await raw(port, b"GET /healthz HTTP/1.0\r\nX: " + b"x" * (1 << 20)) == b""
+
+
+async def test_a_request_that_never_ends_is_cut_off():
+    with (
+        Program().serving(request_s=0.2) as port,
         socket.create_connection(("127.0.0.1", port), DEADLINE_S) as slow,
     ):
         deadline_s = time.monotonic() + DEADLINE_S
@@ -187,24 +262,24 @@ async def test_a_request_that_never_ends_is_cut_off(monkeypatch):
 
 
 def threads():
-    names = [thread.name for thread in threading.enumerate()]
-    return [n for n in names if "process_request" in n or "serve_forever" in n]
+    return [t.name for t in threading.enumerate() if t.name == "http-endpoint"]
+
+
+def is_closed(sock):
+    try:
+        return sock.recv(1) == b""
+    except ConnectionError:
+        return True
 
 
 async def raw(port, request, *, host="127.0.0.1"):
     def talk():
         with socket.create_connection((host, port), DEADLINE_S) as sock:
-            sock.sendall(request)
             found = b""
             with contextlib.suppress(ConnectionError):
+                sock.sendall(request)
                 while piece := sock.recv(1 << 16):
                     found += piece
             return found
 
     return await asyncio.to_thread(talk)
-
-
-async def until(is_so):
-    async with asyncio.timeout(DEADLINE_S):
-        while not is_so():
-            await asyncio.sleep(0.01)

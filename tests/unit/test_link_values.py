@@ -63,7 +63,7 @@ def test_every_error_arrives_as_its_own_class(cls):
     found = Report.from_json(over_the_link(report.to_json()))
     assert type(found.error) is cls
     assert (found.error.what, found.error.hint) == ("bucket b: no", "do this")
-    assert str(found.error.as_told()) == "no (do this)"
+    assert str(found.error.as_public()) == "no (do this)"
     assert (found.mount_id, found.state, found.usage) == ("m", State.FAILED, report.usage)
 
 

@@ -130,15 +130,15 @@ def test_bound_fields_are_in_every_further_line_and_a_records_own_win(log):
     assert [(x["volume"], x["mount"]) for x in lines(stream)] == [("v1", "m1"), ("v2", "m1")]
 
 
-@pytest.mark.parametrize(("debug", "heard"), [(False, ["info"]), (True, ["debug", "info"])])
-def test_debug_is_ours_only_and_libraries_are_heard_from_warning(log, debug, heard):
+@pytest.mark.parametrize(("debug", "levels"), [(False, ["info"]), (True, ["debug", "info"])])
+def test_debug_is_for_csi_s3_only_and_libraries_log_from_warning(log, debug, levels):
     stream = io.StringIO()
     logs.configure("node", debug=debug, stream=stream)
     log.debug("debug")
     log.info("info")
     logging.getLogger("botocore").info("theirs")
     logging.getLogger("botocore").warning("their warning")
-    assert [x["message"] for x in lines(stream)] == [*heard, "their warning"]
+    assert [x["message"] for x in lines(stream)] == [*levels, "their warning"]
 
 
 def test_configuring_again_replaces_the_first(log):

@@ -4,18 +4,25 @@ import pytest
 
 from csi_s3.config.volume import DEFAULT_MEMORY_BYTES, BucketConfig, TreeConfig, VolumeConfig
 from csi_s3.errors import BadOptionError, MemoryLimitError, Status
-from csi_s3.mounter.memory_shares import LEAST_BYTES, MIB, RESERVE_BYTES, MemoryShares, _cost
+from csi_s3.mounter.memory_shares import (
+    LEAST_BYTES,
+    MIB,
+    RESERVE_BYTES,
+    MemoryShares,
+    _cost,
+    fitted_to,
+)
 
 FOUR_EACH_64 = RESERVE_BYTES + 4 * _cost(64 * MIB)
 
 
-def volume(*, asked=None, **tree):
-    tree = TreeConfig(memory_bytes=asked, **tree)
+def volume(**tree):
+    tree = TreeConfig(**tree)
     return VolumeConfig(bucket=BucketConfig(bucket="b"), tree=tree)
 
 
 def budget(shares, mount_id, *, asked=None):
-    return shares.allot(mount_id, "pv", volume(asked=asked)).tree.memory_bytes
+    return shares.allot(mount_id, "pv", asked)
 
 
 def test_without_a_limit_each_volume_has_what_it_asks_for_or_the_default():
@@ -100,7 +107,7 @@ def test_a_limit_that_is_too_small_for_so_many_names_both_flags():
         MemoryShares(least - 16 * MIB, 16)
 
 
-@pytest.mark.warnings_expected("MiB for a volume's buffers are few")
+@pytest.mark.warnings_expected("MiB for a volume's buffers is little")
 def test_the_limit_that_the_error_names_is_enough():
     with pytest.raises(BadOptionError) as caught:
         MemoryShares(1, 16)
@@ -110,13 +117,13 @@ def test_the_limit_that_the_error_names_is_enough():
 
 @pytest.mark.warnings_expected("parts of 67108864 bytes do not fit")
 def test_parts_are_at_most_half_of_the_budget():
-    shares = MemoryShares(RESERVE_BYTES + _cost(64 * MIB), 1)
-    found = shares.allot("a", "pv", volume(write_part_bytes=64 * MIB)).tree
+    found = fitted_to(volume(write_part_bytes=64 * MIB), 64 * MIB).tree
     assert (found.write_part_bytes, found.read_part_bytes) == (32 * MIB, 8 * MIB)
 
 
 def test_nothing_else_of_the_volume_changes():
     asked = volume(uid=5, allow_delete=True)
-    found = MemoryShares(None, 1).allot("a", "pv", asked)
+    found = fitted_to(asked, 64 * MIB)
     assert found.bucket == asked.bucket
     assert (found.tree.uid, found.tree.allow_delete) == (5, True)
+    assert found.tree.memory_bytes == 64 * MIB

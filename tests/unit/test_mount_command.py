@@ -155,13 +155,13 @@ def test_ro_means_read_only_and_not_with_rw():
 @pytest.mark.parametrize("word", ["foreground", "-f", "help", "-V"])
 def test_what_would_hang_or_end_mount_8_is_refused_in_a_list(word):
     assert refusal("data", "/mnt", f"-o{word}") == (
-        f"option {word} is refused inside -o (it is for a command line)"
+        f"option {word} is refused inside -o (use it on the command line)"
     )
 
 
 def test_mount_8s_dry_run_is_refused_and_not_taken_for_foreground():
     assert refusal("data", "/mnt", "-f", helper=True) == (
-        "mount -f is refused (a dry run cannot be done here)"
+        "mount -f is refused (a dry run is not possible)"
     )
     assert parse("data", "/mnt", "-f").foreground
 
@@ -201,7 +201,7 @@ def test_a_source_is_a_bucket_and_a_prefix(text, expected):
             "s3://data//x",
             (
                 "source prefix='/x' is not valid (expected a key prefix such as data/sales/, "
-                "no part of it empty, . or ..; leave out the leading '/')"
+                "no part of it empty, . or ..; remove the leading '/')"
             ),
         ),
     ],
@@ -234,7 +234,7 @@ def test_the_prefix_is_named_once():
         (
             ["data", "m", "extra"],
             (
-                "argument 'extra' is one too many "
+                "argument 'extra' is not expected "
                 "(usage: mount-s3 BUCKET|s3://BUCKET/PREFIX/ DIRECTORY [OPTIONS])"
             ),
         ),
@@ -249,7 +249,7 @@ def test_the_prefix_is_named_once():
             ["data", "m", "-allow-delete"],
             "option -allow-delete is not known (did you mean --allow-delete? It takes no value)",
         ),
-        (["data", "m", "-x"], "option -x is not known (--help lists the options there are)"),
+        (["data", "m", "-x"], "option -x is not known (see --help for all options)"),
         (
             ["data", "m", "--uid=root"],
             "option --uid='root' is not valid (expected an integer from 0 to 4294967294)",
@@ -260,28 +260,31 @@ def test_the_prefix_is_named_once():
         ),
         (
             ["data", "m", "--uid=1", "-o", "uid=2"],
-            "option --uid is given twice, as '1' and '2' (keep one)",
+            "option --uid is set twice, to '1' and '2' (keep one)",
         ),
         (
             ["data", "m", "--allow-other", "--allow-root"],
             (
                 "options allow-other and allow-root contradict each other "
-                "(everybody includes root; keep one)"
+                "(every user includes root; keep one)"
             ),
         ),
         (
             ["data", "m", "-o", 'prefix="a,b"'],
             (
                 "option -o 'prefix=\"a,b\"' is not valid "
-                "(a quote in it is written with a backslash before)"
+                "(write a quote in it with a backslash before it)"
             ),
         ),
-        (["data", "m", "-o"], "option -o has no value (expected a comma list of options)"),
+        (
+            ["data", "m", "-o"],
+            "option -o has no value (expected a comma-separated list of options)",
+        ),
         (
             ["data", "m", "--posix-metadata"],
             (
                 "option --posix-metadata is refused "
-                "(it is not built yet; mode and owner are those of the options)"
+                "(it is not supported yet; mode and owner are those of the options)"
             ),
         ),
     ],
@@ -294,7 +297,7 @@ def test_a_hint_is_one_warning():
     assert parse("data", "m", "--max-threads", "8", "--cache=/tmp/x").warnings == (
         (
             "option --cache has no effect: "
-            "there is no disk cache yet; data is read from S3 and kept in the page cache"
+            "there is no disk cache yet; data is read from S3 and stays in the page cache"
         ),
         "option --max-threads has no effect: one event loop serves all requests at once",
     )

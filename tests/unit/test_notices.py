@@ -12,87 +12,91 @@ from csi_s3.errors import (
     StoreUnavailableError,
 )
 from csi_s3.link.report import Notice, Reason
-from csi_s3.mounter.notices import UPLOADS_EVERY_S, Notices, last_words
+from csi_s3.mounter.notices import UPLOADS_EVERY_S, Notices, final_error
 
 
-class Told:
+class Recorder:
     def __init__(self):
-        self.now, self.notices = 5.0, []
-        self.of = Notices("m", self._send, clock=lambda: self.now)
+        self.now, self.sent = 5.0, []
+        self.notices = Notices("m", self._send, clock=lambda: self.now)
 
     async def _send(self, notice):
-        self.notices.append(notice)
+        self.sent.append(notice)
 
-    async def hear(self, *failures):
-        task = asyncio.create_task(self.of.run())
+    async def after(self, *failures):
+        """What these failures have sent: reason and message."""
+        self.sent = []
+        task = asyncio.create_task(self.notices.run())
         for op, error in failures:
-            self.of.take(op, error)
-        await self.of.all_told()
+            self.notices.take(op, error)
+        await self.notices.flush()
         task.cancel()
-        found, self.notices = [(n.reason, n.error.what) for n in self.notices], []
-        return found
+        return [(notice.reason, notice.error.what) for notice in self.sent]
 
 
 @pytest.fixture
-def told():
-    return Told()
+def recorder():
+    return Recorder()
 
 
 def missing(option, what="rm"):
     return NotPermittedError(what, f"needs the mount option {option}", option=option)
 
 
-async def test_a_missing_option_is_told_once_for_each(told):
+async def test_each_missing_option_has_one_notice(recorder):
     failures = [("unlink", missing("allow-delete", f"unlink of {n}")) for n in range(100)]
     failures.append(("open", missing("allow-overwrite", "open")))
-    assert await told.hear(*failures) == [
+    assert await recorder.after(*failures) == [
         (Reason.MISSING_OPTION, "unlink of 0"),
         (Reason.MISSING_OPTION, "open"),
     ]
 
 
-async def test_what_is_told_of_a_file_does_not_name_it(told):
+async def test_a_notice_about_a_file_does_not_name_it(recorder):
     failures = [
-        ("release", StaleError('a.csv: somebody else replaced "1"', "compare")),
+        ("release", StaleError("a.csv: replaced concurrently", "compare")),
         ("read", IntegrityError("GET 'b.csv': the store's checksum is 1, ours 2")),
     ]
-    await told.hear(*failures)
-    for _, error in failures:
-        assert ".csv" in error.what
-        assert ".csv" not in str(error.as_told())
-    assert str(failures[0][1].as_told()) == "a file could not be stored (compare)"
-    last = last_words([StaleError("c.csv: replaced"), StaleError("d.csv: replaced")])
-    assert last.as_told().what == "a file could not be stored"
-    assert last_words([]) is None
+    await recorder.after(*failures)
+    assert [error.public for _, error in failures] == ["", ""]  # they belong to others
+    for notice in recorder.sent:
+        assert ".csv" in notice.error.what
+        assert ".csv" not in str(notice.error.as_public())
+    assert str(recorder.sent[0].error.as_public()) == "a file could not be stored (compare)"
+    last = final_error([StaleError("c.csv: replaced"), StaleError("d.csv: replaced")])
+    assert last.as_public().what == "a file could not be stored"
+    assert final_error([]) is None
 
 
-async def test_what_s3_says_of_an_upload_is_told(told):
+async def test_a_notice_has_the_store_s_message_without_names(recorder):
     refused = AccessDeniedError("PUT s3://b/x: no", public="PUT s3://b/…: no")
-    await told.hear(("release", refused))
-    assert refused.as_told().what == "PUT s3://b/…: no"
+    await recorder.after(("release", refused))
+    [notice] = recorder.sent
+    assert notice.error.as_public().what == "PUT s3://b/…: no"
 
 
-async def test_what_no_option_would_allow_is_not_told(told):
-    assert await told.hear(("link", NotPermittedError("hard link", "copy the file"))) == []
+async def test_what_no_option_would_allow_has_no_notice(recorder):
+    assert await recorder.after(("link", NotPermittedError("hard link", "copy the file"))) == []
 
 
-async def test_an_upload_that_fails_when_nobody_hears_of_it_is_told_once_a_minute(told):
+async def test_failed_uploads_without_a_caller_have_one_notice_a_minute(recorder):
     first, second = StoreUnavailableError("503 on a"), StoreUnavailableError("503 on b")
-    assert await told.hear(("release", first), ("release", second)) == [
+    assert await recorder.after(("release", first), ("release", second)) == [
         (Reason.UPLOAD_FAILED, "503 on a")
     ]
-    told.now += UPLOADS_EVERY_S
-    assert await told.hear(("release", second)) == [(Reason.UPLOAD_FAILED, "503 on b")]
+    recorder.now += UPLOADS_EVERY_S
+    assert await recorder.after(("release", second)) == [(Reason.UPLOAD_FAILED, "503 on b")]
 
 
-async def test_what_a_program_hears_of_is_not_told(told):
+async def test_an_error_that_a_program_gets_has_no_notice(recorder):
     assert (
-        await told.hear(("flush", AccessDeniedError("403")), ("read", AccessDeniedError("4"))) == []
+        await recorder.after(("flush", AccessDeniedError("403")), ("read", AccessDeniedError("4")))
+        == []
     )
 
 
-async def test_bytes_that_are_not_what_was_sent_are_told_whatever_the_operation(told):
-    assert await told.hear(("flush", IntegrityError("not encrypted"))) == [
+async def test_wrong_bytes_have_a_notice_whatever_the_operation(recorder):
+    assert await recorder.after(("flush", IntegrityError("not encrypted"))) == [
         (Reason.INTEGRITY, "not encrypted")
     ]
 

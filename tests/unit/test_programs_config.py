@@ -33,7 +33,7 @@ def test_flags_are_enough():
         mounter_uid=0,
         registration_dir=None,
         kubelet_endpoint=Path("/csi/csi.sock"),
-        http_address="",
+        http_address=None,
         default_mount_options=DefaultOptions(),
         startup_taint="",
         events=False,
@@ -48,7 +48,7 @@ def test_the_scheduler_gets_an_eighth_less_than_the_mounter_serves(most, announc
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "10001"])
 def test_a_number_of_volumes_that_cannot_be_is_named(value):
-    with pytest.raises(BadOptionError, match=f"--max-volumes '{value}' is not valid"):
+    with pytest.raises(BadOptionError, match=f"--max-volumes='{value}' is not valid"):
         NodeConfig.from_args(argv(max_volumes=value), {})
 
 
@@ -66,7 +66,7 @@ def test_what_a_cluster_needs_is_optional():
     )
     assert config.registration_dir == Path("/registration")
     assert config.kubelet_endpoint == Path("/var/lib/kubelet/plugins/s3.csi.aws.com/csi.sock")
-    assert config.http_address == "[::]:9810"
+    assert config.http_address == ("::", 9810)
     assert config.startup_taint == "s3.csi.aws.com/agent-not-ready"
     assert config.events
     assert config.max_volumes == 16
@@ -78,7 +78,7 @@ def test_what_a_cluster_needs_is_optional():
 def test_an_empty_flag_turns_off_what_the_environment_turned_on():
     environ = {"CSI_S3_HTTP_ADDRESS": "0.0.0.0:9810", "CSI_S3_EVENTS": "on"}
     config = NodeConfig.from_args(argv(http_address="", events="off"), environ)
-    assert (config.http_address, config.events) == ("", False)
+    assert (config.http_address, config.events) == (None, False)
 
 
 def test_the_api_server_is_the_pods():
@@ -146,25 +146,40 @@ def test_a_missing_flag_is_named_with_its_variable(flag):
     [
         (
             {"endpoint": "tcp://0.0.0.0:1"},
-            "--endpoint 'tcp://0.0.0.0:1' is not a socket's address (expected unix:///ABSOLUTE/PATH)",
+            "--endpoint='tcp://0.0.0.0:1' is not valid (expected unix:///ABSOLUTE/PATH)",
         ),
-        ({"endpoint": "unix://relative"}, "--endpoint 'unix://relative' is not a socket's address"),
-        ({"state_dir": "relative"}, "--state-dir 'relative' is not a full path (expected /ABS"),
-        ({"kubelet_dir": "/var/../etc"}, "--kubelet-dir '/var/../etc' is not a full path"),
-        ({"driver_name": "no spaces"}, "--driver-name 'no spaces' is not a CSI driver's name"),
+        ({"endpoint": "unix://relative"}, "--endpoint='unix://relative' is not valid"),
+        (
+            {"state_dir": "relative"},
+            "--state-dir='relative' is not valid (expected an absolute path",
+        ),
+        (
+            {"kubelet_dir": "/var/../etc"},
+            "--kubelet-dir='/var/../etc' is not valid (expected an absolute path without '..'",
+        ),
+        (
+            {"driver_name": "no spaces"},
+            "--driver-name='no spaces' is not valid (expected a domain name",
+        ),
         ({"driver_name": "a" * 64}, "at most 63 characters"),
-        ({"mounter_uid": "nobody"}, "--mounter-uid 'nobody' is not a user's number (expected e.g."),
-        ({"mounter_uid": "4294967295"}, "is not a user's number"),
+        (
+            {"mounter_uid": "nobody"},
+            "--mounter-uid='nobody' is not valid (expected an integer from 0 to 4294967294)",
+        ),
+        ({"mounter_uid": "4294967295"}, "--mounter-uid='4294967295' is not valid"),
         ({"node_id": "n" * 257}, "expected at most 256 bytes"),
-        ({"registration_dir": "r"}, "--registration-dir 'r' is not a full path (expected /ABS"),
-        ({"kubelet_endpoint": "unix:///a"}, "--kubelet-endpoint 'unix:///a' is not a full path"),
-        ({"http_address": "9810"}, "--http-address '9810' is not an address to listen on (expec"),
+        (
+            {"registration_dir": "r"},
+            "--registration-dir='r' is not valid (expected an absolute path",
+        ),
+        ({"kubelet_endpoint": "unix:///a"}, "--kubelet-endpoint='unix:///a' is not valid"),
+        ({"http_address": "9810"}, "--http-address='9810' is not valid (expected HOST:PORT"),
         ({"http_address": ":9810"}, "expected HOST:PORT such as 0.0.0.0:9810 or [::]:9810"),
-        ({"http_address": "0.0.0.0:65536"}, "--http-address '0.0.0.0:65536' is not an address"),
-        ({"http_address": "0.0.0.0:0"}, "--http-address '0.0.0.0:0' is not an address"),
+        ({"http_address": "0.0.0.0:65536"}, "--http-address='0.0.0.0:65536' is not valid"),
+        ({"http_address": "0.0.0.0:0"}, "--http-address='0.0.0.0:0' is not valid"),
         (
             {"startup_taint": "a/b=true:NoSchedule"},
-            "--startup-taint 'a/b=true:NoSchedule' is not a taint's key (expected the key alone",
+            "--startup-taint='a/b=true:NoSchedule' is not valid (expected the key of a taint alone",
         ),
         (
             {"default_mount_options": "allow-delete,uid=me"},
@@ -174,7 +189,7 @@ def test_a_missing_flag_is_named_with_its_variable(flag):
             {"default_mount_options": "alow-delete\n"},
             "--default-mount-options: mount option alow-delete is not known (did you mean allow-d",
         ),
-        ({"events": "true"}, "--events 'true' is not valid (expected on or off)"),
+        ({"events": "true"}, "--events='true' is not valid (expected on or off)"),
     ],
 )
 def test_a_bad_value_is_named_with_the_form_expected(changes, text):
@@ -224,14 +239,14 @@ def test_the_mounter_takes_its_limits_and_its_secret():
     )
     assert config == MounterConfig(
         socket=Path("/a"),
-        http_address="0.0.0.0:9811",
+        http_address=("0.0.0.0", 9811),
         memory_limit=1 << 30,
         max_volumes=8,
         credentials_dir=Path("/secret"),
     )
     assert MounterConfig.from_args(["--socket", "/a"], {}) == MounterConfig(
         socket=Path("/a"),
-        http_address="",
+        http_address=None,
         memory_limit=None,
         max_volumes=16,
         credentials_dir=None,
@@ -241,12 +256,12 @@ def test_the_mounter_takes_its_limits_and_its_secret():
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
-        (["--memory-limit", "1Gi"], "--memory-limit '1Gi' is not valid (expected an integer from"),
-        (["--memory-limit", "0"], "--memory-limit '0' is not valid (expected an integer from 1"),
-        (["--max-volumes", "0"], "--max-volumes '0' is not valid (expected an integer from 1 to"),
+        (["--memory-limit", "1Gi"], "--memory-limit='1Gi' is not valid (expected an integer from"),
+        (["--memory-limit", "0"], "--memory-limit='0' is not valid (expected an integer from 1"),
+        (["--max-volumes", "0"], "--max-volumes='0' is not valid (expected an integer from 1 to"),
         (["--max-volumes", ""], "--max-volumes is missing (give --max-volumes or set CSI_S3_MAX"),
-        (["--credentials-dir", "secret"], "--credentials-dir 'secret' is not a full path"),
-        (["--http-address", "localhost"], "--http-address 'localhost' is not an address to"),
+        (["--credentials-dir", "secret"], "--credentials-dir='secret' is not valid"),
+        (["--http-address", "localhost"], "--http-address='localhost' is not valid"),
     ],
 )
 def test_a_bad_value_of_the_mounters_is_named(flags, text):

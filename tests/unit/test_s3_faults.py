@@ -141,7 +141,7 @@ def test_what_is_told_is_the_same_for_every_object_and_every_request(key, reques
     error = faults.to_error(refusal, replace(ASKED, key=key))
     assert key in error.what
     assert request_id in error.what
-    told = error.as_told()
+    told = error.as_public()
     assert type(told) is AccessDeniedError
     assert told.hint == error.hint
     assert told.what == (
@@ -151,7 +151,7 @@ def test_what_is_told_is_the_same_for_every_object_and_every_request(key, reques
 
 def test_a_listing_of_the_whole_bucket_is_told_as_such():
     error = faults.to_error(fault(404, "NoSuchBucket"), replace(ASKED, kind="LIST", key=""))
-    assert error.as_told().what == "LIST s3://bkt/: NoSuchBucket (HTTP 404)"
+    assert error.as_public().what == "LIST s3://bkt/: NoSuchBucket (HTTP 404)"
 
 
 @pytest.mark.parametrize("context", [True, ssl.create_default_context()])
@@ -162,7 +162,7 @@ def test_a_failed_connection_is_told_without_aiohttp_s_note_on_tls(context):
     error = faults.from_connection(exc, ASKED)
     said = "ClientConnectorError: Cannot connect to host 10.0.0.1:9 [Connect call failed ('10.0.0."
     assert f"GET s3://bkt/dir/a\\nb: {ASKED.endpoint}: {said}" in error.what
-    assert f"GET s3://bkt/…: {ASKED.endpoint}: {said}" in error.as_told().what
+    assert f"GET s3://bkt/…: {ASKED.endpoint}: {said}" in error.as_public().what
     assert fetch.why(exc).startswith(said)  # of STS and the metadata services
 
 
@@ -173,7 +173,7 @@ def test_a_failed_connection_is_told_without_aiohttp_s_note_on_tls(context):
 def test_no_failed_connection_is_told_with_the_object(exc):
     error = faults.from_connection(exc, ASKED)
     assert r"dir/a\nb" in error.what
-    assert error.as_told().what.startswith("GET s3://bkt/…: ")
+    assert error.as_public().what.startswith("GET s3://bkt/…: ")
 
 
 def test_a_page_of_a_proxy_is_not_taken_for_s3s_words():

@@ -76,5 +76,5 @@ def test_a_command_line_takes_a_label(argv):
     "text", ['prefix="a,b/"', 'xcontext="u:r:t"', 'context="u:r:t"x', 'context=""']
 )
 def test_other_quotes_in_a_list_are_still_refused(text):
-    with pytest.raises(BadOptionError, match="a quote in it is written with a backslash before"):
+    with pytest.raises(BadOptionError, match="write a quote in it with a backslash before it"):
         command("-o", text)

@@ -117,7 +117,7 @@ def test_identical_duplicates_are_one(flags):
 
 
 def test_conflicting_duplicates_name_both_values_in_whatever_order_they_come():
-    message = "mount option uid is given twice, as '1' and '2' (keep one)"
+    message = "mount option uid is set twice, to '1' and '2' (keep one)"
     assert refusal("uid=1", "--uid 2") == message
     assert refusal("uid=2", "uid=1") == message
     assert refusal("uid=1,uid=2") == message
@@ -184,11 +184,11 @@ def test_a_hint_is_one_warning_that_says_what_happens_in_its_place():
     assert parsed.warnings == (
         (
             "mount option allow-root has no effect: "
-            "everybody may reach a volume; uid, gid and the modes decide"
+            "every user can access a volume; uid, gid and the modes decide"
         ),
         (
             "mount option cache has no effect: "
-            "there is no disk cache yet; data is read from S3 and kept in the page cache"
+            "there is no disk cache yet; data is read from S3 and stays in the page cache"
         ),
         "mount option max-threads has no effect: one event loop serves all requests at once",
     )
@@ -201,9 +201,9 @@ def test_tuning_attributes_of_the_aws_driver_are_hints():
     assert parsed.warnings == (
         (
             "volume attribute mountpointContainerResourcesLimitsCpu has no effect: "
-            "volumes share the driver's mounter; give it resources in the chart"
+            "volumes share the driver's mounter; set its resources in the chart"
         ),
-        "volume attribute stsRegion has no effect: it matters to a pod's identity only",
+        "volume attribute stsRegion has no effect: it is used for a pod's identity only",
     )
 
 

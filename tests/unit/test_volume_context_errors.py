@@ -56,7 +56,7 @@ def refusal(*flags, context=BUCKET, **kwargs):
             {**BUCKET, "authenticationSource": "pod"},
             (
                 "volume attribute authenticationSource='pod' is not valid "
-                "(expected driver (a pod's or a secret's identity is not built yet))"
+                "(expected driver (the identity of a pod or a Secret is not supported yet))"
             ),
         ),
         (
@@ -70,14 +70,14 @@ def refusal(*flags, context=BUCKET, **kwargs):
             {**BUCKET, "mountpointEnv.HTTPS_PROXY": "http://p"},
             (
                 "volume attribute mountpointEnv.HTTPS_PROXY is refused (proxies are set for the "
-                "whole mounter, as HTTPS_PROXY and NO_PROXY in its environment)"
+                "whole mounter, by HTTPS_PROXY and NO_PROXY in its environment)"
             ),
         ),
         (
             {**BUCKET, "mountpointEnv.LD_PRELOAD": "/x.so"},
             (
                 "volume attribute mountpointEnv.LD_PRELOAD is not known (value '/x.so') "
-                "(docs/options.md lists the attributes there are)"
+                "(see docs/options.md for all attributes)"
             ),
         ),
         *(
@@ -99,10 +99,7 @@ def refusal(*flags, context=BUCKET, **kwargs):
         ),
         (
             {**BUCKET, "accessKeyID": "AKIAEXAMPLE"},
-            (
-                "volume attribute accessKeyID is not known "
-                "(docs/options.md lists the attributes there are)"
-            ),
+            ("volume attribute accessKeyID is not known (see docs/options.md for all attributes)"),
         ),
     ],
 )
@@ -127,7 +124,7 @@ def test_a_wrong_attribute_is_explained(context, message):
             "allow_other",
             "mount option allow_other is not known (did you mean allow-other? It takes no value)",
         ),
-        ("xyzzy", "mount option xyzzy is not known (docs/options.md lists the options there are)"),
+        ("xyzzy", "mount option xyzzy is not known (see docs/options.md for all options)"),
         (
             "allow-delete=true",
             (
@@ -165,25 +162,25 @@ def test_a_wrong_attribute_is_explained(context, message):
             "uid = 5",
             (
                 "mount option uid is followed by a blank and '=' "
-                "(write uid=VALUE, without blanks around the '=')"
+                "(write uid=VALUE, without blanks around '=')"
             ),
         ),
         (
             "-o uid=1",
-            "mount option -o is refused (each item of mountOptions is an option by itself)",
+            "mount option -o is refused (each item of mountOptions is one option)",
         ),
         (
             "posix-metadata",
             (
                 "mount option posix-metadata is refused "
-                "(it is not built yet; mode and owner are those of the options)"
+                "(it is not supported yet; mode and owner are those of the options)"
             ),
         ),
         (
             "bucket-type directory",
             (
                 "mount option bucket-type='directory' is not valid "
-                "(expected general-purpose (directory buckets are not served yet))"
+                "(expected general-purpose (directory buckets are not supported yet))"
             ),
         ),
         (
@@ -198,21 +195,18 @@ def test_a_wrong_attribute_is_explained(context, message):
             (
                 "mount option endpoint-url='https://***@host' is not valid (expected http:// or "
                 "https:// with a host, and no user, query or fragment; "
-                "credentials do not belong into a URL)"
+                "a URL must not contain credentials)"
             ),
         ),
         (
             "secret_access_key=hunter2",
-            (
-                "mount option secret_access_key is not known "
-                "(docs/options.md lists the options there are)"
-            ),
+            ("mount option secret_access_key is not known (see docs/options.md for all options)"),
         ),
         (
             "prefix=/data",
             (
                 "mount option prefix='/data' is not valid (expected a key prefix such as "
-                "data/sales/, no part of it empty, . or ..; leave out the leading '/')"
+                "data/sales/, no part of it empty, . or ..; remove the leading '/')"
             ),
         ),
         *(
@@ -220,7 +214,7 @@ def test_a_wrong_attribute_is_explained(context, message):
                 f"prefix={quotes}my data/{quotes}",
                 (
                     f"mount option prefix={quotes + 'my data/' + quotes!r} is not valid (expected a"
-                    " key prefix such as data/sales/, no part of it empty, . or ..; leave out the"
+                    " key prefix such as data/sales/, no part of it empty, . or ..; remove the"
                     " quotes: they would be part of every key)"
                 ),
             )
@@ -229,8 +223,8 @@ def test_a_wrong_attribute_is_explained(context, message):
         (
             f"sse-kms-key-id={KMS}",
             (
-                f"option sse-kms-key-id='{KMS}' is given without sse "
-                "(expected sse=aws:kms or sse=aws:kms:dsse beside it)"
+                f"option sse-kms-key-id='{KMS}' is set without sse "
+                "(add sse=aws:kms or sse=aws:kms:dsse)"
             ),
         ),
         (
@@ -263,7 +257,7 @@ def test_a_kms_key_of_aws_is_named_by_its_full_arn():
     assert wrong in refusal("sse=aws:kms", "sse-kms-key-id=alias/mine")
     vpc = "endpoint-url=https://bucket.vpce-1.s3.us-east-1.vpce.amazonaws.com"
     assert wrong in refusal("sse=aws:kms", "sse-kms-key-id=alias/mine", vpc)
-    assert "is given with sse='AES256'" in refusal("sse=AES256", f"sse-kms-key-id={KMS}")
+    assert "is set with sse='AES256'" in refusal("sse=AES256", f"sse-kms-key-id={KMS}")
 
 
 def test_a_kms_key_of_another_store_has_the_name_that_store_gave_it():

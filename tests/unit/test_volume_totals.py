@@ -18,11 +18,11 @@ class Clock:
 
 
 def ended(totals, volume, read):
-    meter = WorkerMetrics(volume)
-    totals.opened(meter)
-    meter.take({"families": {READ: [[read]], metrics.INODES.name: [[9]]}})
-    meter.closed()
-    totals.closed(meter)
+    worker = WorkerMetrics(volume)
+    totals.opened(worker)
+    worker.take({"families": {READ: [[read]], metrics.INODES.name: [[9]]}})
+    worker.closed()
+    totals.closed(worker)
 
 
 async def test_ended_workers_of_a_volume_are_summed_without_their_gauges():
@@ -35,7 +35,7 @@ async def test_ended_workers_of_a_volume_are_summed_without_their_gauges():
     assert metrics.INODES.name not in found
 
 
-async def test_a_volume_that_nobody_has_mounted_for_an_hour_is_forgotten():
+async def test_a_volume_that_was_not_mounted_for_an_hour_is_forgotten():
     clock = Clock()
     totals = VolumeTotals(clock)
     metrics.WORKER_DEATHS.inc(volume="forgotten", cause="SIGKILL")
@@ -53,10 +53,10 @@ async def test_a_volume_that_nobody_has_mounted_for_an_hour_is_forgotten():
 
 async def test_a_volume_that_is_mounted_is_not_forgotten():
     clock = Clock()
-    totals, meter = VolumeTotals(clock), WorkerMetrics("stays")
+    totals, worker = VolumeTotals(clock), WorkerMetrics("stays")
     ended(totals, "stays", 3)
-    totals.opened(meter)
-    meter.take({"families": {READ: [[1]]}})
+    totals.opened(worker)
+    worker.take({"families": {READ: [[1]]}})
     clock.now_s += 2 * FORGET_AFTER_S
     assert (await totals.collect())[READ] == {("stays",): 4}
 

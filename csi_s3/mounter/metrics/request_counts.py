@@ -1,4 +1,4 @@
-"""What a worker counts of its volume, and how it tells."""
+"""What a worker counts for its volume, and the message in which it sends that."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from csi_s3.obs.metrics import samples
 from csi_s3.obs.metrics.instruments import MetricSource
 from csi_s3.s3.http import RequestRecord
 
-_UP, _DOWN = metrics.S3_BYTES.child("up"), metrics.S3_BYTES.child("down")
+_UP, _DOWN = metrics.S3_BYTES.labels("up"), metrics.S3_BYTES.labels("down")
 
 
 def count_request(record: RequestRecord) -> None:
     """Count one attempt of a request to the store."""
-    metrics.S3_REQUESTS.child(record.kind, str(record.status)).count += 1
-    metrics.S3_SECONDS.child(record.kind).observe(record.seconds)
+    metrics.S3_REQUESTS.labels(record.kind, str(record.status)).count += 1
+    metrics.S3_SECONDS.labels(record.kind).observe(record.seconds)
     _UP.count += record.bytes_up
     _DOWN.count += record.bytes_down
 
@@ -22,8 +22,8 @@ def count_request(record: RequestRecord) -> None:
 def metrics_message(usage: Usage) -> dict[str, Any]:
     """The body of a `metrics` message: what this worker has counted until now.
 
-    It has as many rows as there are operations, errnos, kinds of requests and codes: some ten KiB,
-    far below the channel's limit.
+    It has a row for each operation, errno, kind of request and code: some ten KiB, far below the
+    channel's limit.
     """
     metrics.OPEN_FILES.set(usage.open_files)
     metrics.INODES.set(usage.inodes)

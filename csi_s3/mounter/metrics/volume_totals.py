@@ -1,9 +1,8 @@
-"""What all volumes of a mounter have counted: those served now, and those that were.
+"""What all workers of a mounter have counted, by volume: those that run and those that have ended.
 
-A worker's counts end with it, and the next worker of the volume starts from zero. So that a total
-never goes backwards while the mounter lives, the last numbers of ended workers are kept and added,
-by volume. What a killed worker has counted since the last scrape is lost; one that ends in order
-tells it as its last word.
+A worker starts to count from zero. So that a total never goes backwards while the mounter lives,
+the last numbers of ended workers are kept and added. What a killed worker has counted since the
+last scrape is lost; one that ends in order sends its numbers last.
 """
 
 import asyncio
@@ -19,11 +18,10 @@ from csi_s3.obs.metrics import samples
 from csi_s3.obs.metrics.instruments import MetricSource
 from csi_s3.obs.metrics.samples import Samples
 
-ANSWER_WITHIN_S = 2.0
-FORGET_AFTER_S = 3600.0  # a volume that nobody has mounted: its series end
+FORGET_AFTER_S = 3600.0  # the series of a volume that is not mounted any more
 
-_OF_A_VOLUME = [
-    m for m in metrics.ALL if m.source is MetricSource.MOUNTER and m.labels[:1] == ("volume",)
+_VOLUME_METRICS = [
+    m for m in metrics.ALL if m.source is MetricSource.MOUNTER and m.label_names[:1] == ("volume",)
 ]
 
 
@@ -38,73 +36,67 @@ class _EndedWorkers:
 class VolumeTotals:
     """Lifetime: the keeper's. Concurrency: plain code but `collect`, which any number may await."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._meters: set[WorkerMetrics] = set()
+    def __init__(self, clock: Callable[[], float], *, answer_within_s: float = 2.0) -> None:
+        self._clock, self._answer_within_s = clock, answer_within_s
+        self._workers: set[WorkerMetrics] = set()
         self._past: dict[str, _EndedWorkers] = {}
 
-    def __len__(self) -> int:
-        return len(self._meters)
+    def opened(self, worker: WorkerMetrics) -> None:
+        self._workers.add(worker)
 
-    def opened(self, meter: WorkerMetrics) -> None:
-        self._meters.add(meter)
-
-    def closed(self, meter: WorkerMetrics) -> None:
+    def closed(self, worker: WorkerMetrics) -> None:
         """Keep what the worker had counted; it has ended."""
-        self._meters.discard(meter)
-        past = self._past.setdefault(meter.volume, _EndedWorkers(self._clock()))
+        self._workers.discard(worker)
+        past = self._past.setdefault(worker.volume, _EndedWorkers(self._clock()))
         past.ended_s = self._clock()
-        past.counted = samples.total([past.counted, samples.lasting(meter.counted)])
+        past.counted = samples.total([past.counted, samples.counts(worker.counted)])
         self._forget()
 
     async def collect(self) -> Samples:
-        """Everything this mounter exports. Who is silent for too long is counted as it was."""
-        asked = list(self._meters)
+        """Everything this mounter exports; of a worker that does not answer, its last numbers."""
         async with asyncio.TaskGroup() as group:
-            for meter in asked:
-                group.create_task(_refresh(meter))
-        await self._weigh()
+            for worker in self._workers:
+                group.create_task(self._refresh(worker))
+        await self._measure_memory()
         self._forget()
-        metrics.WORKERS.set(len(self._meters))
+        metrics.WORKERS.set(len(self._workers))
         return samples.total(
             [
                 samples.take(MetricSource.MOUNTER, MetricSource.BOTH),
-                *(meter.counted for meter in self._meters),
+                *(worker.counted for worker in self._workers),
                 *(past.counted for past in self._past.values()),
             ]
         )
 
-    async def _weigh(self) -> None:
-        """Look how much memory the workers have, a volume's together."""
-        pids = [(m.volume, m.pid) for m in self._meters if m.pid is not None]
+    async def _refresh(self, worker: WorkerMetrics) -> None:
         try:
-            found = await blocking(partial(_memory, pids), within_s=ANSWER_WITHIN_S)
+            async with asyncio.timeout(self._answer_within_s):
+                await worker.refresh()
+        except TimeoutError:
+            metrics.STALE_ANSWERS.inc(volume=worker.volume)
+
+    async def _measure_memory(self) -> None:
+        """Set the memory of each volume's workers, summed."""
+        pids = [(w.volume, w.pid) for w in self._workers if w.pid is not None]
+        try:
+            memory = await blocking(partial(_memory, pids), within_s=self._answer_within_s)
         except TimeoutError:
             return
-        for volume in {m.volume for m in self._meters} | self._past.keys():
-            held = [memory for of, memory in found if of == volume]
+        for volume in {w.volume for w in self._workers} | self._past.keys():
             for kind in ProcessMemory._fields:
-                total = sum(getattr(memory, kind) for memory in held)
+                total = sum(getattr(used, kind) for owner, used in memory if owner == volume)
                 metrics.WORKER_MEMORY_BYTES.set(total, volume=volume, kind=kind)
 
     def _forget(self) -> None:
-        served = {meter.volume for meter in self._meters}
+        served = {worker.volume for worker in self._workers}
         before_s = self._clock() - FORGET_AFTER_S
         for volume, past in list(self._past.items()):
             if past.ended_s < before_s and volume not in served:
                 del self._past[volume]
-                for metric in _OF_A_VOLUME:
+                for metric in _VOLUME_METRICS:
                     metric.forget(volume)
 
 
-async def _refresh(meter: WorkerMetrics) -> None:
-    try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            await meter.refresh()
-    except TimeoutError:
-        metrics.STALE_ANSWERS.inc(volume=meter.volume)
-
-
 def _memory(pids: list[tuple[str, int]]) -> list[tuple[str, ProcessMemory]]:
-    found = ((volume, memory_of(pid)) for volume, pid in pids)
-    return [(volume, memory) for volume, memory in found if memory is not None]
+    memories = ((volume, memory_of(pid)) for volume, pid in pids)
+    return [(volume, memory) for volume, memory in memories if memory is not None]

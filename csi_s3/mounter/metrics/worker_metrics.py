@@ -1,4 +1,4 @@
-"""What one worker has counted: asked for at each scrape, and kept as it was said last."""
+"""What one worker has counted: requested at each scrape, with the last answer kept."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,46 +13,47 @@ from csi_s3.obs.metrics.samples import Samples
 class WorkerMetrics:
     """Lifetime: `opened` when the worker can be asked, until `closed`; `counted` stays.
 
-    Concurrency: any number may `refresh`; one question is on its way, so a worker that is stuck
-    cannot fill its socket. Cancellation: of `refresh` changes nothing; a late answer is taken.
+    Concurrency: any number of tasks may `refresh`; one request is under way at a time, so a worker
+    that is stuck cannot fill its socket. Cancellation of `refresh` changes nothing; a late answer
+    is taken.
     """
 
     def __init__(self, volume: str) -> None:
         self.volume = volume
         self.counted: Samples = {}
         self.pid: int | None = None
-        self._ask: Callable[[], Awaitable[None]] | None = None
-        self._is_asked = False
+        self._request: Callable[[], Awaitable[None]] | None = None
+        self._is_requested = False
         self._answered = asyncio.Event()
 
     @override
     def __repr__(self) -> str:
-        return f"<WorkerMetrics {self.volume!r} pid={self.pid}{' asked' * self._is_asked}>"
+        return f"<WorkerMetrics {self.volume!r} pid={self.pid}{' requested' * self._is_requested}>"
 
-    def opened(self, pid: int, ask: Callable[[], Awaitable[None]]) -> None:
-        self.pid, self._ask = pid, ask
+    def opened(self, pid: int, request: Callable[[], Awaitable[None]]) -> None:
+        self.pid, self._request = pid, request
 
     def closed(self) -> None:
-        self.pid = self._ask = None
+        self.pid = self._request = None
         self._answered.set()
 
     def take(self, body: Mapping[str, Any]) -> None:
-        """Note what the worker says.
+        """Take the body of a `metrics` message.
 
         Raises:
-            KeyError, ValueError: it is no `metrics` message's.
+            KeyError, ValueError: it is not one.
 
         """
         self.counted = samples.of_volume(samples.from_json(body["families"]), self.volume)
-        self._is_asked = False
+        self._is_requested = False
         self._answered.set()
 
     async def refresh(self) -> None:
-        """Have the worker say what it has counted, and wait for it; at once if there is none."""
-        if self._ask is None:
+        """Request the worker's numbers and wait for them; returns at once if there is no worker."""
+        if self._request is None:
             return
-        if not self._is_asked:
-            self._is_asked = True
+        if not self._is_requested:
+            self._is_requested = True
             self._answered.clear()
-            await self._ask()
+            await self._request()
         await self._answered.wait()

@@ -1,5 +1,5 @@
-"""Metrics: the list of all (`catalog`), what counts, how counts travel, and the text of a scrape.
+"""Metrics: the list of all (`catalog`), the instruments, their samples, and the text of a scrape.
 
-Everything that is counted anywhere is declared here. Who counts what is in the module that knows
-it; what the mounter adds up for its workers is `mounter.metrics`.
+Every metric is declared here. It is counted in the module that knows the event; the totals of the
+mounter's workers are in `mounter.metrics`.
 """

@@ -1,248 +1,227 @@
-"""THE list of metrics: name, unit, help, stability and labels of everything that is counted.
+"""The single list of metrics: name, unit, help, stability and labels.
 
-A metric that is not in this file does not exist, so dashboards and docs/metrics.md have one source.
-Each process (node, keeper, each worker) has its own counts, and a worker starts from zero because
-the zygote counts nothing before it forks. No metric has a pod as a label: a volume's numbers are
-those of all pods that use it, and series of pods that are gone would pile up.
-prometheus_client's multi-process mode was rejected: it keeps a file per process and needs a
-directory that outlives them, where a worker's numbers can travel over its link.
+Dashboards and docs/metrics.md have one source. Each process (node, keeper, each worker) has its own
+counts; a worker starts from zero, because the zygote counts nothing before it forks. No metric has
+a pod as a label: a volume's numbers are those of all pods that use it, and the series of deleted
+pods would accumulate. prometheus_client's multi-process mode was rejected: it keeps a file for each
+process in a directory that outlives them, while a worker can send its numbers over its link.
 """
 
 import platform
+from functools import partial
 
 from csi_s3 import __version__
 from csi_s3.obs.metrics.instruments import Counter, Gauge, Histogram, MetricSource
 
-# A cached answer takes 0.05 to 0.5 ms, one from S3 10 to 200 ms; more is somebody's trouble.
+# A cached answer takes 0.05 to 0.5 ms, one from S3 10 to 200 ms.
 _FUSE_BOUNDS_S = (0.0005, 0.002, 0.01, 0.05, 0.2, 1.0, 5.0, 30.0)
 _S3_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 _CSI_BOUNDS_S = (0.01, 0.05, 0.2, 1.0, 5.0, 15.0, 60.0, 120.0)
 
-# --- a volume's, counted by its worker ------------------------------------------------------------
+_worker_counter = partial(Counter, source=MetricSource.WORKER)
+_worker_gauge = partial(Gauge, source=MetricSource.WORKER)
+_worker_histogram = partial(Histogram, source=MetricSource.WORKER)
+_mounter_counter = partial(Counter, source=MetricSource.MOUNTER)
+_mounter_gauge = partial(Gauge, source=MetricSource.MOUNTER)
+_node_counter = partial(Counter, source=MetricSource.NODE)
+_node_gauge = partial(Gauge, source=MetricSource.NODE)
+_node_histogram = partial(Histogram, source=MetricSource.NODE)
 
-FUSE_OPERATIONS = Counter(
+# --- of a volume, counted by its worker ---------------------------------------------------------
+
+FUSE_OPERATIONS = _worker_counter(
     "fuse_operations",
     unit="operations",
-    text="Requests of the kernel that were answered. op: lookup, open, read, ...; result: ok or "
-    "the errno's name.",
-    source=MetricSource.WORKER,
+    text="Answered FUSE requests. op: lookup, open, read, ...; result: ok or the errno's name.",
     labels=("op", "result"),
 )
-FUSE_SECONDS = Histogram(
+FUSE_SECONDS = _worker_histogram(
     "fuse_operation",
-    text="How long requests of the kernel took, refused ones included. op: lookup, open, read, ...",
-    source=MetricSource.WORKER,
+    unit="seconds",
+    text="Duration of FUSE requests, failed ones included. op: lookup, open, read, ...",
     labels=("op",),
     bounds_s=_FUSE_BOUNDS_S,
 )
-READ_BYTES = Counter(
+READ_BYTES = _worker_counter(
     "read_bytes",
     unit="bytes",
-    text="Bytes that programs were given; what the page cache gives again is not among them.",
-    source=MetricSource.WORKER,
+    text="Bytes returned to programs, without those from the page cache.",
 )
-WRITTEN_BYTES = Counter(
+WRITTEN_BYTES = _worker_counter(
     "written_bytes",
     unit="bytes",
-    text="Bytes that were accepted from programs.",
-    source=MetricSource.WORKER,
+    text="Bytes written by programs.",
 )
-ERRORS = Counter(
+ERRORS = _worker_counter(
     "errors",
     unit="errors",
-    text="Errors that requests of the kernel were answered with. code: the stable code "
-    "(errors.md), or timeout; look-ups of names that are not there count as not-found.",
-    source=MetricSource.WORKER,
+    text="FUSE requests answered with an error. code: the stable code (errors.md), or timeout; "
+    "look-ups of names that do not exist count as not-found.",
     labels=("code",),
 )
-S3_REQUESTS = Counter(
+S3_REQUESTS = _worker_counter(
     "s3_requests",
     unit="requests",
     text="HTTP requests sent to the object store, retries included. kind: HEAD, LIST, GET, PUT, "
-    "PART, ...; status: the HTTP status, or 0 where no answer came.",
-    source=MetricSource.WORKER,
+    "PART, ...; status: the HTTP status, or 0 if there was no answer.",
     labels=("kind", "status"),
 )
-S3_SECONDS = Histogram(
+S3_SECONDS = _worker_histogram(
     "s3_request",
-    text="How long HTTP requests to the object store took, to the last byte, each attempt by "
-    "itself. kind: HEAD, LIST, GET, PUT, PART, ...",
-    source=MetricSource.WORKER,
+    unit="seconds",
+    text="Duration of HTTP requests to the object store, to the last byte, of each attempt. kind: "
+    "HEAD, LIST, GET, PUT, PART, ...",
     labels=("kind",),
     bounds_s=_S3_BOUNDS_S,
 )
-S3_BYTES = Counter(
+S3_BYTES = _worker_counter(
     "s3_bytes",
     unit="bytes",
-    text="Bytes in the bodies of HTTP requests and their answers. direction: up or down.",
-    source=MetricSource.WORKER,
+    text="Bytes in the bodies of HTTP requests and responses. direction: up or down.",
     labels=("direction",),
 )
-HIDDEN_NAMES = Counter(
+HIDDEN_NAMES = _worker_counter(
     "hidden_names",
     unit="names",
-    text="Keys that a directory listing met and that no file can be named after: a component that "
-    "is empty, . or .., holds a NUL, or is over 255 bytes.",
-    source=MetricSource.WORKER,
+    text="Listed keys that cannot be file names: a component is empty, . or .., contains a NUL, or "
+    "is longer than 255 bytes.",
 )
-OPEN_FILES = Gauge(
+OPEN_FILES = _worker_gauge(
     "open_files",
     unit="handles",
     text="Open files and directories.",
-    source=MetricSource.WORKER,
 )
-INODES = Gauge(
+INODES = _worker_gauge(
     "inodes",
     unit="inodes",
-    text="Files and directories that the kernel remembers.",
-    source=MetricSource.WORKER,
+    text="Files and directories that the kernel has looked up and not forgotten.",
 )
-INODES_LIMIT = Gauge(
+INODES_LIMIT = _worker_gauge(
     "inodes_limit",
     unit="inodes",
-    text="So many have a share of memory-target; above it the kernel is asked to forget files.",
-    source=MetricSource.WORKER,
+    text="The number of inodes above which the kernel is asked to forget files.",
 )
-INODES_ASKED = Gauge(
+INODES_ASKED = _worker_gauge(
     "inodes_asked",
     unit="inodes",
-    text="Files that the kernel was asked to forget and still remembers.",
-    source=MetricSource.WORKER,
+    text="Files that the kernel was asked to forget and has not forgotten yet.",
 )
-DIRTY_BYTES = Gauge(
+DIRTY_BYTES = _worker_gauge(
     "dirty_bytes",
     unit="bytes",
-    text="Sizes of the files that were written and are not in S3 yet.",
-    source=MetricSource.WORKER,
+    text="Total size of the files that were written and are not in S3 yet.",
 )
-BUFFERS_BYTES = Gauge(
+BUFFERS_BYTES = _worker_gauge(
     "buffers_bytes",
     unit="bytes",
     text="Memory budget in use: read windows and upload parts.",
-    source=MetricSource.WORKER,
 )
-BUFFERS_LIMIT_BYTES = Gauge(
+BUFFERS_LIMIT_BYTES = _worker_gauge(
     "buffers_limit_bytes",
     unit="bytes",
-    text="The memory budget, fixed when the volume was mounted.",
-    source=MetricSource.WORKER,
+    text="The memory budget, which is fixed when the volume is mounted.",
 )
 
-# --- the mounter's --------------------------------------------------------------------------------
+# --- of the mounter -------------------------------------------------------------------------------
 
-WORKER_STARTS = Counter(
+WORKER_STARTS = _mounter_counter(
     "worker_starts",
     unit="processes",
-    text="Worker processes that were started. volume: the volume handle.",
-    source=MetricSource.MOUNTER,
+    text="Started worker processes. volume: the volume handle.",
     labels=("volume",),
 )
-WORKER_DEATHS = Counter(
+WORKER_DEATHS = _mounter_counter(
     "worker_deaths",
     unit="processes",
-    text="Worker processes that ended without a last word, killed or crashed. volume: the volume "
-    "handle; cause: the signal's name, exit-CODE, or unknown.",
-    source=MetricSource.MOUNTER,
+    text="Worker processes that were killed or crashed. volume: the volume handle; cause: the "
+    "signal's name, exit-CODE, or unknown.",
     labels=("volume", "cause"),
 )
-MOUNT_FAILURES = Counter(
+MOUNT_FAILURES = _mounter_counter(
     "mount_failures",
     unit="mounts",
-    text="Mounts that the mounter refused, could not serve, or could not serve any more. What the "
-    "node plugin refuses by itself, such as a wrong option, is in csi_s3_csi_errors_total. volume: "
-    "the volume handle; code: the stable code (errors.md).",
-    source=MetricSource.MOUNTER,
+    text="Mounts that the mounter refused or could not serve, or that ended with an error. Errors "
+    "of the node plugin, such as a wrong option, are in csi_s3_csi_errors_total. volume: the "
+    "volume handle; code: the stable code (errors.md).",
     labels=("volume", "code"),
 )
-WORKER_MEMORY_BYTES = Gauge(
+WORKER_MEMORY_BYTES = _mounter_gauge(
     "worker_memory_bytes",
     unit="bytes",
-    text="Memory of a volume's workers. volume: the volume handle; kind: rss, or private, which "
-    "counts no page that is shared with another process.",
-    source=MetricSource.MOUNTER,
+    text="Memory of a volume's workers. volume: the volume handle; kind: rss, or private (without "
+    "pages that are shared with other processes).",
     labels=("volume", "kind"),
 )
-MEMORY_LIMIT_BYTES = Gauge(
+MEMORY_LIMIT_BYTES = _mounter_gauge(
     "memory_limit_bytes",
     unit="bytes",
-    text="--memory-limit, from which the volumes' budgets come; 0 where there is none.",
-    source=MetricSource.MOUNTER,
+    text="--memory-limit, which is divided among the volumes; 0 if there is none.",
 )
-WORKERS = Gauge(
+WORKERS = _mounter_gauge(
     "workers",
     unit="processes",
     text="Worker processes, one for each mount.",
-    source=MetricSource.MOUNTER,
 )
-NODE_CONNECTED = Gauge(
+NODE_CONNECTED = _mounter_gauge(
     "node_connected",
     unit="0 or 1",
     text="Whether the mounter is connected to the node plugin.",
-    source=MetricSource.MOUNTER,
 )
-STALE_ANSWERS = Counter(
+STALE_ANSWERS = _mounter_counter(
     "stale_worker_answers",
     unit="scrapes",
-    text="Scrapes for which a worker did not answer in time, so that its last numbers were given. "
-    "volume: the volume handle.",
-    source=MetricSource.MOUNTER,
+    text="Scrapes that have a worker's last numbers because it did not answer in time. volume: the "
+    "volume handle.",
     labels=("volume",),
 )
 
-# --- the node plugin's ----------------------------------------------------------------------------
+# --- of the node plugin ---------------------------------------------------------------------------
 
-CSI_CALLS = Counter(
+CSI_CALLS = _node_counter(
     "csi_calls",
     unit="calls",
-    text="Calls of kubelet that were answered. method: NodePublishVolume, ...; status: OK, or the "
-    "gRPC status.",
-    source=MetricSource.NODE,
+    text="Answered CSI calls. method: NodePublishVolume, ...; status: OK, or the gRPC status.",
     labels=("method", "status"),
 )
-CSI_SECONDS = Histogram(
+CSI_SECONDS = _node_histogram(
     "csi_call",
-    text="How long calls of kubelet took. method: NodePublishVolume, ...",
-    source=MetricSource.NODE,
+    unit="seconds",
+    text="Duration of CSI calls. method: NodePublishVolume, ...",
     labels=("method",),
     bounds_s=_CSI_BOUNDS_S,
 )
-CSI_ERRORS = Counter(
+CSI_ERRORS = _node_counter(
     "csi_errors",
     unit="calls",
-    text="Calls of kubelet that were answered with an error. method: NodePublishVolume, ...; code: "
-    "the stable code (errors.md).",
-    source=MetricSource.NODE,
+    text="CSI calls answered with an error. method: NodePublishVolume, ...; code: the stable code "
+    "(errors.md).",
     labels=("method", "code"),
 )
-MOUNTS = Gauge(
+MOUNTS = _node_gauge(
     "mounts",
     unit="mounts",
-    text="FUSE mounts of this node, one for each volume and set of options.",
-    source=MetricSource.NODE,
+    text="FUSE mounts on this node, one for each volume and set of options.",
 )
-TARGETS = Gauge(
+TARGETS = _node_gauge(
     "published_targets",
     unit="targets",
-    text="Target paths, one for each pod and volume, that have a live mount.",
-    source=MetricSource.NODE,
+    text="Target paths (one for each pod and volume) with a live mount.",
 )
-MOUNTER_CONNECTED = Gauge(
+MOUNTER_CONNECTED = _node_gauge(
     "mounter_connected",
     unit="0 or 1",
     text="Whether a mounter is connected.",
-    source=MetricSource.NODE,
 )
-REGISTERED = Gauge(
+REGISTERED = _node_gauge(
     "registered",
     unit="0 or 1",
     text="Whether kubelet has registered the driver; always 1 without --registration-dir.",
-    source=MetricSource.NODE,
 )
 
 BUILD_INFO = Gauge(
     "build_info",
     unit="always 1",
-    text="What runs. version: of csi-s3; python: of the interpreter.",
+    text="Versions. version: of csi-s3; python: of the interpreter.",
     source=MetricSource.BOTH,
     labels=("version", "python"),
 )
@@ -254,5 +233,5 @@ BY_NAME = {metric.name: metric for metric in ALL}
 
 
 def build_info() -> None:
-    """Say what runs; a worker has no need to."""
+    """Set the versions; not in workers."""
     BUILD_INFO.set(1, version=__version__, python=platform.python_version())

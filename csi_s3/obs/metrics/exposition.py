@@ -1,7 +1,8 @@
-"""The text that Prometheus scrapes; the only importer of prometheus_client."""
+"""The text that Prometheus scrapes. Only this module imports prometheus_client."""
 
 from collections.abc import Iterator
 from itertools import accumulate
+from typing import cast
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -15,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 from typing_extensions import override
 
 from csi_s3.obs.metrics.catalog import BY_NAME
-from csi_s3.obs.metrics.instruments import Counter, Histogram, Value
+from csi_s3.obs.metrics.instruments import Counter, Histogram
 from csi_s3.obs.metrics.samples import Samples
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -34,32 +35,20 @@ class _Samples(Collector):
 
     @override
     def collect(self) -> Iterator[Metric]:
-        for name, held in self._samples.items():
+        for name, samples in self._samples.items():
             metric = BY_NAME[name]
             labels = metric.exported_labels
             family: Metric
             if isinstance(metric, Histogram):
                 family = histogram = HistogramMetricFamily(name, metric.text, labels=labels)
-                for values, value in held.items():
-                    counts, sum_s = _parts(value)
-                    sizes = accumulate(counts)
-                    ends = [*map(floatToGoString, metric.bounds_s), "+Inf"]
-                    histogram.add_metric(values, list(zip(ends, sizes, strict=True)), sum_s)
+                for values, value in samples.items():
+                    *counts, sum_s = cast("list[float]", value)
+                    bounds = [*map(floatToGoString, metric.bounds_s), "+Inf"]
+                    buckets = list(zip(bounds, accumulate(counts), strict=True))
+                    histogram.add_metric(values, buckets, sum_s)
             else:
                 kind = CounterMetricFamily if isinstance(metric, Counter) else GaugeMetricFamily
                 family = plain = kind(name, metric.text, labels=labels)
-                for values, value in held.items():
-                    plain.add_metric(values, _number(value))
+                for values, value in samples.items():
+                    plain.add_metric(values, cast("float", value))
             yield family
-
-
-def _parts(value: Value) -> tuple[list[float], float]:
-    if not isinstance(value, list):
-        raise TypeError("a number is no histogram")
-    return value[:-1], value[-1]
-
-
-def _number(value: Value) -> float:
-    if isinstance(value, list):
-        raise TypeError("a histogram is no number")
-    return value

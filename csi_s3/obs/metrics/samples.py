@@ -1,4 +1,4 @@
-"""What metrics hold, as plain data: taken in one process, sent, summed and shown in another."""
+"""The values of metrics as plain data: taken in one process, sent, summed and exported."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -11,13 +11,14 @@ Samples: TypeAlias = dict[str, dict[Labels, Value]]  # by the metric's name and 
 
 def take(*sources: MetricSource) -> Samples:
     """What this process has counted of the metrics with these sources."""
-    found = ((metric.name, metric.held()) for metric in ALL if metric.source in sources)
-    return {name: held for name, held in found if held}
+    taken = ((metric.name, metric.values()) for metric in ALL if metric.source in sources)
+    return {name: values for name, values in taken if values}
 
 
 def to_json(samples: Samples) -> dict[str, Any]:
     return {
-        name: [[*labels, value] for labels, value in held.items()] for name, held in samples.items()
+        name: [[*labels, value] for labels, value in values.items()]
+        for name, values in samples.items()
     }
 
 
@@ -25,45 +26,45 @@ def from_json(data: Mapping[str, Any]) -> Samples:
     """Rebuild.
 
     Raises:
-        ValueError: these are no samples of our metrics.
+        ValueError: these are not samples of metrics in the catalog.
 
     """
-    found: Samples = {}
+    samples: Samples = {}
     try:
         for name, rows in data.items():
             metric = BY_NAME[name]
-            held = found[name] = {}
+            values = samples[name] = {}
             for *labels, value in rows:
-                if len(labels) != len(metric.labels):
-                    raise ValueError(f"{name} has the labels {metric.labels}, not {labels}")
-                held[tuple(map(str, labels))] = value
+                if len(labels) != len(metric.label_names):
+                    raise ValueError(f"{name} has the labels {metric.label_names}, not {labels}")
+                values[tuple(map(str, labels))] = value
     except (KeyError, TypeError, AttributeError) as exc:
-        raise ValueError(f"no samples of our metrics: {exc!r}") from exc
-    return found
+        raise ValueError(f"not samples of metrics: {exc!r}") from exc
+    return samples
 
 
 def of_volume(samples: Samples, volume: str) -> Samples:
     """The samples of one worker as they are exported: with the label `volume` before the others."""
     return {
-        name: {(volume, *labels): value for labels, value in held.items()}
-        for name, held in samples.items()
+        name: {(volume, *labels): value for labels, value in values.items()}
+        for name, values in samples.items()
     }
 
 
 def total(all_: Iterable[Samples]) -> Samples:
-    """The sum of samples that may be of the same metrics and labels."""
+    """The samples of all, with equal metrics and labels summed."""
     sums: Samples = {}
     for samples in all_:
-        for name, held in samples.items():
+        for name, values in samples.items():
             sum_ = sums.setdefault(name, {})
-            for labels, value in held.items():
+            for labels, value in values.items():
                 sum_[labels] = _plus(sum_[labels], value) if labels in sum_ else value
     return sums
 
 
-def lasting(samples: Samples) -> Samples:
-    """What goes on to be true of a process that has ended: its counts, but no gauge."""
-    return {n: held for n, held in samples.items() if not isinstance(BY_NAME[n], Gauge)}
+def counts(samples: Samples) -> Samples:
+    """The samples without gauges, which end with their process."""
+    return {n: values for n, values in samples.items() if not isinstance(BY_NAME[n], Gauge)}
 
 
 def _plus(a: Value, b: Value) -> Value:

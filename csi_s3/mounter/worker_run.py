@@ -1,0 +1,149 @@
+"""One worker process of a mount, from its fork to its exit."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+from typing_extensions import override
+
+from csi_s3.link.channel import Channel, Message
+from csi_s3.link.report import Notice, Report
+from csi_s3.link.spec import MountSpec
+from csi_s3.mounter.metrics.worker_metrics import WorkerMetrics
+from csi_s3.mounter.mounter_deadlines import MounterDeadlines
+from csi_s3.mounter.zygote_client import WorkerProcess, ZygoteClient, describe
+from csi_s3.obs.metrics import catalog as metrics
+
+log = logging.getLogger(__name__)
+
+
+class WorkerRun:
+    """The process, the channel to it, and what it reported last.
+
+    Lifetime: `serve`, once, in one task. The mount's descriptor is its caller's: the mount may
+    outlive its worker. Concurrency: everything else is for the keeper's tasks. Cancellation: a
+    cancelled `serve` leaves the process to the zygote, which ends all workers when it ends.
+    on_message: takes each report and each notice.
+    """
+
+    def __init__(
+        self,
+        spec: MountSpec,
+        zygote_client: ZygoteClient,
+        on_message: Callable[[Report | Notice], None],
+        deadlines: MounterDeadlines,
+    ) -> None:
+        self.report: Report | None = None
+        self.metrics = WorkerMetrics(spec.volume_handle)
+        self._spec, self._zygote_client, self._on_message = spec, zygote_client, on_message
+        self._deadlines = deadlines
+        self._process: WorkerProcess | None = None
+        self._channel: Channel | None = None
+        self._is_usage_requested = False
+
+    @override
+    def __repr__(self) -> str:
+        if self._process is None:
+            return "<WorkerRun not started>"
+        pid = self._process.pid.result()
+        if self._process.ended.done():
+            return f"<WorkerRun pid={pid} exited: {_cause(self._process)}>"
+        state = self.report.state.value if self.report else "starting"
+        return f"<WorkerRun pid={pid} {state}>"
+
+    async def serve(self, message: Mapping[str, Any], fd: int, stop: asyncio.Event) -> str:
+        """Start a worker that serves the mount, and wait for its exit, whose cause is returned.
+
+        message: the body of `serve`. stop: when it is set, the worker uploads open files and ends;
+        it is killed if that takes too long.
+
+        Raises:
+            ConnectionError: no process could be started.
+
+        """
+        channel, worker_end = Channel.pair()
+        with closing(channel):
+            with worker_end:
+                process = await self._zygote_client.spawn(self._spec.mount_id, worker_end)
+            self._process, self._channel = process, channel
+            log.info("worker is pid %s", process.pid.result(), extra=self._spec.log_fields)
+            metrics.WORKER_STARTS.inc(volume=self._spec.volume_handle)
+            await self._send("serve", message, fd)
+            self.metrics.opened(process.pid.result(), partial(self._send, "metrics"))
+            async with asyncio.TaskGroup() as tasks:
+                stopping = tasks.create_task(self._stop(process, channel, stop))
+                await self._receive(channel)
+                self.metrics.closed()
+                await asyncio.wait({process.ended}, timeout=self._deadlines.exit_s)
+                await self._kill(process)
+                stopping.cancel()
+        return _cause(process)
+
+    async def request_usage(self) -> None:
+        """Have the worker report. One request at a time, so a stuck worker cannot fill its socket.
+
+        Nothing is sent to a worker that is not there yet: its first report is the answer.
+        """
+        if self._channel is not None and not self._is_usage_requested:
+            self._is_usage_requested = True
+            await self._send("usage")
+
+    async def _receive(self, channel: Channel) -> None:
+        """Take the worker's messages until its end of the channel is closed."""
+        try:
+            while (message := await channel.receive()) is not None:
+                self._take(message)
+        except (ConnectionError, KeyError, ValueError):
+            log.exception("the worker broke the protocol", extra=self._spec.log_fields)
+
+    def _take(self, message: Message) -> None:
+        message.close_fds()
+        if message.type == "metrics":
+            self.metrics.take(message.body)
+        elif message.type == "notice":
+            self._on_message(Notice.from_json(message.body["notice"]))
+        elif message.type == "report":
+            self._is_usage_requested = False
+            self.report = Report.from_json(message.body["report"])
+            self._on_message(self.report)
+        else:
+            raise ConnectionError(f"{message.type!r} from a worker")
+
+    async def _stop(self, process: WorkerProcess, channel: Channel, stop: asyncio.Event) -> None:
+        await stop.wait()
+        if self.report is None:  # it waits for its bucket and has no file to upload
+            await self._zygote_client.kill(process)
+            return
+        await self._send("stop")
+        within_s = self._spec.volume.tree.drain_timeout_s + self._deadlines.drain_margin_s
+        _, running = await asyncio.wait({process.ended}, timeout=within_s)
+        if running:
+            log.warning(
+                "worker did not end in %s s and is killed; files that were open may be lost",
+                within_s,
+                extra=self._spec.log_fields,
+            )
+            await self._kill(process)
+            channel.close()  # also for a process that not even SIGKILL ends
+
+    async def _kill(self, process: WorkerProcess) -> None:
+        """Kill the process if it still runs, and wait for its end within the deadline."""
+        if not process.ended.done():
+            await self._zygote_client.kill(process)
+            await asyncio.wait({process.ended}, timeout=self._deadlines.exit_s)
+
+    async def _send(self, type_: str, body: Mapping[str, Any] | None = None, *fds: int) -> None:
+        if self._channel is not None:
+            try:
+                body = {"mount_id": self._spec.mount_id, **(body or {})}
+                await self._channel.send(type_, body, fds)
+            except ConnectionError:
+                log.debug("worker is gone: %s not sent", type_, extra=self._spec.log_fields)
+
+
+def _cause(process: WorkerProcess) -> str:
+    status = process.ended.result() if process.ended.done() else None
+    return "unknown" if status is None else describe(status)
