@@ -1,7 +1,8 @@
-"""The file system in plain Python: every operation of the kernel, no kernel and no network.
+"""The file system in plain Python: every operation of the kernel, without kernel and network.
 
-`fuse.bridge` translates requests to these methods; tests call them directly. The promises are
-docs/semantics.md; this module decides about names, `open_files` about bytes; `tree` finds.
+`fuse.bridge` translates requests to these methods; tests call them directly. docs/semantics.md has
+the promises. This module has the operations on names, `open_files` those on bytes; `tree` finds
+what a name stands for.
 """
 
 from collections.abc import AsyncGenerator, Iterable
@@ -15,36 +16,34 @@ from csi_s3.errors import (
     InvalidNameError,
     IsDirectoryError,
     NotDirectoryError,
-    NotEmptyError,
     NotFoundError,
-    NotImplementedByStoreError,
-    NotPermittedError,
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key, decode_name
 from csi_s3.fs.base.outcome import outcome
-from csi_s3.fs.files.handles import DirHandle, Handles
+from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import Entry, Special
-from csi_s3.fs.names.exclusive_create import put_new
-from csi_s3.fs.names.inodes import ROOT, Inode
-from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.names.exclusive_create import put_new_if_possible
+from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, DirHandle, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.kernel_cache import KernelCache
 from csi_s3.fs.names.symbolic_links import SymbolicLinks
-from csi_s3.fs.names.tree import Kernel, Tree
+from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies
 from csi_s3.fs.rename.directory_rename import DirectoryRenames
 from csi_s3.fs.rename.file_rename import Renames
 from csi_s3.fs.rename.journal import RenameJournal
 from csi_s3.fs.rename.recovery import RenameRecovery
 from csi_s3.fs.write.spool import Spool
+from csi_s3.fs.write.spool_recovery import upload_leftovers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirEntry:
-    """position: where the next `readdir` goes on after this entry."""
+    """position: where the next `readdir` continues after this entry."""
 
     name: bytes
     attributes: Attributes
@@ -80,23 +79,22 @@ class FileSystem:
         context: MountContext,
         *,
         prefix: str,
-        kernel: Kernel,
+        kernel: KernelCache,
         state_dir: Path | None = None,
+        numbers: InodeNumbers = FIRST_NUMBERS,
     ) -> None:
-        """Build every part of the mount, each from those before it: the one place that does.
+        """Build all parts of the mount, each from those before it. Nothing else builds one.
 
         state_dir: None where there is none; then only what fits memory can be changed.
         """
         self._context = context
         self._store, self._config, self._key_lock = context.store, context.config, context.key_lock
         self._progress_timeout = context.progress_timeout
-        self._tree = tree = Tree(context, prefix=prefix, kernel=kernel)
+        self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
         self._handles = Handles()
-        spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
-        self._write_back = write_back = WriteBack(
-            context, tree=tree, handles=self._handles, spool=spool
-        )
+        self._spool = spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
+        self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
         self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
         self.links = SymbolicLinks(context, tree)
         copies, journal = Copies(context), RenameJournal(state_dir)
@@ -114,7 +112,7 @@ class FileSystem:
             open_files=len(self._handles),
             inodes=len(self._inodes),
             inodes_limit=self._tree.inodes_limit,
-            inodes_asked=self._inodes.asked,
+            inodes_asked=self._inodes.evictions_pending,
             dirty_bytes=sum(w.size for w in writers if w.is_dirty),
             buffers_bytes=self._context.budget.used_bytes,
             buffers_limit_bytes=self._context.budget.total_bytes,
@@ -134,30 +132,30 @@ class FileSystem:
     # names
 
     async def lookup(self, parent: int, name: bytes) -> Attributes:
-        """Find a name; the kernel holds the inode once more.
+        """Find a name, and count a reference of the kernel to its inode.
 
         Raises:
             NotFoundError: no such name.
-            KeyTooLongError: there cannot be such a name.
+            KeyTooLongError: no name can be that long.
 
         """
         try:
             text = decode_name(name)
         except InvalidNameError as exc:
             raise NotFoundError(str(exc)) from exc
-        began = self._tree.sizes.now
+        start = self._tree.sizes.now
         inode = await self._tree.lookup(self._inodes.get(parent), text)
         self._tree.remember(inode)
-        self._tree.sizes.told(inode, began=began)
+        self._tree.sizes.note_answer(inode, start=start)
         return self._tree.attributes(inode)
 
     def forget(self, ino: int, n: int) -> None:
         self._inodes.forget(ino, n)
 
     async def getattr(self, ino: int) -> Attributes:
-        inode, began = self._inodes.get(ino), self._tree.sizes.now
+        inode, start = self._inodes.get(ino), self._tree.sizes.now
         ttl_s = await self._tree.refresh(inode)
-        self._tree.sizes.told(inode, began=began)
+        self._tree.sizes.note_answer(inode, start=start)
         return replace(self._tree.attributes(inode), ttl_s=ttl_s)
 
     async def setattr(
@@ -168,7 +166,7 @@ class FileSystem:
         mtime_ns: int | None = None,
         atime_ns: int | None = None,
     ) -> Attributes:
-        """Truncate, or set the times; mode and owner are the options' and are not passed here.
+        """Truncate, or set the times; mode and owner come from mount options and never change.
 
         Raises:
             NotPermittedError: an existing object, without allow-overwrite.
@@ -177,11 +175,8 @@ class FileSystem:
         inode = self._inodes.get(ino)
         if size is not None:
             await self.files.truncate(inode, size)
-        if mtime_ns is not None:
-            inode.mtime_ns = mtime_ns
-        if atime_ns is not None:
-            inode.atime_ns = atime_ns
-        inode.is_told = True  # the kernel takes these attributes whatever came meanwhile
+        inode.set_times(mtime_ns=mtime_ns, atime_ns=atime_ns)
+        inode.note_size()  # the kernel takes these attributes in any case
         return self._tree.attributes(inode)
 
     async def opendir(self, ino: int) -> int:
@@ -189,7 +184,7 @@ class FileSystem:
         return self._handles.add(DirHandle(inode, self._tree.list_directory(inode)))
 
     def dots(self, fh: int) -> tuple[Attributes, Attributes]:
-        """What `.` and `..` of an open directory are."""
+        """The attributes of `.` and `..` of an open directory."""
         here = self._handles.directory(fh).inode
         above = here if here.ino == ROOT else self._inodes.get(here.parent)
         return self._tree.attributes(here), self._tree.attributes(above)
@@ -197,7 +192,7 @@ class FileSystem:
     async def readdir(self, fh: int, start: int) -> AsyncGenerator[DirEntry, None]:
         """Entries from a position on (0: the beginning), without `.` and `..`: see `dots`.
 
-        The caller calls `remember` for each that it passed on, and `told` once it has answered.
+        The caller calls `remember` for each that the kernel took, then `note_answers` once.
         """
         handle = self._handles.directory(fh)
         if start == 0 and handle.position > 0:
@@ -211,11 +206,11 @@ class FileSystem:
                     await listing.more()
             name = listing.names[at]
             at += 1
-            found = listing.entries.get(name)
-            if found is None:
+            entry = listing.entries.get(name)
+            if entry is None:
                 continue  # removed since
             try:
-                inode = await self._listed(handle.inode, name, found, listing.asked_of(name))
+                inode = await self._listed(handle.inode, name, entry, listing.question_of(name))
             except NotFoundError:
                 continue
             handle.position = at
@@ -225,37 +220,37 @@ class FileSystem:
             finally:
                 self._inodes.drop_unused(inode)
 
-    async def _listed(self, parent: Inode, name: str, found: Entry, asked: int) -> Inode:
+    async def _listed(self, parent: Inode, name: str, entry: Entry, question: int) -> Inode:
         local = self._tree.directory(parent).local.get(name)
         if local is not None:
             return local
-        if found is Special.LOCAL:  # no more: S3 has it since
+        if entry is Special.LOCAL:  # it was; S3 has it now
             with self._tree.reading(parent):
-                asked, found = self._tree.sizes.ask(), await self._tree.find(parent, name)
-        return await self._tree.adopt(parent, name, found, asked=asked)
+                entry, question = await self._tree.find(parent, name)
+        return await self._tree.adopt(parent, name, entry, question=question)
 
     def _rewind(self, handle: DirHandle) -> None:
-        """rewinddir: what is read from now on is as of now."""
+        """rewinddir: list the directory again."""
         self._tree.close_listing(handle.inode, handle.listing)
         handle.listing = self._tree.list_directory(handle.inode)
         handle.position = 0
 
     def remember(self, ino: int) -> bool:
-        """The kernel took a listed entry, and holds its inode once more.
+        """Count a reference of the kernel, which took a listed entry.
 
-        False: it holds so many that the answer should end here; there is more to come.
+        False: it has so many inodes that this answer should end here.
         """
         return self._tree.remember(self._inodes.get(ino))
 
     @property
     def now(self) -> int:
-        """When a request begins, for `told`."""
+        """The start of a request, for `note_answers`."""
         return self._tree.sizes.now
 
-    def told(self, inos: Iterable[int], *, began: int) -> None:
-        """The attributes of listed entries were the answer to a request, as `Sizes.told`."""
+    def note_answers(self, inos: Iterable[int], *, start: int) -> None:
+        """The kernel has got the attributes of these inodes, as `Sizes.note_answer`."""
         for ino in inos:
-            self._tree.sizes.told(self._inodes.get(ino), began=began)
+            self._tree.sizes.note_answer(self._inodes.get(ino), start=start)
 
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)
@@ -272,15 +267,16 @@ class FileSystem:
         """
         above, text, key = self._tree.new_name(parent, name, is_dir=True)
         directory = self._tree.directory(above)
-        if text in directory.local or await self._tree.find(above, text) is not Special.ABSENT:
+        if text in directory.local or (await self._tree.find(above, text))[0] is not Special.ABSENT:
             raise ExistsError(f"{key}: exists")
         if self._config.dir_markers:
             async with self._change(above):
-                await self._put_marker(child_key(self._inodes.key(above), text, is_dir=True))
+                marker = child_key(self._inodes.key(above), text, is_dir=True)
+                await put_new_if_possible(self._store, marker, b"")
         present = self._inodes.child(above.ino, text)
         inode = present if present is not None and present.is_dir else None
-        inode = inode or self._inodes.add(above.ino, text, is_dir=True)
-        inode.is_ours = True
+        inode = inode or self._inodes.add(above.ino, text, Kind.DIRECTORY)
+        inode.mark_made_here()
         if not self._config.dir_markers:
             self._tree.keep(inode)
         directory.note(text, Special.DIRECTORY)
@@ -289,14 +285,8 @@ class FileSystem:
         self._tree.remember(inode)
         return self._tree.attributes(inode)
 
-    async def _put_marker(self, key: str) -> None:
-        try:
-            await put_new(self._store, key, b"")
-        except NotImplementedByStoreError:
-            await self._store.put(key, b"")
-
     async def rmdir(self, parent: int, name: bytes) -> None:
-        """Remove a directory that holds nothing but its marker. Nobody's giving up stops it.
+        """Remove a directory that holds nothing but its marker, even if the caller gives up.
 
         Raises:
             NotEmptyError: it holds something.
@@ -307,29 +297,19 @@ class FileSystem:
         inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
         if not inode.is_dir:
             raise NotDirectoryError(f"{text}: not a directory")
-        key = self._inodes.key(inode)
-        if not (self._config.allow_delete or inode.is_ours):
-            raise NotPermittedError(
-                f"rmdir of {key}", "needs the mount option allow-delete", option="allow-delete"
-            )
+        if not inode.runtime.is_made_here:
+            self._context.check_allowed("allow-delete", f"rmdir of {self._inodes.key(inode)}")
 
         async def removing() -> None:
             async with self._change(inode):
-                await self._remove_empty(inode)
+                if await self._tree.check_empty(inode):
+                    await self._store.delete(self._inodes.key(inode))
                 self._removed(above, text, inode)
 
         await self._progress_timeout.wait(removing, f"rmdir of {text}")
 
-    async def _remove_empty(self, inode: Inode) -> None:
-        key = self._inodes.key(inode)
-        found = await first_below(self._store, key, 2)
-        if found.keys() - {key} or self._tree.directory(inode).local:
-            raise NotEmptyError(f"{key}: not empty")
-        if found:
-            await self._store.delete(key)
-
     async def unlink(self, parent: int, name: bytes) -> None:
-        """Delete a file at once; handles that are open on it go on. Nobody's giving up stops it.
+        """Delete a file, even if the caller gives up; open handles on it go on working.
 
         Raises:
             NotPermittedError: without allow-delete, unless its creator has it open.
@@ -339,15 +319,12 @@ class FileSystem:
         inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
         if inode.is_dir:
             raise IsDirectoryError(f"{text}: is a directory")
-        key = self._inodes.key(inode)
-        if not self._config.allow_delete and not self._write_back.is_exempt(inode):
-            raise NotPermittedError(
-                f"unlink of {key}", "needs the mount option allow-delete", option="allow-delete"
-            )
+        if not self._write_back.is_exempt(inode):
+            self._context.check_allowed("allow-delete", f"unlink of {self._inodes.key(inode)}")
 
         async def remove() -> None:
             stored = inode.info if inode.writer is None else inode.writer.base or inode.info
-            if stored is not None:  # else never stored: an object there is somebody else's
+            if stored is not None:  # else an object there is another client's
                 await self._store.delete(self._inodes.key(inode))
             self._removed(above, text, inode)
 
@@ -358,13 +335,13 @@ class FileSystem:
         await self._progress_timeout.wait(removing, f"unlink of {text}")
 
     def _change(self, inode: Inode) -> AbstractAsyncContextManager[None]:
-        """Its key's turn: no rename of it or of what is above it is under way."""
+        """A turn for its key, without a rename of it or of a directory above it."""
         return self._key_lock.change(lambda: self._inodes.key(inode))
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
     ) -> None:
-        """As `Renames.rename`; it goes on to its end even if nobody waits."""
+        """As `Renames.rename`, even if the caller gives up."""
         work = partial(
             self._renames.rename, parent, name, new_parent, new_name, may_replace=may_replace
         )
@@ -373,15 +350,13 @@ class FileSystem:
     async def recover(self) -> None:
         """Finish what earlier workers of this mount began: renames first, then uploads.
 
-        It never fails; the log says what is left. What this worker is asked to do meanwhile waits
-        where it would be in the way.
+        It never fails; the log says what is left. Requests that conflict with it wait.
         """
         await outcome(self._rename_recovery.recover)
-        await outcome(self._write_back.recover)
+        await outcome(partial(upload_leftovers, self._context, self._spool))
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""
-        inode.is_kept = False
         self._tree.drop_local(above, name)
         self._tree.directory(above).note(name, Special.ABSENT)
         self._tree.entries_changed(above)

@@ -103,7 +103,7 @@ class Bridge(pyfuse3.Operations):
                 token, name, entry(attributes), position
             ):
                 return
-        began, listed = self._fs.now, []
+        start, listed = self._fs.now, []
         async with aclosing(self._fs.readdir(fh, max(0, start_id - DOTS))) as entries:
             async for found in entries:
                 position = found.position + DOTS
@@ -112,7 +112,7 @@ class Bridge(pyfuse3.Operations):
                 listed.append(found.attributes.ino)
                 if not self._fs.remember(found.attributes.ino):
                     break
-        self._fs.told(listed, began=began)
+        self._fs.note_answers(listed, start=start)
 
     @override
     @answered(ANSWER_WITHIN_S)
@@ -259,7 +259,7 @@ def entry(a: Attributes) -> pyfuse3.EntryAttributes:
     """The attributes of an inode, and for how long the kernel may use them."""
     e = pyfuse3.EntryAttributes()
     e.st_ino = a.ino
-    e.generation = 0
+    e.generation = a.generation
     e.st_mode = a.mode
     e.st_size = a.size
     e.st_nlink = a.nlink

@@ -14,7 +14,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 
-from csi_s3.fs.names.eviction import Name
+from csi_s3.fs.names.kernel_cache import CachedName
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,9 @@ class Notifier:
         os.dup2(null, self._fd, inheritable=False)
         os.close(null)
 
-    def drop(self, names: Sequence[Name], *, is_read: Callable[[int], bool]) -> Sequence[Name]:
+    def drop(
+        self, names: Sequence[CachedName], *, is_read: Callable[[int], bool]
+    ) -> Sequence[CachedName]:
         """Ask the kernel to drop each name; may block. Returns the names that were skipped.
 
         Skipped are names of directories that are being read. A READDIR that is answered without

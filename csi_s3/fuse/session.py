@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from csi_s3.aio import blocking
 from csi_s3.errors import MountError
-from csi_s3.fs.names.eviction import Name
+from csi_s3.fs.names.kernel_cache import CachedName
 from csi_s3.fuse.notifier import Notifier
 
 log = logging.getLogger(__name__)
@@ -165,8 +165,8 @@ class Session:
         pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)
 
     async def drop_names(
-        self, names: Sequence[Name], *, is_read: Callable[[int], bool]
-    ) -> Sequence[Name]:
+        self, names: Sequence[CachedName], *, is_read: Callable[[int], bool]
+    ) -> Sequence[CachedName]:
         """Ask the kernel to drop names that are not in use; see `Notifier.drop`."""
         if self._notifier is None:
             return names

@@ -6,7 +6,7 @@ store that is built for the volume, not to calls. Implementations: `s3.bucket.Bu
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from csi_s3.config import value_types
@@ -21,11 +21,26 @@ MAX_PUT_BYTES = 5 << 30  # one PUT, one part, one copy
 MAX_COPY_PART_BYTES = 512 << 20  # larger server-side copies are split, to run in parallel
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One state of one object. Versions are equal if they are the same state of it.
+
+    etag: as the store writes it, quotes included; an opaque string; "": no known version.
+    metadata_digest: of metadata that may change while the ETag stays; "" while none is read.
+    size, last_modified: not compared, because the answer to a PUT does not carry all of them.
+    """
+
+    etag: str
+    metadata_digest: str = ""
+    size: int = field(default=0, compare=False)
+    last_modified: float = field(default=0.0, compare=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """One version of one object.
+    """One version of one object, and where it is.
 
-    etag: as the store writes it, quotes included; compared as an opaque string.
+    etag: as of `Version`.
     last_modified: whole seconds since the epoch, because LIST and HEAD differ in the fraction; 0.0
         if the answer had no date (the answer to a PUT).
     archived: in an archive tier and not restored, so a read is refused.
@@ -37,6 +52,10 @@ class ObjectInfo:
     last_modified: float
     storage_class: str = ""
     archived: bool = False
+
+    @property
+    def version(self) -> Version:
+        return Version(self.etag, size=self.size, last_modified=self.last_modified)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,13 +146,13 @@ class Caches:
     async def list(self, path: str) -> None:
         """READDIRPLUS; its names and attributes are cached."""
         ino = await self.walk(path)
-        fh, asked, began = await self._fs.opendir(ino), self._attr_version, self._fs.now
+        fh, asked, start = await self._fs.opendir(ino), self._attr_version, self._fs.now
         listed = []
         async for entry in self._fs.readdir(fh, 0):
             self._fs.remember(entry.attributes.ino)
             self._driver.held.append(entry.attributes.ino)
             listed.append(entry)
-        self._fs.told([e.attributes.ino for e in listed], began=began)
+        self._fs.note_answers([e.attributes.ino for e in listed], start=start)
         for entry in listed:
             self._names[ino, entry.name] = entry.attributes.ino, self._now_s() + 1
             self._take(entry.attributes, asked)

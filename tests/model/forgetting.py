@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import Enum, auto
 
-from csi_s3.fs.names.eviction import Name
+from csi_s3.fs.names.kernel_cache import CachedName
 
 
 class Drops(Enum):
@@ -22,10 +22,10 @@ class NameCache:
 
     def __init__(self, mount, drops: Drops) -> None:
         self.mount, self.drops = mount, drops
-        self.asked: Counter[Name] = Counter()
+        self.asked: Counter[CachedName] = Counter()
         self.longest = self.most = self.calls = self.under_way = 0
         self._refs: Counter[int] = Counter()
-        self._late: list[Name] = []
+        self._late: list[CachedName] = []
         mount.held, mount.kernel.drop_names = self, self.drop_names
 
     def append(self, ino: int) -> None:
@@ -56,7 +56,7 @@ class NameCache:
         for name in late:
             self._drop(name)
 
-    def _drop(self, name: Name) -> None:
+    def _drop(self, name: CachedName) -> None:
         """One whose look-up is not answered yet is in use."""
         if references := self._refs.pop(name.ino, 0):
             self.mount.fs.forget(name.ino, references)

@@ -136,5 +136,7 @@ class Names(Common):
         for path in prefix_kept:
             self.model.kept.discard(path)
         self.model.kept = {
-            inodes.key(i).rstrip("/") for i in inodes if i.is_dir and i.is_kept and i.is_linked
+            inodes.key(i).rstrip("/")
+            for i in inodes
+            if i.is_dir and i.runtime.is_pinned and i.is_linked
         }

@@ -241,7 +241,7 @@ class Mount(Driver):
         if len(self.fs._handles) == 0:
             assert self.fs._context.key_lock._entries == [], "a key range is locked"
             assert self.budget.used_bytes == 0, "memory was not given back"
-            known = [i.directory for i in self.fs._inodes if i.directory is not None]
+            known = [d for i in self.fs._inodes if (d := i.runtime.directory) is not None]
             assert [d._observers for d in known] == [0] * len(known), "an observation goes on"
         self.is_ended = True
         self._end.set()

@@ -204,7 +204,7 @@ def test_a_rename_of_a_directory_is_done_or_undone_by_the_next_worker(slow, turn
 
 
 @MAY_BE_KEPT
-@pytest.mark.warnings_expected("failed again: .*(concurrent modification|replaced|or deleted)")
+@pytest.mark.warnings_expected("failed again: .*(concurrent modification|or deleted)")
 @AT_EACH_AWAIT
 @pytest.mark.parametrize("target", ["new", "over"])
 def test_a_file_is_whole_under_a_name_at_least_after_the_mounts_end_in_its_rename(
@@ -226,7 +226,7 @@ def test_a_file_is_whole_under_a_name_at_least_after_the_mounts_end_in_its_renam
 
 
 @MAY_BE_KEPT
-@pytest.mark.warnings_expected("failed again: .*(concurrent modification|replaced|or deleted)")
+@pytest.mark.warnings_expected("failed again: .*(concurrent modification|or deleted)")
 @AT_EACH_AWAIT
 @pytest.mark.parametrize("data", [b"small", b"+" * 30])
 def test_an_edit_is_in_the_store_or_in_the_spool_after_the_mounts_end(slow, turns, data):

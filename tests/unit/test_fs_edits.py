@@ -118,7 +118,7 @@ def test_an_edit_of_what_somebody_replaced_is_stale_and_theirs_stays(spooled, ol
         mount.delete("f")
     else:
         mount.put("f", theirs)
-    with pytest.raises(StaleError, match=r"somebody else replaced|replaced or deleted"):
+    with pytest.raises(StaleError, match=r"concurrent modification|replaced or deleted"):
         mount.flush(fh)
     with pytest.raises(StaleError):
         mount.release(fh)

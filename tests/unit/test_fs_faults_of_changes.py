@@ -33,7 +33,7 @@ KINDS = ["HEAD", "LIST", "GET", "PUT", "COPY", "DELETE", "DELETE_MANY", "CREATE_
          "UPLOAD_PART", "UPLOAD_PART_COPY", "COMPLETE_UPLOAD", "ABORT_UPLOAD"]  # fmt: skip
 MAY_BE_SAID = pytest.mark.warnings_expected(
     "is kept in .* for the next worker",
-    "failed again: .*somebody else replaced",
+    "failed again: .*concurrent modification",
     "could not be removed after the rename",
     "bug in a file",
 )

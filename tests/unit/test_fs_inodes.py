@@ -1,25 +1,38 @@
 """The inode table: what holds an inode, and when it goes."""
 
+import ast
+import gc
+import tracemalloc
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 
+from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import StaleError
-from csi_s3.fs.names.inodes import ROOT, Inodes
+from csi_s3.fs.files.handles import Handles
+from csi_s3.fs.names.attributes import attributes
+from csi_s3.fs.names.inode import ROOT, FileHandle, Inode, InodeNumbers, Kind, Runtime
+from csi_s3.fs.names.inodes import Inodes
+from csi_s3.fs.names.tree import INODE_BYTES
+from csi_s3.fuse.bridge import entry
+from csi_s3.s3.store import ObjectInfo, Version
 from tests.unit.fs_mount import mount, mounts
 
 __all__ = ["mount", "mounts"]
 
 
 def test_an_inode_is_held_by_the_kernel_by_handles_and_by_what_is_below_it():
-    inodes = Inodes("prefix/")
-    above = inodes.add(ROOT, "d", is_dir=True)
-    file = inodes.add(above.ino, "f", is_dir=False)
+    inodes, handles = Inodes("prefix/"), Handles()
+    above = inodes.add(ROOT, "d", Kind.DIRECTORY)
+    file = inodes.add(above.ino, "f", Kind.FILE)
     assert inodes.key(file) == "prefix/d/f"
     inodes.remember(file)
     inodes.remember(file)
-    file.handles = 1
+    fh = handles.add(FileHandle(file))
     inodes.forget(file.ino, 2)
     assert inodes.get(file.ino) is file
-    file.handles = 0
+    handles.remove(fh)
     inodes.drop_unused(file)
     assert len(inodes) == 1
     for gone in (file, above):
@@ -30,9 +43,9 @@ def test_an_inode_is_held_by_the_kernel_by_handles_and_by_what_is_below_it():
 
 def test_a_name_that_stands_for_another_inode_keeps_the_old_one_while_it_is_held():
     inodes = Inodes("")
-    old = inodes.add(ROOT, "f", is_dir=False)
+    old = inodes.add(ROOT, "f", Kind.FILE)
     inodes.remember(old)
-    new = inodes.add(ROOT, "f", is_dir=False)
+    new = inodes.add(ROOT, "f", Kind.FILE)
     assert new.ino != old.ino
     assert not old.is_linked
     assert inodes.child(ROOT, "f") is new
@@ -44,11 +57,93 @@ def test_a_name_that_stands_for_another_inode_keeps_the_old_one_while_it_is_held
 def test_numbers_are_never_used_twice():
     inodes, seen = Inodes(""), set()
     for _ in range(100):
-        inode = inodes.add(ROOT, "f", is_dir=False)
+        inode = inodes.add(ROOT, "f", Kind.FILE)
         assert inode.ino not in seen
         seen.add(inode.ino)
         inodes.unlink(inode)
     assert len(inodes) == 1
+
+
+def test_a_successor_counts_on_in_a_generation_of_its_own():
+    inodes = Inodes("", InodeNumbers(first=1000, generation=3))
+    inode = inodes.add(ROOT, "f", Kind.FILE)
+    assert (inode.ino, inodes.add(ROOT, "g", Kind.FILE).ino) == (1000, 1001)
+    shown = entry(attributes(inode, TreeConfig(), mounted_ns=0))
+    assert (shown.st_ino, shown.generation) == (1000, 3)
+
+
+def test_what_is_below_a_directory_is_found_at_any_depth():
+    inodes = Inodes("")
+    deep = [inodes.add(ROOT, f"d{n}", Kind.DIRECTORY) for n in range(3000)]
+    for inner, outer in pairwise(deep):
+        inodes.move(inner, outer.ino, inner.name)  # each was made before what is above it
+    beside = inodes.add(ROOT, "beside", Kind.FILE)
+    removed = inodes.add(deep[7].ino, "removed", Kind.FILE)
+    inodes.remember(removed)
+    inodes.unlink(removed)
+    assert inodes.below(deep[2990]) == deep[:2990]
+    assert inodes.below(inodes.get(ROOT)) == [*deep, beside]
+
+
+def test_versions_are_compared_by_what_they_are_and_not_by_what_answers_say():
+    first = ObjectInfo(key="a", size=1, etag='"e"', last_modified=0.0)
+    same = ObjectInfo(key="b", size=1, etag='"e"', last_modified=7.0, storage_class="GLACIER")
+    assert first.version == same.version
+    assert first.version != Version('"f"', size=1)
+    assert first.version != Version('"e"', metadata_digest="chmod")
+
+
+def idle_bytes(n: int, *, was_used: bool = False) -> float:
+    """What one file costs that a `find` has seen, or that a program has read and written."""
+    gc.collect()
+    tracemalloc.start()
+    inodes, handles = Inodes("d/"), Handles()
+    for i in range(n):
+        name = f"name-of-a-file-{i:08d}"
+        info = ObjectInfo(key=f"d/{name}", size=i, etag=f'"{i:032x}"', last_modified=float(i))
+        inode = inodes.add(ROOT, name, Kind.FILE, info=info, question=i)
+        inode.note_size()
+        inode.set_fresh(i + 0.5)
+        inodes.remember(inode)
+        if was_used:
+            handles.remove(handles.add(FileHandle(inode)))
+            inode.replace_version(info, at=10**9 + i)
+            inode.set_times(mtime_ns=10**18 + i)
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return used / n
+
+
+@pytest.mark.parametrize("was_used", [False, True])
+@pytest.mark.parametrize("n", [3_000, 30_000])
+def test_an_idle_name_costs_no_more_than_is_reckoned(n, was_used):
+    assert idle_bytes(n, was_used=was_used) < INODE_BYTES
+
+
+def test_the_runtime_half_goes_when_nothing_is_in_it():
+    inodes, handles = Inodes(""), Handles()
+    file = inodes.add(ROOT, "f", Kind.FILE)
+    idle = file.runtime
+    fh = handles.add(FileHandle(file))
+    assert file.file_handles == [handles.file(fh)]
+    assert file.runtime is not idle
+    handles.remove(fh)
+    assert file.runtime is idle
+    assert (len(idle.handles), idle.children) == (0, 0)
+
+
+def test_no_module_writes_a_field_of_an_inode_but_its_own_and_the_table():
+    fields = {*Inode.__slots__, *Runtime.__slots__}
+    for path in Path("csi_s3/fs").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Assign | ast.AugAssign):
+                continue
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in (t for whole in targets for t in ast.walk(whole)):
+                if isinstance(target, ast.Attribute) and isinstance(target.ctx, ast.Store):
+                    owner = ast.unparse(target.value)
+                    is_inodes = owner not in {"self", "handle"} and target.attr in fields
+                    assert not is_inodes or path.stem in {"inode", "inodes"}, (path, owner)
 
 
 def test_a_forget_too_many_is_harmless():
@@ -79,3 +174,16 @@ def test_usage_counts_what_is_dirty(mount):
     mount.fsync(fh)
     assert mount.fs.usage().dirty_bytes == 0
     mount.close_file(fh)
+
+
+def test_a_local_name_holds_all_directories_above_it_at_any_depth(mount):
+    tree = mount.fs._tree
+    deep = [tree.inodes.get(ROOT)]
+    for n in range(3000):
+        deep.append(tree.inodes.add(deep[-1].ino, f"d{n}", Kind.DIRECTORY))
+    file = tree.inodes.add(deep[-1].ino, "f", Kind.FILE)
+    tree.add_local(deep[-1], file)
+    assert all(tree.directory(a).local == {b.name: b} for a, b in pairwise(deep))
+    deep[1000].pin()
+    tree.drop_local(deep[-1], "f")
+    assert [bool(tree.directory(d).local) for d in deep] == [True] * 1000 + [False] * 2001

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from csi_s3.errors import IntegrityError, NotFoundError, StaleError, StoreUnavailableError
-from csi_s3.fs.write import file_sender
+from csi_s3.fs.write import remote_object
 from tests.unit.fs_mount import WRITE_NEW, Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -196,6 +196,26 @@ def test_parts_that_are_in_s3_are_not_sent_again_because_the_last_request_failed
     assert mount.store.uploads == {}
 
 
+def test_parts_stay_in_s3_while_it_does_not_say_what_a_lost_answer_has_made(mounts):
+    """Without room in the spool they are the only copy."""
+    mount = mounts(write_part_bytes=8, min_part_bytes=4)
+    fh = mount.create("f", EXCLUSIVE)
+    mount.write(fh, b"begun")
+    lose_an_answer(mount.store)
+    with pytest.raises(StoreUnavailableError):
+        mount.fsync(fh)
+    mount.write(fh, LARGE, 5)
+    fail(mount.store, "HEAD", DOWN)
+    with pytest.raises(StoreUnavailableError):
+        mount.fsync(fh)
+    mount.store_works()
+    with mount.requests(COMPLETE_UPLOAD=2, HEAD=1, GET=1):
+        mount.fsync(fh)
+    assert mount.data("f") == b"begun" + LARGE
+    mount.close_file(fh)
+    assert mount.store.uploads == {}
+
+
 @pytest.mark.parametrize("then", ["write", "truncate"])
 def test_bytes_that_left_may_be_followed_by_others_after_a_failed_store(mounts, then):
     mount = mounts(write_part_bytes=8, min_part_bytes=4)
@@ -309,7 +329,7 @@ def test_a_file_whose_store_failed_can_be_renamed_removed_and_rewritten(
 @pytest.mark.warnings_expected("f: no answer to the abort of an upload")
 @pytest.mark.parametrize("end", ["unlink", "truncate"])
 def test_a_store_that_does_not_answer_an_abort_fails_nothing_else(spooled, monkeypatch, end):
-    monkeypatch.setattr(file_sender, "ABORT_WITHIN_S", 0.01)
+    monkeypatch.setattr(remote_object, "ABORT_WITHIN_S", 0.01)
     mount = spooled
     fh = mount.create("f")
     mount.write(fh, LARGE)

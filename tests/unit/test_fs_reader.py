@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from csi_s3.errors import StoreUnavailableError
+from csi_s3.fs.read.reader import FIRST_PART_BYTES, MAX_WINDOW_BYTES, SLACK_BYTES, plan_window
 from tests.unit.fs_mount import Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -32,6 +33,47 @@ def fetched(mount):
 
     mount.store.read_range = read_range
     return ranges
+
+
+def window(head, end, *, stream_bytes=0, size=1 << 40, max_part=8 * MIB):
+    return plan_window(head, end, stream_bytes=stream_bytes, size=size, max_part=max_part)
+
+
+def test_a_window_reaches_ahead_by_twice_what_was_streamed_up_to_a_limit():
+    reach = {n: window(n, n, stream_bytes=n)[-1][1] - n for n in (MIB, 4 * MIB, 100 * MIB)}
+    assert reach == {
+        MIB: 2 * MIB - MIB,
+        4 * MIB: 8 * MIB - MIB,
+        100 * MIB: MAX_WINDOW_BYTES - 8 * MIB,
+    }
+
+
+@pytest.mark.parametrize("stream_bytes", [0, MIB, 30 * MIB, 1 << 30])
+@pytest.mark.parametrize("max_part", [FIRST_PART_BYTES // 2, 8 * MIB, 1 << 30])
+@pytest.mark.parametrize("size", [5 * MIB + 17, 1 << 40])
+def test_a_window_has_no_gap_and_ends_with_the_object(stream_bytes, max_part, size):
+    parts = window(4 * MIB, 5 * MIB, stream_bytes=stream_bytes, size=size, max_part=max_part)
+    assert parts[0][0] == 4 * MIB
+    assert 5 * MIB <= parts[-1][1] <= size
+    assert all(a[1] == b[0] for a, b in pairwise(parts))
+    assert all(0 < end - start <= max_part for start, end in parts)
+    assert all(
+        end - start >= FIRST_PART_BYTES or end - start == max_part for start, end in parts[:-1]
+    )
+
+
+def test_a_window_grows_only_when_there_is_room_for_a_whole_part():
+    assert window(4 * MIB, 4 * MIB, stream_bytes=2 * MIB) != []
+    assert window(7 * MIB, 4 * MIB, stream_bytes=2 * MIB) == []  # 4 ahead, the last part excepted
+
+
+@pytest.mark.parametrize(("jump", "parts"), [(SLACK_BYTES, True), (SLACK_BYTES + 1, False)])
+def test_a_window_is_not_filled_up_to_a_reader_that_has_jumped_ahead(jump, parts):
+    assert bool(window(MIB, MIB + jump)) is parts
+
+
+def test_nothing_is_fetched_behind_the_end_of_an_object():
+    assert window(9, 9, size=9) == []
 
 
 @pytest.mark.parametrize("size", [1, 128 * KIB, MIB - 1, MIB, MIB + 1, 20 * MIB + 17])

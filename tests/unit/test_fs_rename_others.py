@@ -42,7 +42,7 @@ def test_what_others_write_between_copy_and_delete_stays_under_the_old_name(moun
     mount.store.put_now("d/new", b"new")
     go_on()
     assert stored(mount) == beside({**MOVED, "d/a": b"theirs", "d/new": b"new"})
-    assert "somebody else has written to them meanwhile, first to d/a" in caplog.text
+    assert "they were modified concurrently, the first is d/a" in caplog.text
     assert mount.cat("d/a") == b"theirs"
     assert mount.cat("e/a") == b"1"
 

@@ -174,8 +174,8 @@ def test_a_stream_without_spool_is_stored_before(mounts):
 def test_a_stream_without_spool_that_never_pauses_is_busy(mount, monkeypatch):
     with_tree(mount)
     fh = mount.create("d/new")
-    monkeypatch.setattr("csi_s3.fs.write.file_writer.FileWriter.must_be_stored_to_move", True)
-    with pytest.raises(BusyError, match="without room in the spool"):
+    monkeypatch.setattr("csi_s3.fs.write.dirty_file.DirtyFile.must_be_stored_to_move", True)
+    with pytest.raises(BusyError, match="spool-size"):
         rename_now(mount)
     mount.release(fh)
 

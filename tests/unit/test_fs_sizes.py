@@ -79,7 +79,7 @@ def test_an_answer_that_the_kernel_will_ignore_does_not_count(mount):
     assert not is_stale(mount, opening(mount, ino))
 
 
-def test_what_was_not_told_yet_is_believed_for_no_longer_than_it_is_fresh(mount):
+def test_a_version_without_its_size_in_the_kernel_is_shown_no_longer_than_it_is_fresh(mount):
     mount.put("f", b"old")
     ino = mount.ino("f")
     mount.put("f", b"newer")
@@ -100,14 +100,14 @@ def test_a_listing_that_was_answered_before_does_not_count_either(mount):
     began = mount.fs.now
     mount.put("f", b"newer")
     mount.run(mount.fs.getattr(ino))
-    mount.fs.told([ino], began=began)
+    mount.fs.note_answers([ino], start=began)
     assert is_stale(mount, opening(mount, ino))
     mount.run(mount.fs.getattr(ino))
     began = mount.fs.now
     mount.put("f", b"the newest")
     mount.ls()
     assert is_stale(mount, opening(mount, ino))
-    mount.fs.told([ino], began=mount.fs.now)
+    mount.fs.note_answers([ino], start=mount.fs.now)
     assert not is_stale(mount, opening(mount, ino))
 
 

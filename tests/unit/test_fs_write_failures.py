@@ -14,7 +14,6 @@ from csi_s3.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from csi_s3.fs.base import progress_timeout
 from csi_s3.fs.write import parallel_upload
 from tests.unit.fs_mount import REWRITE, Held, fail, mount, mounts
 
@@ -146,11 +145,9 @@ def test_an_error_that_nobody_foresaw_fails_the_file_not_the_mount(mount, mounts
         assert make.cat("g") == b"fine"
 
 
-def test_no_progress_for_minutes_is_a_timeout_and_the_upload_goes_on(mount, monkeypatch):
+def test_no_progress_for_minutes_is_a_timeout_and_the_upload_goes_on(mount):
     """Promise: ETIMEDOUT: no progress in time."""
-    monkeypatch.setattr(
-        progress_timeout, "STALLED_AFTER_S", 0.01
-    )  # looked at so often; the clock stands
+    mount.fs._context.progress_timeout.stalled_after_s = 0.01  # checked so often; the clock stands
     fh = mount.create("f")
     mount.write(fh, b"data")
     held = Held(mount.store, "PUT")
@@ -167,8 +164,8 @@ def test_no_progress_for_minutes_is_a_timeout_and_the_upload_goes_on(mount, monk
 
 
 @pytest.mark.warnings_expected("upload of f failed in the end: PUT f: 403")
-def test_a_failure_after_everybody_gave_up_is_in_the_log(mount, monkeypatch):
-    monkeypatch.setattr(progress_timeout, "STALLED_AFTER_S", 0.01)
+def test_a_failure_after_everybody_gave_up_is_in_the_log(mount):
+    mount.fs._context.progress_timeout.stalled_after_s = 0.01
     fh = mount.create("f")
     mount.write(fh, b"data")
     held = Held(mount.store, "PUT")
@@ -265,7 +262,9 @@ def test_writing_on_in_a_file_that_somebody_replaced_or_removed_is_stale(mounts,
         mount.flush(fh)
     assert caught.value.errno == 116
     assert ours in caught.value.what
-    assert ("gone" if theirs is None else mount.store.objects["f"].info.etag) in caught.value.what
+    assert (
+        "no object" if theirs is None else mount.store.objects["f"].info.etag
+    ) in caught.value.what
     with pytest.raises(StaleError):
         mount.release(fh)
     assert mount.data("f") == theirs

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from csi_s3.fs.names.eviction import Name
+from csi_s3.fs.names.kernel_cache import CachedName
 from csi_s3.fuse.notifier import Notifier, can_prune
 
-NAMES = [Name(1, b"a", 11), Name(2, "\u00e9".encode(), 12), Name(1, b"c", 13)]
+NAMES = [CachedName(1, b"a", 11), CachedName(2, "\u00e9".encode(), 12), CachedName(1, b"c", 13)]
 ENTRY, PRUNE = 3, 9  # include/uapi/linux/fuse.h
 
 

@@ -1,4 +1,4 @@
-"""What all of the file system stands on: keys, clocks, memory, locks, waiting, outcomes of tasks.
+"""The base of the file system: keys, clocks, memory, locks, timeouts, outcomes of tasks.
 
 Nothing here knows an inode, a file or a listing.
 """

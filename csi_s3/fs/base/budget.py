@@ -1,14 +1,14 @@
 """The memory that one worker's buffers share: read windows and upload parts.
 
-One number for all, fixed at mount. Writers wait for it and never exceed it; readers take what they
-must have at once (a kernel read is at most 1 MiB and 64 are under way) and ask politely for what
-is only a guess, so readers always progress and never wait for a writer.
+One number for all, fixed at mount. Writers wait for room and never exceed it. Readers take what a
+kernel read needs at once (at most 1 MiB each, 64 at a time) and read ahead only where there is room
+(`try_reserve`). So readers always progress and never wait for a writer.
 """
 
 import asyncio
 from collections import deque
 
-GUESSES_SHARE = 0.75  # idle readers hold on to theirs, and must not stop every writer
+READ_AHEAD_SHARE = 0.75  # idle readers keep theirs, and must not stop every writer
 
 
 class MemoryBudget:
@@ -31,8 +31,8 @@ class MemoryBudget:
         return not self._waiters and self._fits(n)
 
     def try_reserve(self, n: int) -> bool:
-        """Reserve for a guess: a part of the memory is kept free of them, for writers."""
-        if self._waiters or self._used + n > self.total_bytes * GUESSES_SHARE:
+        """Reserve for read-ahead, which must leave a part of the memory to writers."""
+        if self._waiters or self._used + n > self.total_bytes * READ_AHEAD_SHARE:
             return False
         self._used += n
         return True
@@ -48,13 +48,13 @@ class MemoryBudget:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._wake()  # which drops us, if somebody's release has not done so already
+                self._wake()  # drops this waiter, unless a release has done so
             else:
                 self.release(n)
             raise
 
     def take(self, n: int) -> None:
-        """Count what a reader must have now, whatever the budget says."""
+        """Reserve what a reader must have now, even above the budget."""
         self._used += n
 
     def release(self, n: int) -> None:

@@ -1,4 +1,4 @@
-"""The two clocks that the file system goes by; tests pass their own."""
+"""The two clocks of the file system; tests pass their own."""
 
 import time
 from collections.abc import Callable
@@ -8,9 +8,9 @@ _CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; the time module does not name it
 
 
 def stamp_ns() -> int:
-    """Now, by the clock that the kernel takes time stamps from: up to a tick behind the finer one.
+    """Now, by the clock from which the kernel takes time stamps: up to a tick behind the finer one.
 
-    utimens without a time brings that one, and must not be before a write that came before.
+    utimens without a time sends a stamp of that clock; it must not be before an earlier write.
     """
     return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
 

@@ -6,9 +6,10 @@ only some parts need (inodes, handles, spool, journal) is passed to them by name
 
 import asyncio
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from csi_s3.config.volume import TreeConfig
+from csi_s3.errors import NotPermittedError
 from csi_s3.fs.base.budget import MemoryBudget
 from csi_s3.fs.base.clock import Clock
 from csi_s3.fs.base.key_range_lock import KeyRangeLock
@@ -47,3 +48,14 @@ class MountContext:
             progress_timeout=ProgressTimeout(group, clock),
             key_lock=KeyRangeLock(),
         )
+
+    def check_allowed(self, option: Literal["allow-delete", "allow-overwrite"], what: str) -> None:
+        """Whether the mount option lets existing objects be removed, or replaced.
+
+        Raises:
+            NotPermittedError: the option is not given.
+
+        """
+        is_delete = option == "allow-delete"
+        if not (self.config.allow_delete if is_delete else self.config.allow_overwrite):
+            raise NotPermittedError(what, f"needs the mount option {option}", option=option)

@@ -1,8 +1,8 @@
-"""A rename has its keys for itself: what else this mount changes below them waits, and goes on.
+"""Exclusive access to ranges of keys during a rename; other changes below them wait.
 
 The rename of a directory lists, copies and deletes all keys under a prefix, which takes a while.
-A file that is stored there meanwhile would be copied too early, or be left behind under the old
-name. The kernel locks the directories whose entries change, not those further down.
+A file that is stored there during that time would be copied too early, or be left behind under the
+old name. The kernel locks the directories whose entries change, not those further down.
 
 Rejected: holding the locks of all open files, which also wait for memory.
 """
@@ -17,27 +17,28 @@ KeyOf = Callable[[], str]
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """now: the keys it has, from when its turn came; before, they may still change."""
+    """keys: fixed when the turn begins; until then they may change."""
 
-    keys: tuple[KeyOf, ...]
+    key_functions: tuple[KeyOf, ...]
     is_move: bool
-    now: tuple[str, ...] | None = None
+    keys: tuple[str, ...] | None = None
 
     def touches(self, other: "_Turn") -> bool:
         if not (self.is_move or other.is_move):
             return False
-        ours, theirs = self.current(), other.current()
-        return any(_covers(a, b) or _covers(b, a) for a in ours for b in theirs)
+        pairs = [(a, b) for a in self.current_keys() for b in other.current_keys()]
+        return any(_covers(a, b) or _covers(b, a) for a, b in pairs)
 
-    def current(self) -> tuple[str, ...]:
-        return self.now if self.now is not None else tuple(key() for key in self.keys)
+    def current_keys(self) -> tuple[str, ...]:
+        return tuple(key() for key in self.key_functions) if self.keys is None else self.keys
 
 
 class KeyRangeLock:
     """First come, first served; changes wait for moves only.
 
-    Concurrency: whoever has a turn must not ask for another one, nor wait for memory. Nobody waits
-    for a turn with a writer's lock, or a version's. Cancellation: a turn ends in plain code.
+    Concurrency: the holder of a turn must not ask for another one, nor wait for memory. No one
+    may wait for a turn while holding a writer's or a version's lock.
+    Cancellation: a turn ends in plain code.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class KeyRangeLock:
         self._ended = asyncio.Event()
 
     def change(self, key: KeyOf) -> AbstractAsyncContextManager[None]:
-        """Change the object of this key, which is asked for again when the turn comes."""
+        """Change the object of this key, which is computed again when the turn begins."""
         return self._turn(_Turn((key,), is_move=False))
 
     def move(self, *keys: KeyOf) -> AbstractAsyncContextManager[None]:
@@ -55,14 +56,14 @@ class KeyRangeLock:
 
     @contextmanager
     def change_at_once(self, key: KeyOf) -> Iterator[bool]:
-        """As `change`, if it is our turn; else False, and nothing may be changed."""
+        """As `change`, if there is no need to wait; else False, and nothing may be changed."""
         mine = _Turn((key,), is_move=False)
         self._entries.append(mine)
         try:
             if self._must_wait(mine):
                 yield False
             else:
-                mine.now = mine.current()
+                mine.keys = mine.current_keys()
                 yield True
         finally:
             self._leave(mine)
@@ -74,7 +75,7 @@ class KeyRangeLock:
         try:
             while self._must_wait(mine):
                 await self._ended.wait()
-            mine.now = mine.current()
+            mine.keys = mine.current_keys()
             yield
         finally:
             self._leave(mine)

@@ -33,8 +33,8 @@ def decode_name(name: bytes) -> str:
     """The name as S3 spells it; no normalisation.
 
     Raises:
-        InvalidNameError: not UTF-8, which S3 demands of keys.
-        KeyTooLongError: longer than we show any.
+        InvalidNameError: not UTF-8, which S3 requires of keys.
+        KeyTooLongError: longer than a directory can show.
 
     """
     if len(name) > MAX_NAME_BYTES:
@@ -51,12 +51,22 @@ def child_key(directory: str, name: str, *, is_dir: bool) -> str:
     """The key of a name in a directory (whose key is "" or ends with "/").
 
     Raises:
-        KeyTooLongError: S3's limit of 1024 bytes of UTF-8.
+        KeyTooLongError: as `check_key`.
 
     """
     key = f"{directory}{name}/" if is_dir else f"{directory}{name}"
-    if len(key.encode()) > MAX_KEY_BYTES:
-        raise KeyTooLongError(
-            f"key of {len(key.encode())} bytes for {name!r}", "S3 takes at most 1024: shorten names"
-        )
+    check_key(key)
     return key
+
+
+def check_key(key: str) -> None:
+    """Whether an object can have the key.
+
+    Raises:
+        KeyTooLongError: S3's limit of 1024 bytes of UTF-8.
+
+    """
+    if (size := len(key.encode())) > MAX_KEY_BYTES:
+        raise KeyTooLongError(
+            f"{key}: a key of {size} bytes", f"S3 takes at most {MAX_KEY_BYTES}: shorten names"
+        )

@@ -1,7 +1,7 @@
-"""What became of work in a task of the mount's group: a value that is returned, never raised.
+"""The outcome of a task in the mount's group: a result or an error, returned and never raised.
 
-A task of the group that raises ends the group, and with it the mount; an error of one file, even
-one that nobody has foreseen, must fail that file only.
+A task that raises ends the group, and with it the mount. An error of one file, even a bug, must
+fail that file only.
 """
 
 import logging

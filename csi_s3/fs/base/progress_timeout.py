@@ -1,7 +1,6 @@
-"""Waits for uploads as long as any byte of the mount moves, and not for ever.
+"""A timeout for waits that depends on progress: it ends them when no byte of the mount has moved.
 
-No deadline fits an upload: it depends on the file's size. What can be told is that nothing at all
-reached the store for a long time.
+No fixed deadline fits an upload, which depends on the file's size.
 """
 
 import asyncio
@@ -22,37 +21,42 @@ STALLED_AFTER_S = 300.0
 
 
 class ProgressTimeout:
-    """Lifetime: as its mount; `close` ends the work that nobody will wait for any more.
+    """Lifetime: as its mount; `close` cancels the work.
 
-    Concurrency: any number may wait. Cancellation: the work goes on, it is a task of the group.
+    Concurrency: any number of waits, each with a start of its own. Cancellation: the work goes on
+    as a task of the group.
     """
 
-    def __init__(self, group: asyncio.TaskGroup, clock: Clock) -> None:
+    def __init__(
+        self, group: asyncio.TaskGroup, clock: Clock, *, stalled_after_s: float = STALLED_AFTER_S
+    ) -> None:
+        self.stalled_after_s = stalled_after_s
         self._group, self._clock = group, clock
         self._progress_at = clock.monotonic_s()
-        self._under_way: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def made_progress(self) -> None:
         self._progress_at = self._clock.monotonic_s()
 
     async def wait(self, work: Callable[[], Awaitable[T]], what: str) -> T:
-        """Wait for work, which goes on even if we give up.
+        """Wait for work, which goes on if the wait ends before it.
 
         Raises:
-            StoreTimeoutError: nothing of any file reached the store for STALLED_AFTER_S.
+            StoreTimeoutError: nothing of any file reached the store for stalled_after_s.
 
         """
         task = self._group.create_task(outcome(work))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
-        self.made_progress()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        began = self._clock.monotonic_s()
         while not task.done():
-            left_s = self._progress_at + STALLED_AFTER_S - self._clock.monotonic_s()
+            since = max(began, self._progress_at)
+            left_s = since + self.stalled_after_s - self._clock.monotonic_s()
             if left_s <= 0:
-                task.add_done_callback(partial(_tell, what))
+                task.add_done_callback(partial(_log_failure, what))
                 raise StoreTimeoutError(
-                    f"{what}: no progress in {STALLED_AFTER_S:.0f} s",
-                    "check the connection to the store; it is still being tried",
+                    f"{what}: no progress in {self.stalled_after_s:.0f} s",
+                    "check the connection to the store; the work goes on",
                 )
             await asyncio.wait({task}, timeout=left_s)
         result = task.result()
@@ -61,12 +65,12 @@ class ProgressTimeout:
         return result
 
     def close(self) -> None:
-        for task in self._under_way:
+        for task in self._tasks:
             task.cancel()
 
 
-def _tell(what: str, task: "asyncio.Task[Any]") -> None:
-    """Nobody hears of its failure any more but who reads the log."""
+def _log_failure(what: str, task: "asyncio.Task[Any]") -> None:
+    """Of work whose callers have given up."""
     result = None if task.cancelled() else task.result()
     if isinstance(result, VolumeError):
         log.error("%s failed in the end: %s", what, result, extra={"code": result.code})

@@ -1,35 +1,9 @@
 """Open handles: what a file handle number of the kernel stands for."""
 
-from dataclasses import dataclass
 from typing import TypeVar
 
 from csi_s3.errors import StaleError
-from csi_s3.fs.names.directory import Listing
-from csi_s3.fs.names.inodes import Inode
-from csi_s3.fs.read.reader import Reader
-
-
-@dataclass(slots=True, eq=False)
-class FileHandle:
-    """is_creator: it made the file, which exempts the file from the guards while it is open.
-
-    reader: made at first need where open did not bring bytes along.
-    """
-
-    inode: Inode
-    is_writable: bool = False
-    is_creator: bool = False
-    reader: Reader | None = None
-
-
-@dataclass(slots=True, eq=False)
-class DirHandle:
-    """position: behind the last entry that was handed out; 0 again after a rewind."""
-
-    inode: Inode
-    listing: Listing
-    position: int = 0
-
+from csi_s3.fs.names.inode import DirHandle, FileHandle
 
 H = TypeVar("H", FileHandle, DirHandle)
 
@@ -48,7 +22,7 @@ class Handles:
         fh = self._next
         self._next += 1
         self._open[fh] = handle
-        handle.inode.handles += 1
+        handle.inode.add_handle(handle)
         return fh
 
     def file(self, fh: int) -> FileHandle:
@@ -60,7 +34,7 @@ class Handles:
     def remove(self, fh: int) -> FileHandle | DirHandle | None:
         handle = self._open.pop(fh, None)
         if handle is not None:
-            handle.inode.handles -= 1
+            handle.inode.remove_handle(handle)
         return handle
 
     def close(self) -> None:
@@ -70,10 +44,6 @@ class Handles:
                 handle.listing.close()
             elif handle.reader is not None:
                 handle.reader.close()
-
-    def of(self, inode: Inode) -> list[FileHandle]:
-        """The open file handles of one inode."""
-        return [h for h in self._open.values() if isinstance(h, FileHandle) and h.inode is inode]
 
     def _get(self, fh: int, cls: type[H]) -> H:
         handle = self._open.get(fh)

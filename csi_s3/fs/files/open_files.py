@@ -1,10 +1,11 @@
-"""Open files: what open, read, write, close and fsync do.
+"""Open files: open, read, write, close and fsync.
 
-The rules are docs/semantics.md (Reading, Writing); `write_back` knows what becomes of what was
-written, `reader` and `file_writer` move the bytes.
+docs/semantics.md (Reading, Writing) has the rules. `write_back` stores what was written, `reader`
+and `dirty_file` move the bytes.
 """
 
 import os
+from dataclasses import dataclass, replace
 from functools import partial
 
 from csi_s3.errors import (
@@ -16,17 +17,28 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key
-from csi_s3.fs.files.handles import FileHandle, Handles
+from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
+from csi_s3.fs.names.entries import Entry
 from csi_s3.fs.names.exclusive_create import ExclusiveCreate
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.inode import FileHandle, Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import Reader
+from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.s3.store import Buffer, ObjectInfo
 
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
 FIRST_BYTES = 128 << 10  # and the kernel's first read-ahead of larger ones
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVersion:
+    """S3's answer to an open. first: bytes that came with it. question: see `Inode`."""
+
+    info: ObjectInfo
+    first: Buffer
+    question: int
 
 
 class OpenFiles:
@@ -58,84 +70,96 @@ class OpenFiles:
             raise IsDirectoryError(f"{inode.name}: is a directory")
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             return await self._open_to_write(inode, flags)
-        renewed = inode.renewed
-        self._tree.sizes.check(inode, renewed)
+        replaced_at = inode.replaced_at
+        self._tree.sizes.check(inode, replaced_at)
         if inode.writer is not None:
             return self._handles.add(FileHandle(inode))
         is_fresh = self._tree.is_fresh(inode)
-        answer = None if is_fresh else await self._ask_to_open(inode, with_bytes=True)
-        self._tree.sizes.check(inode, renewed)
-        reader = None if answer is None else Reader(self._context, answer[0], first=answer[1])
-        inode.maybe_cached = True
+        current = None if is_fresh else await self._current(inode, with_bytes=True)
+        self._tree.sizes.check(inode, replaced_at)
+        reader = None
+        if isinstance(current, StoredVersion):
+            reader = Reader(self._context, current.info, first=current.first)
+        inode.note_pages()
         return self._handles.add(FileHandle(inode, reader=reader))
 
-    async def _ask_to_open(
-        self, inode: Inode, *, with_bytes: bool
-    ) -> tuple[ObjectInfo, Buffer] | None:
-        """Ask for version and first bytes; None: it is being written, so its bytes are the file.
+    async def _current(self, inode: Inode, *, with_bytes: bool) -> StoredVersion | DirtyFile:
+        """What the file is now: the version that S3 has, or the writer that is changing it.
 
         Raises:
             StaleError: another version is there and handles are open; or it is gone.
 
         """
-        key, asked = self._inodes.key(inode), self._tree.sizes.ask()
-        if not inode.is_linked:
-            raise StaleError(f"{key}: replaced or removed")
-        directory = self._tree.directory(self._inodes.get(inode.parent))
-        try:
-            with directory.observe() as began:
-                info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
-                changed = directory.changed_since(began, inode.name)
-        except NotFoundError:
-            if self._inodes.key(inode) == key:
-                raise
-        if self._inodes.key(inode) != key:
-            return await self._ask_to_open(inode, with_bytes=with_bytes)  # renamed meanwhile
-        if changed is None:
-            self._tree.learn(self._inodes.get(inode.parent), inode.name, info, asked=asked)
-        elif isinstance(changed, ObjectInfo):
-            info, first = changed, b""  # written through this mount meanwhile
-        elif inode.writer is not None:
-            return None
-        else:
-            raise StaleError(f"{key}: removed meanwhile")
-        if not await self._tree.renew(inode, info, asked=asked):
+        stored, own_change = await self._ask(inode, with_bytes=with_bytes)
+        if isinstance(own_change, ObjectInfo):
+            stored = replace(stored, info=own_change, first=b"")
+        elif own_change is not None:
             if inode.writer is not None:
-                return None  # opened for writing meanwhile: its bytes are the file
-            raise StaleError(f"{key}: another version is in S3 while this one is open")
-        return info, first
+                return inode.writer
+            raise StaleError(f"{stored.info.key}: removed while it was opened")
+        if await self._tree.renew(inode, stored.info, question=stored.question):
+            return stored
+        if inode.writer is not None:
+            return inode.writer  # opened for writing while S3 was asked
+        raise StaleError(f"{stored.info.key}: another version is in S3 while this one is open")
+
+    async def _ask(self, inode: Inode, *, with_bytes: bool) -> tuple[StoredVersion, Entry | None]:
+        """S3's answer, and what this mount made of the name during the request, if anything.
+
+        Raises:
+            StaleError: the name is gone.
+
+        """
+        while True:
+            key, question = self._inodes.key(inode), self._tree.sizes.next_question()
+            if not inode.is_linked:
+                raise StaleError(f"{key}: replaced or removed")
+            directory = self._tree.directory(self._inodes.get(inode.parent))
+            try:
+                with directory.observe() as start:
+                    info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
+                    own_change = directory.change_since(start, inode.name)
+            except NotFoundError:
+                if self._inodes.key(inode) == key:
+                    raise
+                continue  # renamed while S3 was asked
+            if self._inodes.key(inode) == key:
+                if own_change is None:
+                    above = self._inodes.get(inode.parent)
+                    self._tree.learn(above, inode.name, info, question=question)
+                return StoredVersion(info, first, question), own_change
 
     async def _ask_version(
         self, key: str, inode: Inode, *, with_bytes: bool
     ) -> tuple[ObjectInfo, Buffer]:
-        """Ask S3; for first bytes only where the kernel has none, but may have asked for some."""
+        """Ask S3; for the first bytes as well where the kernel may need some and has none."""
         known = inode.info
-        if not with_bytes or known is None or known.size == 0 or inode.maybe_cached:
+        if not with_bytes or known is None or known.size == 0 or inode.has_pages:
             return await self._store.head(key), b""
         wanted = known.size if known.size <= WHOLE_FILE_BYTES else FIRST_BYTES
         chunk = await self._store.read_range(key, 0, wanted)
         return chunk.info, chunk.data
 
     async def _open_to_write(self, inode: Inode, flags: int) -> int:
-        write_back, renewed = self._write_back, inode.renewed
-        is_kept = not flags & os.O_TRUNC
-        if is_kept:
-            self._tree.sizes.check(inode, renewed)
+        write_back, replaced_at = self._write_back, inode.replaced_at
+        keeps_bytes = not flags & os.O_TRUNC
+        if keeps_bytes:
+            self._tree.sizes.check(inode, replaced_at)
             await self._ask_to_change(inode)
         async with self._tree.versions.hold(inode.ino):
             write_back.check(inode, "opening it for writing")
-            if is_kept:
-                self._tree.sizes.check(inode, renewed)
+            if keeps_bytes:
+                self._tree.sizes.check(inode, replaced_at)
             if inode.writer is None:
-                write_back.begin(inode, base=inode.info if is_kept else None)
-                inode.maybe_cached = True  # the kernel keeps the pages that it writes
-            elif not is_kept:
-                await inode.writer.reset()
-            inode.is_told = True  # O_TRUNC: the kernel makes the size 0 itself
+                write_back.begin(inode, base=inode.info if keeps_bytes else None)
+                inode.note_pages()  # the kernel keeps the pages that it writes
+            elif not keeps_bytes:
+                await inode.writer.truncate(0)
+            inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return self._handles.add(FileHandle(inode, is_writable=True))
 
     async def _ask_to_change(self, inode: Inode) -> None:
-        """A change is made to the version that is in S3 now, however fresh another one is.
+        """Let the inode stand for the version in S3 before it is changed.
 
         Raises:
             StaleError: it is gone, or handles are open on another version; look the name up again.
@@ -144,9 +168,9 @@ class OpenFiles:
         if inode.writer is not None or self._tree.is_fresh(inode):
             return
         try:
-            await self._ask_to_open(inode, with_bytes=False)
+            await self._current(inode, with_bytes=False)
         except NotFoundError as exc:
-            raise StaleError(f"{inode.name}: removed meanwhile") from exc
+            raise StaleError(f"{inode.name}: removed while it was opened") from exc
 
     async def _claim(self, above: Inode, name: str) -> ObjectInfo | None:
         async with self._key_lock.change(lambda: self._key(above, name)):
@@ -166,7 +190,7 @@ class OpenFiles:
         if exclusive and text in self._tree.directory(above).local:
             raise ExistsError(f"{text}: exists")
         claimed = None
-        if exclusive:  # in a task of the mount, whose end does not wait for a silent store
+        if exclusive:  # in a task of the mount, so that a silent store does not block its end
             claim = partial(self._claim, above, text)
             claimed = await self._progress_timeout.wait(claim, f"exclusive creation of {text}")
         local = self._tree.directory(above).local.get(text)
@@ -174,11 +198,12 @@ class OpenFiles:
             fh = await self.open(local.ino, flags)
             self._tree.remember(local)
             return fh, self._tree.attributes(local)
-        inode = self._inodes.add(above.ino, text, is_dir=False, info=claimed)
+        inode = self._inodes.add(above.ino, text, Kind.FILE, info=claimed)
         self._write_back.begin(inode, base=claimed, exclusive=exclusive)
         self._tree.entries_changed(above)
-        inode.mtime_ns = self._clock.realtime_ns()
-        inode.maybe_cached = inode.is_told = True
+        inode.set_times(mtime_ns=self._clock.realtime_ns())
+        inode.note_pages()
+        inode.note_size()
         self._tree.remember(inode)
         fh = self._handles.add(FileHandle(inode, is_writable=True, is_creator=True))
         return fh, self._tree.attributes(inode)
@@ -197,47 +222,47 @@ class OpenFiles:
         inode = handle.inode
         if inode.writer is not None:
             return await inode.writer.read(offset, length)
-        if inode.info is None or not inode.info.etag:
+        if inode.info is None or not inode.has_version:
             raise StaleError(f"{inode.name}: what was written could not be stored")
         reader = handle.reader
-        if reader is None or reader.info.etag != inode.info.etag:
+        if reader is None or not inode.is_version(reader.info):
             if reader is not None:
-                reader.close()  # the inode was written through this mount: pages are its new bytes
+                reader.close()  # it was written through this mount, and the kernel's pages are new
             reader = handle.reader = Reader(self._context, inode.info)
         try:
             return await reader.read(offset, length)
         except (StaleError, NotFoundError, ObjectChangedError):
             if handle.reader is reader:
                 raise
-        return await self.read(fh, offset, length)  # renamed or written meanwhile, by us
+        return await self.read(fh, offset, length)  # renamed or written by this mount
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
         handle = self._handles.file(fh)
         writer = handle.inode.writer
         if writer is None:
-            raise StaleError(f"{handle.inode.name}: not being written any more")
+            raise StaleError(f"{handle.inode.name}: no longer open for writing")
         if not writer.try_write(offset, data):
             accepting = partial(writer.write, offset, data)
             await self._progress_timeout.wait(accepting, f"write to {handle.inode.name}")
-        handle.inode.mtime_ns = self._clock.realtime_ns()
+        handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return len(data)
 
     async def flush(self, fh: int) -> None:
         """close() of any descriptor: waits for the upload of what was written, if anything was.
 
-        Who closes is not known: a child that ends closes what it inherited, and is answered as the
-        program is. A handle that cannot write has nothing to store.
+        The kernel does not say which process closes: a child that exits closes inherited
+        descriptors, and gets the same answer. A read-only handle has nothing to store.
         """
         handle = self._handles.file(fh)
         writer = handle.inode.writer
         if handle.is_writable and writer is not None and writer.was_written:
-            await self._write_back.store(handle.inode, joins=True)
+            await self._write_back.sync(handle.inode, joins=True)
 
     async def fsync(self, fh: int) -> None:
-        await self._write_back.store(self._handles.file(fh).inode)
+        await self._write_back.sync(self._handles.file(fh).inode)
 
     async def release(self, fh: int) -> None:
-        """The last descriptor of a handle is closed; nobody waits, errors reach only logs."""
+        """The last descriptor of a handle is closed. No program waits: errors go to the log."""
         handle = self._handles.file(fh)
         inode = handle.inode
         try:

@@ -1,35 +1,40 @@
 """What becomes of a file that is changed: it is stored, truncated, moved, or loses its name.
 
-The rules are docs/semantics.md (Writing, Directories and names that change); `file_writer` has the
-bytes. Each step runs to its end in a task of the mount, whether or not its caller still waits.
+The rules are docs/semantics.md (Writing, Directories and names that change); `DirtyFile` has the
+bytes. Each step runs to its end in a task of the mount, even if its caller no longer waits.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from csi_s3.errors import (
-    IsDirectoryError,
-    NotPermittedError,
-    SpoolFullError,
-    StaleError,
-    VolumeError,
-)
+from csi_s3.errors import IsDirectoryError, SpoolFullError, StaleError, VolumeError
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.files.handles import FileHandle, Handles
 from csi_s3.fs.names.entries import Special
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.inode import FileHandle, Inode
+from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.tree import Tree
-from csi_s3.fs.read.reader import BaseReader
-from csi_s3.fs.write.file_writer import FileWriter
+from csi_s3.fs.write.dirty_file import DirtyFile
+from csi_s3.fs.write.remote_object import Basis, RemoteObject
 from csi_s3.fs.write.spool import Spool
-from csi_s3.fs.write.spool_recovery import recover
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class InodeKey:
+    """The key of a file; it follows from names, so that a rename above it changes it."""
+
+    inodes: Inodes
+    inode: Inode
+
+    @property
+    def key(self) -> str:
+        return self.inodes.key(self.inode)
 
 
 class WriteBack:
@@ -38,15 +43,13 @@ class WriteBack:
     A turn of `KeyRangeLock` is taken before a version's lock.
     """
 
-    def __init__(
-        self, context: MountContext, *, tree: Tree, handles: Handles, spool: Spool
-    ) -> None:
-        self._context, self._tree, self._handles, self._spool = context, tree, handles, spool
+    def __init__(self, context: MountContext, *, tree: Tree, spool: Spool) -> None:
+        self._context, self._tree, self._spool = context, tree, spool
         self._store, self._config, self._clock = context.store, context.config, context.clock
         self._key_lock, self._progress_timeout = context.key_lock, context.progress_timeout
         self._inodes = tree.inodes
 
-    # who may, and who does
+    # whether a file may be changed, and is
 
     def check(self, inode: Inode, doing: str) -> None:
         """Whether a file may be changed.
@@ -57,90 +60,67 @@ class WriteBack:
 
         """
         key = self._inodes.key(inode)
-        if not self._config.allow_overwrite and not self.is_exempt(inode):
-            raise NotPermittedError(
-                f"{key}: exists, and {doing} would change it",
-                "needs the mount option allow-overwrite",
-                option="allow-overwrite",
-            )
+        if not self.is_exempt(inode):
+            what = f"{key}: exists, and {doing} would change it"
+            self._context.check_allowed("allow-overwrite", what)
         if inode.writer is None and not inode.is_linked:
             raise StaleError(f"{key}: replaced or removed")
 
     def is_exempt(self, inode: Inode) -> bool:
         """A file created through this mount while the handle that created it is open."""
-        return any(h.is_creator for h in self._handles.of(inode))
+        return any(h.is_creator for h in inode.file_handles)
 
     def begin(
         self, inode: Inode, *, base: ObjectInfo | None = None, exclusive: bool = False
-    ) -> FileWriter:
+    ) -> DirtyFile:
         """The file is being changed from now on; base: the version that the change is made to."""
-        inode.writer = self._writer(
-            lambda: self._inodes.key(inode), base, exclusive=exclusive, rewrites=inode.info
-        )
+        basis = Basis(base=base, rewrites=inode.info, is_exclusive=exclusive)
+        inode.set_writer(writer := self._dirty_file(inode, basis))
         if base is None:
-            inode.mtime_ns = self._clock.realtime_ns()
+            inode.set_times(mtime_ns=self._clock.realtime_ns())
         if inode.is_linked:
             above = self._inodes.get(inode.parent)
             self._tree.add_local(above, inode)
             self._tree.directory(above).note(inode.name, Special.LOCAL)
-        return inode.writer
+        return writer
 
-    def _writer(
-        self,
-        key: Callable[[], str],
-        base: ObjectInfo | None,
-        *,
-        exclusive: bool = False,
-        rewrites: ObjectInfo | None = None,
-    ) -> FileWriter:
-        return FileWriter(
-            self._store,
-            key,
-            base=base,
-            read_base=BaseReader(self._context),
-            spool=self._spool,
-            part_bytes=self._config.write_part_bytes,
-            budget=self._context.budget,
-            group=self._context.group,
-            progress=self._progress_timeout.made_progress,
-            key_lock=self._key_lock,
-            exclusive=exclusive,
-            rewrites=rewrites,
-        )
+    def _dirty_file(self, inode: Inode, basis: Basis) -> DirtyFile:
+        remote = RemoteObject(self._context, InodeKey(self._inodes, inode), basis)
+        return DirtyFile(self._context, remote, self._spool)
 
     def is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:
         """Whether another handle writes, or reads what only the writer of an unlinked file has."""
-        others = (h for h in self._handles.of(inode) if h is not besides)
+        others = (h for h in inode.file_handles if h is not besides)
         return any(h.is_writable or not inode.is_linked for h in others)
 
     # into the store
 
-    async def store(self, inode: Inode, *, joins: bool = False) -> None:
-        """Have all of it in S3; waits as long as there is progress. joins: see `FileWriter`."""
+    async def sync(self, inode: Inode, *, joins: bool = False) -> None:
+        """Have all of it in S3; waits as long as there is progress. joins: see `DirtyFile.save`."""
         writer = inode.writer
         if writer is None or not writer.is_dirty:
             return
 
-        async def storing() -> None:
+        async def sync() -> None:
             async with self._key_lock.change(lambda: self._inodes.key(inode)):
-                await self._store_now(inode, writer, joins=joins)
+                await self._save(inode, writer, joins=joins)
 
-        await self._progress_timeout.wait(storing, f"upload of {inode.name}")
+        await self._progress_timeout.wait(sync, f"upload of {inode.name}")
 
-    async def _store_now(self, inode: Inode, writer: FileWriter, *, joins: bool = False) -> None:
-        """Store, and show it: in one task, lest a handler that gives up leave the name behind."""
-        info = await writer.store(joins=joins)
+    async def _save(self, inode: Inode, writer: DirtyFile, *, joins: bool = False) -> None:
+        """Save, and show the new version, in one task: the name follows if a handler gives up."""
+        info = await writer.save(joins=joins)
         if info is None or inode.is_version(info):
             return
-        inode.info = info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
+        info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
+        inode.set_version(info)
         if inode.is_linked:
             self._tree.directory(self._inodes.get(inode.parent)).note(inode.name, info)
 
     async def end(self, inode: Inode, handle: FileHandle | None) -> None:
-        """Nobody but handle writes any more: store what is not stored, and forget the writer."""
-        await self._progress_timeout.wait(
-            partial(self._end, inode, handle), f"upload of {inode.name}"
-        )
+        """Store what is not stored, and forget the writer, if no other handle needs it."""
+        ending = partial(self._end, inode, handle)
+        await self._progress_timeout.wait(ending, f"upload of {inode.name}")
 
     async def _end(self, inode: Inode, handle: FileHandle | None) -> None:
         async with (
@@ -149,9 +129,9 @@ class WriteBack:
         ):
             writer = inode.writer
             if writer is None or self.is_needed(inode, besides=handle):
-                return  # opened for writing meanwhile
+                return  # opened for writing since
             try:
-                await self._store_now(inode, writer)
+                await self._save(inode, writer)
             except VolumeError as exc:
                 self._keep_for_later(inode, writer, exc)
                 await writer.give_up()
@@ -159,27 +139,23 @@ class WriteBack:
             finally:
                 self._ended(inode, writer)
 
-    def _ended(self, inode: Inode, writer: FileWriter) -> None:
-        inode.writer = None
+    def _ended(self, inode: Inode, writer: DirtyFile) -> None:
+        inode.set_writer(None)
         writer.close()
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
 
-    def _keep_for_later(self, inode: Inode, writer: FileWriter, exc: VolumeError) -> bool:
-        """Keep what another try may store, and have the error say so to whoever is told of it."""
-        path = None
-        if exc.keeps_bytes:
-            path = self._keep(inode, writer, exc.code)
-            if path is not None:
-                kept = (
-                    f"what was written is kept in {path}: the volume's next mount on this node"
-                    " uploads it"
-                )
-                exc.hint = f"{exc.hint}; {kept}" if exc.hint else kept
-        return path is not None
+    def _keep_for_later(self, inode: Inode, writer: DirtyFile, exc: VolumeError) -> bool:
+        """Keep what another attempt may store, and have the error say so. Whether it is kept."""
+        path = self._keep(inode, writer, exc.code) if exc.keeps_bytes else None
+        if path is None:
+            return False
+        hint = f"the volume's next mount on this node uploads it from {path}"
+        exc.hint = f"{exc.hint}; {hint}" if exc.hint else hint
+        return True
 
-    def _keep(self, inode: Inode, writer: FileWriter, code: str) -> Path | None:
-        """Nobody will ask for another try: the spool keeps the bytes. None: nothing is kept."""
+    def _keep(self, inode: Inode, writer: DirtyFile, code: str) -> Path | None:
+        """Have the spool keep the bytes for the next worker. None: nothing is kept."""
         was_kept = writer.is_kept
         try:
             path = writer.keep()
@@ -195,8 +171,8 @@ class WriteBack:
             )
         return path
 
-    def _settle(self, inode: Inode, writer: FileWriter) -> None:
-        """Nobody writes any more: the name stands for what the store holds, or for nothing."""
+    def _settle(self, inode: Inode, writer: DirtyFile) -> None:
+        """The last writer has ended: the name stands for what the store holds, or for nothing."""
         if not inode.is_linked:
             return
         above = self._inodes.get(inode.parent)
@@ -209,7 +185,7 @@ class WriteBack:
             return
         directory.note(inode.name, inode.info)
         if writer.is_dirty:  # the kernel has pages of no version: the next look drops them
-            inode.info, inode.fresh_until = replace(inode.info, etag=""), 0.0
+            inode.lose_version()
             self._tree.forget_name(inode)
 
     async def drain(self) -> list[VolumeError]:
@@ -217,7 +193,7 @@ class WriteBack:
 
         async def one(inode: Inode) -> VolumeError | None:
             try:
-                await self.store(inode)
+                await self.sync(inode)
             except VolumeError as exc:
                 writer = inode.writer
                 if writer is not None and self._keep_for_later(inode, writer, exc):
@@ -230,23 +206,14 @@ class WriteBack:
         return [e for e in (t.result() for t in tasks) if e is not None]
 
     def close(self) -> None:
-        """At the mount's end: what is not stored stays in the spool, and is refused; plain code."""
+        """End all at the mount's end: what is not stored stays in the spool; plain code."""
         for inode in self._inodes:
             writer = inode.writer
             if writer is None:
                 continue
-            writer.cancel()
             if writer.is_dirty and inode.is_linked:
                 self._keep(inode, writer, "not-uploaded")
             writer.close()
-
-    async def recover(self) -> None:
-        """Upload what an earlier worker of this mount could not, or say where it is."""
-
-        def writer(key: str, base: ObjectInfo | None) -> FileWriter:
-            return self._writer(lambda: key, base, exclusive=base is None)
-
-        await recover(self._spool, writer, self._key_lock)
 
     # truncation, moves, removal
 
@@ -271,12 +238,12 @@ class WriteBack:
             self.check(inode, "truncating it")
             if writer is None:
                 writer = self.begin(inode, base=inode.info if size else None)
-            inode.mtime_ns = self._clock.realtime_ns()
+            inode.set_times(mtime_ns=self._clock.realtime_ns())
             try:
                 await writer.truncate(size)
             except VolumeError:
                 if not writer.is_dirty and not self.is_needed(inode, besides=None):
-                    self._ended(inode, writer)  # nothing has changed, and nobody else writes
+                    self._ended(inode, writer)  # nothing has changed, and no other handle writes
                 raise
         await self._end(inode, None)
 
@@ -288,8 +255,8 @@ class WriteBack:
         """
         async with self._tree.versions.hold(inode.ino):
             writer = inode.writer
-            if writer is None and inode.handles and inode.info is not None and inode.info.etag:
-                writer = self._writer(lambda: self._inodes.key(inode), inode.info)
+            if writer is None and inode.handles and inode.has_version:
+                writer = self._dirty_file(inode, Basis(base=inode.info))
             if writer is None:
                 await remove()
                 return
@@ -300,38 +267,38 @@ class WriteBack:
                     writer.close()
                 raise
             if inode.handles:
-                inode.writer = writer
+                inode.set_writer(writer)
             elif inode.writer is None:
                 writer.close()
 
     async def prepare_move(self, inode: Inode, *, over: bool) -> ObjectInfo | None:
-        """Before a file's key changes, with its keys locked: nothing is on its way to the old.
+        """Stop uploads to a file's key before it changes, with its keys locked.
 
-        over: another file is replaced, so all that was written must be in the store: what a crash
-        leaves of the two is one of them, whole.
-        Returns what the store has of it; None: nothing, so only the name moves.
+        over: another file is replaced, so everything written must be in the store: after a crash
+        one of the two is there, whole.
+        Returns the stored version; None: there is none, so only the name moves.
         """
         writer = inode.writer
         if writer is None:
-            if inode.info is not None and not inode.info.etag:
+            if inode.info is not None and not inode.has_version:
                 now = await self._store.head(self._inodes.key(inode))
                 if not await self._tree.renew_held(inode, now):
                     raise StaleError(f"{now.key}: what was written could not be stored")
             return inode.info
         is_truncated = writer.base is None and inode.info is not None
         if writer.must_be_stored_to_move or (writer.is_dirty and (over or is_truncated)):
-            await self._store_now(inode, writer)
+            await self._save(inode, writer)
         await writer.detach()
         return writer.base
 
     def moved(self, inode: Inode, info: ObjectInfo) -> None:
-        """A file's key has changed; the store has its bytes there as this version."""
+        """Take over the version that the store has at a file's new key."""
         if inode.mtime_ns is None:
-            inode.mtime_ns = self._tree.attributes(inode).mtime_ns
-        inode.info = info
+            inode.set_times(mtime_ns=self._tree.attributes(inode).mtime_ns)
+        inode.set_version(info)
         if inode.writer is not None:
             inode.writer.rebase(info)
-        for handle in self._handles.of(inode):
+        for handle in inode.file_handles:
             if handle.reader is not None:
                 handle.reader.close()
                 handle.reader = None

@@ -4,16 +4,17 @@ import stat
 from dataclasses import dataclass
 
 from csi_s3.config.volume import TreeConfig
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.inode import Inode
 
 LINK_MODE = 0o777  # what Linux shows of any symbolic link
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """What stat shows, and for how long the kernel may believe it. mode has the kind's bits."""
+    """What stat shows, and for how long the kernel may cache it. mode includes the type bits."""
 
     ino: int
+    generation: int
     mode: int
     size: int
     nlink: int
@@ -29,19 +30,21 @@ class Attributes:
 
 
 def attributes(inode: Inode, config: TreeConfig, *, mounted_ns: int) -> Attributes:
-    """mounted_ns: the time of what S3 has no time of."""
-    mtime_ns = mounted_ns if inode.mtime_ns is None else inode.mtime_ns
-    if inode.mtime_ns is None and inode.info is not None and inode.writer is None:
-        mtime_ns = int(inode.info.last_modified) * 1_000_000_000
+    """mounted_ns: the time of everything that has none in S3."""
+    mtime_ns, atime_ns = inode.mtime_ns, inode.atime_ns
+    if mtime_ns is None:
+        is_stored = inode.info is not None and inode.writer is None
+        mtime_ns = int(inode.info.last_modified) * 10**9 if inode.info and is_stored else mounted_ns
     return Attributes(
         ino=inode.ino,
+        generation=inode.generation,
         mode=_mode(inode, config),
         size=_size(inode),
         nlink=0 if not inode.is_linked else 2 if inode.is_dir else 1,
         uid=config.uid,
         gid=config.gid,
         mtime_ns=mtime_ns,
-        atime_ns=mtime_ns if inode.atime_ns is None else inode.atime_ns,
+        atime_ns=mtime_ns if atime_ns is None else atime_ns,
         ttl_s=config.metadata_ttl_s,
     )
 

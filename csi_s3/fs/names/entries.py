@@ -1,7 +1,7 @@
-"""What one listing says of each name, packed: a directory may have a million.
+"""The entries of one listing, packed: a directory may have a million.
 
-Rejected: what was read already is given back. A listing answers the look-ups that come after it
-(`ls -l`, `find -size`), and seekdir goes back.
+Rejected: dropping entries that were read. A listing answers the look-ups that follow it (`ls -l`,
+`find -size`), and seekdir goes back.
 """
 
 import struct
@@ -37,45 +37,45 @@ _HEX_CHARACTERS = 32
 class Entries:
     """A table of names. Concurrency: plain code. Lifetime: as its listing.
 
-    One that was removed keeps its place, so `was_seen` goes on to know it.
+    A removed name stays in it, for `was_seen`.
     """
 
     def __init__(self, prefix: str) -> None:
         """prefix: the directory's key, with which the keys of its objects begin."""
         self._prefix = prefix
-        self._found: dict[str, bytes | Entry | None] = {}
+        self._entries: dict[str, bytes | Entry | None] = {}
         self._classes: list[str] = []
 
     def __contains__(self, name: str) -> bool:
-        return self._found.get(name) is not None
+        return self._entries.get(name) is not None
 
     def was_seen(self, name: str) -> bool:
-        return name in self._found
+        return name in self._entries
 
     def get(self, name: str) -> Entry | None:
-        found = self._found.get(name)
-        return self._unpacked(name, found) if isinstance(found, bytes) else found
+        entry = self._entries.get(name)
+        return self._unpacked(name, entry) if isinstance(entry, bytes) else entry
 
-    def put(self, name: str, found: Entry) -> None:
-        self._found[name] = self._packed(name, found) or found
+    def put(self, name: str, entry: Entry) -> None:
+        self._entries[name] = self._packed(name, entry) or entry
 
     def remove(self, name: str) -> None:
-        if name in self._found:
-            self._found[name] = None
+        if name in self._entries:
+            self._entries[name] = None
 
     def moved(self, prefix: str) -> None:
-        """The directory has another key: what names stand for is to be asked."""
+        """The directory has another key: S3 is to be asked what the names stand for."""
         self._prefix = prefix
-        for name, found in self._found.items():
-            if found is not None and not isinstance(found, Special):
-                self._found[name] = Special.LOCAL
+        for name, entry in self._entries.items():
+            if entry is not None and not isinstance(entry, Special):
+                self._entries[name] = Special.LOCAL
 
-    def _packed(self, name: str, found: Entry) -> bytes | None:
-        """None: it is something rare, and kept as it is."""
-        if isinstance(found, Special):
+    def _packed(self, name: str, entry: Entry) -> bytes | None:
+        """None: it is rare, and stored as it is."""
+        if isinstance(entry, Special):
             return None
-        is_link = isinstance(found, SymbolicLink)
-        info = found.info if isinstance(found, SymbolicLink) else found
+        is_link = isinstance(entry, SymbolicLink)
+        info = entry.info if isinstance(entry, SymbolicLink) else entry
         seconds = int(info.last_modified)
         if (
             info.key != self._key(name, is_link=is_link)

@@ -1,55 +1,34 @@
-"""Keeps the inode table to its share of memory: a `find` pins every name it has seen.
+"""Keeps the inode table within its share of memory: a `find` pins every name it has seen.
 
-The kernel is asked to drop names that nobody uses, each once until it is used again, and one for
-each name that comes. The names that wait are the idle files of the table: there is no other queue
-but the batch that the kernel is being asked for.
+Above the limit the kernel is asked to drop unused names, each once until it is used again, and one
+for each new name. The queue is the table's list of idle files; there is none besides it but the
+batch that the kernel is working on.
 
-Rejected: pyfuse3.invalidate_entry_async, whose queue has no bound. Directories: where the kernel
-cannot spare one that is a process's working directory, that process could not tell its path.
+Rejected: pyfuse3.invalidate_entry_async, whose queue has no bound. Evicting directories: a process
+whose working directory is dropped cannot find out its path.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
 
-from csi_s3.fs.names.inodes import Inode, Inodes
+from csi_s3.fs.names.inode import Inode
+from csi_s3.fs.names.inodes import Inodes
+from csi_s3.fs.names.kernel_cache import CachedName, KernelCache
 
 BATCH = 256  # a thread for each; READDIR brings some 200 names at most
 
 
-class Name(NamedTuple):
-    """A name and the inode that it stands for."""
-
-    parent: int
-    name: bytes
-    ino: int
-
-
-class NameCache(Protocol):
-    """The kernel's."""
-
-    async def drop_names(
-        self, names: Sequence[Name], *, is_read: Callable[[int], bool]
-    ) -> Sequence[Name]:
-        """Ask it to drop names that nobody uses, and so their inodes.
-
-        Waits as long as the kernel has a directory locked, as it does for a READDIR. So those whose
-        directory is_read are left out: there it may take long. Returns these.
-        """
-        ...
-
-
 class Eviction:
-    """Concurrency: one task of the group asks, while there are too many names; plain code else.
+    """Concurrency: one task of the group, while there are too many names; else plain code.
 
-    Lifetime: until `close`, after which nothing is asked.
+    Lifetime: until `close`, after which the kernel is asked for nothing.
     """
 
     def __init__(
-        self, inodes: Inodes, kernel: NameCache, group: asyncio.TaskGroup, *, limit: int
+        self, inodes: Inodes, kernel: KernelCache, group: asyncio.TaskGroup, *, limit: int
     ) -> None:
-        """limit: so many inodes have their share of memory."""
+        """limit: so many inodes fit their share of memory."""
         self._inodes, self._kernel, self._group = inodes, kernel, group
         self._limit, self._slack = limit, limit // 4
         self._batch_names = max(1, min(BATCH, limit // 8))
@@ -58,15 +37,15 @@ class Eviction:
 
     @property
     def has_room(self) -> bool:
-        """Whether the kernel is keeping up, so that names may be given to it many at a time."""
+        """Whether the kernel keeps up, so that it may be given many names at a time."""
         return len(self._inodes) <= self._limit + self._slack
 
     def check(self) -> None:
-        """Names may have come, or may be asked for now."""
-        if self._is_asking or self._is_closed or self._excess < self._batch_names:
+        """To be called when there are new names, or names that can be dropped now."""
+        if self._is_running or self._is_closed or self._excess < self._batch_names:
             return
         if names := self._batch():
-            self._task = self._group.create_task(self._ask(names))
+            self._task = self._group.create_task(self._evict(names))
 
     def close(self) -> None:
         self._is_closed = True
@@ -75,7 +54,7 @@ class Eviction:
 
     @contextmanager
     def reading(self, directory: Inode) -> Iterator[None]:
-        """A READDIR waits for the store, and the kernel keeps the directory locked so long."""
+        """While a READDIR waits for the store: the kernel keeps the directory locked."""
         try:
             with self._inodes.idle.reading(directory.ino):
                 yield
@@ -83,25 +62,25 @@ class Eviction:
             self.check()
 
     @property
-    def _is_asking(self) -> bool:
+    def _is_running(self) -> bool:
         return self._task is not None and not self._task.done()
 
     @property
     def _excess(self) -> int:
-        """So many inodes are over the limit, once the kernel has dropped what it was asked for."""
-        return max(0, len(self._inodes) - self._inodes.asked - self._limit)
+        """How many inodes are above the limit, without those that the kernel is dropping."""
+        return max(0, len(self._inodes) - self._inodes.evictions_pending - self._limit)
 
-    async def _ask(self, names: Sequence[Name]) -> None:
+    async def _evict(self, names: Sequence[CachedName]) -> None:
         while names:
             for name in await self._kernel.drop_names(names, is_read=self._inodes.idle.is_read):
-                self._inodes.not_asked(name.ino)
+                self._inodes.eviction_failed(name.ino)
             names = self._batch()
 
-    def _batch(self) -> Sequence[Name]:
-        names: list[Name] = []
+    def _batch(self) -> Sequence[CachedName]:
+        names: list[CachedName] = []
         while len(names) < self._batch_names and self._excess:
-            inode = self._inodes.ask()
+            inode = self._inodes.evict_oldest()
             if inode is None:
                 break
-            names.append(Name(inode.parent, inode.name.encode(), inode.ino))
+            names.append(CachedName(inode.parent, inode.name.encode(), inode.ino))
         return names

@@ -1,46 +1,39 @@
-"""Files that nothing but the kernel's name cache holds, in the order in which they were used.
+"""Files that only the kernel's name cache holds, least recently used first.
 
-By directory, because the kernel cannot be asked for a name of a directory that is being read.
-Each step costs the same, however many names there are.
+By directory, because the kernel cannot drop a name of a directory that is being read. The cost of
+a step does not depend on the number of names.
 
-Rejected: one order of all names (those of a directory that is being read would have to be passed
-over again and again), and a look through the inode table when names are wanted.
+Rejected: one order of all names (it would have to skip those of a directory that is being read
+again and again), and a scan of the inode table.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
 
-
-class NumberedFile(Protocol):
-    ino: int
-    parent: int
-
-
-F = TypeVar("F", bound=NumberedFile)
+from csi_s3.fs.names.inode import Inode
 
 
 @dataclass(slots=True)
-class _Names(Generic[F]):
-    """Of one directory. reads: so many READDIRs of it wait for the store."""
+class _Names:
+    """Of one directory. reads: READDIRs of it that wait for the store."""
 
-    files: OrderedDict[int, F] = field(default_factory=OrderedDict)
+    files: OrderedDict[int, Inode] = field(default_factory=OrderedDict)
     reads: int = 0
 
 
-class IdleFiles(Generic[F]):
+class IdleFiles:
     """Concurrency: plain code; `is_read` may be called from any thread.
 
-    A file's parent must not change while it is in here.
+    A file's parent must not change while it is in the list.
     """
 
     def __init__(self) -> None:
-        self._directories: dict[int, _Names[F]] = {}
+        self._directories: dict[int, _Names] = {}
         self._ready: OrderedDict[int, None] = OrderedDict()  # has names, and is not being read
 
-    def add(self, inode: F) -> None:
+    def add(self, inode: Inode) -> None:
         """It was used just now, and is idle."""
         names = self._directories.get(inode.parent)
         if names is None:
@@ -51,13 +44,13 @@ class IdleFiles(Generic[F]):
             self._ready[inode.parent] = None
             self._ready.move_to_end(inode.parent)
 
-    def discard(self, inode: F) -> None:
+    def discard(self, inode: Inode) -> None:
         names = self._directories.get(inode.parent)
         if names is not None and names.files.pop(inode.ino, None) is not None:
             self._settle(inode.parent, names)
 
-    def take(self) -> F | None:
-        """Take out the file used longest ago, of the directory used longest ago."""
+    def take(self) -> Inode | None:
+        """Take out the least recently used file of the least recently used directory."""
         for directory in self._ready:
             names = self._directories[directory]
             _, inode = names.files.popitem(last=False)
@@ -83,7 +76,7 @@ class IdleFiles(Generic[F]):
         names = self._directories.get(directory)
         return names is not None and names.reads > 0
 
-    def _settle(self, directory: int, names: _Names[F]) -> None:
+    def _settle(self, directory: int, names: _Names) -> None:
         if not names.files:
             self._ready.pop(directory, None)
             if not names.reads:

@@ -1,7 +1,8 @@
-"""What S3 says that a name stands for: one round trip, whatever it is.
+"""Finds out from S3 what a name stands for, in one round trip.
 
-HEAD of the file, LIST of the directory and HEAD of the symbolic link's object go out at once. A
-directory hides a file, and a file hides a symbolic link of its name.
+HEAD of the file, LIST of the directory and HEAD of the symbolic link's object are sent in parallel.
+A directory hides a file, and a file hides a symbolic link of its name. The answers are combined
+even if some failed, so a request returns its error instead of raising it.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo, ObjectStore
 
 
 class NameResolver:
-    """Concurrency and cancellation: any number may ask, and give up; nothing is kept."""
+    """Concurrency and cancellation: any number of callers; it has no state."""
 
     def __init__(self, store: ObjectStore, *, links: bool) -> None:
         self._store, self._links = store, links
@@ -28,22 +29,22 @@ class NameResolver:
     async def resolve(self, key: str, *, link_last: bool) -> Entry:
         """What the key stands for.
 
-        link_last: it was no symbolic link a moment ago, so ask for one only if nothing else is
-            there (one request less; a second round trip if it is gone).
+        link_last: it was no symbolic link before, so ask for one only if nothing else is there
+            (one request less; a second round trip if it is gone).
 
         Raises:
-            VolumeError: a question that decides was not answered.
+            VolumeError: a request that decides has failed.
 
         """
         async with asyncio.TaskGroup() as all_at_once:
             head = all_at_once.create_task(self._head(key))
             early = None if link_last else all_at_once.create_task(self._head_link(key))
             is_dir = await self._has_keys(f"{key}/")
-        # Each is waited for: cancelled, a request would cost its connection.
+        # All are waited for: cancelling a request closes its connection.
         if is_dir is True:
             return Special.DIRECTORY
         if isinstance(is_dir, VolumeError) and not isinstance(is_dir, AccessDeniedError):
-            raise is_dir  # a file may be hidden by a directory: HEAD alone decides nothing
+            raise is_dir  # a directory may hide the file, so HEAD alone does not decide
         may_list = is_dir is False
         file = await self._decided(key, head.result(), may_list=may_list)
         if file is not None:
@@ -59,7 +60,7 @@ class NameResolver:
     async def _decided(
         self, key: str, answer: ObjectInfo | VolumeError, *, may_list: bool
     ) -> ObjectInfo | None:
-        """The object, or None: not there, or (where nothing may be listed) not to be seen."""
+        """The object, or None: not there, or not visible (without permission to list)."""
         if isinstance(answer, ObjectInfo):
             return answer
         if isinstance(answer, NotFoundError):
@@ -67,8 +68,8 @@ class NameResolver:
         if not isinstance(answer, AccessDeniedError):
             raise answer
         if not may_list:
-            return None  # S3 says 403 of what is not there to those who may not list
-        return await self._from_list(key)  # HEAD needs GetObject; LIST is allowed, so it decides
+            return None  # without permission to list, S3 answers 403 for what is not there
+        return await self._from_list(key)  # HEAD needs GetObject; LIST is permitted and decides
 
     async def _head(self, key: str) -> ObjectInfo | VolumeError:
         if self._links and link_name(key.rpartition("/")[2]):
@@ -79,13 +80,13 @@ class NameResolver:
         link = f"{key}{LINK_SUFFIX}"
         too_long = (
             len(link.encode()) > MAX_KEY_BYTES
-            or len(link.rpartition("/")[2].encode()) > MAX_NAME_BYTES  # MinIO says 400 of those
+            or len(link.rpartition("/")[2].encode()) > MAX_NAME_BYTES  # MinIO answers 400 for those
         )
         if too_long or not self._links:
             return NotFoundError(f"{link}: no symbolic link")
         answer = await self._head_object(link)
         if isinstance(answer, InvalidNameError | KeyTooLongError):
-            return NotFoundError(f"{link}: a key that the store does not take")
+            return NotFoundError(f"{link}: the store does not accept the key")
         return answer
 
     async def _head_object(self, key: str) -> ObjectInfo | VolumeError:

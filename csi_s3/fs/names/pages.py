@@ -1,11 +1,11 @@
-"""Every listing that may have more than one page, and the question whether anything is below.
+"""Listings of more than one page, and whether there is any key below a prefix.
 
-S3 may answer LIST with a page that holds nothing and names a next one: where it has only passed
-delete markers. An empty page is not the end; only a page without a token is.
+S3 may answer LIST with an empty page and a token for the next: it has only passed delete markers.
+An empty page is not the end; only a page without a token is.
 
-A store that names the same page twice, or one empty page after the other, would be asked without
-end. S3 passes a thousand keys or more for each page, so `EMPTY_PAGES` are ten million delete
-markers in a row; a look-up is over long before, by its own deadline.
+A store that sends the same token twice, or empty pages only, would be asked without end. S3 passes
+a thousand keys or more for each page, so `EMPTY_PAGES` are ten million delete markers in a row; a
+look-up reaches its own deadline long before.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ EMPTY_PAGES = 10_000  # in a row
 class Pages:
     """The pages under a prefix, in order.
 
-    Concurrency: one `following` at a time. Cancellation: a page that was not returned is the
-    next one still.
+    Concurrency: one `following` at a time. Cancellation: a page that was not returned is fetched
+    by the next call.
     """
 
     def __init__(
@@ -30,14 +30,14 @@ class Pages:
         self._store, self._prefix = store, prefix
         self._delimiter, self._max_keys = delimiter, max_keys
         self._token: str | None = None
-        self._earlier: str | None = None  # after 1, 2, 4, 8, ... pages: any circle meets it
+        self._earlier: str | None = None  # after 1, 2, 4, 8, ... pages: it finds any cycle
         self._count = self._empty = 0
 
     async def following(self) -> ListPage:
         """Ask for the next page; it may be empty. Not to be called when `is_over`.
 
         Raises:
-            IntegrityError: the listing does not get on.
+            IntegrityError: the listing makes no progress.
             VolumeError: the store's answer; the next call asks again.
 
         """
@@ -55,17 +55,17 @@ class Pages:
         if page.next_token is None:
             return
         if page.next_token == self._earlier:
-            raise self._no_end("the store names a page that it has sent already")
+            raise self._no_end("the store repeats a continuation token")
         if self._empty >= EMPTY_PAGES:
-            raise self._no_end(f"{self._empty} pages without a key, and the store names another")
+            raise self._no_end(f"{self._empty} pages without a key in a row")
         if self._count & (self._count - 1) == 0:
             self._earlier = page.next_token
 
     def _no_end(self, why: str) -> IntegrityError:
         return IntegrityError(
             f"LIST of {self._prefix!r} has no end: {why}",
-            "the store's listing is not S3's: report it to its maker; if the bucket keeps versions,"
-            " let a lifecycle rule remove expired delete markers",
+            "report it to the vendor of the store; if the bucket is versioned, let a lifecycle rule"
+            " remove expired delete markers",
         )
 
 
@@ -73,11 +73,11 @@ async def first_below(store: ObjectStore, prefix: str, n: int) -> Mapping[str, O
     """The first n keys that begin with prefix, or as many as there are, each with its object.
 
     Without a delimiter: MinIO lists a prefix under which only delete markers are left, and takes
-    five times as long with 3000 of them (19 ms, and 4). A policy may demand a delimiter
+    five times as long with 3000 of them (19 ms, and 4). A policy may require a delimiter
     (`s3:delimiter`); then there may be prefixes, without an object, among the keys.
 
     Raises:
-        VolumeError: the store's answer; it is never taken for "nothing".
+        VolumeError: the store's answer; an error is never taken for "nothing there".
 
     """
     try:
@@ -87,8 +87,8 @@ async def first_below(store: ObjectStore, prefix: str, n: int) -> Mapping[str, O
 
 
 async def _first(pages: Pages, n: int) -> dict[str, ObjectInfo | None]:
-    found: dict[str, ObjectInfo | None] = {}
-    while len(found) < n and not pages.is_over:
+    objects: dict[str, ObjectInfo | None] = {}
+    while len(objects) < n and not pages.is_over:
         page = await pages.following()
-        found |= {o.key: o for o in page.objects} | dict.fromkeys(page.prefixes)
-    return found
+        objects |= {o.key: o for o in page.objects} | dict.fromkeys(page.prefixes)
+    return objects

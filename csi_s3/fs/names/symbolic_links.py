@@ -2,22 +2,16 @@
 
 The convention is rclone's. A link is seen in a listing without asking for each object, and any S3
 tool can make and read one. Rejected: a header or user metadata of the object, which a listing does
-not show. Which of several things a name stands for is decided in `lookup` and `directory`.
+not show. `lookup` and `directory` decide which of several things a name stands for.
 """
 
-from csi_s3.errors import (
-    BadLinkError,
-    ExistsError,
-    NotFoundError,
-    NotImplementedByStoreError,
-    NotPermittedError,
-)
+from csi_s3.errors import BadLinkError, ExistsError, NotFoundError, NotPermittedError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import SymbolicLink
-from csi_s3.fs.names.exclusive_create import put_new
-from csi_s3.fs.names.inodes import Inode
+from csi_s3.fs.names.exclusive_create import put_new_if_possible
+from csi_s3.fs.names.inode import Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.s3.store import ObjectInfo
 
@@ -35,7 +29,7 @@ class SymbolicLinks:
         """Make a link; it is in S3 when this returns.
 
         Raises:
-            ExistsError: a link has the name. (The kernel has found nothing else there.)
+            ExistsError: a link has the name. (The kernel has checked for anything else.)
             NotPermittedError: with symlinks=off.
 
         """
@@ -51,23 +45,18 @@ class SymbolicLinks:
             return child_key(self._tree.inodes.key(above), f"{text}{LINK_SUFFIX}", is_dir=False)
 
         async with self._key_lock.change(key):
-            info = await self._put(key(), target)
-            inode = self._made(above, text, info)
-        inode.target, inode.mtime_ns = target, self._clock.realtime_ns()
+            info = await put_new_if_possible(self._store, key(), target)
+            inode = self._add(above, text, info)
+        inode.set_target(target)
+        inode.set_times(mtime_ns=self._clock.realtime_ns())
         self._tree.remember(inode)
         return self._tree.attributes(inode)
 
-    def _made(self, above: Inode, name: str, info: ObjectInfo) -> Inode:
-        inode = self._tree.inodes.add(above.ino, name, is_dir=False, is_link=True, info=info)
+    def _add(self, above: Inode, name: str, info: ObjectInfo) -> Inode:
+        inode = self._tree.inodes.add(above.ino, name, Kind.LINK, info=info)
         self._tree.directory(above).note(name, SymbolicLink(info))
         self._tree.entries_changed(above)
         return inode
-
-    async def _put(self, key: str, target: bytes) -> ObjectInfo:
-        try:
-            return await put_new(self._store, key, target)
-        except NotImplementedByStoreError:
-            return await self._store.put(key, target)
 
     async def read(self, ino: int) -> bytes:
         """The target, as it was given. One request for each version of a link.
@@ -77,21 +66,21 @@ class SymbolicLinks:
 
         """
         inode = self._tree.inodes.get(ino)
-        if inode.target is not None:
-            return inode.target
+        if inode.runtime.target is not None:
+            return inode.runtime.target
         key = self._tree.inodes.key(inode)
         try:
             chunk = await self._store.read_range(key, 0, MAX_TARGET_BYTES + 1)
         except NotFoundError:
             if self._tree.inodes.key(inode) == key:
                 raise
-            return await self.read(ino)  # renamed meanwhile
+            return await self.read(ino)  # renamed while it was read
         target = bytes(chunk.data)
         if not target or len(target) > MAX_TARGET_BYTES or b"\0" in target:
             raise BadLinkError(
-                f"{key} holds {chunk.info.size} bytes that are no symbolic link's target",
-                f"1 to {MAX_TARGET_BYTES} bytes without NUL are; symlinks=off shows it as a file",
+                f"{key} holds {chunk.info.size} bytes that are not the target of a symbolic link",
+                f"it has 1 to {MAX_TARGET_BYTES} bytes without NUL; symlinks=off shows a file",
             )
         if inode.is_version(chunk.info):
-            inode.target = target
+            inode.set_target(target)
         return target

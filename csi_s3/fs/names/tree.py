@@ -3,16 +3,15 @@
 Asks S3 (or a listing that is fresh enough) and turns answers into inodes; changes nothing in S3.
 """
 
-import logging
 from collections import deque
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from csi_s3.aio import KeyLocks
 from csi_s3.errors import (
     InvalidNameError,
     KeyTooLongError,
     NotDirectoryError,
+    NotEmptyError,
     NotFoundError,
     StaleError,
 )
@@ -28,42 +27,33 @@ from csi_s3.fs.base.keys import (
 from csi_s3.fs.names.attributes import Attributes, attributes
 from csi_s3.fs.names.directory import Directory, Listing
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
-from csi_s3.fs.names.eviction import Eviction, NameCache
-from csi_s3.fs.names.inodes import ROOT, Inode, Inodes, info_of
+from csi_s3.fs.names.eviction import Eviction
+from csi_s3.fs.names.inode import ROOT, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.inodes import Inodes
+from csi_s3.fs.names.kernel_cache import KernelCache
 from csi_s3.fs.names.lookup import NameResolver
-from csi_s3.fs.names.sizes import AttributesCache, Sizes
-from csi_s3.obs.metrics import catalog as metrics
+from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.names.sizes import Sizes
 from csi_s3.s3.store import ObjectInfo
 
-log = logging.getLogger(__name__)
-
-INODE_BYTES = 950  # measured: 798 to 941, as full as tables are; a key of 25 characters
+INODE_BYTES = 950  # measured: 777 to 949, as full as tables are; a key of 25 characters
 INODES_SHARE = 4  # of the memory budget; buffers have a budget of their own
-
-
-class Kernel(AttributesCache, NameCache, Protocol):
-    """What the file system may ask of the kernel; `fuse.session` is the real one."""
-
-    async def invalidate_inode(self, ino: int) -> None:
-        """Drop the pages and attributes it holds of the inode; returns when they are gone."""
-        ...
-
-    def forget_name(self, parent: int, name: bytes) -> None:
-        """Ask it to look a name up again before its next use; it may take its time."""
-        ...
 
 
 class Tree:
     """Concurrency: inodes change between awaits only; a change of a file's version holds its lock.
 
-    Cancellation: every method may be cancelled; what S3 answered until then is kept or not.
+    Cancellation: every method may be cancelled, with or without the effect of S3's answer.
+    versions: a lock for each inode whose version may change.
     """
 
-    def __init__(self, context: MountContext, *, prefix: str, kernel: Kernel) -> None:
-        self.inodes = Inodes(prefix)
-        self.versions: KeyLocks[int] = KeyLocks()  # held while an inode's version may change
+    def __init__(
+        self, context: MountContext, *, prefix: str, kernel: KernelCache, numbers: InodeNumbers
+    ) -> None:
+        self.inodes = Inodes(prefix, numbers)
+        self.versions: KeyLocks[int] = KeyLocks()
         self._store, self._config, self._kernel = context.store, context.config, kernel
-        self._clock, self._group = context.clock, context.group
+        self._context, self._clock = context, context.clock
         self._resolver = NameResolver(context.store, links=context.config.symlinks)
         self._mounted_ns = context.clock.realtime_ns()
         self.inodes_limit = context.config.budget_bytes // INODES_SHARE // INODE_BYTES
@@ -77,9 +67,7 @@ class Tree:
     def directory(self, inode: Inode) -> Directory[Inode]:
         if not inode.is_dir:
             raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
-        if inode.directory is None:
-            inode.directory = Directory()
-        return inode.directory
+        return inode.known_names()
 
     async def lookup(self, parent: Inode, name: str) -> Inode:
         """The inode behind a name.
@@ -96,138 +84,136 @@ class Tree:
             raise NotFoundError(f"{name!r} cannot be shown")
         present, now_s = self.inodes.child(parent.ino, name), self._clock.monotonic_s()
         if present is not None and (
-            self.is_fresh(present) or self.sizes.untold_for_s(present, now_s) > 0
+            self.is_fresh(present) or self.sizes.reusable_for_s(present, now_s) > 0
         ):
             return present
-        found, asked = directory.from_snapshot(name, now_s)
-        if found is None or found is Special.LOCAL:
-            asked, found = self.sizes.ask(), await self.find(parent, name)
-        return await self.adopt(parent, name, found, asked=asked)
+        entry, question = directory.from_snapshot(name, now_s)
+        if entry is None or entry is Special.LOCAL:
+            entry, question = await self.find(parent, name)
+        return await self.adopt(parent, name, entry, question=question)
 
-    async def find(self, parent: Inode, name: str) -> Entry:
-        """Ask S3 what a name stands for; what we did to it meanwhile wins."""
+    async def find(self, parent: Inode, name: str) -> tuple[Entry, int]:
+        """Ask S3 what a name stands for; a change by this mount during the request wins.
+
+        Returns the entry, and the number of the question.
+        """
         directory = self.directory(parent)
         key = child_key(self.inodes.key(parent), name, is_dir=False)
-        known, asked = self.inodes.child(parent.ino, name), self.sizes.ask()
-        with directory.observe() as began:
-            found = await self._resolver.resolve(
+        known, question = self.inodes.child(parent.ino, name), self.sizes.next_question()
+        with directory.observe() as start:
+            entry = await self._resolver.resolve(
                 key, link_last=known is not None and not known.is_link
             )
-            changed = directory.changed_since(began, name)
-        if changed is not None:
-            return changed
+            own_change = directory.change_since(start, name)
+        if own_change is not None:
+            return own_change, question
         if child_key(self.inodes.key(parent), name, is_dir=False) != key:
-            return await self.find(parent, name)  # the directory was renamed meanwhile
-        self.learn(parent, name, found, asked=asked)
-        return found
+            return await self.find(parent, name)  # the directory was renamed
+        self.learn(parent, name, entry, question=question)
+        return entry, question
 
-    def learn(self, parent: Inode, name: str, found: Entry, *, asked: int) -> None:
-        """Correct what listings hold, unless the answer to a newer question has come."""
+    def learn(self, parent: Inode, name: str, entry: Entry, *, question: int) -> None:
+        """Correct listings, unless a newer question was answered before."""
         known = self.inodes.child(parent.ino, name)
-        if known is None or known.asked <= asked:
-            self.directory(parent).learn(name, found, asked=asked)
+        if known is None or known.question <= question:
+            self.directory(parent).learn(name, entry, question=question)
 
-    async def adopt(self, parent: Inode, name: str, found: Entry, *, asked: int) -> Inode:
-        """The inode that stands for what was found: the present one, changed or not, or a new one.
+    async def adopt(self, parent: Inode, name: str, entry: Entry, *, question: int) -> Inode:
+        """The inode that stands for an entry: the present one, renewed, or a new one.
 
         Raises:
-            NotFoundError: nothing was found.
+            NotFoundError: the entry says that there is nothing.
 
         """
         present, local = self.inodes.child(parent.ino, name), self.directory(parent).local
         if present is not None and local.get(name) is present:
             return present
-        if found is Special.ABSENT or found is Special.LOCAL:
+        if entry is Special.ABSENT or entry is Special.LOCAL:
             if present is not None:
                 self._vanished(present)
             raise NotFoundError(f"no file or directory {name!r}")
-        if found is Special.DIRECTORY:
+        if entry is Special.DIRECTORY:
             if present is not None and present.is_dir:
                 return present
-            return self.inodes.add(parent.ino, name, is_dir=True)
-        is_link = isinstance(found, SymbolicLink)
-        info = found.info if isinstance(found, SymbolicLink) else found
-        if present is not None and (present.is_dir, present.is_link) == (False, is_link):
-            is_renewed = await self.renew(present, info, asked=asked)
+            return self.inodes.add(parent.ino, name, Kind.DIRECTORY)
+        kind = Kind.LINK if isinstance(entry, SymbolicLink) else Kind.FILE
+        info = entry.info if isinstance(entry, SymbolicLink) else entry
+        if present is not None and present.kind is kind:
+            is_renewed = await self.renew(present, info, question=question)
             if self.inodes.child(parent.ino, name) is not present or local.get(name) is present:
-                # Forgotten meanwhile, or opened for writing.
-                return await self.adopt(parent, name, found, asked=asked)
+                # Forgotten during the request, or opened for writing.
+                return await self.adopt(parent, name, entry, question=question)
             if is_renewed:
                 return present
-        present = self.inodes.add(parent.ino, name, is_dir=False, is_link=is_link, info=info)
-        present.asked = asked
-        return present
+        return self.inodes.add(parent.ino, name, kind, info=info, question=question)
 
     def _vanished(self, inode: Inode) -> None:
-        """Somebody else removed it.
+        """Another client removed it.
 
-        A directory that the kernel holds (a working directory, a subPath) stays usable, and is
-        the same one when its name comes back.
+        A directory that the kernel holds (a working directory, a subPath) stays usable, and has
+        the same inode if its name comes back.
         """
         if inode.is_dir:
-            inode.is_ours = False
+            inode.unpin()
             self.inodes.drop_unused(inode)
         else:
             self.inodes.unlink(inode)
 
     def is_fresh(self, inode: Inode) -> bool:
-        """Whether a `metadata-ttl` set by hand lets us answer without S3."""
+        """Whether a `metadata-ttl` that the user has set permits an answer without S3."""
         return (
             self._config.metadata_ttl_by_hand
             and not inode.is_dir
             and self._clock.monotonic_s() < inode.fresh_until
         )
 
-    async def renew(self, inode: Inode, info: ObjectInfo, *, asked: int) -> bool:
+    async def renew(self, inode: Inode, info: ObjectInfo, *, question: int) -> bool:
         """Let a file's inode stand for this version; False if it cannot, because handles are open.
 
         The kernel's pages of another version are gone when this returns.
-        asked: by the count of `sizes`. The answer to a newer question stays.
+        question: by the count of `sizes`. If a newer one was answered, nothing changes.
 
         Raises:
             StaleError: the inode was given another key since that version was asked for.
 
         """
         self._check_key(inode, info)
-        if inode.asked > asked:
+        if inode.question > question:
             return True
-        inode.fresh_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
+        inode.set_fresh(self._clock.monotonic_s() + self._config.metadata_ttl_s)
         if inode.is_version(info) and not self.versions.busy(inode.ino):
-            inode.info, inode.asked = info, asked
+            inode.set_version(info, question=question)
             return True
         async with self.versions.hold(inode.ino):
             self._check_key(inode, info)
-            if inode.asked <= asked and await self.renew_held(inode, info):
-                inode.asked = asked
-            return inode.asked >= asked
+            if inode.question <= question and await self.renew_held(inode, info):
+                inode.set_version(info, question=question)
+            return inode.question >= question
 
     async def renew_held(self, inode: Inode, info: ObjectInfo) -> bool:
-        """As `renew`, for a caller who holds the inode's version."""
+        """As `renew`, for a caller that holds the inode's lock in `versions`."""
         if inode.is_version(info):
             return True
-        if inode.maybe_cached and not inode.is_open:
-            await self._kernel.invalidate_inode(inode.ino)  # cancelled: it is as it was
+        if inode.has_pages and not inode.is_open:
+            await self._kernel.invalidate_inode(inode.ino)  # if cancelled, nothing has changed
         if inode.is_open:
             return False
-        inode.info, inode.maybe_cached = info, False
-        inode.mtime_ns = inode.atime_ns = None
-        inode.target = None
-        self.sizes.renewed(inode)
+        self.sizes.replace_version(inode, info)
         return True
 
     def _check_key(self, inode: Inode, info: ObjectInfo) -> None:
         if info.key != self.inodes.key(inode):
-            raise StaleError(f"{info.key}: renamed meanwhile")
+            raise StaleError(f"{info.key}: renamed while it was looked up")
 
     # names that S3 may not show (yet)
 
     def new_name(
         self, parent: int, name: bytes, *, is_dir: bool, is_link: bool = False
     ) -> tuple[Inode, str, str]:
-        """Where a new name goes, and its key, once it is sure that S3 can hold and we show it.
+        """The directory, name and key of a new name, which S3 can hold and a directory can show.
 
         Raises:
-            InvalidNameError, KeyTooLongError: it is not.
+            InvalidNameError, KeyTooLongError: they cannot.
             NotFoundError: the directory was removed.
 
         """
@@ -240,7 +226,7 @@ class Tree:
         if len(name) > limit:
             raise KeyTooLongError(f"a name of {len(name)} bytes", f"{limit} at most: shorten it")
         if not is_visible(text):
-            raise InvalidNameError(f"{text!r} cannot be shown again", "use another name")
+            raise InvalidNameError(f"{text!r} cannot be shown in a directory", "use another name")
         if self._config.symlinks and link_name(text) and not (is_dir or is_link):
             raise InvalidNameError(
                 f"a file {text!r} would be shown as a symbolic link",
@@ -250,44 +236,75 @@ class Tree:
         return above, text, child_key(self.inodes.key(above), component, is_dir=is_dir)
 
     def add_local(self, parent: Inode, inode: Inode) -> None:
-        """The name exists whatever S3 says, and so do the directories above it."""
+        """Let the name exist whatever S3 says, and the directories above it."""
         self.directory(parent).local[inode.name] = inode
-        if parent.ino != ROOT and parent.is_linked:
-            self.add_local(self.inodes.get(parent.parent), parent)
+        while parent.ino != ROOT and parent.is_linked:
+            inode, parent = parent, self.inodes.get(parent.parent)
+            self.directory(parent).local[inode.name] = inode
 
     def drop_local(self, parent: Inode, name: str) -> None:
-        """Only S3 says from now on whether the name exists."""
-        local = self.directory(parent).local
-        local.pop(name, None)
-        if parent.ino != ROOT and parent.is_linked and not parent.is_kept and not local:
-            self.drop_local(self.inodes.get(parent.parent), parent.name)
+        """Let S3 decide again whether the name exists, and the directories above it."""
+        self.directory(parent).local.pop(name, None)
+        while parent.ino != ROOT and parent.is_linked:
+            if parent.runtime.is_pinned or self.directory(parent).local:
+                return
+            name, parent = parent.name, self.inodes.get(parent.parent)
+            self.directory(parent).local.pop(name, None)
+
+    async def check_empty(self, directory: Inode) -> bool:
+        """Whether an empty directory has a marker.
+
+        Raises:
+            NotEmptyError: it holds something.
+
+        """
+        key = self.inodes.key(directory)
+        keys = (await first_below(self._store, key, 2)).keys()
+        if keys - {key} or self.directory(directory).local:
+            raise NotEmptyError(f"{key}: not empty")
+        return bool(keys)
 
     def keep(self, inode: Inode) -> None:
-        """A directory exists from now on even if S3 has no key for it."""
+        """Let a directory exist even if S3 has no key for it."""
         if inode.ino != ROOT and inode.is_linked:
-            inode.is_kept = True
+            inode.pin()
             self.add_local(self.inodes.get(inode.parent), inode)
+
+    def move(self, inode: Inode, into: Inode, new: str) -> None:
+        """Give it another name: in the table, in what is local, and in what listings show."""
+        above, old = self.inodes.get(inode.parent), inode.name
+        was_local = self.directory(above).local.get(old) is inode
+        if was_local:
+            self.drop_local(above, old)
+        self.directory(above).note(old, Special.ABSENT)
+        self.inodes.move(inode, into.ino, new)
+        for directory in (above, into):
+            self.entries_changed(directory)
+        if was_local:
+            self.add_local(into, inode)
+        self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
+        self.keep(above)  # until rmdir, even if that was its last name
 
     def moved(self, inode: Inode) -> None:
         """A directory has another key, and so has all that is below it."""
-        for directory in (inode, *self.inodes.below(inode)):
-            if directory.directory is not None:
-                directory.directory.moved(self.inodes.key(directory))
+        for child in (inode, *self.inodes.below(inode)):
+            if child.runtime.directory is not None:
+                child.runtime.directory.moved(self.inodes.key(child))
 
     def forget_name(self, inode: Inode) -> None:
-        """Have the kernel ask about the name again, before its time is up."""
+        """Let the kernel look the name up again, before its cached entry expires."""
         self._kernel.forget_name(inode.parent, inode.name.encode())
 
     # what the kernel holds
 
     def remember(self, inode: Inode) -> bool:
-        """The kernel was given the inode once more; False: it should not be given many others."""
+        """Count a reference of the kernel. False: it should not be given many more inodes now."""
         self.inodes.remember(inode)
         self._eviction.check()
         return self._eviction.has_room
 
     def reading(self, directory: Inode) -> AbstractContextManager[None]:
-        """While a READDIR of it waits for the store."""
+        """While a READDIR of the directory waits for the store."""
         return self._eviction.reading(directory)
 
     def close(self) -> None:
@@ -298,8 +315,8 @@ class Tree:
 
     def list_directory(self, inode: Inode) -> Listing:
         directory = self.directory(inode)
-        key, links = self.inodes.key(inode), self._config.symlinks
-        listing = Listing(self._store, key, directory, self._group, links=links, ask=self.sizes.ask)
+        key = self.inodes.key(inode)
+        listing = Listing(self._context, key, directory, self.sizes.next_question)
         directory.opened(listing)
         return listing
 
@@ -308,13 +325,13 @@ class Tree:
         directory = self.directory(inode)
         directory.closed(listing, valid_until=valid_until)
         listing.close()
-        self._tell_hidden(inode, listing)
+        listing.report_hidden()
         self._snapshots.append((valid_until, directory, listing, len(listing.names)))
         self._snapshot_names += len(listing.names)
         self._drop_old_snapshots()
 
     def _drop_old_snapshots(self) -> None:
-        """Give back listings that are out of date, and the oldest beyond the inodes' share."""
+        """Drop listings that have expired, and the oldest above the inodes' share of memory."""
         now = self._clock.monotonic_s()
         while self._snapshots:
             valid_until, directory, listing, names = self._snapshots[0]
@@ -324,48 +341,32 @@ class Tree:
             self._snapshot_names -= names
             directory.drop_snapshot(listing)
 
-    def _tell_hidden(self, inode: Inode, listing: Listing) -> None:
-        directory = self.directory(inode)
-        if not listing.hidden:
-            return
-        metrics.HIDDEN_NAMES.inc(len(listing.hidden))
-        if not directory.hidden_logged:
-            directory.hidden_logged = True
-            log.info(
-                "%d keys in %r cannot be shown as names, the first: %r",
-                len(listing.hidden),
-                self.inodes.key(inode),
-                listing.hidden[0],
-                extra={"op": "readdir", "code": "hidden-names"},
-            )
-
     # attributes
 
     async def refresh(self, inode: Inode) -> float:
-        """Ask S3 again about a file that nobody holds open; it may be believed so many seconds.
+        """Ask S3 again about a file that is not open. Returns how many seconds that is valid.
 
         Raises:
             NotFoundError: it is gone, or a directory has its name now.
 
         """
         ttl_s = self._config.metadata_ttl_s
-        if inode.is_dir or not inode.is_linked or inode.handles or inode.writer is not None:
-            return ttl_s  # an open file is the version that was opened; a held directory stays
-        if self.is_fresh(inode):
-            return ttl_s
+        if inode.is_dir or not inode.is_linked or inode.is_open or self.is_fresh(inode):
+            return ttl_s  # an open file keeps its version, a directory its existence
         now_s = self._clock.monotonic_s()
-        if (left_s := self.sizes.untold_for_s(inode, now_s)) > 0:
+        if (left_s := self.sizes.reusable_for_s(inode, now_s)) > 0:
             return left_s
         parent, key = self.inodes.get(inode.parent), self.inodes.key(inode)
-        found, asked = self.directory(parent).from_snapshot(inode.name, now_s)
-        info = info_of(inode, found)
+        entry, question = self.directory(parent).from_snapshot(inode.name, now_s)
+        info = inode.info_of(entry)
         if info is None:
-            asked, info = self.sizes.ask(), info_of(inode, await self.find(parent, inode.name))
+            entry, question = await self.find(parent, inode.name)
+            info = inode.info_of(entry)
         if self.inodes.key(inode) != key:
-            return ttl_s  # renamed meanwhile, by us
-        if info is None or not await self.renew(inode, info, asked=asked):
-            if inode.writer is not None or inode.handles:
-                return ttl_s  # opened meanwhile
+            return ttl_s  # renamed by this mount
+        if info is None or not await self.renew(inode, info, question=question):
+            if inode.is_open:
+                return ttl_s  # opened during the request
             self.inodes.unlink(inode)
             raise NotFoundError(f"{inode.name!r} is gone")
         return ttl_s
@@ -374,8 +375,8 @@ class Tree:
         return attributes(inode, self._config, mounted_ns=self._mounted_ns)
 
     def entries_changed(self, directory: Inode) -> None:
-        """We made or removed a name in it: its time tells those who keep its listing.
+        """This mount made or removed a name in it: set its time, for programs that cache listings.
 
-        Python's import system lists a directory anew only when its time has changed.
+        Python's import system lists a directory again only when its time has changed.
         """
-        directory.mtime_ns = self._clock.realtime_ns()
+        directory.set_times(mtime_ns=self._clock.realtime_ns())

@@ -1,4 +1,4 @@
-"""Copies inside the store, of any size and any number: what a rename is made of."""
+"""Copies inside the store, of any size and any number, for renames."""
 
 import asyncio
 import json
@@ -9,7 +9,6 @@ from contextlib import aclosing
 
 from csi_s3.errors import (
     AccessDeniedError,
-    KeyTooLongError,
     NotFoundError,
     ObjectChangedError,
     StoreRefusedError,
@@ -17,50 +16,46 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.base.keys import check_key
 from csi_s3.fs.names.pages import Pages
 from csi_s3.fs.write.extents import Extents, Origin, plan
 from csi_s3.fs.write.parallel_upload import ParallelUpload
-from csi_s3.s3.store import (
-    MAX_COPY_PART_BYTES,
-    MAX_KEY_BYTES,
-    MAX_PUT_BYTES,
-    ObjectInfo,
-)
+from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PUT_BYTES, ObjectInfo
 
 log = logging.getLogger(__name__)
 
 PARALLEL_COPIES = 64
-CHANGES_FOLLOWED = 5  # of one object, by others, while it is copied
+CHANGES_FOLLOWED = 5  # concurrent changes of one object while it is copied
 COPIES_IN_PAGE = 1000
 
 
 class TreeCopy:
-    """What a copy of a tree has come to, whether or not it was finished; iterable, see `add`.
+    """The copies of a tree that were made, all or some; iterable, see `add`.
 
     A tree may have millions of keys: in compressed pages one costs 30 to 50 bytes; as strings of a
     dictionary it cost 300 to 380.
-    newest: when the youngest of what was copied was made, by the store's clock.
-    unsure: keys that may hold a copy whose answer was lost.
+    newest: the date of the youngest object that was copied, by the store's clock.
+    uncertain: keys that may hold a copy whose answer was lost.
     """
 
     def __init__(self) -> None:
         self.newest = 0.0
-        self.unsure: list[str] = []
+        self.uncertain: list[str] = []
         self._pages: list[bytes] = []
-        self._last: list[tuple[str, str, str]] = []
+        self._page: list[tuple[str, str, str]] = []
 
     def add(self, source: ObjectInfo, made: ObjectInfo) -> None:
         """Remember the source's key and version, and the copy's version."""
-        self._last.append((source.key, source.etag, made.etag))
+        self._page.append((source.key, source.etag, made.etag))
         self.newest = max(self.newest, source.last_modified)
-        if len(self._last) == COPIES_IN_PAGE:
-            self._pages.append(zlib.compress(json.dumps(self._last).encode(), level=1))
-            self._last = []
+        if len(self._page) == COPIES_IN_PAGE:
+            self._pages.append(zlib.compress(json.dumps(self._page).encode(), level=1))
+            self._page = []
 
     def __iter__(self) -> Iterator[tuple[str, str, str]]:
         for page in self._pages:
             yield from json.loads(zlib.decompress(page))
-        yield from self._last
+        yield from self._page
 
 
 class Copies:
@@ -70,7 +65,7 @@ class Copies:
     """
 
     def __init__(self, context: MountContext) -> None:
-        self._store, self._budget, self._group = context.store, context.budget, context.group
+        self._context, self._store = context, context.store
         self._progress = context.progress_timeout.made_progress
 
     async def one(self, source: ObjectInfo, key: str, *, if_none_match: bool = False) -> ObjectInfo:
@@ -89,20 +84,12 @@ class Copies:
         return info
 
     async def _by_parts(self, source: ObjectInfo, key: str, *, if_none_match: bool) -> ObjectInfo:
-        upload = ParallelUpload(
-            self._store,
-            key,
-            part_bytes=MAX_COPY_PART_BYTES,
-            budget=self._budget,
-            group=self._group,
-            progress=self._progress,
-            like=source,
-        )
+        upload = ParallelUpload(self._context, key, part_bytes=MAX_COPY_PART_BYTES, like=source)
         whole = Extents()
         whole.put(0, source.size, Origin.BASE)
         try:
             for piece in plan(whole, 0, part_bytes=MAX_COPY_PART_BYTES):
-                await upload.copy(source, piece.size)
+                await upload.copy(upload.body, source, piece.size)
             return await upload.complete(if_none_match=if_none_match)
         except BaseException:
             await upload.abort()
@@ -133,15 +120,15 @@ class Copies:
             except VolumeError as exc:
                 failed.append(exc)
                 if exc.retryable:
-                    into.unsure.append(key)
+                    into.uncertain.append(key)
             finally:
                 slots.release()
 
-        found = pages or self.pages(old)
-        async with asyncio.TaskGroup() as copying, aclosing(found):
+        pages = pages or self.pages(old)
+        async with asyncio.TaskGroup() as copying, aclosing(pages):
             try:
-                async for objects in found:
-                    _check_lengths(objects, old, new)
+                async for objects in pages:
+                    _check_keys(objects, old, new)
                     for source in objects:
                         await slots.acquire()
                         copying.create_task(one(source))
@@ -153,7 +140,7 @@ class Copies:
             raise failed[0]
 
     async def _newest(self, source: ObjectInfo, key: str, into: TreeCopy) -> None:
-        """Copy what the source's key holds now: others may write while we go through a tree."""
+        """Copy what the source's key holds now; it may have changed since the listing."""
         for _ in range(CHANGES_FOLLOWED):
             try:
                 made = await self.one(source, key)
@@ -163,7 +150,7 @@ class Copies:
                 except NotFoundError:
                     return
             except NotFoundError:
-                return  # somebody else removed it
+                return  # removed by another client
             else:
                 into.add(source, made)
                 return
@@ -172,7 +159,7 @@ class Copies:
     async def delete(self, objects: Iterable[tuple[str, str]]) -> bool:
         """Delete those versions of keys, as `ObjectStore.delete_many`.
 
-        Returns whether some stay, because somebody else has written to them meanwhile.
+        Returns whether some stay, because they were modified concurrently.
 
         Raises:
             VolumeError: keys remain for another reason.
@@ -196,18 +183,18 @@ class Copies:
             raise kind(
                 f"{len(refused)} of {asked} objects could not be deleted, the first {key}:"
                 f" {why.what}",
-                f"they are there under both names; {why.hint}",
+                f"they have both names now; {why.hint}",
             )
         if remain:
             log.info(
-                "%d objects stay: somebody else has written to them meanwhile, first to %s",
+                "%d objects stay: they were modified concurrently, the first is %s",
                 len(remain),
                 next(iter(remain)),
             )
         return bool(remain)
 
     async def pages(self, prefix: str) -> AsyncGenerator[Sequence[ObjectInfo], None]:
-        """Every object under prefix, a LIST's answer at a time. An empty one is no progress."""
+        """Every object under prefix, a page of LIST at a time. An empty page is no progress."""
         pages = Pages(self._store, prefix, delimiter="")
         while not pages.is_over:
             page = await pages.following()
@@ -216,10 +203,6 @@ class Copies:
                 yield page.objects
 
 
-def _check_lengths(objects: Sequence[ObjectInfo], old: str, new: str) -> None:
+def _check_keys(objects: Sequence[ObjectInfo], old: str, new: str) -> None:
     for o in objects:
-        key = new + o.key[len(old) :]
-        if len(key.encode()) > MAX_KEY_BYTES:
-            raise KeyTooLongError(
-                f"{o.key}: its key would have {len(key.encode())} bytes", "S3 takes at most 1024"
-            )
+        check_key(new + o.key[len(old) :])

@@ -1,35 +1,27 @@
 """The rename of a directory: all its keys, copied in parallel, then deleted in batches.
 
-Nothing is deleted before every copy is made, and the intent tells the mount's next worker what to
-finish after a crash, so that each file is whole under one name at least. A refused copy undoes
-what was copied. While it lasts, other changes below both names wait (`KeyRangeLock`).
+Nothing is deleted before every copy is made, and from the journal the mount's next worker finishes
+after a crash, so that each file is whole under one name at least. If a copy is refused, all copies
+are deleted again. Until the end, other changes below both names wait (`KeyRangeLock`).
 """
 
 import logging
 from dataclasses import replace
 
-from csi_s3.errors import (
-    BusyError,
-    InvalidNameError,
-    KeyTooLongError,
-    NotEmptyError,
-    NotFoundError,
-    StaleError,
-    VolumeError,
-)
+from csi_s3.errors import BusyError, InvalidNameError, NotFoundError, StaleError, VolumeError
 from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.base.keys import check_key
 from csi_s3.fs.files.write_back import WriteBack
-from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
-from csi_s3.fs.names.inodes import Inode
-from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.names.entries import Special
+from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies, TreeCopy
 from csi_s3.fs.rename.journal import JournalEntry, RenameJournal, RenameRecord
-from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo
+from csi_s3.s3.store import Version
 
 log = logging.getLogger(__name__)
 
-TRIES = 5  # to find no file below in an upload whose bytes are nowhere else
+TRIES = 5  # to find no file below that must be stored first
 
 
 class DirectoryRenames:
@@ -59,27 +51,29 @@ class DirectoryRenames:
         """
         before = inode.parent, inode.name
         for _ in range(TRIES):
-            for child in self._unkept(inode):
-                await self._write_back.store(child)
+            for child in self._not_stored(inode):
+                await self._write_back.sync(child)
             async with self._key_lock.move(
                 lambda: self._inodes.key(inode), lambda: self._inodes.key_at(inode, into, new)
             ):
                 if not inode.is_linked or (inode.parent, inode.name) != before:
-                    raise StaleError(f"{inode.name}: changed meanwhile")
+                    raise StaleError(f"{inode.name}: renamed or removed concurrently")
                 if not into.is_linked or self._inodes.child(into.ino, new) is not target:
-                    raise StaleError(f"{new}: changed meanwhile")
+                    raise StaleError(f"{new}: changed concurrently")
                 if self._inodes.is_below(into, inode):
-                    raise InvalidNameError(f"{inode.name}: a directory cannot go below itself")
-                if not self._unkept(inode):
+                    raise InvalidNameError(
+                        f"{inode.name}: a directory cannot be moved below itself"
+                    )
+                if not self._not_stored(inode):
                     await self._move_now(inode, into, new, target)
                     return
         raise BusyError(
-            f"{self._inodes.key(inode)}: files below are being written, without room in the spool",
+            f"{self._inodes.key(inode)}: files below are being written, and the spool is full",
             "close them, or give the volume a larger spool-size",
         )
 
-    def _unkept(self, inode: Inode) -> list[Inode]:
-        """Files below of which bytes are in an upload to their present key, and nowhere else."""
+    def _not_stored(self, inode: Inode) -> list[Inode]:
+        """Files below with bytes that are only in an upload to their present key."""
         return [
             child
             for child in self._inodes.below(inode)
@@ -89,67 +83,52 @@ class DirectoryRenames:
     async def _move_now(self, inode: Inode, into: Inode, new: str, target: Inode | None) -> None:
         old_prefix = self._inodes.key(inode)
         new_prefix = self._inodes.key_at(inode, into, new)
-        self._check_lengths(inode, old_prefix, new_prefix)
+        self._check_keys(inode, old_prefix, new_prefix)
         if target is not None:
-            await self._check_empty(target, new_prefix)
+            await self._tree.check_empty(target)
         for child in self._inodes.below(inode):
             if child.writer is not None:
                 await child.writer.detach()
-        what = RenameRecord(
-            old=old_prefix,
-            new=new_prefix,
-            phase="copying",
-            began=self._clock.realtime_ns() / 1e9,
+        record = RenameRecord(
+            old=old_prefix, new=new_prefix, phase="copying", began=self._clock.realtime_ns() / 1e9
         )
-        intent = self._journal.begin(what)
+        entry = self._journal.begin(record)
         copied = TreeCopy()
         try:
             await self._copies.tree(old_prefix, new_prefix, copied)
-            self._check_lengths(inode, old_prefix, new_prefix)  # of what was made meanwhile
+            self._check_keys(inode, old_prefix, new_prefix)  # of names made during the copy
         except VolumeError:
-            await self._undo(intent, what, copied)
+            await self._undo(entry, record, copied)
             raise
-        intent.update(replace(what, phase="deleting", newest=copied.newest))
+        entry.update(replace(record, phase="deleting", newest=copied.newest))
         above, old = self._inodes.get(inode.parent), inode.name
         if target is not None:
             self._tree.drop_local(self._inodes.get(target.parent), target.name)
             self._inodes.unlink(target)
-        take_place(self._tree, inode, into, new)
+        self._tree.move(inode, into, new)
         self._tree.moved(inode)
-        self._follow(inode, what, copied)
+        self._follow(inode, record, copied)
         is_gone = False
         try:
             is_gone = not await self._copies.delete((key, etag) for key, etag, _ in copied)
         finally:
             if not is_gone and self._inodes.child(above.ino, old) is None:
                 self._tree.directory(above).note(old, Special.DIRECTORY)
-        intent.end()
+        entry.end()
 
-    def _check_lengths(self, inode: Inode, old: str, new: str) -> None:
-        """Of what is not stored yet, too: it could not be, later."""
-        longer = len(new.encode()) - len(old.encode())
-        for child in self._inodes.below(inode) if longer > 0 else ():
-            key = self._inodes.key(child)
-            if len(key.encode()) + longer > MAX_KEY_BYTES:
-                raise KeyTooLongError(
-                    f"{key}: its key would have {len(key.encode()) + longer} bytes",
-                    "S3 takes at most 1024: shorten names",
-                )
+    def _check_keys(self, inode: Inode, old: str, new: str) -> None:
+        """Also of files that are not stored yet: they could not be stored later."""
+        for child in self._inodes.below(inode):
+            check_key(new + self._inodes.key(child)[len(old) :])
 
-    async def _check_empty(self, target: Inode, prefix: str) -> None:
-        found = await first_below(self._store, prefix, 2)
-        if found.keys() - {prefix} or self._tree.directory(target).local:
-            raise NotEmptyError(f"{prefix}: not empty")
+    def _follow(self, inode: Inode, record: RenameRecord, copied: TreeCopy) -> None:
+        """Let the files below stand for the copies.
 
-    def _follow(self, inode: Inode, what: RenameRecord, copied: TreeCopy) -> None:
-        """The files below are the copies now.
-
-        Not one that was never stored, or that somebody else removed. Where somebody else had
-        replaced it, it goes on as before: what is open is stale, and the next look finds another
-        version.
+        Not for files that were never stored, or that another client removed or replaced: those are
+        stale while they are open, and the next look-up finds another version.
         """
         files = {
-            what.old + self._inodes.key(child)[len(what.new) :]: child
+            record.old + self._inodes.key(child)[len(record.new) :]: child
             for child in self._inodes.below(inode)
             if not child.is_dir
         }
@@ -157,63 +136,38 @@ class DirectoryRenames:
         for source, child in files.items():
             known = child.info if child.writer is None else child.writer.base
             old_etag, etag = versions.get(source, ("", ""))
-            if known is not None and known.etag and known.etag == old_etag:
+            if known is not None and old_etag and known.version == Version(old_etag):
                 self._write_back.moved(
                     child, replace(known, key=self._inodes.key(child), etag=etag)
                 )
             else:
-                child.fresh_until = 0.0
+                child.set_fresh(0.0)
 
     # a refused copy
 
-    async def _undo(self, intent: JournalEntry, what: RenameRecord, copied: TreeCopy) -> None:
-        """Nothing of it has happened: what was copied goes again."""
-        made = [(what.new + source[len(what.old) :], etag) for source, _, etag in copied]
+    async def _undo(self, entry: JournalEntry, record: RenameRecord, copied: TreeCopy) -> None:
+        """Delete the copies: the rename has not happened."""
+        made = [(record.new + source[len(record.old) :], etag) for source, _, etag in copied]
         try:
-            made += [(key, etag) for key in copied.unsure if (etag := await self._etag(key))]
-            intent.update(replace(what, phase="undoing", made=made))
+            made += [(key, etag) for key in copied.uncertain if (etag := await self._etag(key))]
+            entry.update(replace(record, phase="undoing", made=made))
             await self._copies.delete(made)
         except VolumeError as exc:
-            intent.update(replace(what, phase="undoing", made=made))
+            entry.update(replace(record, phase="undoing", made=made))
             log.error(  # noqa: TRY400 - one line; what happens next is in it
                 "copies under %s could not be removed after the rename of %s failed: %s; the"
                 " mount's next worker tries again",
-                what.new,
-                what.old,
+                record.new,
+                record.old,
                 exc,
                 extra={"code": exc.code},
             )
         else:
-            intent.end()
+            entry.end()
 
     async def _etag(self, key: str) -> str:
-        """Of the object, or "" if there is none."""
+        """Of the object; "" if there is none."""
         try:
             return (await self._store.head(key)).etag
         except NotFoundError:
             return ""
-
-
-def take_place(tree: Tree, inode: Inode, into: Inode, new: str) -> None:
-    """The name moves: inode table, what is local, and what listings show. Plain code."""
-    above, old = tree.inodes.get(inode.parent), inode.name
-    was_local = tree.directory(above).local.get(old) is inode
-    if was_local:
-        tree.drop_local(above, old)
-    tree.directory(above).note(old, Special.ABSENT)
-    tree.inodes.move(inode, into.ino, new)
-    for directory in (above, into):
-        tree.entries_changed(directory)
-    if was_local:
-        tree.add_local(into, inode)
-    tree.directory(into).note(new, Special.LOCAL if was_local else found_as(inode, inode.info))
-    tree.keep(above)  # until rmdir, even if that was its last name
-
-
-def found_as(inode: Inode, info: ObjectInfo | None) -> Entry:
-    """What a look-up finds of it; info: the version of a file or symbolic link."""
-    if inode.is_dir:
-        return Special.DIRECTORY
-    if info is None:
-        return Special.LOCAL
-    return SymbolicLink(info) if inode.is_link else info

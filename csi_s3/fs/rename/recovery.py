@@ -1,7 +1,7 @@
-"""Directory renames that an earlier worker of this mount began: finished now, or undone.
+"""Directory renames that an earlier worker of this mount began: they are finished, or undone.
 
-Between its end and our beginning anybody may have worked on both names: what is not certain to be
-that worker's own doing stays as it is, and the log names it.
+Between the two workers, other clients may have changed both names: what was not certainly done by
+that worker stays as it is, and the log names it.
 """
 
 import asyncio
@@ -24,111 +24,110 @@ CLOCK_SKEW_S = 60.0  # between this node and the store, when an object's age is 
 
 
 class RenameRecovery:
-    """Concurrency: each has its keys locked. Cancellation: the intent stays for the next."""
+    """Concurrency: each has its keys locked. Cancellation: the entry stays for the next worker."""
 
     def __init__(self, key_lock: KeyRangeLock, *, copies: Copies, journal: RenameJournal) -> None:
         self._copies, self._key_lock, self._journal = copies, key_lock, journal
 
     async def recover(self) -> None:
-        """Deal with each; failures reach the log.
+        """Finish or undo each; failures go to the log.
 
-        They have their turns in the order in which they began, and before anything else that asks
-        for one later.
+        They get turns in the order in which they began, and before all later requests.
         """
         async with asyncio.TaskGroup() as group:
-            for intent, what in self._journal.pending():
-                group.create_task(self._recover(intent, what))
+            for entry, record in self._journal.pending():
+                group.create_task(self._recover(entry, record))
 
-    async def _recover(self, intent: JournalEntry, what: RenameRecord) -> None:
-        async with self._key_lock.move(lambda: what.old, lambda: what.new):
-            work = self._take_back if what.phase == "undoing" else self._finish
-            failed = await outcome(partial(work, intent, what))
+    async def _recover(self, entry: JournalEntry, record: RenameRecord) -> None:
+        async with self._key_lock.move(lambda: record.old, lambda: record.new):
+            work = self._take_back if record.phase == "undoing" else self._finish
+            failed = await outcome(partial(work, entry, record))
         if isinstance(failed, VolumeError):
             log.error(
                 "the rename of %s to %s, which an earlier worker began, is still half done: %s",
-                what.old,
-                what.new,
+                record.old,
+                record.new,
                 failed,
                 extra={"code": failed.code},
             )
         else:
-            intent.end()
-            log.info("finished an earlier worker's rename of %s to %s", what.old, what.new)
+            entry.end()
+            log.info("finished an earlier worker's rename of %s to %s", record.old, record.new)
 
-    async def _take_back(self, _intent: JournalEntry, what: RenameRecord) -> None:
-        """Delete the copies, where nobody has written to their keys since."""
-        made, doomed = dict(what.made), []
-        async for objects in self._copies.pages(what.new):
-            doomed += [(o.key, o.etag) for o in objects if made.get(o.key) == o.etag]
-        await self._copies.delete(doomed)
+    async def _take_back(self, _entry: JournalEntry, record: RenameRecord) -> None:
+        """Delete the copies, unless their keys were written to since."""
+        made, copies = dict(record.made), []
+        async for objects in self._copies.pages(record.new):
+            copies += [(o.key, o.etag) for o in objects if made.get(o.key) == o.etag]
+        await self._copies.delete(copies)
 
-    async def _finish(self, intent: JournalEntry, what: RenameRecord) -> None:
-        """Copy what is not at its new place yet, then delete what was copied."""
-        both = TreeCopy()
-        if what.phase == "copying":
-            left = self._not_copied(what, both)
-            await self._copies.tree(what.old, what.new, both, pages=left)
-            intent.update(replace(what, phase="deleting", newest=both.newest))
+    async def _finish(self, entry: JournalEntry, record: RenameRecord) -> None:
+        """Copy what is not at its new key yet, then delete what was copied."""
+        copied = TreeCopy()
+        if record.phase == "copying":
+            left = self._not_copied(record, copied)
+            await self._copies.tree(record.old, record.new, copied, pages=left)
+            entry.update(replace(record, phase="deleting", newest=copied.newest))
         else:
-            async with aclosing(self._pairs(what)) as pages:
+            async with aclosing(self._pairs(record)) as pages:
                 async for pairs in pages:
                     for o, made in pairs:
-                        if made is not None and o.last_modified <= what.newest:
-                            both.add(o, made)
-        await self._copies.delete((key, etag) for key, etag, _ in both)
+                        if made is not None and o.last_modified <= record.newest:
+                            copied.add(o, made)
+        await self._copies.delete((key, etag) for key, etag, _ in copied)
 
     async def _not_copied(
-        self, what: RenameRecord, both: TreeCopy
+        self, record: RenameRecord, copied: TreeCopy
     ) -> AsyncGenerator[list[ObjectInfo], None]:
-        """Pages of what is to be copied still; what is at both places already goes to `both`."""
-        async with aclosing(self._pairs(what)) as pages:
+        """Pages of objects that are still to be copied; those at both keys go to `copied`."""
+        async with aclosing(self._pairs(record)) as pages:
             async for pairs in pages:
-                yield [o for o, made in pairs if self._is_left(what, o, made, both)]
+                yield [o for o, made in pairs if self._must_be_copied(record, o, made, copied)]
 
-    def _is_left(
-        self, what: RenameRecord, o: ObjectInfo, made: ObjectInfo | None, both: TreeCopy
+    def _must_be_copied(
+        self, record: RenameRecord, o: ObjectInfo, made: ObjectInfo | None, copied: TreeCopy
     ) -> bool:
-        if o.last_modified > what.began + CLOCK_SKEW_S:
-            return False  # made after the crash, by somebody else
+        if o.last_modified > record.began + CLOCK_SKEW_S:
+            return False  # made after the crash, by another client
         if made is None:
             return True
         if _is_copy(made, o):
-            both.add(o, made)
+            copied.add(o, made)
             return False
         if made.last_modified > o.last_modified:
-            log.info("%s stays: somebody else has written to %s since", o.key, made.key)
+            log.info("%s stays: %s was modified concurrently", o.key, made.key)
             return False
-        return True  # a copy of a version that somebody else then replaced
+        return True  # a copy of a version that was replaced since
 
     async def _pairs(
-        self, what: RenameRecord
+        self, record: RenameRecord
     ) -> AsyncGenerator[list[tuple[ObjectInfo, ObjectInfo | None]], None]:
-        """Pages of what is at the old name, each object with what has its new key.
+        """Each object under the old name, with the object at its new key.
 
-        Both listings have one order, so that a page or two of each is all that memory holds.
+        Both listings have one order, so that memory holds a page or two of each.
         """
-        there: dict[bytes, ObjectInfo] = {}
+        at_new: dict[bytes, ObjectInfo] = {}
         reached, is_over = b"", False
-        new, old = self._copies.pages(what.new), self._copies.pages(what.old)
+        new, old = self._copies.pages(record.new), self._copies.pages(record.old)
         async with aclosing(new), aclosing(old):
             async for objects in old:
-                rests = [_rest(o, what.old) for o in objects]
-                last = max(rests, default=b"")
+                suffixes = [_suffix(o, record.old) for o in objects]
+                last = max(suffixes, default=b"")
                 while reached <= last and not is_over:
                     page = await anext(new, None)
                     is_over = page is None
-                    there |= {_rest(o, what.new): o for o in page or ()}
-                    reached = max(there, default=reached)
-                yield [(o, there.get(rest)) for o, rest in zip(objects, rests, strict=True)]
-                there = {rest: o for rest, o in there.items() if rest > last}
+                    at_new |= {_suffix(o, record.new): o for o in page or ()}
+                    reached = max(at_new, default=reached)
+                yield [(o, at_new.get(suffix)) for o, suffix in zip(objects, suffixes, strict=True)]
+                at_new = {suffix: o for suffix, o in at_new.items() if suffix > last}
 
 
-def _rest(o: ObjectInfo, prefix: str) -> bytes:
+def _suffix(o: ObjectInfo, prefix: str) -> bytes:
     return o.key[len(prefix) :].encode(errors="surrogateescape")
 
 
 def _is_copy(made: ObjectInfo, source: ObjectInfo) -> bool:
-    """Whether it is certain; a copy of what was uploaded in parts has another ETag."""
+    """Whether that is certain; a copy of an object uploaded in parts has another ETag."""
     if made.size != source.size:
         return False
     return made.etag == source.etag or made.last_modified > source.last_modified

@@ -1,5 +1,5 @@
-"""The bytes of one file that is being changed, until the store has them.
+"""A file that is being changed, until the store has its bytes: begin with `dirty_file`.
 
-Where they are (memory, spool, the stored version), in which parts they leave, and what lost answers
-mean. Which name and inode the file has, and when it is stored, is decided above (`files`).
+Where the bytes are (memory, spool, stored version), in which parts they are sent, and what follows
+each answer of the store. The names of a file, and when it is stored, are decided in `files`.
 """

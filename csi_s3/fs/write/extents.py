@@ -1,6 +1,6 @@
 """Where each byte of a file being changed is, and which parts an upload of it is made of.
 
-Plain code, no I/O: `staging` moves bytes, `file_writer` sends them, as these two decide.
+Plain code, no I/O: `staging` moves bytes, `file_sender` sends them, as these two decide.
 """
 
 from bisect import bisect_right
@@ -53,13 +53,13 @@ class Extents:
 
     def within(self, start: int, end: int) -> list[Extent]:
         """The extents of a range, cut to it."""
-        found = []
+        extents = []
         for at in range(self._index(start), len(self._items)):
             e = self._items[at]
             if e.start >= end:
                 break
-            found.append(Extent(max(e.start, start), min(e.end, end), e.origin))
-        return found
+            extents.append(Extent(max(e.start, start), min(e.end, end), e.origin))
+        return extents
 
     def put(self, start: int, end: int, origin: Origin) -> None:
         """Set a range, which begins at `size` or before."""
@@ -89,10 +89,9 @@ class Extents:
     def truncate(self, size: int) -> None:
         """Cut to a size that is not above the present one."""
         at = self._index(size)
-        kept = self._items[:at]
-        if at < len(self._items) and self._items[at].start < size:
-            kept.append(Extent(self._items[at].start, size, self._items[at].origin))
-        self._items = kept
+        cut = self._items[at:][:1]
+        self._items = self._items[:at]
+        self._items += [Extent(e.start, size, e.origin) for e in cut if e.start < size]
 
     def _index(self, offset: int) -> int:
         """Of the extent that holds offset, or the number of extents if none does."""
@@ -131,44 +130,45 @@ def plan(
     *,
     part_bytes: int,
     min_part_bytes: int = MIN_PART_BYTES,
-    most: int = MAX_PARTS,
+    max_parts: int = MAX_PARTS,
     is_end: bool = True,
 ) -> list[Piece]:
     """Cut [start, size) into the parts of an upload, with as few bytes sent as S3 allows.
 
-    Every part but the last has at least min_part_bytes, so a changed range that is smaller takes
-    in unchanged bytes behind it. A file in so many pieces that an upload cannot hold them is sent
-    in coarser ones.
+    Every part but the last has at least min_part_bytes, so a changed range that is smaller includes
+    unchanged bytes after it. A file in more pieces than an upload can hold is sent in larger ones.
 
-    part_bytes: the size of parts that are sent. most: so many parts are wanted at most; where not
-    even that can be, there are more. is_end: whether the last piece is the upload's last.
+    part_bytes: the size of parts that are sent. max_parts: the number of parts not to exceed, if
+    possible. is_end: whether the last piece is the upload's last.
     """
-    worth = min_part_bytes
+    min_copy_bytes = min_part_bytes
     while True:
-        runs = _runs(extents, start, worth=worth, min_part_bytes=min_part_bytes)
-        copy_bytes = copy_part_bytes(extents.size - start, most)
+        runs = _runs(extents, start, min_copy_bytes=min_copy_bytes, min_part_bytes=min_part_bytes)
+        copy_bytes = copy_part_bytes(extents.size - start, max_parts)
         pieces = [p for run in runs for p in _cut(run, part_bytes, copy_bytes, min_part_bytes)]
         if not is_end:
             pieces = _filled_up(pieces, min_part_bytes)
-        if len(pieces) <= most or worth > extents.size:
+        if len(pieces) <= max_parts or min_copy_bytes > extents.size:
             return pieces
-        worth *= 2
+        min_copy_bytes *= 2
 
 
-def copy_part_bytes(size: int, most: int = MAX_PARTS) -> int:
+def copy_part_bytes(size: int, max_parts: int = MAX_PARTS) -> int:
     """How large copied parts are: larger than usual only where that would be too many."""
     copy_bytes = MAX_COPY_PART_BYTES
-    while copy_bytes < MAX_PUT_BYTES and size > copy_bytes * (most * 9 // 10):
+    while copy_bytes < MAX_PUT_BYTES and size > copy_bytes * (max_parts * 9 // 10):
         copy_bytes = min(2 * copy_bytes, MAX_PUT_BYTES)
     return copy_bytes
 
 
-def _runs(extents: Extents, start: int, *, worth: int, min_part_bytes: int) -> list[Piece]:
+def _runs(extents: Extents, start: int, *, min_copy_bytes: int, min_part_bytes: int) -> list[Piece]:
     """Ranges in turn copied and sent, each large enough to be a part; only the last may be less."""
     size = extents.size
     runs: list[Piece] = []
     for e in extents.within(start, size):
-        is_copy = e.origin is Origin.BASE and (e.size >= worth or (e.end == size and not runs))
+        is_copy = e.origin is Origin.BASE and (
+            e.size >= min_copy_bytes or (e.end == size and not runs)
+        )
         at = e.start
         last = runs[-1] if runs else None
         if last is not None and not last.is_copy and is_copy and last.size < min_part_bytes:
@@ -186,11 +186,11 @@ def _runs(extents: Extents, start: int, *, worth: int, min_part_bytes: int) -> l
 
 
 def _cut(run: Piece, part_bytes: int, copy_bytes: int, min_part_bytes: int) -> list[Piece]:
-    most = copy_bytes if run.is_copy else part_bytes
+    piece_bytes = copy_bytes if run.is_copy else part_bytes
     pieces = []
     at = run.start
     while at < run.end:
-        end = min(at + most, run.end)
+        end = min(at + piece_bytes, run.end)
         if 0 < run.end - end < min_part_bytes:
             end = run.end if run.end - at <= MAX_COPY_PART_BYTES else run.end - min_part_bytes
         pieces.append(Piece(at, end, is_copy=run.is_copy))
@@ -199,7 +199,7 @@ def _cut(run: Piece, part_bytes: int, copy_bytes: int, min_part_bytes: int) -> l
 
 
 def _filled_up(pieces: list[Piece], min_part_bytes: int) -> list[Piece]:
-    """Let the last piece, too, be large enough: it takes what it lacks from those before."""
+    """Let the last piece be large enough as well: it takes what it lacks from those before."""
     while len(pieces) > 1 and pieces[-1].size < min_part_bytes:
         *rest, before, last = pieces
         at = last.end - min_part_bytes

@@ -4,382 +4,224 @@ Up to one part a file is one PUT. Above, what is written in order leaves in part
 written; of anything else only changed ranges are sent, and the store copies the rest.
 """
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from functools import partial
 
-from csi_s3.aio import finish
 from csi_s3.errors import (
-    ExistsError,
     FileTooLargeError,
-    IntegrityError,
     NotFoundError,
-    NotImplementedByStoreError,
-    ObjectChangedError,
     PreconditionFailedError,
     StaleError,
     StoreRefusedError,
     VolumeError,
 )
-from csi_s3.fs.base.budget import MemoryBudget
-from csi_s3.fs.write.extents import Extents, Origin, Piece, copy_part_bytes, plan
-from csi_s3.fs.write.parallel_upload import ParallelUpload
+from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.write.extents import Origin, plan
+from csi_s3.fs.write.parallel_upload import ParallelUpload, PartRun
+from csi_s3.fs.write.remote_object import RemoteObject, digest_of
 from csi_s3.fs.write.staging import StagedFile
-from csi_s3.fs.write.uncertain_requests import UncertainRequests, digest_of
-from csi_s3.s3.store import MAX_PARTS, MAX_PUT_BYTES, Buffer, ObjectInfo, ObjectStore
+from csi_s3.fs.write.store_steps import STEPS, Answer, Outcome, Step, StoreRequest, answer_of
+from csi_s3.s3.store import MAX_PARTS, MAX_PUT_BYTES, ObjectInfo
 
 log = logging.getLogger(__name__)
 
-ABORT_WITHIN_S = 100.0
-SPARE_NUMBERS = 500  # of parts, for what may yet change in an edited file's beginning
-
 
 class FileSender:
-    """Lifetime: as its writer. Concurrency: its writer's lock orders all but `drop` and `cancel`.
+    """A strategy without state: it sends what `staged` has, and returns what became of it.
 
-    upload: what was sent in parts and is not complete.
-    failure: bytes were lost with an upload that failed, so the file can never be whole.
-    like: whose headers, metadata and tags a new version keeps.
-    exclusive: the name was created for us alone: without a base, only where there is no object.
-    is_adopted: the base is what an earlier worker knew; how the store compares is not known.
+    Concurrency: the file's lock orders calls. Cancellation: the outcome is unknown.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        key: Callable[[], str],
-        *,
-        staged: StagedFile,
-        part_bytes: int,
-        budget: MemoryBudget,
-        group: asyncio.TaskGroup,
-        progress: Callable[[], None],
-        like: ObjectInfo | None,
-        exclusive: bool,
-    ) -> None:
-        self.upload: ParallelUpload | None = None
-        self.failure: VolumeError | None = None
-        self.like, self.exclusive = like, exclusive
-        self.is_adopted = False
-        self._uncertain = UncertainRequests(store, key)
-        self._store, self._key, self._staged = store, key, staged
-        staged.settle = self.settle
-        self._part_bytes, self._budget = part_bytes, budget
-        self._group, self._progress = group, progress
+    def __init__(self, context: MountContext, remote: RemoteObject, staged: StagedFile) -> None:
+        self._store, self._budget = context.store, context.budget
+        self._part_bytes = context.config.write_part_bytes
+        self._remote, self._staged = remote, staged
 
-    @property
-    def part_bytes(self) -> int:
-        """Of the next part."""
-        return self._part_bytes if self.upload is None else self.upload.part_bytes
-
-    def can_stream(self) -> bool:
-        """Whether the tail can be the upload's next part."""
-        staged = self._staged
-        if self.upload is not None:
-            return self.upload.tried is None and self.upload.covered == staged.tail_start
-        if staged.is_in_memory:
-            return True
-        return staged.extents.count(Origin.BASE) == staged.tail_start and (
-            staged.tail_start >= self._store.min_part_bytes
-        )
-
-    async def stream(self) -> None:
-        """Let the tail leave as the next part. The base's bytes before it are copied at the end.
-
-        Raises:
-            VolumeError: the upload failed, and bytes that were in it are nowhere else.
-
-        """
-        upload = self._uploading(start=self._staged.tail_start)
+    async def send_tail(self) -> VolumeError | None:
+        """Let the tail leave as the next part. The base's bytes before it are copied at the end."""
+        upload = self._remote.begin_upload(start=self._staged.tail_start)
         try:
-            await upload.part(self._staged.take_tail())
+            await upload.part(upload.body, self._staged.take_tail())
         except VolumeError as exc:
-            await self._give_up(exc)
+            await self._give_up_upload(exc)
+            return _of_upload(exc)
+        return None
 
-    def _uploading(self, *, start: int = 0) -> ParallelUpload:
-        """The upload; start: where a new one begins with what is sent."""
-        if self.upload is None:
-            copies = -(-start // copy_part_bytes(start))
-            self.upload = ParallelUpload(
-                self._store,
-                self._key(),
-                part_bytes=self._part_bytes,
-                budget=self._budget,
-                group=self._group,
-                progress=self._progress,
-                like=self.like,
-                start=start,
-                reserved=min(copies + SPARE_NUMBERS, MAX_PARTS // 2) if start else 0,
-            )
-        return self.upload
-
-    async def _give_up(self, exc: VolumeError) -> None:
-        """The upload failed. What the spool has is sent anew at the next store.
-
-        Raises:
-            VolumeError: bytes are here no more, so the file can never be whole.
-
-        """
-        upload, self.upload = self.upload, None
-        if upload is not None:
-            await upload.abort()
-        if self._staged.extents.has(Origin.SENT):
-            self.failure = _of_upload(exc)
-            self._staged.reset()
-            raise self.failure from exc
-        log.info("%s: its upload failed and begins anew: %s", self._key(), exc)
-
-    async def drop(self) -> None:
-        """Forget what was sent; the store forgets it, too."""
-        upload, self.upload = self.upload, None
-        if upload is None:
-            return
+    async def send_file(self) -> ObjectInfo | VolumeError:
+        """Make requests, and follow `STEPS`, until the store has the file as it is now."""
         try:
-            await finish(upload.abort, within_s=ABORT_WITHIN_S)
-        except TimeoutError:
-            log.warning(
-                "%s: no answer to the abort of an upload: its parts are kept, and billed, until a"
-                " lifecycle rule (AbortIncompleteMultipartUpload) removes them",
-                self._key(),
-            )
+            return await self._adopted() or await self._send_file()
+        except VolumeError as exc:
+            return exc
 
-    def cancel(self) -> None:
-        """Stop sending; plain code, at the end of the mount."""
-        if self.upload is not None:
-            self.upload.cancel()
+    async def _send_file(self) -> ObjectInfo:
+        is_resent, request = False, await self._first_request()
+        while True:
+            base, outcome = self._remote.base, await self._make(request)
+            step = STEPS[request, outcome.answer]
+            if outcome.info is not None:
+                if step is Step.DONE:
+                    return outcome.info
+                self._remote.replace_by_upload(outcome.info)
+                self._staged.mark_sent_stored()
+            elif outcome.error is not None:
+                step = Step.FAIL if is_resent and step is Step.RESEND_ONCE else step
+                await self._after_failure(step, outcome, outcome.error, base)
+                is_resent = is_resent or step is Step.RESEND_ONCE
+            is_sent = step is Step.COMPLETE
+            request = StoreRequest.COMPLETE if is_sent else await self._first_request()
 
-    # the whole file
-
-    async def store(self) -> ObjectInfo:
-        """Make the object, where the store still holds what we began with.
-
-        Raises:
-            ExistsError: created exclusively, and somebody else made the object meanwhile.
-            StaleError: the object that is changed was replaced or removed by somebody else.
-            VolumeError: what the store answered; it may be tried again unless `failure` is set.
-
-        """
-        for is_first in (True, False):
-            base = self._staged.base
-            try:
-                info = await self._store_now()
-            except (ExistsError, StaleError):
-                if not is_first or self.failure is not None or not await self._has_settled(base):
-                    raise
-            except NotFoundError as exc:
-                if not is_first:
-                    raise _of_upload(exc) from exc
-            else:
-                break
-        self._uncertain.clear()
-        self.is_adopted = False
-        return info
-
-    @property
-    def is_unsure(self) -> bool:
-        """A request's answer was lost: the store may have what it does not say."""
-        return bool(self._uncertain)
-
-    async def settle(self) -> bool:
-        """Go on from what such a request has made, if it has; whether it has.
-
-        Raises:
-            VolumeError: the store does not say.
-
-        """
-        info = await self._uncertain.settle()
-        if info is not None:
-            self._staged.base = info
-        return info is not None
-
-    async def _has_settled(self, base: ObjectInfo | None) -> bool:
-        """Whether this is not the base any more, even if it was until now: a read may settle."""
-        return self._staged.base is not base or await self.settle()
-
-    async def _store_now(self) -> ObjectInfo:
-        upload = self.upload
-        if self.is_adopted and (there := await self._compare()) is not None:
-            return there
+    async def _first_request(self) -> StoreRequest:
+        """What is to be sent next, if all is well."""
+        staged, upload = self._staged, self._remote.upload
         if upload is not None and upload.tried is not None:
-            info = await self._complete_again(upload)
-            self.upload = None
-            if upload.is_as_tried(self._staged.size):
-                return info
-            self._staged.sent(info)
-        return await (self._put() if await self._is_small() else self._complete())
+            return StoreRequest.COMPLETE
+        if staged.size <= self._part_bytes and not (upload and upload.parts):
+            await self._remote.drop_upload()  # a truncation has emptied it
+            least = self._store.min_part_bytes
+            if not any(e.origin is Origin.BASE and e.size >= least for e in staged.extents):
+                return StoreRequest.PUT
+        return StoreRequest.PARTS
 
-    async def _compare(self) -> ObjectInfo | None:
-        """What is there, if it is what was to be stored.
-
-        Raises:
-            ExistsError, StaleError: it is neither that, nor what it is a change of.
-
-        """
-        staged = self._staged
-        base = staged.base
-        try:
-            there = (await self._store.head(self._key())).etag
-        except NotFoundError:
-            there = ""
-        if there == ("" if base is None else base.etag):
-            return None
-        if there and not staged.extents.has(Origin.BASE):
-            info = await self._uncertain.made_of([await digest_of(staged.read, staged.size)])
-            if info is not None:
-                return info
-        raise self._exists() if base is None else self._stale(base, there or "gone")
-
-    async def _is_small(self) -> bool:
-        """Whether one PUT will do; an upload that a truncation has emptied is dropped."""
-        least = self._store.min_part_bytes
-        if self._staged.size > self._part_bytes or (self.upload and self.upload.parts):
-            return False
-        await self.drop()
-        return not any(e.origin is Origin.BASE and e.size >= least for e in self._staged.extents)
-
-    async def _put(self) -> ObjectInfo:
-        staged = self._staged
-        if staged.is_in_memory:
-            return await self._put_bytes(staged.tail)
-        data = await staged.read(0, staged.size)
-        self._budget.take(len(data))
-        try:
-            return await self._put_bytes(data)
-        finally:
-            self._budget.release(len(data))
-
-    async def _put_bytes(self, data: Buffer) -> ObjectInfo:
-        put = partial(self._store.put, self._key(), data, like=self.like)
-        try:
-            return await self._under_condition(put)
-        except VolumeError as exc:
-            if exc.retryable or isinstance(exc, IntegrityError):
-                self._uncertain.put(data)
-            raise
-
-    async def _under_condition(self, request: Callable[..., Awaitable[ObjectInfo]]) -> ObjectInfo:
-        base = self._staged.base
-        try:
-            if base is not None:
-                return await request(if_match=base.etag)
-            if self.exclusive:
-                return await request(if_none_match=True)
-        except PreconditionFailedError as exc:
-            if await self._has_settled(base):
-                return await self._under_condition(request)
-            raise (self._exists() if base is None else await self._replaced(base)) from exc
-        except NotImplementedByStoreError as exc:
-            log.info("%s: written without a condition: %s", self._key(), exc)
-        return await request()
-
-    def _exists(self) -> ExistsError:
-        return ExistsError(
-            f"{self._key()}: created exclusively here, but somebody else made it meanwhile"
-        )
-
-    async def _replaced(self, base: ObjectInfo) -> StaleError:
-        try:
-            now = (await self._store.head(self._key())).etag
-        except VolumeError:
-            now = "gone"
-        return self._stale(base, now)
-
-    def _stale(self, base: ObjectInfo, now: str) -> StaleError:
-        return StaleError(
-            f"{self._key()}: somebody else replaced {base.etag}, which was changed here; now {now}",
-            "copy what you have to another name, and compare",
-        )
-
-    async def _complete(self) -> ObjectInfo:
-        upload = self._uploading()
-        try:
-            for sent in [p for p in upload.parts if p.is_stale]:
-                data = await self._staged.read(sent.start, sent.end - sent.start)
-                await self._take_room(upload, len(data))
-                await upload.replace(sent, data)
-            if upload.covered == self._staged.tail_start and self._staged.tail:
-                await upload.part(self._staged.take_tail())  # no second copy of it in memory
-            layout = self._staged.layout()
-            await self._send(upload, layout, limit=MAX_PARTS - upload.used)
-            if upload.start:
-                layout.truncate(upload.start)
-                with upload.head():
-                    await self._send(upload, layout, limit=upload.reserved, is_end=False)
-            info = await self._under_condition(upload.complete)
-        except ObjectChangedError as exc:
-            base = self._staged.base
-            stale = exc if base is None else await self._replaced(base)
-            await self._give_up(stale)
-            raise stale from exc
-        except VolumeError as exc:
-            if upload.tried is not None:
-                self._uncertain.complete(upload)
-            if upload.tried is None or isinstance(exc, IntegrityError):
-                await self._give_up(exc)  # else all parts are there: it is completed again
-            raise
-        self.upload = None
-        return info
-
-    async def _complete_again(self, upload: ParallelUpload) -> ObjectInfo:
-        """Make the object of the parts that it was tried of, unless that was done."""
-        try:
-            return await self._under_condition(upload.complete)
-        except VolumeError as exc:
-            refused = isinstance(exc, ExistsError | StaleError | NotFoundError)
-            info = await upload.made() if refused else None
-            if info is not None:
-                return info
-            if not exc.keeps_bytes:
-                await self._give_up(exc)
-            raise
-
-    async def _send(
-        self, upload: ParallelUpload, layout: Extents, *, limit: int, is_end: bool = True
+    async def _after_failure(
+        self, step: Step, outcome: Outcome, cause: VolumeError, base: ObjectInfo | None
     ) -> None:
-        """Send or copy what of layout the upload does not cover yet, in so many parts at most."""
-        for piece in self._pieces(upload, layout, limit=limit, is_end=is_end):
+        """Returns if another request is to be made, else raises. base: what was expected."""
+        remote, error = self._remote, _of_upload(cause)
+        if step is Step.SETTLE and await remote.is_settled_since(base):
+            return
+        if step in (Step.SETTLE, Step.RESEND_IF_SETTLED) and not isinstance(error, StaleError):
+            error = await remote.conflict()
+        if step in (Step.REMEMBER, Step.REMEMBER_AND_FAIL):
+            remote.remember(outcome.sent)
+        if step is not Step.REMEMBER:
+            await self._give_up_upload(error)
+        if not self._staged.has_lost_bytes:
+            if step is Step.RESEND_ONCE:
+                return
+            if step is Step.RESEND_IF_SETTLED and await remote.is_settled_since(base):
+                return
+        raise error from (None if error is cause else cause)
+
+    async def _give_up_upload(self, error: VolumeError) -> None:
+        if self._remote.upload is not None:
+            log.info("%s: an upload failed, and is given up: %s", self._remote.key, error)
+        await self._remote.drop_upload()
+
+    async def _make(self, request: StoreRequest) -> Outcome:
+        """Make a request; its failure is an outcome."""
+        if request is StoreRequest.PUT:
+            return await self._put()
+        upload = self._remote.begin_upload()
+        try:
+            if request is StoreRequest.COMPLETE:
+                return await self._complete(upload)
+            await self._send_parts(upload)
+        except VolumeError as exc:
+            return Outcome(answer_of(request, exc), error=exc)
+        return Outcome(Answer.STORED)
+
+    async def _put(self) -> Outcome:
+        remote, staged, data = self._remote, self._staged, None
+        extra_bytes = 0 if staged.is_in_memory else staged.size
+        self._budget.take(extra_bytes)
+        try:
+            data = staged.tail.data if staged.is_in_memory else await staged.read(0, staged.size)
+            put = partial(self._store.put, remote.key, data, like=remote.like)
+            return Outcome(Answer.STORED, info=await remote.conditional(put))
+        except VolumeError as exc:
+            return Outcome(answer_of(StoreRequest.PUT, exc), error=exc, sent=data)
+        finally:
+            self._budget.release(extra_bytes)
+
+    async def _complete(self, upload: ParallelUpload) -> Outcome:
+        """Make the object of the parts, unless a request whose answer was lost has made it."""
+        try:
+            info = await self._remote.conditional(upload.complete)
+        except (PreconditionFailedError, NotFoundError):
+            made = await upload.made()
+            if made is None:
+                raise
+            info = made
+        is_whole = upload.is_whole(self._staged.size)
+        return Outcome(Answer.STORED if is_whole else Answer.STORED_EARLIER, info=info)
+
+    async def _send_parts(self, upload: ParallelUpload) -> None:
+        """Send or copy what the upload does not have yet, and wait until all has arrived."""
+        staged = self._staged
+        for sent in [p for p in upload.parts if p.is_stale]:
+            data = await staged.read(sent.start, sent.end - sent.start)
+            await self._take_room(upload, len(data))
+            await upload.replace(sent, data)
+        if upload.body.covered == staged.tail_start and staged.tail:
+            await upload.part(upload.body, staged.take_tail())  # no second copy of it in memory
+        await self._fill(upload, upload.body, staged.size)
+        if upload.has_gap:
+            await self._fill(upload, upload.head, upload.body.start)
+        await upload.arrived()
+
+    async def _fill(self, upload: ParallelUpload, run: PartRun, end: int) -> None:
+        """Send or copy the rest of a run of parts: larger ones where they would be too many."""
+        layout = self._staged.layout()
+        layout.truncate(end)
+        part_bytes, max_parts = upload.part_bytes(run), run.max_number - run.last
+        while True:
+            pieces = plan(
+                layout,
+                run.covered,
+                part_bytes=part_bytes,
+                min_part_bytes=self._store.min_part_bytes,
+                max_parts=max_parts,
+                is_end=run is upload.body,
+            )
+            if len(pieces) <= max_parts:
+                break
+            part_bytes *= 2
+            if part_bytes > MAX_PUT_BYTES:
+                raise FileTooLargeError(f"{upload.key}: {end} bytes do not fit {MAX_PARTS} parts")
+        for piece in pieces:
             if piece.is_copy:
-                assert self._staged.base is not None  # noqa: S101 - BASE extents have one
-                await upload.copy(self._staged.base, piece.size)
+                assert self._remote.base is not None  # noqa: S101 - BASE extents have one
+                await upload.copy(run, self._remote.base, piece.size)
             else:
                 data = await self._staged.read(piece.start, piece.size)
                 await self._take_room(upload, len(data))
-                await upload.part(data)
-
-    def _pieces(
-        self, upload: ParallelUpload, layout: Extents, *, limit: int, is_end: bool
-    ) -> list[Piece]:
-        """The parts to come, larger than usual only where too many of them would be needed."""
-        part_bytes = upload.part_bytes
-        while part_bytes <= MAX_PUT_BYTES:
-            pieces = plan(
-                layout,
-                upload.covered,
-                part_bytes=part_bytes,
-                min_part_bytes=self._store.min_part_bytes,
-                most=limit,
-                is_end=is_end,
-            )
-            if len(pieces) <= limit:
-                return pieces
-            part_bytes *= 2
-        raise FileTooLargeError(f"{self._key()}: {layout.size} bytes do not fit {MAX_PARTS} parts")
+                await upload.part(run, data)
 
     async def _take_room(self, upload: ParallelUpload, n: int) -> None:
-        """Count a part's bytes; beyond the budget by one part at most, or nobody could store."""
+        """Count a part's bytes: one part may exceed the budget, else no file could be stored."""
         if not self._budget.has_room(n):
             await upload.room()
         self._budget.take(n)
 
+    async def _adopted(self) -> ObjectInfo | None:
+        """Of a file that an earlier worker kept: what is there, if it is what was to be stored.
 
-def _of_upload(exc: VolumeError) -> VolumeError:
+        None: it is what the file is a change of. Anything else is a conflict.
+        """
+        remote, staged = self._remote, self._staged
+        if not remote.is_adopted:
+            return None
+        try:
+            etag = (await self._store.head(remote.key)).etag
+        except NotFoundError:
+            etag = ""
+        if etag == ("" if remote.base is None else remote.base.etag):
+            return None
+        if etag and not staged.extents.has(Origin.BASE):
+            info = await remote.made_of([await digest_of(staged.read, staged.size)])
+            if info is not None:
+                return info
+        raise await remote.conflict()
+
+
+def _of_upload(error: VolumeError) -> VolumeError:
     """An upload that is not there is not a file that is not there."""
-    if not isinstance(exc, NotFoundError):
-        return exc
+    if not isinstance(error, NotFoundError):
+        return error
     return StoreRefusedError(
-        exc.what,
-        "who aborts uploads? a lifecycle rule (AbortIncompleteMultipartUpload) must leave them as"
-        " long as files are open",
-        public=exc.public,
+        error.what,
+        "check who aborts uploads: a lifecycle rule (AbortIncompleteMultipartUpload) must leave"
+        " them as long as files are open",
+        public=error.public,
     )

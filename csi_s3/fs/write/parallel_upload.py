@@ -4,18 +4,21 @@ Bytes given to it are counted in the memory budget until their part is in the st
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from csi_s3.errors import FileTooLargeError, IntegrityError, VolumeError
-from csi_s3.fs.base.budget import MemoryBudget
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.outcome import outcome
-from csi_s3.s3.store import MAX_PARTS, Buffer, ObjectInfo, ObjectStore, Part, Upload
+from csi_s3.fs.write.extents import copy_part_bytes
+from csi_s3.s3.store import MAX_PARTS, Buffer, ObjectInfo, Part, Upload
 
 PARALLEL_PARTS = 16
 GROW_EVERY_PARTS = 1000  # the part size doubles, so that 10,000 parts of 8 MiB hold 4 TiB
+LARGEST_SHARE = 8  # of the memory budget: the largest part that is sent
+SPARE_NUMBERS = 500  # of parts, for what may yet change in an edited file's beginning
+
+PartTask = asyncio.Task[Part | VolumeError]
 
 
 @dataclass(slots=True, eq=False)
@@ -28,121 +31,133 @@ class SentPart:
     number: int
     start: int
     end: int
-    task: "asyncio.Task[Part | VolumeError]"
+    task: PartTask
     is_stale: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class PartRun:
+    """Parts without gaps from `start` on, in the file's order.
+
+    last: the number that was used last, max_number the last that may be. None is used again: what
+        is on its way under one may still arrive.
+    """
+
+    start: int
+    last: int
+    max_number: int
+    parts: list[SentPart] = field(default_factory=list)
+
+    @property
+    def covered(self) -> int:
+        """The end of the last part."""
+        return self.parts[-1].end if self.parts else self.start
+
+    def add(self, length: int, task: PartTask) -> None:
+        self.last += 1
+        self.parts.append(SentPart(self.last, self.covered, self.covered + length, task))
+
+    def cut(self, size: int) -> None:
+        """Drop parts that reach beyond size."""
+        while self.parts and self.parts[-1].end > size:
+            self.parts.pop().task.cancel()
 
 
 class ParallelUpload:
     """Lifetime: from its first part to `complete` or `abort`; its owner calls one of them, once.
 
     Concurrency: one owner calls; parts run in the group as tasks that return their failure.
-    The first failure is final: `complete` and later parts raise it.
+    The first failure is final: `arrived` and later parts raise it.
 
-    parts: in the file's order, without gaps from `start` to `covered`.
-    start: what is before has numbers reserved, and is sent last, in `head`: an edit's unchanged
-        beginning, which is copied when it is sure to be unchanged.
+    body: the parts from `start` on, sent while the file is written. head: those before `start`,
+        sent last: an edit's unchanged beginning, which is copied when it is sure to be unchanged.
+        Part numbers are reserved for it.
     tried: the parts of a `complete` that got no answer; the next `complete` is of these again.
     """
 
     def __init__(
         self,
-        store: ObjectStore,
+        context: MountContext,
         key: str,
         *,
         part_bytes: int,
-        budget: MemoryBudget,
-        group: asyncio.TaskGroup,
-        progress: Callable[[], None],
         like: ObjectInfo | None = None,
         start: int = 0,
-        reserved: int = 0,
     ) -> None:
-        """reserved: so many numbers are kept for what is before start."""
+        copies = -(-start // copy_part_bytes(start))
+        reserved = min(copies + SPARE_NUMBERS, MAX_PARTS // 2) if start else 0
         self.key = key
-        self.parts: list[SentPart] = []
-        self.start, self.reserved = start, reserved
+        self.head = PartRun(0, last=0, max_number=reserved)
+        self.body = PartRun(start, last=reserved, max_number=MAX_PARTS)
         self.tried: list[Part] | None = None
-        self._store, self._budget, self._group = store, budget, group
-        self._part_bytes, self._progress, self._like = part_bytes, progress, like
+        self._store, self._budget, self._group = context.store, context.budget, context.group
+        self._progress = context.progress_timeout.made_progress
+        self._part_bytes, self._largest_bytes = part_bytes, largest_part_bytes(context, part_bytes)
+        self._like = like
         self._upload: Upload | None = None
-        self._number = reserved
-        self._running: set[asyncio.Task[Part | VolumeError]] = set()
+        self._running: set[PartTask] = set()
         self._slots = asyncio.Semaphore(PARALLEL_PARTS)
         self._creating = asyncio.Lock()
         self._failure: VolumeError | None = None
 
     @property
-    def part_bytes(self) -> int:
+    def parts(self) -> list[SentPart]:
+        """All, in the file's order."""
+        return [*self.head.parts, *self.body.parts]
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether bytes before the body are still to be sent."""
+        return self.head.covered < self.body.start
+
+    def part_bytes(self, run: PartRun) -> int:
         """The size of the next part: it grows with the file, but not beyond a share of memory."""
-        grown = self._part_bytes << (self._number // GROW_EVERY_PARTS)
-        return min(grown, max(self._part_bytes, self._budget.total_bytes // 8))
+        return min(self._part_bytes << (run.last // GROW_EVERY_PARTS), self._largest_bytes)
 
-    @property
-    def used(self) -> int:
-        """So many part numbers are used; the store has MAX_PARTS of them."""
-        return self._number
+    async def part(self, run: PartRun, data: Buffer) -> None:
+        """Send the next bytes of a run; returns when their request is under way.
 
-    @property
-    def covered(self) -> int:
-        """So many first bytes of the file are in parts, but for those before `start`."""
-        return self.parts[-1].end if self.parts else self.start
-
-    @contextmanager
-    def head(self) -> Iterator[None]:
-        """Let what is sent meanwhile be what comes before `start`."""
-        behind, number = self.parts, self._number
-        self.parts, self._number, self.start = [], 0, 0
-        try:
-            yield
-        finally:
-            self.parts, self._number = [*self.parts, *behind], number
-
-    async def part(self, data: Buffer) -> None:
-        """Send the next bytes; returns when they are on their way.
-
-        Their share of the budget is given back by us, whatever happens.
+        Their share of the budget is released in any case.
         """
-        number, start = await self._next(len(data)), self.covered
-        task = self._begin(len(data), partial(self._send, number, data))
-        self.parts.append(SentPart(number, start, start + len(data), task))
+        await self._slot(len(data), run=run)
+        number = run.last + 1
+        run.add(len(data), self._begin(len(data), lambda upload: upload.part(number, data)))
 
-    async def copy(self, source: ObjectInfo, length: int) -> None:
-        """Have the next bytes copied in the store: those at the same place of that version."""
-        number, start = await self._next(0), self.covered
-        task = self._begin(0, partial(self._copy, number, source, start, length))
-        self.parts.append(SentPart(number, start, start + length, task))
+    async def copy(self, run: PartRun, source: ObjectInfo, length: int) -> None:
+        """Copy the next bytes inside the store, from the same offset of that version."""
+        await self._slot(0, run=run)
+        number, start = run.last + 1, run.covered
+        task = self._begin(0, lambda upload: upload.part_from(number, source, start, length))
+        run.add(length, task)
 
     async def replace(self, sent: SentPart, data: Buffer) -> None:
         """Send a part again, after its first sending has ended. As for `part`."""
         await self._slot(len(data), after=sent.task)
         sent.is_stale = False
-        sent.task = self._begin(len(data), partial(self._send, sent.number, data))
+        sent.task = self._begin(len(data), lambda upload: upload.part(sent.number, data))
 
-    def changed(self, start: int, end: int) -> None:
-        """Bytes of this range have changed: parts that hold any of them are stale."""
+    def mark_changed(self, start: int, end: int) -> None:
+        """Mark parts as stale that hold bytes of a range that has changed."""
         for sent in self.parts:
             if sent.start < end and start < sent.end:
                 sent.is_stale = True
 
     def cut(self, size: int) -> None:
-        """The file has become shorter: parts that reach beyond are dropped.
-
-        Their numbers are not used again: what is on its way may still arrive.
-        """
-        while self.parts and self.parts[-1].end > size:
-            self.parts.pop().task.cancel()
-        if size < self.start:
-            self.start = 0
+        """Drop parts that reach beyond the file's new end."""
+        for run in (self.body, self.head):
+            run.cut(size)
+        if size < self.body.start:
+            self.body.start = self.head.covered
 
     async def room(self) -> None:
-        """Wait until one of the parts that are on their way has arrived; at once if none is."""
+        """Wait until one of the parts under way has arrived; returns at once if there is none."""
         if self._running:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
 
     async def complete(
         self, *, if_none_match: bool = False, if_match: str | None = None
     ) -> ObjectInfo:
-        """Wait for all parts and make the object visible.
+        """Make the object visible, once all parts have arrived.
 
         Raises:
             PreconditionFailedError: the key holds an object (if_none_match), or not this version.
@@ -150,7 +165,7 @@ class ParallelUpload:
                 set it may as well be completed again.
 
         """
-        parts = self.tried if self.tried is not None else await self._arrived()
+        parts = self.tried if self.tried is not None else await self.arrived()
         if self._upload is None:
             raise RuntimeError("an upload without parts cannot be completed")
         try:
@@ -162,7 +177,8 @@ class ParallelUpload:
                 self.tried = parts
             raise
 
-    async def _arrived(self) -> list[Part]:
+    async def arrived(self) -> list[Part]:
+        """Wait for all parts; raises the first failure."""
         parts = []
         for sent in self.parts:
             part = await asyncio.shield(sent.task)
@@ -171,11 +187,12 @@ class ParallelUpload:
             parts.append(part)
         return parts
 
-    def is_as_tried(self, size: int) -> bool:
-        """Whether the file of this size is what `complete` was tried of."""
-        numbers = [part.number for part in self.tried or ()]
-        same = numbers == [sent.number for sent in self.parts]
-        return same and self.covered == size and not any(sent.is_stale for sent in self.parts)
+    def is_whole(self, size: int) -> bool:
+        """Whether the object that `complete` makes is the file, which has this size now."""
+        parts = self.parts
+        if self.tried is not None and [p.number for p in self.tried] != [p.number for p in parts]:
+            return False
+        return not self.has_gap and self.body.covered == size and not any(p.is_stale for p in parts)
 
     async def made(self) -> ObjectInfo | None:
         """The object, if a `complete` whose answer was lost has made it and it is still there."""
@@ -184,7 +201,7 @@ class ParallelUpload:
         return await self._upload.made(self.tried)
 
     async def abort(self) -> None:
-        """Drop all that was sent. An upload being created is waited for, lest it be left."""
+        """Drop all that was sent, also of an upload that is being created."""
         async with self._creating:
             self.cancel()
         while self._running:
@@ -197,45 +214,40 @@ class ParallelUpload:
         for task in self._running:
             task.cancel()
 
-    async def _next(self, held_bytes: int) -> int:
-        await self._slot(held_bytes)
-        if self._number >= MAX_PARTS:
-            self._slots.release()
-            self._budget.release(held_bytes)
-            raise FileTooLargeError(
-                f"{self.key}: more than {MAX_PARTS} parts",
-                "give the volume a larger write-part-size",
-            )
-        self._number += 1
-        return self._number
-
     async def _slot(
-        self, held_bytes: int, *, after: "asyncio.Task[Part | VolumeError] | None" = None
+        self, held_bytes: int, *, run: PartRun | None = None, after: PartTask | None = None
     ) -> None:
+        """Wait until a part may be sent; if none may be, the memory that it holds is given back."""
         try:
             if after is not None:
                 await asyncio.wait({after})
             await self._slots.acquire()
-        except asyncio.CancelledError:
+            if self._failure is not None:
+                self._slots.release()
+                raise self._failure
+            if run is not None and run.last >= run.max_number:
+                self._slots.release()
+                raise FileTooLargeError(
+                    f"{self.key}: more than {MAX_PARTS} parts",
+                    "give the volume a larger write-part-size",
+                )
+        except (asyncio.CancelledError, VolumeError):
             self._budget.release(held_bytes)
             raise
-        if self._failure is not None:
-            self._slots.release()
-            self._budget.release(held_bytes)
-            raise self._failure
 
-    def _begin(
-        self, held_bytes: int, send: Callable[[], Awaitable[Part]]
-    ) -> "asyncio.Task[Part | VolumeError]":
+    def _begin(self, held_bytes: int, send: Callable[[Upload], Awaitable[Part]]) -> PartTask:
+        async def part() -> Part:
+            return await send(await self._opened())
+
         async def sent() -> Part | VolumeError:
-            result = await outcome(send)
+            result = await outcome(part)
             if isinstance(result, VolumeError):
                 self._failure = self._failure or result
             else:
                 self._progress()
             return result
 
-        def ended(task: "asyncio.Task[Part | VolumeError]") -> None:
+        def ended(task: PartTask) -> None:
             self._running.discard(task)
             self._slots.release()
             self._budget.release(held_bytes)
@@ -245,14 +257,6 @@ class ParallelUpload:
         task.add_done_callback(ended)
         return task
 
-    async def _send(self, number: int, data: Buffer) -> Part:
-        upload = await self._opened()
-        return await upload.part(number, data)
-
-    async def _copy(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
-        upload = await self._opened()
-        return await upload.part_from(number, source, start, length)
-
     async def _opened(self) -> Upload:
         """The upload, created by the first part that needs it; the others wait for that one."""
         if self._upload is None:
@@ -260,3 +264,8 @@ class ParallelUpload:
                 if self._upload is None:
                     self._upload = await self._store.create_upload(self.key, like=self._like)
         return self._upload
+
+
+def largest_part_bytes(context: MountContext, part_bytes: int) -> int:
+    """How large parts become as a file grows."""
+    return max(part_bytes, context.budget.total_bytes // LARGEST_SHARE)

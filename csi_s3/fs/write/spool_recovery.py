@@ -1,24 +1,21 @@
 """What earlier workers of this mount could not upload: sent now, or named with its path.
 
-A file that its program had closed is uploaded, under the condition that S3 still holds what it was
-a change of. One that was still being written is nobody's to judge: it stays in the spool.
+A file that its program had closed is uploaded, under the condition that S3 still holds the version
+that it changes. One that was still being written may be incomplete: it stays in the spool.
 """
 
 import logging
-from collections.abc import Callable
 
 from csi_s3.errors import VolumeError
-from csi_s3.fs.base.key_range_lock import KeyRangeLock
-from csi_s3.fs.write.file_writer import FileWriter
+from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.write.dirty_file import DirtyFile
+from csi_s3.fs.write.remote_object import Basis, RemoteObject
 from csi_s3.fs.write.spool import Description, Spool, SpoolFile
-from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-NewWriter = Callable[[str, ObjectInfo | None], FileWriter]
 
-
-async def recover(spool: Spool, new_writer: NewWriter, key_lock: KeyRangeLock) -> None:
+async def upload_leftovers(context: MountContext, spool: Spool) -> None:
     """Deal with every leftover of the spool. Failures reach the log; the leftover stays."""
     for path, description in spool.leftovers():
         try:
@@ -27,11 +24,11 @@ async def recover(spool: Spool, new_writer: NewWriter, key_lock: KeyRangeLock) -
             log.warning("%s cannot be opened and is left alone: %s", path, exc)
             continue
         if description.is_whole:
-            await _upload(file, description, new_writer, key_lock)
+            await _upload(context, spool, file, description)
         else:
             file.close(keep=True)
             log.warning(
-                "%s was being changed when the process that served it ended, or was written anew"
+                "%s was being changed when the process that served it ended, or was rewritten"
                 " since; it was not uploaded, what was written to the node's disk is in %s: copy"
                 " what you need, and remove it",
                 description.key,
@@ -40,21 +37,15 @@ async def recover(spool: Spool, new_writer: NewWriter, key_lock: KeyRangeLock) -
 
 
 async def _upload(
-    file: SpoolFile, description: Description, new_writer: NewWriter, key_lock: KeyRangeLock
+    context: MountContext, spool: Spool, file: SpoolFile, description: Description
 ) -> None:
-    base = None
-    if description.base_etag:
-        base = ObjectInfo(
-            key=description.key,
-            size=description.base_size,
-            etag=description.base_etag,
-            last_modified=0.0,
-        )
-    writer = new_writer(description.key, base)
+    base = description.base
+    basis = Basis(base=base, is_exclusive=base is None, is_adopted=True)
+    writer = DirtyFile(context, RemoteObject(context, description, basis), spool)
     writer.adopt(file, description)
     try:
-        async with key_lock.change(lambda: description.key):
-            await writer.store()
+        async with context.key_lock.change(lambda: description.key):
+            await writer.save()
     except VolumeError as exc:
         log.error(  # noqa: TRY400 - one line; what to do is in it
             "%s: what an earlier worker could not upload failed again: %s; its bytes are in %s",
@@ -66,5 +57,4 @@ async def _upload(
     else:
         log.info("%s: uploaded what an earlier worker could not", description.key)
     finally:
-        writer.cancel()
         writer.close()

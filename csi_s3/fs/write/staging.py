@@ -2,64 +2,48 @@
 
 The tail is the last bytes of the file. What is written in order fills it and leaves from there, as
 parts of an upload or for the spool; a file that fits into it may be changed anywhere. Bytes before
-it are those of the stored version (`base`), of the spool's file, or zeros; so a change costs what
-was changed, and not the file.
+it are those of the stored version (`RemoteObject.base`), of the spool's file, or zeros; so a change
+costs what was changed, and not the file.
 """
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from csi_s3.errors import (
-    NotFoundError,
-    ObjectChangedError,
-    SpoolFullError,
-    StaleError,
-    UnsupportedError,
-)
-from csi_s3.fs.base.budget import MemoryBudget
-from csi_s3.fs.read.reader import BaseReader
-from csi_s3.fs.write.extents import Extents, Origin
-from csi_s3.fs.write.spool import Description, Spool, SpoolFile, as_lists
-from csi_s3.s3.store import Buffer, ObjectInfo
+from csi_s3.errors import FileTooLargeError, SpoolFullError, UnsupportedError
+from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.write.extents import Extent, Extents, Origin
+from csi_s3.fs.write.parallel_upload import largest_part_bytes
+from csi_s3.fs.write.remote_object import RemoteObject
+from csi_s3.fs.write.spool import Description, Spool, SpoolFile
+from csi_s3.fs.write.tail import Tail
+from csi_s3.s3.store import MAX_PARTS, Buffer
 
-GRANULE_BYTES = 256 << 10  # memory is reserved in such pieces as a file grows
 COPY_BYTES = 1 << 20  # read from the base at a time, when its bytes are brought here
 
 
 class StagedFile:
-    """Lifetime: as its writer; `close` gives memory and spool back.
+    """Lifetime: as its `DirtyFile`; `close` gives memory and spool back.
 
-    Concurrency: its writer's lock orders changes; `read` may run beside them.
+    Concurrency: the file's lock orders changes; `read` may run beside them.
     Cancellation: a cancelled call has changed nothing, or only where bytes are.
 
-    settle: finds out whether we have replaced the base ourselves without knowing; set by
-        `FileSender`.
-    base: the stored version that BASE extents are of. size: of the file. is_kept: see `keep`.
+    Methods that put bytes in the spool raise SpoolFullError, and the bytes stay where they are.
+    Methods that read the base raise StaleError if another client has replaced or removed it.
     """
 
-    def __init__(
-        self,
-        *,
-        base: ObjectInfo | None,
-        read_base: BaseReader,
-        spool: Spool,
-        budget: MemoryBudget,
-        key: Callable[[], str],
-    ) -> None:
-        self.base = base
-        self.settle: Callable[[], Awaitable[object]]
-        self.tail = bytearray()
+    def __init__(self, context: MountContext, remote: RemoteObject, spool: Spool) -> None:
+        self.tail = Tail(context.budget)
         self.extents = Extents()  # from 0 to where the tail starts
-        self._read_base, self._spool, self._budget, self._key = read_base, spool, budget, key
-        self._reserved = 0
+        self._remote, self._spool, self._context = remote, spool, context
+        self._part_bytes = context.config.write_part_bytes
+        self._min_part_bytes = context.store.min_part_bytes
         self._file: SpoolFile | None = None
-        self.is_kept = False
-        self._is_abandoned = False  # nobody but us may ever see it
-        if base is not None:
-            self.extents.put(0, base.size, Origin.BASE)
+        self._is_unlinked = False  # no other process may find it
+        if remote.base is not None:
+            self.extents.put(0, remote.base.size, Origin.BASE)
 
     @property
     def size(self) -> int:
+        """Of the file."""
         return self.extents.size + len(self.tail)
 
     @property
@@ -71,6 +55,36 @@ class StagedFile:
         """The whole file is the tail."""
         return self.extents.size == 0
 
+    @property
+    def is_kept(self) -> bool:
+        """The spool has it for the mount's next worker, as it is now; see `keep`."""
+        return self._file is not None and self._file.description.is_whole
+
+    @property
+    def has_lost_bytes(self) -> bool:
+        """Bytes were in parts of an upload alone, and the upload is gone."""
+        return self._remote.upload is None and self.extents.has(Origin.SENT)
+
+    @property
+    def part_bytes(self) -> int:
+        """How long the tail may become before it leaves."""
+        upload = self._remote.upload
+        return self._part_bytes if upload is None else upload.part_bytes(upload.body)
+
+    def can_append(self, n: int) -> bool:
+        """Whether n bytes can be added to the tail without waiting."""
+        if 0 < self.tail_start < self._min_part_bytes and self._remote.upload is None:
+            return False  # the file is brought into memory first
+        return self.tail.has_room(n) and len(self.tail) + n <= self._part_bytes
+
+    def can_be_part(self) -> bool:
+        """Whether the tail can be the upload's next part."""
+        upload = self._remote.upload
+        if upload is not None:
+            return upload.tried is None and upload.body.covered == self.tail_start
+        is_base = self.extents.count(Origin.BASE) == self.tail_start
+        return self.is_in_memory or (is_base and self.tail_start >= self._min_part_bytes)
+
     def layout(self) -> Extents:
         """The map of the whole file; the tail counts as spooled."""
         whole = Extents()
@@ -81,169 +95,150 @@ class StagedFile:
 
     # memory
 
-    def has_room(self, n: int) -> bool:
-        """Whether the tail may grow by n without asking."""
-        return len(self.tail) + n <= self._reserved
-
-    def missing_for(self, n: int) -> int:
-        """What is to be reserved before the tail grows by n."""
-        missing = len(self.tail) + n - self._reserved
-        return -(-missing // GRANULE_BYTES) * GRANULE_BYTES if missing > 0 else 0
-
-    def reserved(self, n: int) -> None:
-        """The budget gave n more."""
-        self._reserved += n
-
     def append(self, data: Buffer) -> None:
-        """Let the tail grow; the room for it is reserved."""
-        self._changed()
-        try:
-            self.tail += data
-        except BufferError:  # an ended request's view of it is not collected yet
-            self.tail = self.tail + data
+        """Let the tail grow; the memory for it is reserved."""
+        self._mark_changed()
+        self.tail.append(data)
 
     def take_tail(self) -> bytearray:
-        """Hand over the tail and its reserved bytes; a copy is in the spool, if it takes one."""
-        data, start = self.tail, self.tail_start
-        end = start + len(data)
+        """Hand over the tail and its reserved memory; the spool keeps a copy if it has room."""
+        start, end = self.tail_start, self.size
         try:
-            self._spooled(start, data)
+            self._put_in_spool(start, self.tail.data)
         except SpoolFullError:
             self.extents.put(start, end, Origin.SENT)
-        self.tail = bytearray()
-        spare, self._reserved = self._reserved - len(data), 0
-        self._budget.release(spare)
-        return data
+        return self.tail.take()
 
     def spill(self) -> None:
-        """Move the tail to the spool.
+        """Move the tail to the spool."""
+        self._put_in_spool(self.tail_start, self.tail.data)
+        self.tail.clear()
 
-        Raises:
-            SpoolFullError: it stays where it is.
-
-        """
-        self._spooled(self.tail_start, self.tail)
-        self._drop_tail()
-
-    def _drop_tail(self) -> None:
-        self.tail = bytearray()
-        self._budget.release(self._reserved)
-        self._reserved = 0
-
-    def _spooled(self, start: int, data: Buffer) -> None:
+    def _put_in_spool(self, start: int, data: Buffer) -> None:
         if not data:
             return
         end = start + len(data)
-        self._changed()
+        self._mark_changed()
         if self._file is None:
-            self._file = self._spooling()
+            self._file = self._new_file()
         known = sum(e.size for e in self.extents.within(start, end) if e.origin is Origin.SPOOL)
         self._file.write(start, data, new_bytes=len(data) - known)
         self.extents.put(start, end, Origin.SPOOL)
 
-    def _spooling(self) -> SpoolFile:
-        file = self._spool.create(self._key())
-        if self._is_abandoned:
+    def _new_file(self) -> SpoolFile:
+        file = self._spool.create(self._remote.key)
+        if self._is_unlinked:
             file.unlink()
         return file
 
     # changes
 
-    def _changed(self) -> None:
-        """What was kept is not what the file is now."""
+    def _mark_changed(self) -> None:
+        """Note that the copy for the next worker is out of date, if there is one."""
         if self.is_kept and self._file is not None:
-            self._file.describe(Description(key=self._key()))
-        self.is_kept = False
+            self._file.describe(Description(key=self._remote.key))
 
-    def overwrite(self, offset: int, data: Buffer) -> None:
-        """Change bytes that are there, all of them before the file's end.
-
-        Raises:
-            SpoolFullError: bytes before the tail, and the spool does not take them.
-
-        """
-        self._changed()
+    def overwrite(self, offset: int, data: memoryview) -> None:
+        """Change bytes that are there, all of them before the file's end."""
+        if not data:
+            return
+        end = offset + len(data)
+        self._check_not_sent(offset, end)
+        if self._remote.upload is not None:  # first: a full disk may take some of it
+            self._remote.upload.mark_changed(offset, end)
+        self._mark_changed()
         in_front = max(0, min(len(data), self.tail_start - offset))
-        view = memoryview(data)
-        self._spooled(offset, view[:in_front])
+        self._put_in_spool(offset, data[:in_front])
         if in_front < len(data):
-            at = offset + in_front - self.tail_start
-            self.tail[at : at + len(data) - in_front] = view[in_front:]
+            self.tail.overwrite(offset + in_front - self.tail_start, data[in_front:])
 
-    def extend(self, size: int) -> None:
-        """Let the file grow to size with zeros that cost nothing.
+    def _check_not_sent(self, start: int, end: int) -> None:
+        """Bytes that are in parts only cannot be sent again in another part."""
+        if any(e.origin is Origin.SENT for e in self.extents.within(start, end)):
+            raise SpoolFullError(
+                f"{self._remote.key}: a change of bytes that are only in parts of an upload",
+                "give the volume a larger spool-size",
+            )
 
-        Raises:
-            SpoolFullError: the tail must leave for it, and cannot.
-
-        """
-        self._changed()
+    async def grow(self, size: int) -> None:
+        """Let zeros follow: in memory as long as the file fits one part, else as a hole."""
+        zeros = size - self.size
+        largest = MAX_PARTS * largest_part_bytes(self._context, self._part_bytes)
+        if zeros > largest:
+            raise FileTooLargeError(
+                f"{self._remote.key}: a hole up to {size}, and holes are sent as zeros",
+                f"at most {largest} bytes; a larger write-part-size or memory-target allows more",
+            )
+        fits = self.is_in_memory and size <= self._part_bytes
+        if fits and self._context.budget.has_room(self.tail.missing_for(zeros)):
+            await self.tail.reserve(zeros)
+            self.append(bytes(zeros))
+            return
+        self._mark_changed()
         if self.tail:
             self.spill()
         self.extents.put(self.tail_start, size, Origin.ZERO)
 
     def cut(self, size: int) -> None:
-        """Make the file shorter."""
-        self._changed()
+        """Make the file shorter; SpoolFullError if a part that has the only copy would be cut."""
+        upload = self._remote.upload
+        for part in upload.parts if upload is not None else ():
+            if part.start < size < part.end:
+                self._check_not_sent(part.start, size)
+        self._mark_changed()
         if size >= self.tail_start:
-            self.tail = self.tail[: size - self.tail_start]  # a request may still look at it
+            self.tail.cut(size - self.tail_start)
+        else:
+            self.tail.clear()
+            self.extents.truncate(size)
+            if self._file is not None:
+                self._file.cut(size, left_bytes=self.extents.count(Origin.SPOOL))
+        if upload is not None:
+            upload.cut(size)
+
+    async def load_small(self, *, is_append: bool) -> None:
+        """Bring a small stored file into memory whole, before it is changed."""
+        is_copied = self.extents.has(Origin.BASE) and (is_append or self._spool.is_there)
+        most = self._min_part_bytes - 1 if is_copied else self._part_bytes
+        is_sent = self._remote.upload is not None or self.extents.has(Origin.SENT)
+        if self.is_in_memory or self.size > most or is_sent:
             return
-        self._drop_tail()
-        self.extents.truncate(size)
-        if self._file is not None:
-            self._file.cut(size, left_bytes=self.extents.count(Origin.SPOOL))
-
-    async def load(self) -> None:
-        """Bring a small file into memory whole, room for which is reserved.
-
-        Raises:
-            StaleError: its base is gone.
-
-        """
+        await self.tail.reserve(self.size)
         data = bytearray(await self.read(0, self.size))
         self.extents.truncate(0)
-        self._forget_file()
-        self.tail = data
+        self._close_file()
+        self.tail.data = data
 
-    async def localise(self, limit_bytes: int, progress: Callable[[], None]) -> None:
-        """Bring the base's bytes here, before the object is deleted.
-
-        Raises:
-            SpoolFullError: they are more than limit_bytes, or the spool is full.
-
-        """
+    async def localise(self, limit_bytes: int) -> None:
+        """Copy the base's bytes to the spool, up to limit_bytes, before the object is deleted."""
         if self.extents.count(Origin.BASE) > limit_bytes:
             raise SpoolFullError(
-                f"{self._key()}: more than {limit_bytes} bytes are in S3 only",
+                f"{self._remote.key}: more than {limit_bytes} bytes are in S3 only",
                 "raise unlinked-open-limit",
             )
         for e in self.extents:
             at = e.start
             while e.origin is Origin.BASE and at < e.end:
-                data = await self._base_bytes(at, min(e.end - at, COPY_BYTES))
-                self._spooled(at, data)
+                data = await self._remote.read(at, min(e.end - at, COPY_BYTES))
+                self._put_in_spool(at, data)
                 at += len(data)
-                progress()
+                self._context.progress_timeout.made_progress()
 
-    def stored(self, info: ObjectInfo) -> None:
-        """All bytes are those of this version now; a tail that is the whole file stays."""
-        self.base = info
-        self._forget_file()
-        if self.is_in_memory:
-            return
-        self._drop_tail()
-        self.extents.truncate(0)
-        self.extents.put(0, info.size, Origin.BASE)
+    def mark_stored(self, size: int) -> None:
+        """Take all bytes from the base, which has this size; a file in memory stays there."""
+        self._close_file()
+        if not self.is_in_memory:
+            self.tail.clear()
+            self.extents.truncate(0)
+            self.extents.put(0, size, Origin.BASE)
 
-    def sent(self, info: ObjectInfo) -> None:
-        """This version has all bytes that had left; those that have changed since are here."""
-        self.base = info
+    def mark_sent_stored(self) -> None:
+        """Take bytes that were only in the upload from the base, which it has made."""
         for e in self.extents:
             if e.origin is Origin.SENT:
                 self.extents.put(e.start, e.end, Origin.BASE)
 
-    def _forget_file(self, *, keep: bool = False) -> None:
-        self.is_kept = False
+    def _close_file(self, *, keep: bool = False) -> None:
         if self._file is not None:
             self._file.close(keep=keep)
             self._file = None
@@ -254,100 +249,65 @@ class StagedFile:
         """Bytes of the file as it is now, cut at its end.
 
         Raises:
-            UnsupportedError: some left in parts of an upload, and the spool had no room for them.
-            StaleError: the base was replaced or removed by somebody else.
+            UnsupportedError: some are only in parts of an upload.
 
         """
-        end = min(offset + length, self.size)
-        if offset >= end:
-            return b""
-        if offset >= self.tail_start:
-            return bytes(self.tail[offset - self.tail_start : end - self.tail_start])
-        pieces: list[Buffer | tuple[int, int]] = []
-        for e in self.extents.within(offset, min(end, self.tail_start)):
+        end, start = min(offset + length, self.size), self.tail_start
+        pieces: list[Buffer | Extent] = []  # of one moment; the base's follow
+        for e in self.extents.within(offset, min(end, start)):
             if e.origin is Origin.BASE:
-                pieces.append((e.start, e.size))
+                pieces.append(e)
             elif e.origin is Origin.ZERO:
                 pieces.append(bytes(e.size))
             elif e.origin is Origin.SPOOL and self._file is not None:
                 pieces.append(self._file.read(e.start, e.size))
             else:
                 raise UnsupportedError(
-                    f"{self._key()}: read of bytes that are in an upload not yet complete",
+                    f"{self._remote.key}: read of bytes that are in an upload not yet complete",
                     "close the file first, or give the volume a larger spool-size",
                 )
-        if end > self.tail_start:
-            pieces.append(bytes(self.tail[: end - self.tail_start]))
-        return b"".join([await self._base_bytes(*p) if isinstance(p, tuple) else p for p in pieces])
-
-    async def _base_bytes(self, start: int, length: int) -> Buffer:
-        base = self.base
-        if base is None:
-            raise StaleError(f"{self._key()}: its stored bytes are gone")
-        try:
-            data = await self._read_base(base, start, length)
-        except (NotFoundError, ObjectChangedError, StaleError) as exc:
-            if self.base is base:
-                await self.settle()
-            if self.base is not None and self.base is not base:  # stored anew meanwhile, by us
-                return await self._base_bytes(start, length)
-            raise StaleError(f"{base.key}: replaced or deleted while it was changed") from exc
-        if len(data) != length:
-            raise StaleError(f"{base.key}: shorter than what was written")
-        return data
+        if end > start:
+            pieces.append(bytes(self.tail.data[max(0, offset - start) : end - start]))
+        return b"".join(
+            [
+                await self._remote.read(p.start, p.size) if isinstance(p, Extent) else p
+                for p in pieces
+            ]
+        )
 
     # the end
 
-    def keep(self, *, replaces: ObjectInfo | None) -> Path:
-        """Have all bytes that are only here in the spool, for the mount's next worker.
-
-        replaces: the version in whose place it may put them.
-
-        Raises:
-            SpoolFullError: there is no room, or was none for what left in parts.
-
-        """
+    def keep(self) -> Path:
+        """Have all bytes that are only here in the spool, for the mount's next worker."""
         if self.extents.has(Origin.SENT):
             raise SpoolFullError(
-                f"{self._key()}: some of it left in parts of an upload, without room to keep it",
+                f"{self._remote.key}: some of it is only in parts of an upload and cannot be kept",
                 "give the volume a larger spool-size",
             )
-        self._spooled(self.tail_start, self.tail)
-        self._drop_tail()
+        self.spill()
         if self._file is None:  # nothing but zeros and base
-            self._file = self._spooling()
-        self._file.describe(
-            Description(
-                key=self._key(),
-                is_whole=True,
-                base_etag="" if replaces is None else replaces.etag,
-                base_size=0 if replaces is None else replaces.size,
-                extents=as_lists(list(self.extents)),
-            )
-        )
-        self.is_kept = True
+            self._file = self._new_file()
+        remote = self._remote
+        self._file.describe(Description.whole(remote.key, remote.replaces, self.extents))
         return self._file.path
 
-    def abandon(self) -> None:
-        """The file has no name any more: nothing of it is left for a next worker."""
-        self._is_abandoned, self.is_kept = True, False
+    def unlink(self) -> None:
+        """Leave nothing for a next worker: the file has no name any more."""
+        self._is_unlinked = True
         if self._file is not None:
             self._file.unlink()
 
     def adopt(self, file: SpoolFile, description: Description) -> None:
-        """Go on with what an earlier worker kept; base is the version it changes."""
-        self.extents.truncate(0)
-        for start, end, origin in description.extents:
-            self.extents.put(start, end, Origin(origin))
-        self._file, self.is_kept = file, True
+        """Go on with what an earlier worker kept: changes of the base."""
+        self.extents, self._file = description.map(), file
 
     def reset(self) -> None:
-        """An empty file."""
-        self._drop_tail()
+        """Make it an empty file."""
+        self.tail.clear()
         self.extents.truncate(0)
-        self._forget_file()
+        self._close_file()
 
     def close(self) -> None:
-        self._drop_tail()
-        self._forget_file(keep=self.is_kept)
-        self._read_base.close()
+        """Give memory and spool back; what is kept stays in the spool."""
+        self.tail.clear()
+        self._close_file(keep=self.is_kept)

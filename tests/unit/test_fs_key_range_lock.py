@@ -1,4 +1,4 @@
-"""Turns: a rename has its keys for itself, and whoever came first goes first."""
+"""Turns of keys: a rename excludes other changes below its keys, first come, first served."""
 
 import asyncio
 
@@ -7,8 +7,8 @@ import pytest
 from csi_s3.fs.base.key_range_lock import KeyRangeLock
 
 
-class Somebody:
-    """Takes a turn and keeps it until told to go."""
+class Turn:
+    """Takes a turn and holds it until `go`."""
 
     def __init__(self, turn):
         self.is_in, self._go = False, asyncio.Event()
@@ -32,23 +32,23 @@ async def settle():
 
 
 @pytest.fixture
-def moves():
-    moves = KeyRangeLock()
-    yield moves
-    assert moves._entries == []
-    assert moves._moves == 0
+def lock():
+    lock = KeyRangeLock()
+    yield lock
+    assert lock._entries == []
+    assert lock._moves == 0
 
 
-def change(moves, key):
-    return Somebody(moves.change(lambda: key))
+def change(lock, key):
+    return Turn(lock.change(lambda: key))
 
 
-def move(moves, *keys):
-    return Somebody(moves.move(*[lambda key=key: key for key in keys]))
+def move(lock, *keys):
+    return Turn(lock.move(*[lambda key=key: key for key in keys]))
 
 
-async def test_changes_do_not_wait_for_each_other(moves):
-    both = [change(moves, "a"), change(moves, "a")]
+async def test_changes_do_not_wait_for_each_other(lock):
+    both = [change(lock, "a"), change(lock, "a")]
     await settle()
     assert all(x.is_in for x in both)
     for x in both:
@@ -68,11 +68,11 @@ async def test_changes_do_not_wait_for_each_other(moves):
         (["a/x", "b"], "a/", True),
     ],
 )
-async def test_a_change_waits_for_a_move_of_its_key_and_the_other_way(moves, keys, key, waits):
+async def test_a_change_waits_for_a_move_of_its_key_and_the_other_way(lock, keys, key, waits):
     for first, second in (
-        (move(moves, *keys), change(moves, key)),
-        (change(moves, key), move(moves, *keys)),
-        (move(moves, *keys), move(moves, key)),
+        (move(lock, *keys), change(lock, key)),
+        (change(lock, key), move(lock, *keys)),
+        (move(lock, *keys), move(lock, key)),
     ):
         await settle()
         assert first.is_in
@@ -82,9 +82,9 @@ async def test_a_change_waits_for_a_move_of_its_key_and_the_other_way(moves, key
         await second.go()
 
 
-async def test_a_move_that_waits_is_not_overtaken(moves):
-    first, waiting = change(moves, "a/x"), move(moves, "a/", "b/")
-    late, other = change(moves, "a/y"), change(moves, "c")
+async def test_a_move_that_waits_is_not_overtaken(lock):
+    first, waiting = change(lock, "a/x"), move(lock, "a/", "b/")
+    late, other = change(lock, "a/y"), change(lock, "c")
     await settle()
     assert (first.is_in, waiting.is_in, late.is_in, other.is_in) == (True, False, False, True)
     await first.go()
@@ -95,11 +95,11 @@ async def test_a_move_that_waits_is_not_overtaken(moves):
     await other.go()
 
 
-async def test_a_key_that_has_changed_meanwhile_is_the_new_one(moves):
+async def test_a_key_that_changes_before_its_turn_is_the_new_one(lock):
     name = "a"
-    moving = move(moves, "a/", "b/")
-    waiting = Somebody(moves.change(lambda: f"{name}/x"))
-    second = move(moves, "b/", "c/")
+    moving = move(lock, "a/", "b/")
+    waiting = Turn(lock.change(lambda: f"{name}/x"))
+    second = move(lock, "b/", "c/")
     await settle()
     name = "b"
     await moving.go()
@@ -108,15 +108,15 @@ async def test_a_key_that_has_changed_meanwhile_is_the_new_one(moves):
     await second.go()
 
 
-async def test_a_turn_that_is_there_now_or_not_at_all(moves):
-    with moves.change_at_once(lambda: "a/x") as is_ours:
+async def test_a_turn_that_is_there_now_or_not_at_all(lock):
+    with lock.change_at_once(lambda: "a/x") as is_ours:
         assert is_ours
-        moving = move(moves, "a/")
+        moving = move(lock, "a/")
         await settle()
         assert not moving.is_in
-        with moves.change_at_once(lambda: "a/y") as is_ours_too:
+        with lock.change_at_once(lambda: "a/y") as is_ours_too:
             assert not is_ours_too
-        with moves.change_at_once(lambda: "b") as other_is_ours:
+        with lock.change_at_once(lambda: "b") as other_is_ours:
             assert other_is_ours
     await settle()
     assert moving.is_in
@@ -124,8 +124,8 @@ async def test_a_turn_that_is_there_now_or_not_at_all(moves):
 
 
 @pytest.mark.parametrize("is_waiting", [False, True])
-async def test_who_is_cancelled_gives_the_turn_up(moves, is_waiting):
-    first, second, third = move(moves, "a"), move(moves, "a"), move(moves, "a")
+async def test_who_is_cancelled_gives_the_turn_up(lock, is_waiting):
+    first, second, third = move(lock, "a"), move(lock, "a"), move(lock, "a")
     await settle()
     gone = second if is_waiting else first
     gone.task.cancel()

@@ -1,0 +1,276 @@
+"""One inode: the record that a number of the kernel's stands for, and its runtime half.
+
+The record is what another process would need to go on serving the kernel: it includes what the
+kernel holds (references, pages, a size). The runtime half is what this process does with the
+inode; it exists only while there is something in it, because a `find` leaves a million idle names.
+
+Each field has one owner. Names, references and evictions are written by `Inodes`, all others by
+the methods below.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import NamedTuple
+
+from csi_s3.fs.names.directory import Directory, Listing
+from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
+from csi_s3.fs.read.reader import Reader
+from csi_s3.fs.write.dirty_file import DirtyFile
+from csi_s3.s3.store import ObjectInfo
+
+ROOT = 1
+
+
+class Kind(Enum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    LINK = "symbolic link"
+
+
+class InodeNumbers(NamedTuple):
+    """Where a process begins to count: a successor goes on where its predecessor ended.
+
+    generation: of the inodes that this process makes; (number, generation) is never used twice.
+    """
+
+    first: int = ROOT + 1
+    generation: int = 0
+
+
+FIRST_NUMBERS = InodeNumbers()
+
+
+@dataclass(slots=True)
+class Runtime:
+    """What this process does with an inode; written by methods of `Inode` only.
+
+    children: how many inodes have it as their parent.
+    is_pinned: a directory that exists although S3 may have no key for it.
+    is_made_here: a directory made through this mount: rmdir needs no allow-delete. It stays.
+    writer: set while the file is being changed through this mount.
+    directory: what is known of a directory's names beyond S3's answers.
+    target: of a symbolic link, once it was read; of this version.
+    """
+
+    children: int = 0
+    is_pinned: bool = False
+    is_made_here: bool = False
+    handles: "dict[FileHandle | DirHandle, None]" = field(default_factory=lambda: _NO_HANDLES)
+    writer: DirtyFile | None = None
+    directory: "Directory[Inode] | None" = None
+    target: bytes | None = None
+
+
+_NO_HANDLES: "dict[FileHandle | DirHandle, None]" = {}  # shared as well
+_NOTHING = Runtime()  # shared by all inodes without a runtime half; never written
+
+
+@dataclass(slots=True, eq=False)
+class Inode:
+    """One file, directory or symbolic link that the kernel, a handle or a local change refers to.
+
+    info: the version it stands for; None for directories and for files never stored. A symbolic
+        link's is that of the object which holds its target.
+    lookups: the kernel's references.
+    is_linked: False once its name is gone or stands for another inode.
+    has_pages: the kernel may hold pages of it.
+    is_size_known: the kernel has the size of this version, or has made it what it is.
+    is_eviction_pending: the kernel was asked to drop the name, and has not used it since.
+    question: the number of the question to S3 whose answer the version is; see `Sizes`.
+    replaced_at: when another version was taken over, by the same count; 0: never.
+    fresh_until: on the monotonic clock; until then `metadata-ttl` lets info answer without S3.
+    mtime_ns: of a write or utimens on this mount, shown until the version changes.
+    atime_ns: as mtime_ns, of utimens only.
+    """
+
+    ino: int
+    generation: int
+    parent: int
+    name: str
+    kind: Kind
+    info: ObjectInfo | None = None
+    lookups: int = 0
+    is_linked: bool = True
+    has_pages: bool = False
+    is_size_known: bool = False
+    is_eviction_pending: bool = False
+    question: int = 0
+    replaced_at: int = 0
+    fresh_until: float = 0.0
+    mtime_ns: int | None = None
+    atime_ns: int | None = None
+    runtime: Runtime = field(default_factory=lambda: _NOTHING, init=False, repr=False)
+
+    @property
+    def is_dir(self) -> bool:
+        return self.kind is Kind.DIRECTORY
+
+    @property
+    def is_link(self) -> bool:
+        return self.kind is Kind.LINK
+
+    @property
+    def writer(self) -> DirtyFile | None:
+        return self.runtime.writer
+
+    @property
+    def handles(self) -> "Collection[FileHandle | DirHandle]":
+        return self.runtime.handles
+
+    @property
+    def file_handles(self) -> "list[FileHandle]":
+        return [h for h in self.handles if isinstance(h, FileHandle)]
+
+    @property
+    def is_in_use(self) -> bool:
+        r = self.runtime
+        is_pinned = r.is_pinned or r.is_made_here or self.ino == ROOT
+        return bool(self.lookups or r.children) or self.is_open or is_pinned
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.handles) or self.writer is not None
+
+    @property
+    def is_idle(self) -> bool:
+        """A file that only the kernel's name cache holds."""
+        return bool(self.lookups) and self.is_linked and not (self.is_dir or self.is_open)
+
+    # the runtime half
+
+    def _own(self) -> Runtime:
+        """The runtime half, to be written."""
+        if self.runtime is _NOTHING:
+            self.runtime = Runtime()
+        return self.runtime
+
+    def _trim(self) -> None:
+        """Drop the runtime half if nothing is in it any more."""
+        if self.runtime == _NOTHING:
+            self.runtime = _NOTHING
+
+    def add_children(self, n: int) -> None:
+        """For `Inodes`: n more (or fewer) inodes have it as their parent."""
+        self._own().children += n
+
+    def pin(self) -> None:
+        self._own().is_pinned = True
+
+    def mark_made_here(self) -> None:
+        self._own().is_made_here = True
+
+    def unpin(self) -> None:
+        """Only references hold it from now on."""
+        if self.runtime.is_pinned or self.runtime.is_made_here:
+            self.runtime.is_pinned = self.runtime.is_made_here = False
+
+    def known_names(self) -> "Directory[Inode]":
+        """Of a directory, made at first need."""
+        runtime = self._own()
+        if runtime.directory is None:
+            runtime.directory = Directory()
+        return runtime.directory
+
+    def set_target(self, target: bytes | None) -> None:
+        self._own().target = target
+        self._trim()
+
+    def set_times(self, *, mtime_ns: int | None = None, atime_ns: int | None = None) -> None:
+        """Show these from now on; None leaves the time as it is."""
+        if mtime_ns is not None:
+            self.mtime_ns = mtime_ns
+        if atime_ns is not None:
+            self.atime_ns = atime_ns
+
+    def add_handle(self, handle: "FileHandle | DirHandle") -> None:
+        runtime = self._own()
+        runtime.handles = runtime.handles or {}
+        runtime.handles[handle] = None
+
+    def remove_handle(self, handle: "FileHandle | DirHandle") -> None:
+        self.runtime.handles.pop(handle, None)
+        self._trim()
+
+    def set_writer(self, writer: DirtyFile | None) -> None:
+        """The file is being changed from now on, or (None) is not any more."""
+        self._own().writer = writer
+        self._trim()
+
+    # the version, and what the kernel has of it
+
+    def is_version(self, info: ObjectInfo) -> bool:
+        known = self.info
+        return known is info or (known is not None and known.version == info.version)
+
+    @property
+    def has_version(self) -> bool:
+        """Whether it stands for a known version: not for none, and not for one that was lost."""
+        return self.info is not None and bool(self.info.etag)
+
+    def set_version(self, info: ObjectInfo, *, question: int | None = None) -> None:
+        """The same bytes as this version from now on. question: None leaves it as it is."""
+        self.info = info
+        if question is not None:
+            self.question = question
+
+    def replace_version(self, info: ObjectInfo, *, at: int) -> None:
+        """Other bytes, of which the kernel has no page and no size. at: by the count of `Sizes`."""
+        self.info, self.has_pages, self.is_size_known = info, False, False
+        self.mtime_ns = self.atime_ns = None
+        self.replaced_at = at
+        self.set_target(None)
+
+    def lose_version(self) -> None:
+        """What was written could not be stored: no version has the bytes that the kernel has."""
+        if self.info is not None:
+            self.info, self.fresh_until = replace(self.info, etag=""), 0.0
+
+    def set_fresh(self, until_s: float) -> None:
+        self.fresh_until = until_s
+
+    def note_pages(self) -> None:
+        """The kernel may have pages of it from now on."""
+        self.has_pages = True
+
+    def note_size(self) -> None:
+        """The kernel has the size of this version."""
+        self.is_size_known = True
+
+    # what a look-up finds
+
+    def info_of(self, entry: Entry | None) -> ObjectInfo | None:
+        """The version in an entry of its name, if the entry is still the same kind of thing."""
+        if self.is_link:
+            return entry.info if isinstance(entry, SymbolicLink) else None
+        return entry if isinstance(entry, ObjectInfo) else None
+
+    def entry(self, info: ObjectInfo | None) -> Entry:
+        """What a look-up finds of it; info: the version of a file or symbolic link."""
+        if self.is_dir:
+            return Special.DIRECTORY
+        if info is None:
+            return Special.LOCAL
+        return SymbolicLink(info) if self.is_link else info
+
+
+@dataclass(slots=True, eq=False)
+class FileHandle:
+    """is_creator: it made the file, which exempts the file from the guards while it is open.
+
+    reader: made at first need where open did not bring bytes along.
+    """
+
+    inode: Inode
+    is_writable: bool = False
+    is_creator: bool = False
+    reader: Reader | None = None
+
+
+@dataclass(slots=True, eq=False)
+class DirHandle:
+    """position: behind the last entry that was handed out; 0 again after a rewind."""
+
+    inode: Inode
+    listing: Listing
+    position: int = 0

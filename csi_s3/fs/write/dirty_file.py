@@ -1,0 +1,336 @@
+"""A file being changed through this mount: the one owner of its life.
+
+The file owns its bytes, not a handle: page write-back, fsync through another descriptor and the
+last release come with any handle or none. Its state is a `FileState`, drawn in `file_state`, and
+only `DirtyFile` changes it. `StagedFile` has the bytes, `RemoteObject` knows what the store has,
+`FileSender` sends, and `store_steps` decides what follows each answer of the store.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from typing_extensions import override
+
+from csi_s3.errors import (
+    AccessDeniedError,
+    ArchivedError,
+    SpoolFullError,
+    StaleError,
+    VolumeError,
+)
+from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.write.extents import Origin
+from csi_s3.fs.write.file_sender import FileSender
+from csi_s3.fs.write.file_state import FilePhase, FileState
+from csi_s3.fs.write.remote_object import RemoteObject
+from csi_s3.fs.write.spool import Description, Spool, SpoolFile
+from csi_s3.fs.write.staging import StagedFile
+from csi_s3.s3.store import ObjectInfo
+
+log = logging.getLogger(__name__)
+
+
+class DirtyFile:
+    """Lifetime: from the first open for writing to the last release, or while it is stored.
+
+    Concurrency: one lock orders changes and attempts to store. `save` and `discard` are called with
+    a turn of `KeyRangeLock`, whose owner may call `detach` and `rebase` without the lock.
+    Cancellation: an attempt to store runs in a task of the mount, so a handler that gives up does
+    not stop it.
+    """
+
+    def __init__(self, context: MountContext, remote: RemoteObject, spool: Spool) -> None:
+        self._context, self._remote, self._spool = context, remote, spool
+        self._progress = context.progress_timeout.made_progress
+        self._staged = StagedFile(context, remote, spool)
+        self._sender = FileSender(context, remote, self._staged)
+        self._state = FileState(FilePhase.DIRTY if remote.base is None else FilePhase.CLEAN)
+        self._lock = asyncio.Lock()
+
+    @override
+    def __repr__(self) -> str:
+        staged, remote = self._staged, self._remote
+        facts = [
+            (f"{len(staged.tail)} in memory", staged.tail),
+            (f"{staged.extents.count(Origin.SPOOL)} in the spool", not staged.is_in_memory),
+            ("uploading", remote.upload),
+            ("uncertain", remote.is_uncertain),
+            ("kept", staged.is_kept),
+        ]
+        held = "".join(f", {fact}" for fact, holds in facts if holds)
+        return f"<DirtyFile {self._state.phase.value}, {self.size} bytes{held}>"
+
+    @property
+    def size(self) -> int:
+        """Of the file: bytes accepted, holes included."""
+        return self._staged.size
+
+    @property
+    def base(self) -> ObjectInfo | None:
+        """What the store holds of this file, if anything."""
+        return self._remote.base
+
+    @property
+    def is_dirty(self) -> bool:
+        """The store does not have all of it, and should."""
+        return self._state.is_dirty
+
+    @property
+    def was_written(self) -> bool:
+        """Since it was stored last, and not only created or emptied."""
+        return self._state.was_written
+
+    @property
+    def is_lost(self) -> bool:
+        """An upload failed, and bytes that were in it are nowhere else."""
+        return self._state.phase is FilePhase.FAILED
+
+    @property
+    def is_kept(self) -> bool:
+        """`keep` was called, and nothing has changed since."""
+        return self._staged.is_kept
+
+    # the state
+
+    def _changed(self) -> None:
+        """Bytes were accepted, or the size has changed."""
+        state = self._state
+        if state.phase is FilePhase.DISCARDED or (
+            state.phase is FilePhase.DIRTY and state.was_written
+        ):
+            return
+        self._state = state.then(FilePhase.DIRTY, was_written=True)
+
+    def _emptied(self) -> None:
+        is_discarded = self._state.phase is FilePhase.DISCARDED
+        phase = FilePhase.DISCARDED if is_discarded else FilePhase.DIRTY
+        self._state = self._state.then(phase, was_written=False)
+
+    def _fail_if_lost(self, error: VolumeError) -> None:
+        """Raises the error where bytes were in an upload alone, and it is gone."""
+        if self._staged.has_lost_bytes:
+            self._state = self._state.then(FilePhase.FAILED, error)
+            self._staged.reset()
+            raise error
+
+    def _check_open(self) -> None:
+        if self._state.phase is FilePhase.CLOSED:
+            raise StaleError(f"{self._remote.key}: what was written could not be stored")
+
+    def _check_whole(self) -> None:
+        """Raise what became of the file, unless it can be used."""
+        self._check_open()
+        if self._state.error is not None:
+            raise self._state.error
+
+    # changes
+
+    def try_write(self, offset: int, data: bytes) -> bool:
+        """Accept bytes if that needs no waiting; else False, and `write` is to be called."""
+        is_usable = self._state.error is None and not self._lock.locked()
+        if not data or not is_usable or offset != self.size:
+            return False
+        if not self._staged.can_append(len(data)):
+            return False
+        self._staged.append(data)
+        self._changed()
+        return True
+
+    async def write(self, offset: int, data: bytes) -> None:
+        """Accept bytes anywhere; waits for memory.
+
+        Raises:
+            SpoolFullError: they fit neither memory nor spool.
+            FileTooLargeError: so far behind the end that the file could not be sent.
+            VolumeError: a part could not be stored, and its bytes are lost; final for this file.
+
+        """
+        view = memoryview(data)
+        while True:
+            async with self._lock:
+                n = await self._write_some(offset, view)
+            offset, view = offset + n, view[n:]
+            if not view:
+                return
+            async with self._context.key_lock.change(lambda: self._remote.key):
+                pass  # a rename was in the way
+
+    async def _write_some(self, offset: int, data: memoryview) -> int:
+        """Returns how many bytes were accepted: all, unless a rename is under way."""
+        self._check_whole()
+        if not data:
+            return 0
+        await self._staged.load_small(is_append=offset == self.size)
+        if offset > self.size:
+            await self._staged.grow(offset)
+        self._changed()
+        done = max(0, min(len(data), self.size - offset))
+        self._staged.overwrite(offset, data[:done])
+        while done < len(data):
+            n = await self._accept(data[done:])
+            if n is None:
+                break
+            done += n
+        return done
+
+    async def _accept(self, data: memoryview) -> int | None:
+        """Take what fits into the tail, once there is room; None: a rename is in the way."""
+        tail, limit = self._staged.tail, self._staged.part_bytes
+        if len(tail) >= limit:
+            return 0 if await self._empty_tail() else None
+        n = min(len(data), limit - len(tail))
+        missing = tail.missing_for(n)
+        if missing > 0:
+            is_part = len(tail) >= self._context.store.min_part_bytes and self._can_stream()
+            if is_part and not self._context.budget.has_room(missing):
+                # not a full part yet, but its memory comes back even if all writers wait
+                return 0 if await self._empty_tail() else None
+            await tail.reserve(n)
+            self._progress()
+        self._staged.append(data[:n])
+        return n
+
+    def _can_stream(self) -> bool:
+        return self._state.phase is not FilePhase.DISCARDED and self._staged.can_be_part()
+
+    async def _empty_tail(self) -> bool:
+        """Move the tail to the upload, as its next part, or into the spool.
+
+        Returns False if a rename is under way, after which the upload will be another one.
+        """
+        if not self._can_stream():
+            self._staged.spill()
+            return True
+        with self._context.key_lock.change_at_once(lambda: self._remote.key) as is_our_turn:
+            if not is_our_turn:
+                return False
+            error = await self._sender.send_tail()
+        if error is not None:
+            self._fail_if_lost(error)
+        return True
+
+    async def truncate(self, size: int) -> None:
+        """Make the file that long. Raises as `write`, but where it becomes empty."""
+        async with self._lock:
+            if size == 0:
+                self._check_open()
+                self._staged.reset()
+                self._emptied()
+                await self._remote.drop_upload()
+                return
+            self._check_whole()
+            if size != self.size:
+                await self._staged.load_small(is_append=False)
+                if size > self.size:
+                    await self._staged.grow(size)
+                else:
+                    self._staged.cut(size)
+            self._changed()
+
+    # into the store
+
+    async def save(self, *, joins: bool = False) -> ObjectInfo | None:
+        """Bring all bytes into the store, if they are not there. Returns what it then holds.
+
+        joins: a failure of an attempt that is under way is the answer: no other is made at once
+        with the same bytes.
+
+        Raises:
+            ExistsError: created exclusively, and another client created the object first.
+            StaleError: another client replaced or removed the object that is changed.
+            VolumeError: what the store answered; another attempt may be made unless bytes are lost.
+
+        """
+        joined = self._state.attempt if joins else None
+        async with self._lock:
+            if joined is not None and joined.error is not None:
+                raise joined.error
+            if not self.is_dirty:
+                return self.base
+            self._check_whole()
+            self._state, result = self._state.then(FilePhase.STORING), None
+            attempt = self._state.attempt
+            try:
+                result = await self._sender.send_file()
+            finally:
+                if self._state.phase is FilePhase.STORING and not isinstance(result, ObjectInfo):
+                    self._state = self._state.then(FilePhase.DIRTY)
+            if isinstance(result, VolumeError):
+                if attempt is not None:
+                    attempt.error = result
+                self._fail_if_lost(result)
+                raise result
+            self._remote.replace(result)
+            self._staged.mark_stored(result.size)
+            self._spool.supersede(result.key)
+            self._state = self._state.then(FilePhase.CLEAN)
+            self._progress()
+            return result
+
+    # without a name, and the end
+
+    async def discard(self, remove: Callable[[], Awaitable[None]], *, limit_bytes: int = 0) -> None:
+        """Remove the name, then never store it: no attempt to store it can be under way.
+
+        Bytes that are on this node stay readable and writable. Those that are only in S3 are
+        fetched before, up to limit_bytes. A failure of `remove` changes nothing.
+        """
+        async with self._lock:
+            try:
+                await self._staged.localise(limit_bytes)
+            except (SpoolFullError, StaleError, AccessDeniedError, ArchivedError) as exc:
+                log.info("%s: removed while open; reads will fail: %s", self._remote.key, exc)
+            await self._remote.settle()  # this mount may have made what is there: it is removed
+            await remove()
+            if self._state.phase is not FilePhase.CLOSED:
+                self._state = self._state.then(FilePhase.DISCARDED, self._state.error)
+            self._staged.unlink()
+            await self._remote.drop_upload()
+
+    @property
+    def must_be_stored_to_move(self) -> bool:
+        """Bytes are only in an upload to the present key, or an object may have been made there."""
+        is_sent = self._remote.upload is not None and self._staged.extents.has(Origin.SENT)
+        return is_sent or self._remote.is_uncertain
+
+    async def detach(self) -> None:
+        """Drop the upload before the key changes; the spool has the bytes that were sent."""
+        await self._remote.drop_upload()
+
+    async def give_up(self) -> None:
+        """Drop the upload, because no other attempt to store the file will be made."""
+        async with self._lock:
+            await self._remote.drop_upload()
+
+    def rebase(self, info: ObjectInfo) -> None:
+        """The stored version has another key now, maybe another ETag, and the same bytes."""
+        self._remote.rebase(info)
+
+    def keep(self) -> Path | None:
+        """Keep what the store does not have in the spool, for the mount's next worker.
+
+        Returns where that is, or None if there is nothing to keep. The file can be used as before.
+        Once it is stored, the copy is removed. Raises SpoolFullError where there is no room for it.
+        """
+        if not self.is_dirty or self._state.error is not None or not self._spool.is_there:
+            return None
+        return self._staged.keep()
+
+    def adopt(self, file: SpoolFile, description: Description) -> None:
+        """Go on with what an earlier worker kept."""
+        self._staged.adopt(file, description)
+        self._state = self._state.then(FilePhase.DIRTY)
+
+    def close(self) -> None:
+        """Stop sending, give memory and spool back; callers that still wait get StaleError."""
+        error = StaleError(f"{self._remote.key}: what was written could not be stored")
+        self._state = self._state.then(FilePhase.CLOSED, error if self.is_dirty else None)
+        self._staged.close()
+        self._remote.close()
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the file as it is now, wherever they are. As `StagedFile.read`."""
+        self._check_whole()
+        return await self._staged.read(offset, length)
