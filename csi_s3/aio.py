@@ -2,10 +2,13 @@
 
 import asyncio
 import concurrent.futures
+import secrets
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
+
+LONGEST_PAUSE_S = 20.0
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -55,6 +58,21 @@ async def finish(cleanup: Callable[[], Awaitable[None]], *, within_s: float) -> 
     task.result()
     if cancelled is not None:
         raise cancelled
+
+
+async def back_off(
+    failures: int,
+    pause: Callable[[float], Awaitable[object]],
+    *,
+    first_s: float,
+) -> None:
+    """Pause before the next attempt: first_s to twice that, doubling with each further failure.
+
+    The jitter is a half, so no pause is shorter than the one before, up to LONGEST_PAUSE_S.
+    https://aws.amazon.com/builders-library, "Timeouts, retries and backoff with jitter".
+    """
+    most_s = min(LONGEST_PAUSE_S, first_s * 2.0**failures)
+    await pause(secrets.SystemRandom().uniform(most_s / 2, most_s))
 
 
 async def blocking(call: Callable[[], T], *, within_s: float) -> T:

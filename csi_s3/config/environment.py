@@ -1,4 +1,4 @@
-"""What the environment says about S3, where botocore does not read it or reads it slowly.
+"""Variables of the environment that botocore does not read, or reads slowly.
 
 botocore knows AWS_DEFAULT_REGION but not AWS_REGION, the name that EKS, Lambda and the other SDKs
 use. aiohttp's trust_env would read the proxy variables and ~/.netrc at every request.
@@ -18,12 +18,8 @@ def aws(name: str) -> str | None:
     return _environ.get(f"AWS_{name}") or None
 
 
-def aws_region() -> str | None:
-    return aws("REGION")
-
-
 def aws_endpoint_url(service: str = "S3") -> str | None:
-    """The service's own endpoint before the one for all services."""
+    """The endpoint of the service, else the one for all services."""
     return aws(f"ENDPOINT_URL_{service}") or aws("ENDPOINT_URL")
 
 
@@ -33,10 +29,10 @@ def credentials_secret() -> str | None:
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY name for this URL, or None.
+    """The proxy for this URL by HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, or None.
 
     As curl and Go read them: NO_PROXY may hold networks (10.0.0.0/8), a proxy may be written
-    without http://, and this machine's own and link-local addresses (metadata services) need none.
+    without http://, and no proxy is used for loopback and link-local addresses (metadata services).
     """
     parts = urlsplit(url)
     proxies = urllib.request.getproxies_environment()
@@ -75,7 +71,7 @@ def _network(item: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
 
 
 def state_home() -> Path:
-    """Where a program keeps what must outlive it: XDG_STATE_HOME, or /var/lib for root."""
+    """The directory for data that outlives the program: XDG_STATE_HOME, or /var/lib for root."""
     if os.geteuid() == 0:
         return Path("/var/lib")
     return Path(_environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")

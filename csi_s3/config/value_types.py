@@ -13,12 +13,13 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from csi_s3.config.volume import MAX_KEY_BYTES, MIB
+from csi_s3.config.volume import MIB
 
 Value = str | int | float | bool
 
 GIB = 1 << 30
 MAX_ID = (1 << 32) - 2  # (uid_t)-1 means "unchanged" to the kernel
+MAX_KEY_BYTES = 1024
 MAX_MODE = 0o777
 MAX_TTL_S = 100 * 365 * 24 * 3600  # Mountpoint's limit: 100 years
 

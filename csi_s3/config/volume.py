@@ -1,20 +1,19 @@
-"""What one volume was asked to be: parsed once at the edge, never changed after.
+"""The configuration of one volume: parsed once, then never changed.
 
-These values cross the link from node to mounter (`link.spec`), so they hold plain data only: no
-secret, no open thing. How an option is spelled, checked and documented is `config.options`.
+These values cross the link from node to mounter (`link.spec`), so they are plain data: no secrets,
+no open files. How an option is written, checked and documented is in `config.options`.
 """
 
 import json
 from dataclasses import asdict, dataclass, field
 
 MIB = 1 << 20
-MAX_KEY_BYTES = 1024  # S3's limit
 DEFAULT_MEMORY_BYTES = 512 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketConfig:
-    """Which bucket, how it is reached, and what every request to it says."""
+    """The bucket, how it is reached, and what is added to requests."""
 
     bucket: str
     prefix: str = ""  # empty, or ends with "/"
@@ -39,7 +38,7 @@ class BucketConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TreeConfig:
-    """How the bucket looks as a file system, and what may be done to it."""
+    """How the bucket appears as a file system, and which changes are allowed."""
 
     uid: int = 0
     gid: int = 0
@@ -48,12 +47,12 @@ class TreeConfig:
     allow_delete: bool = False
     allow_overwrite: bool = False
     metadata_ttl_s: float = 1.0  # math.inf: indefinite; 0: minimal
-    metadata_ttl_by_hand: bool = False  # given: open trusts it and does not ask S3
+    metadata_ttl_by_hand: bool = False  # set by the user: open relies on it without a request
     negative_metadata_ttl_s: float = 0.0
     dir_markers: bool = True
     read_part_bytes: int = 8 * MIB
     write_part_bytes: int = 8 * MIB
-    memory_bytes: int | None = None  # None: nobody asked; the mounter's share, else the default
+    memory_bytes: int | None = None  # None: not set; the mounter's share, else the default
     spool_bytes: int = 10 << 30  # changed bytes that are not in S3 yet, on the node's disk
     unlinked_open_bytes: int = 1 << 30  # of a removed file that is still open, to keep readable
     symlinks: bool = True
@@ -61,22 +60,22 @@ class TreeConfig:
 
     @property
     def budget_bytes(self) -> int:
-        """What buffers may hold, whoever decided it."""
+        """The memory for all buffers."""
         return DEFAULT_MEMORY_BYTES if self.memory_bytes is None else self.memory_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeConfig:
-    """Everything a worker needs to know.
+    """The configuration of a worker and of its mount.
 
-    read_only is a property of the bind (CSI) or of the mount (command line), not of the worker:
-    it is no part of a mount's identity.
+    read_only is a property of the bind (CSI) or of the mount (command line), not of the worker, so
+    it does not distinguish mounts.
     """
 
     bucket: BucketConfig
     tree: TreeConfig = field(default_factory=TreeConfig)
     read_only: bool = False
-    allow_other: bool = True  # command line only: CSI volumes are always reachable by everybody
+    allow_other: bool = True  # command line only: CSI volumes always allow all users
     allow_root: bool = False
     context: str = ""  # SELinux: context, fscontext and rootcontext of mount(8)
     fscontext: str = ""
@@ -90,7 +89,7 @@ class VolumeConfig:
 
 
 def canonical(config: VolumeConfig) -> str:
-    """One text for equal configs, to be hashed into a mount's identity; read_only is left out."""
+    """The same text for equal configurations, to distinguish mounts; without read_only."""
     data = asdict(config)
     del data["read_only"]
     return json.dumps(data, sort_keys=True, separators=(",", ":"))

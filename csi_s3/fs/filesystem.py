@@ -94,9 +94,7 @@ class FileSystem:
         self._inodes = tree.inodes
         self._handles = Handles()
         self._spool = spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
-        self._write_back = write_back = WriteBack(
-            context, tree=tree, handles=self._handles, spool=spool
-        )
+        self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
         self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
         self.links = SymbolicLinks(context, tree)
         copies, journal = Copies(context), RenameJournal(state_dir)

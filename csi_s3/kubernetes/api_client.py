@@ -8,13 +8,13 @@ neither Events nor a taint.
 
 import asyncio
 import json
-import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from csi_s3.aio import blocking
 from csi_s3.config.api_server import ApiServer
+from csi_s3.tls import client_context
 
 REQUEST_S = 10.0
 PAUSE_S = 1.0  # before the one retry
@@ -116,9 +116,7 @@ class ApiClient:
             configuration = Configuration(host=self._server.url, retries=False, proxy="")
             configuration.ssl_ca_cert = None if self._server.ca is None else str(self._server.ca)
             self._client = RESTClientObject(configuration)
-            context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-            # Python 3.13 refuses authorities without the newest extensions, as clusters' own are.
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            context = client_context(configuration.ssl_ca_cert)
             self._client.pool_manager.connection_pool_kw["ssl_context"] = context
         return self._client
 

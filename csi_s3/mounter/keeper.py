@@ -37,7 +37,7 @@ from csi_s3.mounter.memory_shares import MemoryShares
 from csi_s3.mounter.metrics.volume_totals import VolumeTotals
 from csi_s3.mounter.outbox import Outbox
 from csi_s3.mounter.worker_supervisor import WorkerSupervisor
-from csi_s3.mounter.zygote_client import ZygoteClient, zygote_command
+from csi_s3.mounter.zygote_client import ZygoteClient
 from csi_s3.obs import http_endpoint
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.obs.metrics import exposition
@@ -61,8 +61,8 @@ async def serve(config: MounterConfig) -> None:
     shares = MemoryShares(config.memory_limit, config.max_volumes)
     metrics.build_info()
     metrics.MEMORY_LIMIT_BYTES.set(config.memory_limit or 0)
-    zygote_client = ZygoteClient(zygote_command(config.credentials_dir))
-    keeper = Keeper(config.socket, zygote_client, shares)
+    zygote_client = ZygoteClient()
+    keeper = Keeper(config.socket, zygote_client, shares, credentials_dir=config.credentials_dir)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,12 +84,19 @@ class Keeper:
     Lifetime: `run`, once; it ends the zygote. Concurrency: one task owns the connection, one each
     mount (`WorkerSupervisor.run`); what they share is changed in plain code between awaits. Reports
     go to node through the connection's outbox, so a node that does not read delays nobody.
+    credentials_dir: of mounts that have none of their own.
     """
 
     def __init__(
-        self, socket: Path, zygote_client: ZygoteClient, shares: MemoryShares | None = None
+        self,
+        socket: Path,
+        zygote_client: ZygoteClient,
+        shares: MemoryShares | None = None,
+        *,
+        credentials_dir: Path | None = None,
     ) -> None:
         self._socket = socket
+        self._credentials_dir = "" if credentials_dir is None else str(credentials_dir)
         self._zygote_client = zygote_client
         self._shares = shares or MemoryShares(None, 1)
         self._totals = VolumeTotals(time.monotonic)
@@ -337,7 +344,8 @@ class Keeper:
                 if not any(supervisor.is_ending for supervisor in others):
                     raise
             else:
-                return replace(spec, volume=volume)
+                credentials_dir = spec.credentials_dir or self._credentials_dir
+                return replace(spec, volume=volume, credentials_dir=credentials_dir)
             fields = {"volume": spec.volume_handle, "mount": spec.mount_id}
             log.info("waiting for the memory of a mount that is ending", extra=fields)
             await freed.wait()

@@ -33,7 +33,6 @@ from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.bucket_health import BucketHealth, HealthReporter
 from csi_s3.mounter.metrics import request_counts
 from csi_s3.mounter.notices import Notices, last_words
-from csi_s3.mounter.observed_store import ObservedStore
 from csi_s3.obs import logs
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.store import ObjectStore
@@ -43,22 +42,21 @@ log = logging.getLogger(__name__)
 BUCKET_ANSWERS_WITHIN_S = 90.0
 
 
-def run_worker(sock: socket.socket, *, credentials_dir: Path | None = None) -> int:
+def run_worker(sock: socket.socket) -> int:
     """Serve one mount and return the exit code: 0 after an orderly end, 1 if it never served.
 
-    credentials_dir: a mounted Secret whose keys win over all others.
     Call it in a process of its own, with no event loop and no thread running.
     """
-    return uvloop.run(_run(Channel(sock), credentials_dir))
+    return uvloop.run(_run(Channel(sock)))
 
 
-async def _run(channel: Channel, credentials_dir: Path | None) -> int:
+async def _run(channel: Channel) -> int:
     message = await channel.receive()
     if message is None or message.type != "serve":
         return 1
     spec = MountSpec.from_json(message.body["spec"])
     logs.bind({"volume": spec.volume_handle, "mount": spec.mount_id})
-    worker = Worker(channel, spec, credentials_dir)
+    worker = Worker(channel, spec)
     try:
         await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
     except (Exception, BaseExceptionGroup) as exc:
@@ -88,10 +86,8 @@ def _cause(found: BaseException) -> VolumeError:
 class Worker:
     """Lifetime: as its process. Concurrency: one task group; the session's end ends all."""
 
-    def __init__(
-        self, channel: Channel, spec: MountSpec, credentials_dir: Path | None = None
-    ) -> None:
-        self._channel, self._spec, self._credentials_dir = channel, spec, credentials_dir
+    def __init__(self, channel: Channel, spec: MountSpec) -> None:
+        self._channel, self._spec = channel, spec
         self._state_dir = Path(spec.state_dir) if spec.state_dir else None
         self._usage: Callable[[], Usage] = Usage
         self._stopping = asyncio.Event()
@@ -107,7 +103,7 @@ class Worker:
             ExceptionGroup of VolumeError: the bucket did not answer, or the kernel refused us.
 
         """
-        volume = self._spec.volume
+        volume, secret = self._spec.volume, self._spec.credentials_dir
         owner_and_root = volume.allow_root and not volume.allow_other  # never on CSI volumes
         session = Session(fuse_fd, init_request, only_owner_and_root=owner_and_root)
         loop = asyncio.get_running_loop()
@@ -116,10 +112,10 @@ class Worker:
         bucket = open_bucket(
             volume.bucket,
             observe=request_counts.count_request,
-            credentials_dir=self._credentials_dir,
+            watch=self._health.watch,
+            credentials_dir=Path(secret) if secret else None,
         )
-        async with bucket as unwatched, asyncio.TaskGroup() as group:
-            store = ObservedStore(unwatched, self._health)
+        async with bucket as store, asyncio.TaskGroup() as group:
             listening = group.create_task(self._listen())
             await first_answer(store, volume)
             fs = FileSystem(
@@ -225,7 +221,7 @@ class Worker:
             group.create_task(self._notices.run())
 
     async def _report_serving(self) -> None:
-        await self.report(State.SERVING, self._health.wrong)
+        await self.report(State.SERVING, self._health.failure)
 
     async def _notify(self, notice: Notice) -> None:
         try:

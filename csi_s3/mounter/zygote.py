@@ -33,7 +33,6 @@ import select
 import signal
 import socket
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -179,18 +178,16 @@ async def _warm() -> None:
 
 
 def main() -> None:
-    """`python -m csi_s3.mounter.zygote [--credentials-dir DIR] FD`: serve the keeper behind FD."""
+    """`python -m csi_s3.mounter.zygote FD`: serve the keeper behind FD."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--credentials-dir", type=Path)
     parser.add_argument("fd", type=int)
-    given = parser.parse_args()
+    fd = parser.parse_args().fd
     logs.configure("zygote")
     # the keeper imports this module, too, and needs none of these
     from csi_s3.mounter.worker import run_worker  # noqa: PLC0415
 
     asyncio.run(_warm())
-    worker = partial(run_worker, credentials_dir=given.credentials_dir)
-    serve_forks(socket.socket(fileno=given.fd), worker)
+    serve_forks(socket.socket(fileno=fd), run_worker)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from signal import Signals
 from socket import socket
 
@@ -18,13 +17,6 @@ log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-P", "-m", "csi_s3.mounter.zygote")
 _END_WITHIN_S = 5.0
-
-
-def zygote_command(credentials_dir: Path | None) -> Sequence[str]:
-    """The zygote's command line; credentials_dir is where its workers look for keys first."""
-    return (
-        COMMAND if credentials_dir is None else (*COMMAND, f"--credentials-dir={credentials_dir}")
-    )
 
 
 @dataclass(eq=False, slots=True)

@@ -1,6 +1,7 @@
-"""The object store: a Protocol that the file system knows (`store`), and S3 behind it.
+"""The object store: the Protocol that the file system uses (`store`), and S3 behind it.
 
-One module for each S3 operation, below them signing and HTTP, beside them the table of errors
-(`faults`). Only this package speaks to a store. What objects mean as files is not decided here
-(`fs`), nor which bucket and options a volume has (`config`).
+One module for each S3 operation, below them signing and HTTP; beside them the tables of errors
+(`faults`) and of what stores do differently (`dialects`). Only this package sends requests to a
+store. What objects mean as files is decided in `fs`, which bucket and options a volume has in
+`config`.
 """

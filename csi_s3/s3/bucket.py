@@ -1,7 +1,7 @@
-"""The real object store: one S3 bucket, asked in signed requests (`http`).
+"""The real object store: one S3 bucket, by signed requests (`http`).
 
 Least privilege: ListBucket, and Get/Put/DeleteObject; HeadBucket and GetBucketLocation are never
-sent. An aiobotocore client was rejected for all of this: five times the CPU, 29 MB more memory.
+sent. An aiobotocore client was rejected: five times the CPU, 29 MB more memory.
 """
 
 import asyncio
@@ -17,37 +17,22 @@ from typing_extensions import override
 from csi_s3 import __version__
 from csi_s3.aio import finish
 from csi_s3.config.volume import BucketConfig
-from csi_s3.errors import (
-    AccessDeniedError,
-    IntegrityError,
-    NotFoundError,
-    NotImplementedByStoreError,
-    PreconditionFailedError,
-    VolumeError,
-)
-from csi_s3.s3 import checksums, get_object, list_objects, xml
-from csi_s3.s3.copy_object import Copier
+from csi_s3.errors import IntegrityError, NotFoundError, PreconditionFailedError, VolumeError
+from csi_s3.s3 import checksums, copy_object, get_object, list_objects, xml
+from csi_s3.s3.checksums import Algorithm
 from csi_s3.s3.credentials.chain import ca_bundle, chain_for, session_for
 from csi_s3.s3.credentials.refresh import CredentialClock, RefreshableCredentials
 from csi_s3.s3.delete_objects import Deletion
 from csi_s3.s3.empty_prefixes import EmptyPrefixes
 from csi_s3.s3.endpoint import moved, region_for, resolve
-from csi_s3.s3.faults import Fault
-from csi_s3.s3.http import Http, RequestRecord
+from csi_s3.s3.http import Http, RequestRecord, Response, Watch
 from csi_s3.s3.multipart_upload import MultipartUpload
 from csi_s3.s3.preserved_headers import PreservedHeaders
 from csi_s3.s3.request_headers import RequestHeaders
-from csi_s3.s3.response_headers import conditions, describe, stored, version_of
+from csi_s3.s3.response_headers import conditions, stored, version_of
 from csi_s3.s3.signing import Request
-from csi_s3.s3.store import (
-    MIN_PART_BYTES,
-    Buffer,
-    Chunk,
-    ListPage,
-    ObjectInfo,
-    ObjectStore,
-)
-from csi_s3.s3.tls import tls_context
+from csi_s3.s3.store import MIN_PART_BYTES, Buffer, Chunk, ListPage, ObjectInfo, ObjectStore
+from csi_s3.tls import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -59,19 +44,20 @@ async def open_bucket(
     config: BucketConfig,
     *,
     observe: Observer | None = None,
+    watch: Watch | None = None,
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     credentials_dir: Path | None = None,
     clock: CredentialClock | None = None,
 ) -> AsyncIterator["Bucket"]:
-    """Find credentials, region and endpoint; nothing is asked of the bucket yet.
+    """Find credentials, region and endpoint; no request is sent to the bucket yet.
 
-    observe: told of every attempt. pause: waits between attempts (tests pass their own).
+    observe: called after every attempt. watch: see `http.Watch`. pause: waits between attempts.
     credentials_dir: a mounted Secret, see `credentials.static_keys`; its keys win over all others.
 
     Raises:
-        BadOptionError: options or shared files that cannot be.
-        CredentialsError: none found, or their source failed.
-        UnsupportedError: a kind of bucket that is not built yet.
+        BadOptionError: invalid options or shared files.
+        CredentialsError: there are none, or their source failed.
+        UnsupportedError: a kind of bucket that is not supported.
 
     """
     session = session_for(config)
@@ -79,21 +65,26 @@ async def open_bucket(
     identity = None
     if not config.no_sign_request:
         clock = clock or CredentialClock()
-        chain = chain_for(config, session, credentials_dir=credentials_dir, clock=clock)
+        chain = chain_for(
+            config, session, credentials_dir=credentials_dir, clock=clock, pause=pause
+        )
         identity = RefreshableCredentials(chain, bucket=config.bucket, clock=clock)
         await identity.open()
+    headers = RequestHeaders(config)
     http = Http(
         bucket=config.bucket,
         endpoint=endpoint,
         identity=identity,
+        headers=headers.every,
         move=lambda old, region: moved(old, config, session, region),
         tls=tls_context(ca_bundle(config, session), endpoint.url),
         user_agent=f"{config.user_agent_prefix} csi-s3/{__version__}".strip(),
         max_attempts=config.max_attempts,
         observe=observe,
+        watch=watch,
         pause=pause,
     )
-    bucket = Bucket(config, http)
+    bucket = Bucket(config, http, headers)
     try:
         yield bucket
     finally:
@@ -108,14 +99,13 @@ class Bucket(ObjectStore):
 
     min_part_bytes = MIN_PART_BYTES
 
-    def __init__(self, config: BucketConfig, http: Http) -> None:
-        self._http, self._headers = http, RequestHeaders(config)
-        self.conditional_writes = True if http.endpoint.is_aws else None
-        self._preserved_headers = PreservedHeaders(http, self._headers)
+    def __init__(self, config: BucketConfig, http: Http, headers: RequestHeaders) -> None:
+        self._http, self._headers = http, headers
+        self.conditional_writes = http.dialect.compares_writes
+        self._preserved = PreservedHeaders(http)
         self._sums = checksums.algorithm(config.upload_checksums)
-        self._copier = Copier(http, self._headers)
-        self._deletion = Deletion(self, http, self._headers)
-        self._empty_prefixes = EmptyPrefixes(self, http, self._headers)
+        self._deletion = Deletion(http)
+        self._empty_prefixes = EmptyPrefixes(http)
 
     @override
     def __repr__(self) -> str:
@@ -127,41 +117,22 @@ class Bucket(ObjectStore):
 
     @override
     async def head(self, key: str) -> ObjectInfo:
-        return await get_object.head(self._http, self._headers, key)
+        return await get_object.head(self._http, key)
 
     @override
     async def list_page(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        token: str | None = None,
-        start_after: str = "",
-        max_keys: int = 1000,
+        self, prefix: str, *, delimiter: str = "/", token: str | None = None, max_keys: int = 1000
     ) -> ListPage:
-        extra = {"x-amz-optional-object-attributes": "RestoreStatus"}
-        request = Request(
-            kind="LIST",
-            method="GET",
-            query=list_objects.query(
-                prefix,
-                delimiter=delimiter,
-                token=token,
-                start_after=start_after,
-                max_keys=max_keys,
-            ),
-            headers={**self._headers.every, **(extra if self._http.endpoint.is_aws else {})},
-            answered_with="ListBucketResult",
+        page = await list_objects.list_page(
+            self._http, prefix, delimiter=delimiter, token=token, max_keys=max_keys
         )
-        root = (await self._http.done(request)).root
-        assert root is not None  # noqa: S101 - for the type checker: answered_with
-        return await self._empty_prefixes.without(list_objects.page_of(root))
+        return await self._empty_prefixes.without(page)
 
     @override
     async def read_range(
         self, key: str, start: int, length: int, *, etag: str | None = None
     ) -> Chunk:
-        return await get_object.read_range(self._http, self._headers, key, start, length, etag=etag)
+        return await get_object.read_range(self._http, key, start, length, etag=etag)
 
     @override
     async def put(
@@ -174,173 +145,144 @@ class Bucket(ObjectStore):
         metadata: Mapping[str, str] | None = None,
         like: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        kept = await self._preserved_headers.kept(like.key) if like else {}
-        request = partial(
-            self._put, key, data, metadata=metadata, if_none_match=if_none_match, if_match=if_match
+        put = partial(
+            self._put,
+            key,
+            data,
+            metadata=metadata or {},
+            if_none_match=if_none_match,
+            if_match=if_match,
         )
-        return await self._put_preserved_headers(request, kept)
-
-    async def _put_preserved_headers(
-        self, request: Callable[..., Awaitable[ObjectInfo]], kept: dict[str, str]
-    ) -> ObjectInfo:
-        try:
-            return await request(kept=kept)
-        except AccessDeniedError as exc:
-            if "x-amz-tagging" not in kept:
-                raise
-            del kept["x-amz-tagging"]  # it may be what was refused: PutObjectTagging
-            info = await request(kept=kept)
-            self._preserved_headers.leave_tags(exc)
-            return info
+        preserved = await self._preserved.of(like.key) if like else {}
+        return await self._preserved.write(preserved, put)
 
     async def _put(
         self,
         key: str,
         data: Buffer,
+        preserved: Mapping[str, str],
         *,
-        kept: Mapping[str, str],
-        metadata: Mapping[str, str] | None,
+        metadata: Mapping[str, str],
         if_none_match: bool,
         if_match: str | None,
     ) -> ObjectInfo:
-        sums = self._sums
-        checksum = sums.of(data) if sums else ""
-        request = Request(
-            kind="PUT",
-            method="PUT",
-            key=key,
-            headers={
-                **self._headers.every,
-                **self._headers.new_object(key, metadata, kept),
-                **conditions(if_none_match=if_none_match, if_match=if_match),
-                **({sums.header: checksum} if sums else {}),
-            },
-            body=data,
-            check=stored(f"PUT {key!r}", sums, checksum),
-        )
-        answer = await self._http.send(request)
-        if answer.fault is None:
+        def request(sums: Algorithm | None) -> Request:
+            checksum = {sums.header: sums.of(data)} if sums else {}
+            return Request(
+                kind="PUT",
+                method="PUT",
+                key=key,
+                headers={
+                    **self._headers.new_object(key, metadata, preserved),
+                    **conditions(if_none_match=if_none_match, if_match=if_match),
+                    **checksum,
+                },
+                body=data,
+                check=stored(f"PUT {key!r}", checksum),
+            )
+
+        answer, sums = await self._send_checked(request)
+        error = answer.error
+        if error is None:
             self._headers.check_encryption(f"PUT {key!r}", answer.headers)
             etag = version_of(f"PUT {key!r}", answer.headers)
             return ObjectInfo(key=key, size=len(data), etag=etag, last_modified=0.0)
-        if sums and self._goes_without_checksums(answer.fault):
-            return await self._put(
+        is_provable = bool(if_match or metadata)  # else it may be another client's object
+        if isinstance(error, PreconditionFailedError) and answer.maybe_done and is_provable:
+            made = await get_object.find_made(
+                self._http,
                 key,
-                data,
-                kept=kept,
+                etag=f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"',
+                size=len(data),
+                checksums={sums.header: sums.of(data)} if sums else {},
                 metadata=metadata,
-                if_none_match=if_none_match,
-                if_match=if_match,
             )
-        error = self._http.error(request, answer.fault)
-        if isinstance(error, PreconditionFailedError) and answer.maybe_done:
-            settled = await self._put_before(request, metadata=metadata, if_match=if_match)
-            if settled is not None:
-                return settled
+            if made is not None:
+                return made
         if if_match and isinstance(error, NotFoundError):
             raise PreconditionFailedError(error.what, "the object is gone")
         raise error
 
-    async def _put_before(
-        self, put: Request, *, metadata: Mapping[str, str] | None, if_match: str | None
-    ) -> ObjectInfo | None:
-        """The object, if a PUT of ours whose answer was lost had made it: same bytes, metadata.
+    async def _send_checked(
+        self, request: Callable[[Algorithm | None], Request]
+    ) -> tuple[Response, Algorithm | None]:
+        """Send with the volume's checksums; without them if this store refuses them.
 
-        Without a version that it replaced nor metadata of ours, it may be somebody else's.
+        From then on none are computed. Returns the answer and the algorithm that was used.
         """
-        if not (if_match or metadata):
-            return None
-        headers = {**self._headers.every, "x-amz-checksum-mode": "ENABLED"}
-        head = Request(kind="HEAD", method="HEAD", key=put.key, headers=headers)
-        found = await self._http.send(head)
-        if found.fault is not None:
-            return None
-        info = describe(put.key, found.headers)
-        same = all(found.headers.get(f"x-amz-meta-{k}") == v for k, v in (metadata or {}).items())
-        md5 = f'"{hashlib.md5(put.body, usedforsecurity=False).hexdigest()}"'  # not so with KMS
-        sums = [name for name in put.headers if name.startswith("x-amz-checksum-")]
-        ours = info.etag == md5 or any(found.headers.get(n) == put.headers[n] for n in sums)
-        return info if same and ours and info.size == len(put.body) else None
+        sums = self._sums
+        answer = await self._http.send(request(sums))
+        if (
+            sums is None
+            or answer.fault is None
+            or not answer.fault.refuses_checksum
+            or self._http.dialect.knows_checksums
+        ):
+            return answer, sums
+        if self._sums is not None:  # no concurrent request was refused before
+            log.warning(
+                "the store refuses checksums, uploads go without (set `upload-checksums=off`): %s",
+                answer.fault.message,
+            )
+        self._sums = None
+        return await self._http.send(request(None)), None
 
     @override
     async def copy(
         self, source: ObjectInfo, key: str, *, if_none_match: bool = False
     ) -> ObjectInfo:
-        if not (source.key.endswith("/") and source.size == 0):
-            return await self._copier.copy(source, key, if_none_match=if_none_match)
-        # A directory's marker: versitygw copies none. One that has bytes is no marker.
-        kept = await self._preserved_headers.kept_of(source)
-        request = partial(
-            self._put, key, b"", metadata=None, if_none_match=if_none_match, if_match=None
+        if source.key.endswith("/") and source.size == 0:
+            # A directory's marker: versitygw copies none. One that has bytes is no marker.
+            put = partial(
+                self._put, key, b"", metadata={}, if_none_match=if_none_match, if_match=None
+            )
+            return await self._preserved.write(await self._preserved.of_version(source), put)
+        return await self._preserved.try_tags(
+            lambda tags: copy_object.copy(
+                self._http, self._headers, source, key, if_none_match=if_none_match, with_tags=tags
+            )
         )
-        return await self._put_preserved_headers(request, kept)
 
     @override
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
-        request = Request(
-            kind="DELETE",
-            method="DELETE",
-            key=key,
-            headers={**self._headers.every, **conditions(if_match=if_match)},
-        )
-        try:
-            await self._http.done(request)
-        except NotFoundError:
-            return
-        except PreconditionFailedError as exc:
-            raise get_object.changed(key, if_match) from exc
-        except NotImplementedByStoreError:
-            if if_match is None:
-                raise
-            await self.delete(key)  # this store cannot compare
+        await self._deletion.delete(key, if_match=if_match)
 
     @override
     async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
         return await self._deletion.delete_many(objects)
 
     @override
-    async def create_upload(
-        self,
-        key: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        like: ObjectInfo | None = None,
-    ) -> MultipartUpload:
-        kept = await self._preserved_headers.kept(like.key) if like else {}
-        try:
-            return await self._create_upload(key, kept, metadata)
-        except AccessDeniedError as exc:
-            if "x-amz-tagging" not in kept:
-                raise
-            del kept["x-amz-tagging"]
-            upload = await self._create_upload(key, kept, metadata)
-            self._preserved_headers.leave_tags(exc)
-            return upload
+    async def create_upload(self, key: str, *, like: ObjectInfo | None = None) -> MultipartUpload:
+        preserved = await self._preserved.of(like.key) if like else {}
+        return await self._preserved.write(preserved, partial(self._create_upload, key))
 
-    async def _create_upload(
-        self, key: str, kept: Mapping[str, str], metadata: Mapping[str, str] | None
-    ) -> MultipartUpload:
-        sums = self._sums
-        named = None if self._is_minio else sums
-        request = Request(
-            kind="CREATE-UPLOAD",
-            method="POST",
-            key=key,
-            query={"uploads": ""},
-            headers={
-                **self._headers.every,
-                **self._headers.new_object(key, metadata, kept),
-                **({"x-amz-checksum-algorithm": named.name} if named else {}),
-                **({"x-amz-checksum-type": "FULL_OBJECT"} if named and named.full_object else {}),
-            },
-            answered_with="UploadId",  # without it a part would be the object
-        )
-        answer = await self._http.send(request)
-        if answer.fault is not None:
-            if sums and self._goes_without_checksums(answer.fault):
-                return await self._create_upload(key, kept, metadata)
-            raise self._http.error(request, answer.fault)
-        self._headers.check_encryption(f"upload of {key!r}", answer.headers)
+    async def _create_upload(self, key: str, preserved: Mapping[str, str]) -> MultipartUpload:
+        is_named = self._http.dialect.names_upload_checksum
+
+        def request(sums: Algorithm | None) -> Request:
+            named = sums if is_named else None
+            return Request(
+                kind="CREATE-UPLOAD",
+                method="POST",
+                key=key,
+                query={"uploads": ""},
+                headers={
+                    **self._headers.new_object(key, {}, preserved),
+                    **({"x-amz-checksum-algorithm": named.name} if named else {}),
+                    **(
+                        {"x-amz-checksum-type": "FULL_OBJECT"}
+                        if named and named.full_object
+                        else {}
+                    ),
+                },
+                answered_with="UploadId",  # without it a part would be the object
+            )
+
+        answer, sums = await self._send_checked(request)
+        if answer.error is not None:
+            raise answer.error
+        if self._http.dialect.reports_encryption:
+            self._headers.check_encryption(f"upload of {key!r}", answer.headers)
         upload_id = xml.fields(answer.root).get("UploadId", "")
         if not upload_id:  # an abort would delete the object
             raise IntegrityError(f"upload of {key!r}: the answer names no upload")
@@ -350,25 +292,9 @@ class Bucket(ObjectStore):
             key=key,
             upload_id=upload_id,
             sums=sums,
-            is_named=named is not None,
+            is_named=is_named and sums is not None,
         )
-        if named and self._is_minio:  # its first answer to us: see `multipart_upload`
-            await upload.abort()
-            return await self._create_upload(key, kept, metadata)
+        if sums and is_named and not self._http.dialect.names_upload_checksum:
+            await upload.abort()  # this first answer has shown the dialect
+            return await self._create_upload(key, preserved)
         return upload
-
-    @property
-    def _is_minio(self) -> bool:
-        return self._http.server.startswith("MinIO")
-
-    def _goes_without_checksums(self, fault: Fault) -> bool:
-        """Whether this store refused the checksum that was sent; from then on none is."""
-        if not fault.refuses_checksum or self._http.endpoint.is_aws:
-            return False
-        if self._sums is not None:  # else another request has met this meanwhile
-            log.warning(
-                "the store refuses checksums, uploads go without (set `upload-checksums=off`): %s",
-                fault.message,
-            )
-        self._sums = None
-        return True

@@ -16,7 +16,7 @@ from csi_s3.s3.store import Buffer, Part
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Algorithm:
-    """name: as in x-amz-checksum-algorithm; element: of XML bodies, the header has dashes."""
+    """name: as in x-amz-checksum-algorithm. element: its name in XML bodies."""
 
     name: str
     width: int
@@ -36,7 +36,7 @@ class Algorithm:
         return self._written(self.compute(data))
 
     def of_parts(self, parts: Sequence[Part]) -> str:
-        """The whole object's, from its parts'; empty where one of them is not known."""
+        """The checksum of the whole object, from its parts'; empty if one of them is unknown."""
         if not all(part.checksum for part in parts):
             return ""
         raw = [base64.b64decode(part.checksum) for part in parts]
@@ -60,5 +60,5 @@ _ALGORITHMS = {
 
 
 def algorithm(option: str) -> Algorithm | None:
-    """What the option `upload-checksums` names; None for off."""
+    """The algorithm that the option `upload-checksums` names; None for off."""
     return _ALGORITHMS.get(option)

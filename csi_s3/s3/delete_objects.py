@@ -1,7 +1,7 @@
-"""DeleteObjects: many keys in one request, in an XML body that cannot hold every key.
+"""DeleteObject, and DeleteObjects: many keys in an XML body, which cannot hold every key.
 
 Each key goes with the ETag that its object must have. AWS compares since September 2025; MinIO,
-versitygw and moto take it and do not look; a store that takes no such element is asked without.
+versitygw and moto accept the ETag and ignore it; a store that refuses it is sent none.
 """
 
 import base64
@@ -9,24 +9,45 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
-from csi_s3.errors import NotImplementedByStoreError, StoreRefusedError, VolumeError
-from csi_s3.s3 import faults, xml
+from csi_s3.errors import (
+    NotFoundError,
+    NotImplementedByStoreError,
+    PreconditionFailedError,
+    StoreRefusedError,
+    VolumeError,
+)
+from csi_s3.s3 import faults, get_object, xml
 from csi_s3.s3.http import Http
-from csi_s3.s3.request_headers import RequestHeaders
+from csi_s3.s3.response_headers import conditions
 from csi_s3.s3.signing import Request
-from csi_s3.s3.store import ObjectStore
 
 BATCH = 1000
-# A DELETE of its own settles whether it is another version, or only its ETag spelled otherwise.
+# A separate DELETE decides: the version is another one, or its ETag is only written differently.
 _UNCERTAIN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NotImplemented"})
 
 
 class Deletion:
     """compares: until a batch with ETags was refused; then batches go without."""
 
-    def __init__(self, store: ObjectStore, http: Http, headers: RequestHeaders) -> None:
-        self._store, self._http, self._headers = store, http, headers
+    def __init__(self, http: Http) -> None:
+        self._http = http
         self._compares = True
+
+    async def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """As `store.ObjectStore.delete`."""
+        request = Request(
+            kind="DELETE", method="DELETE", key=key, headers=conditions(if_match=if_match)
+        )
+        try:
+            await self._http.done(request)
+        except NotFoundError:
+            return
+        except PreconditionFailedError as exc:
+            raise get_object.changed(key, if_match) from exc
+        except NotImplementedByStoreError:
+            if if_match is None:
+                raise
+            await self.delete(key)  # this store cannot compare
 
     async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
         """As `store.ObjectStore.delete_many`; keys that XML cannot hold go one by one."""
@@ -37,7 +58,7 @@ class Deletion:
             alone = [key for key in batch if key not in together]
             refused = await self._batch(together) if together else {}
             if not refused.keys() <= together.keys():
-                # Which key is meant? A line end in it, e.g., is another one after parsing.
+                # Which key is meant? XML parsers change the line ends in a key, for example.
                 refused, alone = {}, list(batch)
             for key, fault in refused.items():
                 if fault.is_retryable or fault.code in _UNCERTAIN:
@@ -46,7 +67,7 @@ class Deletion:
                     remain[key] = self._http.error(_request(key), fault)
             for key in alone:
                 try:
-                    await self._store.delete(key, if_match=batch[key] or None)
+                    await self.delete(key, if_match=batch[key] or None)
                 except VolumeError as exc:
                     remain[key] = exc
         return remain
@@ -64,30 +85,26 @@ class Deletion:
             return failed
 
     async def _send(self, objects: Mapping[str, str]) -> dict[str, faults.Fault]:
-        """What the store says of the keys that it has not deleted."""
+        """The faults of the keys that the store has not deleted."""
         items = "".join(
             f"<Object>{_element('Key', key)}{_element('ETag', etag)}</Object>"
             for key, etag in objects.items()
         )
         body = f"<Delete><Quiet>true</Quiet>{items}</Delete>".encode()
         md5 = hashlib.md5(body, usedforsecurity=False).digest()
-        headers = {
-            **self._headers.every,
-            "Content-Type": "application/xml",
-            "Content-MD5": base64.b64encode(md5).decode(),
-        }
+        headers = {"Content-Type": "application/xml", "Content-MD5": base64.b64encode(md5).decode()}
         root = (await self._http.done(_request("", headers, body))).root
         failed = {}
         for child in root if root is not None else ():
             if xml.name(child) == "Error":
-                said = xml.fields(child)
-                if said.get("Code") != "NoSuchKey":
-                    failed[said.get("Key", "")] = _fault(said)
+                error = xml.fields(child)
+                if error.get("Code") != "NoSuchKey":
+                    failed[error.get("Key", "")] = _fault(error)
         return failed
 
 
 def _request(key: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Request:
-    """key: that a message is about; a batch is a request to the bucket."""
+    """key: for messages about one key; a batch is a request to the bucket."""
     return Request(
         kind="DELETE-MANY",
         method="POST",
@@ -103,11 +120,11 @@ def _element(name: str, text: str) -> str:
     return f"<{name}>{xml.escape(text)}</{name}>" if text else ""
 
 
-def _fault(said: Mapping[str, str]) -> faults.Fault:
+def _fault(error: Mapping[str, str]) -> faults.Fault:
     return faults.Fault(
         status=200,
-        code=said.get("Code", ""),
-        message=said.get("Message", ""),
+        code=error.get("Code", ""),
+        message=error.get("Message", ""),
         request_id="",
         region="",
         condition="",

@@ -1,4 +1,4 @@
-"""Where a bucket is: host, addressing style, signing region, by the SDK's own rules.
+"""The endpoint of a bucket: host, addressing style, signing region, by the SDK's own rules.
 
 botocore's endpoint rule set knows the partitions, access points, dual stack and acceleration. It is
 evaluated alone, without a client: 1.4 MB and 90 ms, once per process and shared by forks of one
@@ -20,25 +20,26 @@ from csi_s3.config import environment, value_types
 from csi_s3.config.option_parser import read_value
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import BadOptionError, CredentialsError, UnsupportedError
+from csi_s3.s3 import dialects
+from csi_s3.s3.dialects import Dialect
 
 DEFAULT_REGION = "us-east-1"
 _REGION = re.compile(r"[a-z0-9-]{1,40}")
-_AWS_HOST = re.compile(r"(^|\.)(amazonaws\.(com|com\.cn|eu)|api\.aws)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """url: of the bucket, without a final `/`; host only (virtual host) or with the bucket's path.
 
-    region, service: what signatures name. custom: not AWS's own choice of host, so a change of
-    region changes only the signature.
+    region, service: for the signature. custom: not AWS's own choice of host, so a change of region
+    changes only the signature. dialect: as far as the host shows it.
     """
 
     url: str
     region: str
     service: str
     custom: bool
-    is_aws: bool
+    dialect: Dialect
 
     @property
     def root(self) -> str:
@@ -48,7 +49,7 @@ class Endpoint:
 
 @cache
 def load_rules(service: str = "s3") -> EndpointProvider:
-    """The service's rule set; call it in a zygote so that its children share the memory."""
+    """The service's rule set; called in the zygote so that its children share the memory."""
     loader = botocore.loaders.create_loader()
     rules = loader.load_service_model(service, "endpoint-rule-set-1")
     return EndpointProvider(rules, loader.load_data("partitions"))
@@ -56,8 +57,8 @@ def load_rules(service: str = "s3") -> EndpointProvider:
 
 def region_for(config: BucketConfig, session: AioSession) -> str:
     """The option, AWS_REGION, AWS_DEFAULT_REGION, the profile, else us-east-1."""
-    found = config.region or environment.aws_region() or session.get_config_variable("region")
-    return str(found or DEFAULT_REGION)
+    region = config.region or environment.aws("REGION") or session.get_config_variable("region")
+    return str(region or DEFAULT_REGION)
 
 
 def resolve(config: BucketConfig, session: AioSession, region: str) -> Endpoint:
@@ -69,38 +70,38 @@ def resolve(config: BucketConfig, session: AioSession, region: str) -> Endpoint:
 
     """
     url = config.endpoint_url or _configured_url(session, "s3")
-    is_aws = url is None or _is_aws_host(url)
-    asked: dict[str, Any] = {
+    dialect = dialects.of_host(url)
+    parameters: dict[str, Any] = {
         "Bucket": config.bucket,
         "Region": region,
-        "ForcePathStyle": config.force_path_style or not is_aws,
+        "ForcePathStyle": config.force_path_style or not dialect.virtual_hosts,
         "Accelerate": config.transfer_acceleration,
         "UseDualStack": config.dual_stack or (url is None and _flag(session, "use_dualstack")),
         "UseFIPS": url is None and _flag(session, "use_fips"),
         "UseArnRegion": True,
     }
     if url is not None:
-        asked["Endpoint"] = url
+        parameters["Endpoint"] = url
     try:
-        found = load_rules().resolve_endpoint(**asked)
+        resolved = load_rules().resolve_endpoint(**parameters)
     except EndpointProviderError as exc:
         raise BadOptionError(
             f"no S3 endpoint for bucket {config.bucket!r} in region {region!r}: {exc}",
             "check bucket name, `region`, `endpoint-url` (http[s]://host[:port]),"
             " `force-path-style`, `transfer-acceleration` and dual stack",
         ) from exc
-    scheme = (found.properties.get("authSchemes") or [{}])[0]
+    scheme = (resolved.properties.get("authSchemes") or [{}])[0]
     if scheme.get("name", "sigv4") != "sigv4":
         raise UnsupportedError(
             f"bucket {config.bucket!r} needs {scheme['name']} signatures",
             "directory buckets and multi-region access points are not supported",
         )
     return Endpoint(
-        url=found.url.rstrip("/"),
+        url=resolved.url.rstrip("/"),
         region=scheme.get("signingRegion") or region,
         service=scheme.get("signingName") or "s3",
         custom=url is not None,
-        is_aws=is_aws,
+        dialect=dialect,
     )
 
 
@@ -108,7 +109,7 @@ def moved(endpoint: Endpoint, config: BucketConfig, session: AioSession, region:
     """The same bucket in the region that S3 named.
 
     Raises:
-        BadOptionError: S3 named no region that could be one.
+        BadOptionError: the name is malformed.
 
     """
     if not _REGION.fullmatch(region):
@@ -119,8 +120,8 @@ def moved(endpoint: Endpoint, config: BucketConfig, session: AioSession, region:
 
 
 def sts_region(config: BucketConfig, session: AioSession) -> str:
-    """The environment's region, where STS is near and may be the only one reachable; else S3's."""
-    own = environment.aws_region() or session.get_config_variable("region")
+    """The environment's region, whose STS may be the only one that can be reached; else S3's."""
+    own = environment.aws("REGION") or session.get_config_variable("region")
     return str(own or region_for(config, session))
 
 
@@ -128,7 +129,7 @@ def sts_url(config: BucketConfig, session: AioSession) -> str:
     """AWS_ENDPOINT_URL_STS and its like, else the region's own; AWS_STS_REGIONAL_ENDPOINTS=legacy.
 
     Raises:
-        CredentialsError: the region cannot be one.
+        CredentialsError: the region is malformed, or has no STS.
 
     """
     url = _configured_url(session, "sts")
@@ -136,9 +137,9 @@ def sts_url(config: BucketConfig, session: AioSession) -> str:
         return url
     region = sts_region(config, session)
     if not _REGION.fullmatch(region):
-        raise _no_sts(region, "that is no region's name")
+        raise _no_sts(region, "malformed name")
     try:
-        found = load_rules("sts").resolve_endpoint(
+        endpoint = load_rules("sts").resolve_endpoint(
             Region=region,
             UseDualStack=_flag(session, "use_dualstack"),
             UseFIPS=_flag(session, "use_fips"),
@@ -146,7 +147,7 @@ def sts_url(config: BucketConfig, session: AioSession) -> str:
         )
     except EndpointProviderError as exc:
         raise _no_sts(region, exc) from exc
-    return str(found.url)
+    return str(endpoint.url)
 
 
 def _no_sts(region: str, why: object) -> CredentialsError:
@@ -160,7 +161,7 @@ def _configured_url(session: AioSession, service: str) -> str | None:
     """AWS_ENDPOINT_URL_<SERVICE>, AWS_ENDPOINT_URL, the profile's for the service, its for all.
 
     Raises:
-        BadOptionError: it is not of the form of the option; a password in it would be in errors.
+        BadOptionError: it has not the form of the option `endpoint-url` (which excludes passwords).
 
     """
     if session.get_config_variable("ignore_configured_endpoint_urls"):
@@ -168,18 +169,14 @@ def _configured_url(session: AioSession, service: str) -> str | None:
     profile = session.get_scoped_config()
     services = session.full_config.get("services", {}).get(profile.get("services"), {})
     own = services.get(service, {})
-    found = (
+    url = (
         environment.aws_endpoint_url(service.upper())
         or (own.get("endpoint_url") if isinstance(own, dict) else None)
         or profile.get("endpoint_url")
     )
-    shown = f"AWS_ENDPOINT_URL_{service.upper()}, AWS_ENDPOINT_URL or the profile's endpoint_url"
-    return str(read_value(shown, value_types.URL, found)) if found else None
+    name = f"AWS_ENDPOINT_URL_{service.upper()}, AWS_ENDPOINT_URL or the profile's endpoint_url"
+    return str(read_value(name, value_types.URL, url)) if url else None
 
 
 def _flag(session: AioSession, name: str) -> bool:
     return bool(session.get_config_variable(f"{name}_endpoint"))
-
-
-def _is_aws_host(url: str) -> bool:
-    return bool(_AWS_HOST.search(urlsplit(url).hostname or ""))

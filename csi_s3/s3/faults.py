@@ -1,6 +1,6 @@
-"""From what S3 and its libraries say to the classes of `errors`: here and nowhere else.
+"""Translation of S3's errors, and of its client library's, to the classes of `errors`.
 
-The message tells operation, bucket, key, S3's code and text, HTTP status and request id; the hint
+The message has operation, bucket, key, S3's code and text, HTTP status and request id; the hint
 what to check. Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
 
@@ -32,39 +32,21 @@ from csi_s3.errors import (
 )
 from csi_s3.s3 import xml
 
-_NO_ANSWER = "no answer of S3"  # in place of a code
-# Passing is all of 5xx, a gateway's own included (520 to 527 are Cloudflare's), but for these: not
-# implemented, HTTP version, negotiation, no room, loop, extension, a network that wants a login.
+_NOT_S3 = "not an S3 response"  # in place of a code
+# Another attempt may succeed after all of 5xx, a gateway's own included (520 to 527 are
+# Cloudflare's), but for these: not implemented, HTTP version, negotiation, insufficient storage,
+# loop, extension, network login required.
 _RETRYABLE_BELOW_500 = frozenset({408, 425, 429, 499})
 _FINAL_FROM_500 = frozenset({501, 505, 506, 507, 508, 510, 511})
-# The body was damaged or cut on its way to the store; it is still here.
+# The body was damaged or cut off on its way to the store; it can be sent again.
 _DAMAGED = frozenset({"BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"})
-_RETRYABLE_CODES = _DAMAGED | frozenset(
-    {
-        "IncompleteBody",
-        "ClientDisconnected",  # MinIO: a proxy before it gave up
-        "XMinioBackendDown",
-        "InternalError",
-        "OperationAborted",
-        "ConditionalRequestConflict",  # 409: another request was under way
-        "PriorRequestNotComplete",
-        "TransientError",
-        "ServiceUnavailable",
-        _NO_ANSWER,
-        "RequestTimeout",
-        "RequestTimeoutException",
-        "SlowDown",
-        "SlowDownRead",
-        "SlowDownWrite",
-        "BandwidthLimitExceeded",
-        "RequestLimitExceeded",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "Throttling",
-        "ThrottledException",
-        "ThrottlingException",
-        "TooManyRequests",
-    }
+# Besides the damaged ones. ClientDisconnected: MinIO behind a proxy that gave up.
+# ConditionalRequestConflict: 409, another request was under way.
+_RETRYABLE_CODE = re.compile(
+    r"IncompleteBody|ClientDisconnected|XMinioBackendDown|InternalError|ServiceUnavailable"
+    r"|OperationAborted|ConditionalRequestConflict|PriorRequestNotComplete|TransientError"
+    r"|RequestTimeout(Exception)?|SlowDown(Read|Write)?|(Bandwidth|Request)LimitExceeded"
+    r"|TooManyRequests|RequestThrottled(Exception)?|Throttl(ed|ing)Exception|Throttling"
 )
 _EXPIRED = frozenset(
     {
@@ -75,16 +57,18 @@ _EXPIRED = frozenset(
         "InvalidTokenId",  # MinIO
     }
 )
-# A quota, in a code (Ceph, versitygw, Ozone 403; Scality 429; MinIO 400; Huawei 403) or, where the
-# code is another's, in the text (Garage 403 AccessDenied). A rate is no quota of bytes: a text
-# counts only with these statuses.
+# A quota, by its code (Ceph, versitygw, Ozone 403; Scality 429; MinIO 400; Huawei 403) or, with a
+# general code, by the text (Garage 403 AccessDenied). A rate limit is not a quota of bytes: the
+# text counts only with these statuses.
 _QUOTA_CODE = re.compile(r"Quota\w*Exceeded|InsufficientStorageSpace", re.IGNORECASE)
 _QUOTA_TEXT = re.compile(
     r"quota (is |was |has been )?(reached|exceeded)|cap exceeded", re.IGNORECASE
 )
 _QUOTA_TEXT_STATUS = frozenset({400, 403, 413, 507})
-_UNKNOWN_KEYS = frozenset({"InvalidAccessKeyId", "XAdminUserNotFound"})  # MinIO's: or ended
-_ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"})
+_UNKNOWN_KEYS = frozenset({"InvalidAccessKeyId", "XAdminUserNotFound"})  # MinIO's: or expired
+_WRONG_REGION = frozenset(
+    {"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"}
+)
 _FULL = frozenset({"XMinioStorageFull", "InsufficientStorage"})
 _BY_CODE: dict[str, type[VolumeError]] = {
     "AccessDenied": AccessDeniedError,
@@ -128,7 +112,7 @@ _OLD_ENDPOINT = re.compile(r"(?:^|\.)s3[.-]([a-z0-9-]+)\.amazonaws\.com")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """What was asked, for the message."""
+    """A request as messages show it."""
 
     kind: str
     bucket: str
@@ -144,20 +128,24 @@ class RequestContext:
 
     @property
     def public(self) -> str:
-        """Without the key (`VolumeError.as_told`)."""
+        """Without the key (`VolumeError.public`)."""
         return f"{self.kind} s3://{self.bucket}/{self.key and '…'}"
 
     def hide(self, text: str) -> str:
-        """Take the key out of a message of S3's, which names it in AWS's AccessDenied."""
+        """Remove the key from S3's message: AWS's AccessDenied names it."""
         full = f"{self.bucket}/{self.key}"
         return text.replace(full, f"{self.bucket}/…") if self.key else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A refusal as S3 tells it. region: the bucket's, where the answer names it.
+    """A refusal, as parsed from S3's answer. region: the bucket's, where the answer names it.
 
     condition: which header of a conditional request was not met, where the answer names it.
+
+    Keys and regions have two properties each. `rejects_keys` and `rejects_region`: the answer says
+    so explicitly. `may_reject_keys`: the refusal could also mean the keys (401, 403), so others are
+    worth an attempt. `names_region`: the answer also says which region is right.
     """
 
     status: int
@@ -171,16 +159,17 @@ class Fault:
     def is_retryable(self) -> bool:
         if self.no_room is not None:
             return False
-        return is_passing(self.status) or self.code in _RETRYABLE_CODES
+        is_code = self.code in _DAMAGED | {_NOT_S3} or _RETRYABLE_CODE.fullmatch(self.code)
+        return is_passing(self.status) or bool(is_code)
 
     @property
-    def is_unaccepted(self) -> bool:
-        """S3 itself says that it did nothing; a gateway's word of its own is no proof."""
+    def is_without_effect(self) -> bool:
+        """S3 itself says that it did nothing; the same status from a gateway is no proof."""
         return bool(self.code) and self.status in {400, 429, 503}
 
     @property
     def no_room(self) -> type[VolumeError] | None:
-        """The error of a store without room for more bytes, if that is what was said."""
+        """The error of a store without room for more bytes, if this is one."""
         in_text = self.status in _QUOTA_TEXT_STATUS and _QUOTA_TEXT.search(self.message)
         if in_text or _QUOTA_CODE.search(self.code):
             return QuotaExceededError
@@ -191,29 +180,29 @@ class Fault:
         return self.code in _EXPIRED
 
     @property
-    def is_of_keys(self) -> bool:
-        """Said in so many words: these keys have ended, or nobody has them."""
+    def rejects_keys(self) -> bool:
+        """The code says that these keys are expired or unknown."""
         return self.code in _EXPIRED | _UNKNOWN_KEYS
 
     @property
-    def may_mean_keys(self) -> bool:
-        """Other keys might be let in; a HEAD is refused without a word."""
-        return self.no_room is None and (self.is_of_keys or self.status in {401, 403})
+    def may_reject_keys(self) -> bool:
+        """Other keys might be accepted. The answer to a HEAD has no code, so any 403 counts."""
+        return self.no_room is None and (self.rejects_keys or self.status in {401, 403})
 
     @property
-    def is_moved(self) -> bool:
-        """Said in so many words: not here, or not signed for this region."""
-        return self.status in {301, 307, 308} or self.code in _ELSEWHERE
+    def rejects_region(self) -> bool:
+        """The answer says that the bucket, or the signature, belongs to another region."""
+        return self.status in {301, 307, 308} or self.code in _WRONG_REGION
 
     @property
-    def is_elsewhere(self) -> bool:
-        """Moved to a region that is told; a HEAD tells it without a body."""
-        head = self.status == 400 and not self.message  # noqa: PLR2004
-        return bool(self.region) and (self.is_moved or head)
+    def names_region(self) -> bool:
+        """The same, with the right region; a HEAD is answered 400 with a header and no code."""
+        is_head = self.status == 400 and not self.message  # noqa: PLR2004
+        return bool(self.region) and (self.rejects_region or is_head)
 
     @property
     def refuses_checksum(self) -> bool:
-        """A store that does not know x-amz-checksum-… (Backblaze B2 names the header)."""
+        """The store does not support x-amz-checksum-… (Backblaze B2 names the header)."""
         refused = self.status in {400, 501} and self.code not in _DAMAGED
         return refused and "x-amz-checksum" in self.message.lower()
 
@@ -226,43 +215,43 @@ def is_passing(status: int) -> bool:
 
 
 def read(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
-    """Take S3's answer apart; a body that is not S3's (a proxy's page) tells nothing."""
-    said = xml.fields(xml.parse(body)) if body else {}
-    found = _OLD_ENDPOINT.search(said.get("Endpoint", ""))
-    region = headers.get("x-amz-bucket-region") or said.get("Region") or (found and found[1])
+    """Parse S3's answer; from a body that is not S3's (a proxy's page) nothing is taken."""
+    fields = xml.fields(xml.parse(body)) if body else {}
+    old = _OLD_ENDPOINT.search(fields.get("Endpoint", ""))
+    region = headers.get("x-amz-bucket-region") or fields.get("Region") or (old and old[1])
     return Fault(
         status=status,
-        code=said.get("Code", ""),
-        message=said.get("Message", ""),
-        request_id=headers.get("x-amz-request-id") or said.get("RequestId", ""),
+        code=fields.get("Code", ""),
+        message=fields.get("Message", ""),
+        request_id=headers.get("x-amz-request-id") or fields.get("RequestId", ""),
         region=region or "",
-        condition=said.get("Condition", ""),
+        condition=fields.get("Condition", ""),
     )
 
 
 def read_late(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
-    """A 200 that lacks what makes it a success: S3's error, or the answer was cut or a proxy's."""
+    """Parse a 200 that is not a success: S3's error, an incomplete answer, or a proxy's page."""
     fault = read(status, headers, body)
     if fault.code:
         return fault
-    return replace(fault, code=_NO_ANSWER, message=f"the body begins {body[:60]!r}")
+    return replace(fault, code=_NOT_S3, message=f"the body begins {body[:60]!r}")
 
 
-def to_error(fault: Fault, asked: RequestContext) -> VolumeError:
-    """The class that the file system and the CSI answers understand, with message and hint."""
+def to_error(fault: Fault, request: RequestContext) -> VolumeError:
+    """The error for the file system and for CSI's answers, with message and hint."""
     cls: type[VolumeError] = fault.no_room or StoreUnavailableError
     if fault.code in _DAMAGED:
         cls = IntegrityError
     elif fault.no_room is None and not fault.is_retryable:
         cls = _BY_CODE.get(fault.code) or _BY_STATUS.get(fault.status, StoreRefusedError)
-    if cls is InvalidNameError and _is_long_for_minio(asked.key):
+    if cls is InvalidNameError and _is_long_for_minio(request.key):
         cls = KeyTooLongError
-    said = ": ".join(filter(None, [fault.code, fault.message])) or "no explanation"
-    request = f", request id {fault.request_id}" if fault.request_id else ""
+    text = ": ".join(filter(None, [fault.code, fault.message])) or "no explanation"
+    request_id = f", request id {fault.request_id}" if fault.request_id else ""
     return cls(
-        f"{asked}: {said} (HTTP {fault.status}{request})",
-        _hint(cls, fault, asked),
-        public=f"{asked.public}: {asked.hide(said)} (HTTP {fault.status})",
+        f"{request}: {text} (HTTP {fault.status}{request_id})",
+        _hint(cls, fault, request),
+        public=f"{request.public}: {request.hide(text)} (HTTP {fault.status})",
     )
 
 
@@ -271,83 +260,85 @@ def _is_long_for_minio(key: str) -> bool:
     return len(longest) > _MINIO_NAME_BYTES
 
 
-def from_connection(exc: Exception, asked: RequestContext) -> VolumeError:
-    """No usable answer: time passed, the connection failed, or the answer was cut."""
+def from_connection(exc: Exception, request: RequestContext) -> VolumeError:
+    """The error for no usable answer: a timeout, a failed connection, or an incomplete answer."""
     cls: type[VolumeError] = StoreUnavailableError
     if isinstance(exc, TimeoutError) or isinstance(exc.__cause__, TimeoutError):
-        cls, said = StoreTimeoutError, f"no progress at {asked.endpoint}"
-        hint = "check that this node reaches the endpoint (network policy, proxy, route)"
+        cls, text = StoreTimeoutError, f"no progress at {request.endpoint}"
+        hint = "check that this node can reach the endpoint (network policy, proxy, route)"
     elif isinstance(exc, aiohttp.ClientHttpProxyError):  # its own text has the proxy's password
         refusal = f"{exc.status} {exc.message}"
-        said = f"the proxy refuses to connect to {asked.endpoint}: {refusal}"
+        text = f"the proxy refuses to connect to {request.endpoint}: {refusal}"
         hint = "check HTTPS_PROXY, with its user and password, and NO_PROXY"
     elif is_untrusted(exc):
-        said = f"TLS to {asked.endpoint} failed: {words(exc)}"
+        text = f"TLS to {request.endpoint} failed: {text_of(exc)}"
         hint = "check `endpoint-url`; for a private certificate authority set `ca-bundle`"
     else:
-        said = f"{asked.endpoint}: {type(exc).__name__}: {words(exc)}"
+        text = f"{request.endpoint}: {type(exc).__name__}: {text_of(exc)}"
         hint = (
-            "check `endpoint-url` and `region`, name resolution, and that this node reaches the"
+            "check `endpoint-url`, `region` and name resolution, and that this node can reach the"
             " endpoint; a store without bucket host names needs `force-path-style`"
         )
-    return cls(f"{asked}: {said}", hint, public=f"{asked.public}: {said}")
+    return cls(f"{request}: {text}", hint, public=f"{request.public}: {text}")
 
 
-def words(exc: Exception) -> str:
-    """The exception's text without aiohttp's note on TLS, which is an object's address at worst."""
+def text_of(exc: Exception) -> str:
+    """The exception's text without aiohttp's note on TLS, which may be an object's address."""
     return re.sub(r" ssl:(?:<[^>]*>|\w+)(?= \[|$)", "", str(exc))
 
 
 def is_untrusted(exc: Exception) -> bool:
-    """A TLS failure, which no retry mends."""
+    """A TLS failure, which a retry does not repair."""
     return isinstance(exc, aiohttp.ClientSSLError | ssl.SSLError)
 
 
-def _hint(cls: type[VolumeError], fault: Fault, asked: RequestContext) -> str:
-    if fault.is_moved:
-        return f"set `region` to the bucket's region (now {asked.region}), or check `endpoint-url`"
-    if cls is AccessDeniedError:
-        action = _ACTIONS.get(asked.kind, "s3:GetObject on the key")
+def _hint(cls: type[VolumeError], fault: Fault, request: RequestContext) -> str:
+    if fault.rejects_region:
         return (
-            f"the policy of this identity (credentials: {asked.signed_by}) must allow {action};"
-            " check also bucket policy, bucket name, `expected-bucket-owner`, KMS key and the"
+            f"set `region` to the bucket's region (now {request.region}), or check `endpoint-url`"
+        )
+    if cls is AccessDeniedError:
+        action = _ACTIONS.get(request.kind, "s3:GetObject on the key")
+        return (
+            f"the policy of this identity (credentials: {request.signed_by}) must allow {action};"
+            " also check bucket policy, bucket name, `expected-bucket-owner`, KMS key and the"
             " role's annotation"
         )
     if cls is NoSuchBucketError:
-        return f"check the bucket's name and `endpoint-url` (asked at {asked.endpoint})"
+        return f"check the bucket's name and `endpoint-url` (request sent to {request.endpoint})"
     if cls is CredentialsError:
-        return _credentials_hint(fault, asked)
-    if fault.code == _NO_ANSWER:
-        return "is `endpoint-url` an S3 endpoint, and no console, and no proxy's page?"
+        return _credentials_hint(fault, request)
+    if fault.code == _NOT_S3:
+        return "check that `endpoint-url` is an S3 endpoint, not a web console or a proxy's page"
     return _HINTS.get(cls, "")
 
 
 _CHECK_OPTIONS = (
-    "check the options that go with requests (sse, storage-class, upload-checksums,"
+    "check the options that requests are sent with (sse, storage-class, upload-checksums,"
     " expected-bucket-owner), and `endpoint-url`"
 )
 _HINTS: dict[type[VolumeError], str] = {
     KeyTooLongError: (
-        "a key has at most 1024 bytes; on MinIO the name of a directory at most 246: shorten it"
+        "a key has at most 1024 bytes, on MinIO a directory's name at most 246: shorten it"
     ),
-    StoreUnavailableError: "the store is overloaded or failing; this was tried several times",
-    StoreFullError: "the store has no room: remove objects there, or give it more disks",
+    StoreUnavailableError: "the store is overloaded or failing; all retries failed",
+    StoreFullError: "the store is full: remove objects, or add disks",
     QuotaExceededError: (
-        "a quota of the bucket, or of its owner, is used up: remove objects, or have it raised"
+        "a quota of the bucket or its owner is exhausted: remove objects, or raise the quota"
     ),
-    IntegrityError: "the bytes change on their way: check memory and network of this node",
+    IntegrityError: "the data is corrupted in transit: check memory and network of this node",
     ArchivedError: "restore the object from its archive tier first",
     StoreRefusedError: _CHECK_OPTIONS,
     NotImplementedByStoreError: _CHECK_OPTIONS,
 }
 
 
-def _credentials_hint(fault: Fault, asked: RequestContext) -> str:
+def _credentials_hint(fault: Fault, request: RequestContext) -> str:
     if fault.code == "RequestTimeTooSkewed":
-        return "this node's clock is wrong: check its time synchronisation"
+        return "this node's clock is wrong: check its time synchronization"
     if fault.is_expired:
-        return f"the session token (credentials: {asked.signed_by}) has ended: give new ones"
+        return f"the session token (credentials: {request.signed_by}) has expired: replace it"
     return (
-        f"check access key and secret key (credentials: {asked.signed_by}) and that they belong"
-        f" to the endpoint {asked.endpoint}"
+        f"check access key and secret key (credentials: {request.signed_by}) and that they belong"
+        f" to the endpoint {request.endpoint}"
     )

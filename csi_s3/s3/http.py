@@ -1,25 +1,27 @@
-"""Sends signed requests through one aiohttp session: deadlines, retries, region, fresh credentials.
+"""Signed requests over one aiohttp session: deadlines, retries, region, valid credentials.
 
 Measured against aiobotocore's client: four times the requests per CPU second. aiohttp's own retry
-of idempotent methods is off: it would repeat a conditional PUT unseen, whose second answer is 412.
+of idempotent methods is off: it would repeat a conditional PUT unnoticed, and the second is 412.
 """
 
 import asyncio
 import logging
-import secrets
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from lxml import etree
 from typing_extensions import override
 
+from csi_s3.aio import back_off
 from csi_s3.config import environment
 from csi_s3.errors import IntegrityError, VolumeError
-from csi_s3.s3 import faults, xml
+from csi_s3.s3 import dialects, faults, xml
 from csi_s3.s3.credentials.refresh import AccessKeys, RefreshableCredentials
 from csi_s3.s3.endpoint import Endpoint
 from csi_s3.s3.faults import Fault, RequestContext
@@ -30,20 +32,24 @@ log = logging.getLogger(__name__)
 
 CONNECTIONS = 64
 CONNECT_S = 10.0
-TOTAL_S = 60.0  # besides the time for the bytes, at the slowest rates below
+TOTAL_S = 60.0  # plus the time for the bytes, at the lowest rates below
 SLOWEST_BODY = 128 << 10  # bytes/s
 SLOWEST_STORE = 8 << 20  # bytes/s, copies inside the store
 SEND_BYTES = 256 << 10
 READ_BUFFER_BYTES = 512 << 10
-THREAD_FROM_BYTES = 1 << 20  # hashing more than this leaves the event loop's thread
-BACKOFF_S, BACKOFF_MAX_S = 0.1, 20.0
+THREAD_FROM_BYTES = 1 << 20  # more than this is hashed in another thread
+FIRST_PAUSE_S = 0.1
+
+# Called with the prefix of a LIST, else None. Entered for each request, with all its attempts. An
+# error that is raised inside, or passed to the yielded call, is the outcome; else it is a success.
+Watch: TypeAlias = Callable[[str | None], AbstractContextManager[Callable[[VolumeError], object]]]
 
 _LOST = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRecord:
-    """One attempt, for metrics and tests. status: 0 where no answer came."""
+    """One attempt, for metrics and tests. status: 0 if there was no answer."""
 
     kind: str
     status: int
@@ -54,23 +60,29 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """The last answer. fault: what S3 refused, None for a success.
+    """The last answer. fault, error: what S3 refused; None for a success.
 
-    root: of the body, where the request says what it is answered with.
-    maybe_done: an earlier attempt was lost after it may have taken effect.
+    root: of the body, if the request has `answered_with`.
+    maybe_done: an earlier attempt, whose answer was lost, may have taken effect.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes | bytearray
     fault: Fault | None = None
+    error: VolumeError | None = None
     root: etree._Element | None = None
     maybe_done: bool = False
+
+    @property
+    def code(self) -> str:
+        """S3's error code; "" for a success."""
+        return self.fault.code if self.fault else ""
 
 
 @dataclass(slots=True)
 class _Attempts:
-    """What one `send` has tried so far."""
+    """The attempts of one `send` so far."""
 
     failures: int = 0
     maybe_done: bool = False
@@ -83,7 +95,8 @@ class Http:
 
     Lifetime: made inside a running loop; `close` when nothing is under way. Concurrency: any task
     may `send`; the endpoint changes only between awaits. Cancellation: a cancelled `send` closes
-    its connection; whether the store acted on it is unknown.
+    its connection; whether the request took effect is unknown.
+    headers: sent with every request.
     """
 
     def __init__(
@@ -92,20 +105,24 @@ class Http:
         bucket: str,
         endpoint: Endpoint,
         identity: RefreshableCredentials | None,
+        headers: Mapping[str, str],
         move: Callable[[Endpoint, str], Endpoint],
         tls: ssl.SSLContext | None,
         user_agent: str,
         max_attempts: int,
-        observe: Callable[[RequestRecord], None] | None,
+        observe: Callable[[RequestRecord], None] | None = None,
+        watch: Watch | None = None,
         pause: Callable[[float], Awaitable[object]],
     ) -> None:
         self.endpoint = endpoint
-        self.server = ""  # the last answer's Server header
-        self.has_versions = False  # some answer told the version of an object
+        self.dialect = endpoint.dialect  # of the host, then of the answers
+        self.has_versions = False  # an answer had the version id of an object
         self._bucket, self._identity, self._move = bucket, identity, move
+        self._headers = headers
         self._max_attempts, self._observe, self._pause = max_attempts, observe, pause
+        self._watch = watch or (lambda _: nullcontext(lambda _: None))
         self._proxy = environment.proxy_for(endpoint.url)
-        self._free = asyncio.Semaphore(CONNECTIONS)  # so that no deadline counts waiting in line
+        self._free = asyncio.Semaphore(CONNECTIONS)  # waiting for one is outside all deadlines
         self._own_headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=tls or True),
@@ -123,74 +140,84 @@ class Http:
         await self._session.close()
 
     async def done(self, request: Request) -> Response:
-        """Send; a refusal is raised as the error it stands for."""
+        """Send; raise the error of a refusal."""
         answer = await self.send(request)
-        if answer.fault is not None:
-            raise self.error(request, answer.fault)
+        if answer.error is not None:
+            raise answer.error
         return answer
 
     def error(self, request: Request, fault: Fault) -> VolumeError:
-        return faults.to_error(fault, self._asked(request))
+        return faults.to_error(fault, self._context(request))
 
     async def send(self, request: Request) -> Response:
         """Send until there is an answer that another attempt would not change.
 
         Raises:
             StoreUnavailableError, StoreTimeoutError: no answer in max_attempts attempts.
-            IntegrityError: the last of them was answered with what cannot be.
+            IntegrityError: the answer to the last of them was malformed.
             CredentialsError: credentials cannot be refreshed.
 
         """
-        tried = _Attempts()
+        with self._watch(request.listed) as refused:
+            answer = await self._send(request)
+            if answer.error is not None:
+                refused(answer.error)
+        return answer
+
+    async def _send(self, request: Request) -> Response:
+        request = replace(request, headers={**self._headers, **request.headers})
+        attempts = _Attempts()
         while True:
             endpoint = self.endpoint
             keys = await self._identity.keys() if self._identity else None
             try:
                 answer = await self._attempt(request, endpoint, keys)
             except (*_LOST, IntegrityError) as exc:
-                await self._lost(request, tried, exc)
+                await self._lost(request, attempts, exc)
                 continue
             fault = answer.fault
             if fault is None:
                 break
-            if fault.is_retryable and tried.failures + 1 < self._max_attempts:
-                tried.failures += 1
-                tried.maybe_done |= not fault.is_unaccepted
-                await self._back_off(tried.failures)
-            elif not await self._mended(fault, tried, endpoint, keys):
+            if fault.is_retryable and attempts.failures + 1 < self._max_attempts:
+                attempts.failures += 1
+                attempts.maybe_done |= not fault.is_without_effect
+                await back_off(attempts.failures, self._pause, first_s=FIRST_PAUSE_S)
+            elif not await self._redirect_or_renew(fault, attempts, endpoint, keys):
                 break
-        return replace(answer, maybe_done=tried.maybe_done)
+        error = None if fault is None else self.error(request, fault)
+        return replace(answer, error=error, maybe_done=attempts.maybe_done)
 
-    async def _lost(self, request: Request, tried: _Attempts, exc: Exception) -> None:
-        """No answer, or none that can be believed: wait for the next attempt.
+    async def _lost(self, request: Request, attempts: _Attempts, exc: Exception) -> None:
+        """Wait for the next attempt, after no answer or a malformed one.
 
         Raises:
-            VolumeError: there is none.
+            VolumeError: this was the last attempt.
 
         """
-        tried.failures += 1
-        tried.maybe_done |= not isinstance(exc, aiohttp.ClientConnectorError)
-        if tried.failures >= self._max_attempts or faults.is_untrusted(exc):
+        attempts.failures += 1
+        attempts.maybe_done |= not isinstance(exc, aiohttp.ClientConnectorError)
+        if attempts.failures >= self._max_attempts or faults.is_untrusted(exc):
             if isinstance(exc, IntegrityError):
                 raise exc
-            raise faults.from_connection(exc, self._asked(request)) from exc
-        stale = isinstance(exc, aiohttp.ServerDisconnectedError) and tried.failures == 1
-        await self._back_off(0 if stale else tried.failures)
+            raise faults.from_connection(exc, self._context(request)) from exc
+        is_stale = isinstance(exc, aiohttp.ServerDisconnectedError) and attempts.failures == 1
+        if not is_stale:
+            await back_off(attempts.failures, self._pause, first_s=FIRST_PAUSE_S)
 
-    async def _mended(
-        self, fault: Fault, tried: _Attempts, endpoint: Endpoint, keys: AccessKeys | None
+    async def _redirect_or_renew(
+        self, fault: Fault, attempts: _Attempts, endpoint: Endpoint, keys: AccessKeys | None
     ) -> bool:
-        """Whether the next attempt goes elsewhere, or with other credentials; once each."""
-        if fault.is_elsewhere and not tried.was_moved and fault.region != endpoint.region:
-            tried.was_moved = True
+        """Switch to another region or other keys, once each; whether to send again."""
+        if fault.names_region and not attempts.was_moved and fault.region != endpoint.region:
+            attempts.was_moved = True
             if self.endpoint is endpoint:
                 self.endpoint = self._move(endpoint, fault.region)
                 self._proxy = environment.proxy_for(self.endpoint.url)
                 log.info("bucket %s is in %s, not %s", self._bucket, fault.region, endpoint.region)
             return True
-        if fault.may_mean_keys and self._identity and keys and not tried.was_renewed:
-            tried.was_renewed = True
-            return await self._identity.renew(keys, unknown=fault.is_of_keys)
+        if fault.may_reject_keys and self._identity and keys and not attempts.was_renewed:
+            attempts.was_renewed = True
+            return await self._identity.renew(keys, unknown=fault.rejects_keys)
         return False
 
     async def _attempt(
@@ -234,27 +261,18 @@ class Http:
                             bytes_down=down,
                         )
                     )
-        self.server = response.headers.get("Server", "")
+        self.dialect = dialects.of_answer(self.dialect, response.headers.get("Server", ""))
         self.has_versions |= "x-amz-version-id" in response.headers
         fault, root = _parsed(request, status, response.headers, body)
         if fault is None and request.check is not None:
             request.check(status, response.headers, body)
         return Response(status=status, headers=response.headers, body=body, fault=fault, root=root)
 
-    async def _back_off(self, failures: int) -> None:
-        """Doubling, with jitter of a half: no pause is shorter than the one before, but at the top.
-
-        https://aws.amazon.com/builders-library, "Timeouts, retries and backoff with jitter".
-        """
-        if failures:
-            longest = min(BACKOFF_MAX_S, BACKOFF_S * 2.0**failures)
-            await self._pause(secrets.SystemRandom().uniform(longest / 2, longest))
-
-    def _asked(self, request: Request) -> RequestContext:
+    def _context(self, request: Request) -> RequestContext:
         return RequestContext(
             kind=request.kind,
             bucket=self._bucket,
-            key=request.key or request.query.get("prefix", ""),
+            key=request.key or request.listed or "",
             endpoint=self.endpoint.url,
             region=self.endpoint.region,
             signed_by=self._identity.source if self._identity else "none, anonymous",
@@ -269,22 +287,22 @@ def _total_s(request: Request) -> float:
 def _parsed(
     request: Request, status: int, headers: Mapping[str, str], body: bytes | bytearray
 ) -> tuple[Fault | None, etree._Element | None]:
-    """What the answer says: a refusal, or the root of the body that was asked for."""
+    """The refusal in an answer, or the root of the expected body."""
     if status >= 300:  # noqa: PLR2004
         return faults.read(status, headers, bytes(body)), None
-    is_data = request.kind == "GET"  # whatever an object holds
+    is_data = request.kind == "GET"  # an object's bytes
     root = None if is_data or not body else xml.parse(bytes(body))
     if root is not None and xml.name(root) == "Error":
         return faults.read_late(status, headers, bytes(body)), None
     if request.answered_with:
-        found = () if root is None else (root, *root)
-        if not any(xml.name(e) == request.answered_with for e in found):
+        elements = () if root is None else (root, *root)
+        if not any(xml.name(e) == request.answered_with for e in elements):
             return faults.read_late(status, headers, bytes(body)), None
     return None, root
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | bytearray:
-    """The whole body; a large one is copied once, into place, where aiohttp would join it twice."""
+    """The whole body. A large one is copied once, into place; aiohttp would copy it twice."""
     size = response.content_length or 0
     if size < THREAD_FROM_BYTES or response.method == "HEAD":
         return await response.read()
@@ -292,17 +310,17 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | bytearray:
     while at < size:
         piece, _ = await response.content.readchunk()
         if not piece:
-            break  # the length is compared with what was due by who asked
+            break  # the caller checks the length
         body[at : at + len(piece)] = piece
         at += len(piece)
     return body if at == size else body[:at]
 
 
 class _Body(aiohttp.Payload):
-    """A request's body, sent in pieces, each of which must leave us within quiet_s.
+    """A request's body, sent in pieces, each of which must be written within quiet_s.
 
-    aiohttp's own payload for bytes would hand 8 MiB to the transport at once, and measures no
-    progress while it waits.
+    aiohttp's own payload for bytes passes 8 MiB to the transport at once, and measures no progress
+    while it waits.
     """
 
     _autoclose = True

@@ -1,7 +1,7 @@
-"""An object store in memory that keeps every promise of `s3.store`, for tests of what stands above.
+"""An object store in memory that implements all of `s3.store`, for tests of its callers.
 
-It passes the same contract suite as the real servers, so a test against it means something. It
-counts requests as S3 would bill them, and `gate` lets a test fail, delay or cancel any of them.
+It passes the same contract suite as the real servers. It counts requests as S3 bills them, and
+`gate` lets a test fail, delay or cancel any of them.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
-from csi_s3.config.volume import MAX_KEY_BYTES
 from csi_s3.errors import (
     ArchivedError,
     NotFoundError,
@@ -22,6 +21,7 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.s3.store import (
+    MAX_KEY_BYTES,
     MIN_PART_BYTES,
     Buffer,
     Chunk,
@@ -44,16 +44,16 @@ class StoredObject:
 
 
 async def _open(_operation: str, _key: str) -> None:
-    """The gate that lets everything pass."""
+    """The gate that does nothing."""
 
 
 class MemoryStore(ObjectStore):
-    """One bucket. Not concurrent by itself: every call takes effect at one moment, after `gate`.
+    """One bucket. Every call takes effect at one moment, after `gate`.
 
-    requests: how many calls of each kind were made, by their S3 names.
+    requests: the number of calls of each kind, by their S3 names.
     gate: awaited before a call takes effect; it may raise one of `errors`.
     min_part_bytes: S3's, or less in tests that want many parts of few bytes.
-    is_sparse: each page of a listing comes after an empty one, as where S3 passes delete markers.
+    is_sparse: each page of a listing follows an empty one, as S3's do after many delete markers.
     after: awaited between a call's effect and its answer; a failure there is a lost answer.
     """
 
@@ -74,7 +74,7 @@ class MemoryStore(ObjectStore):
         self._clock = clock
         self._numbers = itertools.count(1)
 
-    # What tests do as "somebody else": no gate, no request counted.
+    # Changes by another client, made by tests: no gate, no request counted.
 
     def put_now(
         self,
@@ -85,7 +85,7 @@ class MemoryStore(ObjectStore):
         archived: bool = False,
         etag: str | None = None,
     ) -> ObjectInfo:
-        """Store an object; every PUT of ours has an ETag of its own, like multipart ones."""
+        """Store an object; each has an ETag of its own, also for the same bytes."""
         unique = f"{next(self._numbers)}:".encode()
         info = ObjectInfo(
             key=key,
@@ -112,13 +112,7 @@ class MemoryStore(ObjectStore):
 
     @override
     async def list_page(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        token: str | None = None,
-        start_after: str = "",
-        max_keys: int = 1000,
+        self, prefix: str, *, delimiter: str = "/", token: str | None = None, max_keys: int = 1000
     ) -> ListPage:
         await self._enter("LIST", prefix)
         if self.is_sparse and not (token or "").startswith(_AFTER_NOTHING):
@@ -131,7 +125,7 @@ class MemoryStore(ObjectStore):
         for key in sorted((k for k in self.objects if k.startswith(prefix)), key=_position):
             cut = key.find(delimiter, len(prefix)) if delimiter else -1
             name = key if cut < 0 else key[: cut + len(delimiter)]
-            if _position(key) <= _position(start_after) or _position(name) <= after:
+            if _position(name) <= after:
                 continue
             if prefixes and name == prefixes[-1] and cut >= 0:
                 continue
@@ -170,10 +164,10 @@ class MemoryStore(ObjectStore):
         metadata: Mapping[str, str] | None = None,
         like: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        kept = await self._kept(like, metadata)
+        merged = await self._metadata_like(like, metadata)
         await self._enter("PUT", key)
         self._check(key, if_none_match=if_none_match, if_match=if_match)
-        info = self.put_now(key, bytes(data), kept)
+        info = self.put_now(key, bytes(data), merged)
         await self.after("PUT", key)
         return info
 
@@ -183,29 +177,29 @@ class MemoryStore(ObjectStore):
     ) -> ObjectInfo:
         if source.key.endswith("/") and source.size == 0:
             await self._enter("HEAD", source.key)
-            found, kind = self._version(source), "PUT"
+            present, kind = self._version(source), "PUT"
             await self._enter(kind, key)
         else:
             kind = "COPY"
             await self._enter(kind, key)
-            found = self._version(source)
+            present = self._version(source)
         self._check(key, if_none_match=if_none_match, if_match=None)
-        info = self.put_now(key, found.data, found.metadata)
+        info = self.put_now(key, present.data, present.metadata)
         await self.after(kind, key)
         return info
 
     def _version(self, source: ObjectInfo) -> StoredObject:
-        found = self._find(source.key)
-        if found.info.etag != source.etag:
-            raise ObjectChangedError(f"COPY {source.key}: now {found.info.etag}")
-        return found
+        present = self._find(source.key)
+        if present.info.etag != source.etag:
+            raise ObjectChangedError(f"COPY {source.key}: now {present.info.etag}")
+        return present
 
     @override
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         await self._enter("DELETE", key)
-        found = self.objects.get(key)
-        if if_match is not None and found is not None and found.info.etag != if_match:
-            raise ObjectChangedError(f"DELETE {key}: now {found.info.etag}")
+        present = self.objects.get(key)
+        if if_match is not None and present is not None and present.info.etag != if_match:
+            raise ObjectChangedError(f"DELETE {key}: now {present.info.etag}")
         self.objects.pop(key, None)
         await self.after("DELETE", key)
 
@@ -216,27 +210,21 @@ class MemoryStore(ObjectStore):
             first = batch[0][0]
             await self._enter("DELETE_MANY", first)
             for key, etag in batch:
-                found = self.objects.get(key)
-                if etag and found is not None and found.info.etag != etag:
-                    remain[key] = ObjectChangedError(f"DELETE_MANY {key}: now {found.info.etag}")
+                present = self.objects.get(key)
+                if etag and present is not None and present.info.etag != etag:
+                    remain[key] = ObjectChangedError(f"DELETE_MANY {key}: now {present.info.etag}")
                 else:
                     self.objects.pop(key, None)
             await self.after("DELETE_MANY", first)
         return remain
 
     @override
-    async def create_upload(
-        self,
-        key: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        like: ObjectInfo | None = None,
-    ) -> Upload:
-        kept = await self._kept(like, metadata)
+    async def create_upload(self, key: str, *, like: ObjectInfo | None = None) -> Upload:
+        merged = await self._metadata_like(like, None)
         await self._enter("CREATE_UPLOAD", key)
         _check_key(key)
-        upload = MemoryUpload(self, key, f"upload-{next(self._numbers)}", kept)
-        self.uploads[upload.upload_id] = upload
+        upload_id = f"upload-{next(self._numbers)}"
+        upload = self.uploads[upload_id] = MemoryUpload(self, key, upload_id, merged)
         await self.after("CREATE_UPLOAD", key)
         return upload
 
@@ -244,32 +232,32 @@ class MemoryStore(ObjectStore):
     async def close(self) -> None:
         """Nothing to end."""
 
-    async def _kept(
+    async def _metadata_like(
         self, like: ObjectInfo | None, metadata: Mapping[str, str] | None
     ) -> dict[str, str]:
-        """The metadata of a new version: the old one's, then what is given."""
+        """The metadata of a new version: the old one's, with the new ones."""
         if like is None:
             return dict(metadata or {})
         await self._enter("HEAD", like.key)
-        found = self.objects.get(like.key)
-        return {**(found.metadata if found else {}), **(metadata or {})}
+        present = self.objects.get(like.key)
+        return {**(present.metadata if present else {}), **(metadata or {})}
 
     async def _enter(self, operation: str, key: str) -> None:
         self.requests[operation] += 1
         await self.gate(operation, key)
 
     def _find(self, key: str) -> StoredObject:
-        found = self.objects.get(key)
-        if found is None:
+        present = self.objects.get(key)
+        if present is None:
             raise NotFoundError(f"no object {key!r}")
-        return found
+        return present
 
     def _check(self, key: str, *, if_none_match: bool, if_match: str | None) -> None:
         _check_key(key)
-        found = self.objects.get(key)
-        if if_none_match and found is not None:
+        present = self.objects.get(key)
+        if if_none_match and present is not None:
             raise PreconditionFailedError(f"PUT {key}: it exists")
-        if if_match is not None and (found is None or found.info.etag != if_match):
+        if if_match is not None and (present is None or present.info.etag != if_match):
             raise PreconditionFailedError(f"PUT {key}: it is not {if_match}")
 
 
@@ -296,11 +284,6 @@ class MemoryUpload(Upload):
         self._parts: dict[int, tuple[Part, bytes]] = {}
         self._made: ObjectInfo | None = None
 
-    @property
-    @override
-    def upload_id(self) -> str:
-        return self._id
-
     @override
     async def part(self, number: int, data: Buffer) -> Part:
         await self._store._enter("UPLOAD_PART", self._key)  # noqa: SLF001 - one unit with its store
@@ -311,10 +294,10 @@ class MemoryUpload(Upload):
     @override
     async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
         await self._store._enter("UPLOAD_PART_COPY", self._key)  # noqa: SLF001
-        found = self._store.objects.get(source.key)
-        if found is None or found.info.etag != source.etag:
+        present = self._store.objects.get(source.key)
+        if present is None or present.info.etag != source.etag:
             raise ObjectChangedError(f"UPLOAD_PART_COPY from {source.key}: another version or gone")
-        part = self._keep(number, found.data[start : start + length])
+        part = self._keep(number, present.data[start : start + length])
         await self._store.after("UPLOAD_PART_COPY", self._key)
         return part
 
@@ -334,13 +317,13 @@ class MemoryUpload(Upload):
         if self._id not in self._store.uploads:
             raise NotFoundError(f"no upload {self._id}")
         numbers = [p.number for p in parts]
-        kept = [self._parts.get(n) for n in numbers]
-        if not parts or numbers != sorted(set(numbers)) or any(k is None for k in kept):
+        parts_and_data = [self._parts.get(n) for n in numbers]
+        if not parts or numbers != sorted(set(numbers)) or any(k is None for k in parts_and_data):
             raise StoreRefusedError("InvalidPart or InvalidPartOrder")
         if any(p.size < self._store.min_part_bytes for p in parts[:-1]):
             raise StoreRefusedError("EntityTooSmall")
         self._store._check(self._key, if_none_match=if_none_match, if_match=if_match)  # noqa: SLF001
-        data = b"".join(k[1] for k in kept if k is not None)
+        data = b"".join(k[1] for k in parts_and_data if k is not None)
         del self._store.uploads[self._id]
         info = self._made = self._store.put_now(self._key, data, self._metadata)
         await self._store.after("COMPLETE_UPLOAD", self._key)

@@ -1,9 +1,7 @@
 """One multipart upload of the real store.
 
-Its checksum algorithm is named at creation, so that S3 holds every part to it. MinIO is the
-exception: in an upload that names one it demands it of UploadPartCopy too, whose handler computes
-none (PutObjectPart in cmd/erasure-multipart.go: 400 "checksum missing"). There the algorithm is
-not named; each part still carries its checksum, and MinIO still verifies it.
+Its checksum algorithm is named at creation, so that S3 holds every part to it, but for stores that
+cannot (`dialects`); their parts carry a checksum as well, and the store verifies it.
 """
 
 import hashlib
@@ -19,24 +17,25 @@ from csi_s3.errors import (
     PreconditionFailedError,
     VolumeError,
 )
-from csi_s3.s3 import xml
+from csi_s3.s3 import get_object, xml
 from csi_s3.s3.checksums import Algorithm
 from csi_s3.s3.http import Http, Response
 from csi_s3.s3.request_headers import RequestHeaders
-from csi_s3.s3.response_headers import conditions, describe, stored, version_of
+from csi_s3.s3.response_headers import conditions, stored, version_of
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import Buffer, ObjectInfo, Part, Upload
 
 log = logging.getLogger(__name__)
 
-COMPLETE_QUIET_S = 300.0  # S3 sends white space meanwhile, other stores nothing
+COMPLETE_QUIET_S = 300.0  # AWS sends white space while it works, other stores send nothing
 _NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
 class MultipartUpload(Upload):
     """Stateless but for its id: parts may be in flight in any number and order.
 
-    sums: computed for every part. is_named: S3 knows the algorithm and wants it at `complete`.
+    sums: computed for every part. is_named: the upload was created with the algorithm's name, so
+        `complete` must have the checksums.
     """
 
     def __init__(
@@ -53,30 +52,21 @@ class MultipartUpload(Upload):
         self._key, self._id = key, upload_id
         self._sums, self._is_named = sums, is_named
 
-    @property
-    @override
-    def upload_id(self) -> str:
-        return self._id
-
     @override
     async def part(self, number: int, data: Buffer) -> Part:
-        checksum = self._sums.of(data) if self._sums else ""
+        checksum = {self._sums.header: self._sums.of(data)} if self._sums else {}
         request = Request(
             kind="PART",
             method="PUT",
             key=self._key,
             query={"partNumber": str(number), "uploadId": self._id},
-            headers={
-                **self._headers.every,
-                "Content-Type": "application/octet-stream",
-                **({self._sums.header: checksum} if self._sums else {}),
-            },
+            headers={"Content-Type": "application/octet-stream", **checksum},
             body=data,
-            check=stored(f"part {number} of {self._key!r}", self._sums, checksum),
+            check=stored(f"part {number} of {self._key!r}", checksum),
         )
         answer = await self._http.done(request)
         etag = version_of(f"part {number} of {self._key!r}", answer.headers)
-        return Part(number=number, etag=etag, size=len(data), checksum=checksum)
+        return Part(number=number, etag=etag, size=len(data), checksum="".join(checksum.values()))
 
     @override
     async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
@@ -86,7 +76,6 @@ class MultipartUpload(Upload):
             key=self._key,
             query={"partNumber": str(number), "uploadId": self._id},
             headers={
-                **self._headers.every,
                 **self._headers.copy_source(source),
                 "x-amz-copy-source-range": f"bytes={start}-{start + length - 1}",
             },
@@ -95,15 +84,14 @@ class MultipartUpload(Upload):
             answered_with="ETag",
         )
         answer = await self._http.send(request)
-        if answer.fault is not None:
-            error = self._http.error(request, answer.fault)
-            gone = isinstance(error, NotFoundError) and answer.fault.code != "NoSuchUpload"
-            if gone or isinstance(error, PreconditionFailedError):
+        if answer.error is not None:
+            error = answer.error
+            if isinstance(error, PreconditionFailedError) or _is_without_object(answer):
                 raise ObjectChangedError(f"{source.key!r} is no longer {source.etag}: {error.what}")
             raise error
-        said = xml.fields(answer.root)
-        checksum = said.get(self._sums.element, "") if self._sums else ""
-        etag = xml.quoted_etag(said.get("ETag", ""))
+        result = xml.fields(answer.root)
+        checksum = result.get(self._sums.element, "") if self._sums else ""
+        etag = xml.quoted_etag(result.get("ETag", ""))
         return Part(number=number, etag=etag, size=length, checksum=checksum)
 
     @override
@@ -115,27 +103,24 @@ class MultipartUpload(Upload):
         headers = conditions(if_none_match=if_none_match, if_match=if_match)
         request = self._complete_request(parts, headers, size=size, whole=whole)
         answer = await self._http.send(request)
-        if answer.fault is not None:
-            return await self._settled(request, answer, parts, if_match=if_match)
-        said = xml.fields(answer.root)
-        checksum = said.get(self._sums.element, "") if self._sums else ""
+        if answer.error is not None:
+            return await self._settle(answer, answer.error, parts, if_match=if_match)
+        result = xml.fields(answer.root)
+        checksum = result.get(self._sums.element, "") if self._sums else ""
         if whole and checksum and checksum.partition("-")[0] != whole.partition("-")[0]:
             raise IntegrityError(
-                f"upload of {self._key!r}: the store's checksum is {checksum}, ours {whole}",
+                f"upload of {self._key!r}: the store's checksum is {checksum}, expected {whole}",
                 "do not use this object; write it again",
             )
-        self._headers.check_encryption(f"upload of {self._key!r}", answer.headers)
-        etag = xml.quoted_etag(said.get("ETag", ""))
-        return ObjectInfo(key=self._key, size=size, etag=etag, last_modified=0.0)
+        etag = xml.quoted_etag(result.get("ETag", ""))
+        info = ObjectInfo(key=self._key, size=size, etag=etag, last_modified=0.0)
+        await get_object.check_encryption(self._http, self._headers, info, answer.headers)
+        return info
 
     @override
     async def abort(self) -> None:
         request = Request(
-            kind="ABORT",
-            method="DELETE",
-            key=self._key,
-            query={"uploadId": self._id},
-            headers=self._headers.every,
+            kind="ABORT", method="DELETE", key=self._key, query={"uploadId": self._id}
         )
         try:
             await self._http.done(request)
@@ -143,7 +128,7 @@ class MultipartUpload(Upload):
             return
         except VolumeError as exc:
             log.warning(
-                "upload %s of %r could not be aborted: its parts are kept, and billed, until a"
+                "upload %s of %r could not be aborted: its parts stay, and are billed, until a"
                 " lifecycle rule (AbortIncompleteMultipartUpload) removes them: %s",
                 self._id,
                 self._key,
@@ -154,8 +139,8 @@ class MultipartUpload(Upload):
     def _complete_request(
         self, parts: Sequence[Part], headers: dict[str, str], *, size: int, whole: str
     ) -> Request:
-        headers = {**self._headers.every, **headers, "Content-Type": "application/xml"}
-        if self._http.endpoint.is_aws:
+        headers = {**headers, "Content-Type": "application/xml"}
+        if self._http.dialect.checks_object_size:
             headers["x-amz-mp-object-size"] = str(size)
         if self._sums and self._sums.full_object and whole:
             headers[self._sums.header] = whole
@@ -177,42 +162,37 @@ class MultipartUpload(Upload):
 
     @override
     async def made(self, parts: Sequence[Part]) -> ObjectInfo | None:
-        """As `Upload.made`: by the ETag that S3 makes of the parts', or by the checksum.
+        """As `Upload.made`, by the ETag that S3 computes from the parts', or by the checksum."""
+        return await get_object.find_made(
+            self._http,
+            self._key,
+            etag=_etag_of(parts),
+            size=sum(part.size for part in parts),
+            checksums={self._sums.header: self._sums.of_parts(parts)} if self._sums else {},
+        )
 
-        Size and number of parts prove nothing: two who edit one object have the same.
-        """
-        headers = {**self._headers.every, "x-amz-checksum-mode": "ENABLED"}
-        head = Request(kind="HEAD", method="HEAD", key=self._key, headers=headers)
-        try:
-            found = (await self._http.done(head)).headers
-        except NotFoundError:
-            return None
-        info = describe(self._key, found)
-        ours = info.etag == _etag_of(parts)
-        if self._sums is not None and not ours:  # with KMS
-            whole = self._sums.of_parts(parts)
-            ours = bool(whole) and found.get(self._sums.header) == whole
-        return info if ours and info.size == sum(part.size for part in parts) else None
-
-    async def _settled(
-        self, request: Request, answer: Response, parts: Sequence[Part], *, if_match: str | None
+    async def _settle(
+        self, answer: Response, error: VolumeError, parts: Sequence[Part], *, if_match: str | None
     ) -> ObjectInfo:
-        """A refusal, unless an earlier attempt whose answer was lost had done it."""
-        assert answer.fault is not None  # noqa: S101 - for the type checker
-        error = self._http.error(request, answer.fault)
+        """Raise the error, unless an earlier attempt whose answer was lost had completed it."""
         if answer.maybe_done and isinstance(error, NotFoundError | PreconditionFailedError):
             info = await self.made(parts)
             if info is not None:
                 return info
-        if answer.fault.code == "ConditionalRequestConflict":  # S3 wants another upload then
+        if answer.code == "ConditionalRequestConflict":  # S3 wants another upload then
             raise NotFoundError(error.what)
-        if if_match and isinstance(error, NotFoundError) and answer.fault.code != "NoSuchUpload":
+        if if_match and _is_without_object(answer):
             raise PreconditionFailedError(error.what, "the object is gone")
         raise error
 
 
+def _is_without_object(answer: Response) -> bool:
+    """Whether it is the object that does not exist, not the upload."""
+    return isinstance(answer.error, NotFoundError) and answer.code != "NoSuchUpload"
+
+
 def _etag_of(parts: Sequence[Part]) -> str:
-    """The ETag of an object that was uploaded in these parts; "" where theirs are no MD5s."""
+    """The ETag of an object uploaded in these parts; "" where the parts' ETags are not MD5s."""
     try:
         digests = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
     except ValueError:

@@ -1,26 +1,29 @@
-"""What a new version keeps of the one that it changes: headers, user metadata, class, tags.
+"""What a new version keeps of the one that it replaces: headers, user metadata, class, tags.
 
-S3 keeps them by itself in a copy only. A change of a file is a PUT or an upload, which must say
-them again; they are asked for once per change (one HEAD, and one GET of the tags if there are any).
+S3 keeps them by itself in a copy only. A change of a file is a PUT or an upload, which must send
+them again; they are read once per change (one HEAD, and one GET of the tags if there are any).
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 from urllib.parse import urlencode
 
 from lxml import etree
 
-from csi_s3.errors import AccessDeniedError, NotFoundError, VolumeError
+from csi_s3.errors import AccessDeniedError, NotFoundError
 from csi_s3.s3 import get_object, xml
 from csi_s3.s3.http import Http
-from csi_s3.s3.request_headers import SSE, SSE_KEY, RequestHeaders
+from csi_s3.s3.request_headers import SSE, SSE_KEY
 from csi_s3.s3.response_headers import describe
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-_KEPT = (
+T = TypeVar("T")
+
+_PRESERVED = (
     "Content-Type",
     "Cache-Control",
     "Content-Disposition",
@@ -33,80 +36,99 @@ _KEPT = (
     SSE_KEY,
 )
 _META = "x-amz-meta-"
+_TAGS = "x-amz-tagging"
 
 
 class PreservedHeaders:
-    """keeps_tags: until the policy was seen to refuse them; then one WARNING, and changes go on."""
+    """For all writes of one bucket.
 
-    def __init__(self, http: Http, headers: RequestHeaders) -> None:
-        self._http, self._headers = http, headers
-        self._keeps_tags = True
+    Tags need rights of their own. When the policy is seen to refuse them, one WARNING is logged;
+    from then on changes and copies are made without tags.
+    """
 
-    async def kept(self, key: str) -> dict[str, str]:
-        """The headers of a write that keeps what the object has; none where it is gone.
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._has_tags = True
+
+    async def of(self, key: str) -> dict[str, str]:
+        """Read the headers that a write of this key preserves; none where the object is gone.
 
         Options of the volume win over them: put those behind.
         """
         try:
-            return await self._of(key, await self._head(key))
+            return await self._read(key, await get_object.head_object(self._http, key))
         except (NotFoundError, AccessDeniedError):
             return {}
 
-    async def kept_of(self, source: ObjectInfo) -> dict[str, str]:
-        """As `kept`, of that version: what a copy would keep.
+    async def of_version(self, source: ObjectInfo) -> dict[str, str]:
+        """As `of`, for that version: what a copy would preserve.
 
         Raises:
             NotFoundError, ObjectChangedError: the source is gone, or another version.
 
         """
-        found = await self._head(source.key)
-        if source.etag and describe(source.key, found).etag != source.etag:
+        answer = await get_object.head_object(self._http, source.key)
+        if source.etag and describe(source.key, answer).etag != source.etag:
             raise get_object.changed(source.key, source.etag)
-        return await self._of(source.key, found)
+        return await self._read(source.key, answer)
 
-    async def _head(self, key: str) -> Mapping[str, str]:
-        head = Request(kind="HEAD", method="HEAD", key=key, headers=self._headers.every)
-        return (await self._http.done(head)).headers
+    async def write(
+        self, preserved: Mapping[str, str], send: Callable[[Mapping[str, str]], Awaitable[T]]
+    ) -> T:
+        """Send a write with these headers; without the tags if the policy refuses them."""
+        if _TAGS not in preserved:
+            return await send(preserved)
+        untagged = {name: value for name, value in preserved.items() if name != _TAGS}
+        return await self.try_tags(lambda tags: send(preserved if tags else untagged))
 
-    async def _of(self, key: str, found: Mapping[str, str]) -> dict[str, str]:
-        kept = {name: found[name] for name in _KEPT if found.get(name)}
-        kept |= {k.lower(): v for k, v in found.items() if k.lower().startswith(_META)}
-        if int(found.get("x-amz-tagging-count", "0")):
-            kept |= await self._tags(key)
-        return kept
+    async def try_tags(self, send: Callable[[bool], Awaitable[T]]) -> T:
+        """Send with tags; if that is denied, once more without them.
 
-    async def _tags(self, key: str) -> dict[str, str]:
-        if not self._keeps_tags:
-            return {}
+        S3 says no more than AccessDenied, whichever right is missing.
+        """
+        if not self._has_tags:
+            return await send(False)
+        try:
+            return await send(True)
+        except AccessDeniedError as denied:
+            try:
+                result = await send(False)
+            except AccessDeniedError:
+                raise denied from None
+            self._drop_tags(denied)
+            return result
+
+    async def _read(self, key: str, answer: Mapping[str, str]) -> dict[str, str]:
+        preserved = {name: answer[name] for name in _PRESERVED if answer.get(name)}
+        preserved |= {k.lower(): v for k, v in answer.items() if k.lower().startswith(_META)}
+        if self._has_tags and int(answer.get("x-amz-tagging-count", "0")):
+            preserved |= await self._read_tags(key)
+        return preserved
+
+    async def _read_tags(self, key: str) -> dict[str, str]:
         request = Request(
-            kind="GET-TAGS",
-            method="GET",
-            key=key,
-            query={"tagging": ""},
-            headers=self._headers.every,
-            answered_with="TagSet",
+            kind="GET-TAGS", method="GET", key=key, query={"tagging": ""}, answered_with="TagSet"
         )
         try:
             answer = await self._http.done(request)
         except AccessDeniedError as exc:
-            self.leave_tags(exc)
+            self._drop_tags(exc)
             return {}
-        return {"x-amz-tagging": urlencode(_tag_pairs(answer.root))}
+        return {_TAGS: urlencode(_tag_pairs(answer.root))}
 
-    def leave_tags(self, refused: VolumeError) -> None:
-        """The policy refuses tags: say so once, and do not try again."""
-        if self._keeps_tags:
-            self._keeps_tags = False
+    def _drop_tags(self, denied: AccessDeniedError) -> None:
+        if self._has_tags:
+            self._has_tags = False
             log.warning(
-                "changed objects lose their tags: the policy lacks s3:GetObjectTagging"
-                " and s3:PutObjectTagging: %s",
-                refused.what,
+                "changed and copied objects lose their tags: the policy lacks"
+                " s3:GetObjectTagging and s3:PutObjectTagging: %s",
+                denied.what,
             )
 
 
 def _tag_pairs(root: etree._Element | None) -> list[tuple[str, str]]:
     pairs = []
     for tag in () if root is None else root.iter("{*}Tag"):
-        said: Mapping[str, str] = xml.fields(tag)
-        pairs.append((said.get("Key", ""), said.get("Value", "")))
+        children = xml.fields(tag)
+        pairs.append((children.get("Key", ""), children.get("Value", "")))
     return pairs

@@ -1,4 +1,4 @@
-"""What a volume's options add to its requests, and the check that the store did as it was told."""
+"""The request headers that a volume's options add, and the check that the store obeyed them."""
 
 import mimetypes
 from collections.abc import Mapping
@@ -14,14 +14,15 @@ SSE_KEY = "x-amz-server-side-encryption-aws-kms-key-id"
 
 
 class RequestHeaders:
-    """Built once for a volume; `every` goes with all of its requests."""
+    """Built once for a volume. every: sent with all of its requests (`Http`)."""
 
     def __init__(self, config: BucketConfig) -> None:
         self._bucket, self._owner = config.bucket, config.expected_bucket_owner
         self._infer_type, self._storage_class = config.infer_content_type, config.storage_class
         self._sse = config.sse or ("aws:kms" if config.sse_kms_key_id else None)
         self._sse_key = config.sse_kms_key_id
-        self.every: dict[str, str] = _given(
+        self.encrypts = self._sse is not None
+        self.every: dict[str, str] = _without_empty(
             {
                 "x-amz-request-payer": "requester" if config.requester_pays else None,
                 "x-amz-expected-bucket-owner": config.expected_bucket_owner,
@@ -29,31 +30,31 @@ class RequestHeaders:
         )
 
     def new_object(
-        self, key: str, metadata: Mapping[str, str] | None, kept: Mapping[str, str]
+        self, key: str, metadata: Mapping[str, str], preserved: Mapping[str, str]
     ) -> dict[str, str]:
-        """For a PUT or the creation of an upload. kept: of the version that it changes."""
-        name = key.rpartition("/")[2]  # guess_type wants a URL: "data:…" would tell its own type
+        """For a PUT or the creation of an upload. preserved: of the version that it replaces."""
+        name = key.rpartition("/")[2]  # guess_type takes URLs: "data:…" would name a type itself
         guessed = mimetypes.guess_type(f"./{name}")[0] if self._infer_type else None
         if self._sse:
-            kept = {k: v for k, v in kept.items() if k not in (SSE, SSE_KEY)}
+            preserved = {k: v for k, v in preserved.items() if k not in (SSE, SSE_KEY)}
         return {
             "Content-Type": guessed or DEFAULT_TYPE,
-            **kept,
+            **preserved,
             **self._stored_as(self._storage_class),
-            **{f"x-amz-meta-{k}": v for k, v in (metadata or {}).items()},
+            **{f"x-amz-meta-{k}": v for k, v in metadata.items()},
         }
 
     def copied(self, source: ObjectInfo) -> dict[str, str]:
         """For a copy of the object: metadata stays; so does the class, if no option names one."""
-        kept = source.storage_class if source.storage_class != "STANDARD" else None
-        return {**self.copy_source(source), **self._stored_as(self._storage_class or kept)}
+        own = source.storage_class if source.storage_class != "STANDARD" else None
+        return {**self.copy_source(source), **self._stored_as(self._storage_class or own)}
 
     def copy_source(self, source: ObjectInfo) -> dict[str, str]:
         if self._bucket.startswith("arn:"):
             path = f"{self._bucket}/object/{quoted_key(source.key)}"
         else:
             path = f"/{self._bucket}/{quoted_key(source.key)}"
-        return _given(
+        return _without_empty(
             {
                 "x-amz-copy-source": path,
                 "x-amz-copy-source-if-match": source.etag,
@@ -70,27 +71,27 @@ class RequestHeaders:
         """
         if self._sse is None:
             return
-        said, said_key = answer.get(SSE), answer.get(SSE_KEY, "")
-        if said != self._sse:
+        actual, actual_key = answer.get(SSE), answer.get(SSE_KEY, "")
+        if actual != self._sse:
             raise IntegrityError(
-                f"{what}: asked for encryption {self._sse!r}, the store answered {said!r}",
-                "the object is stored, but not as asked; check `sse` and the bucket's encryption",
+                f"{what}: asked for encryption {self._sse!r}, the store answered {actual!r}",
+                "the object is stored otherwise; check `sse` and the bucket's encryption",
             )
         key = self._sse_key
         if key is None or "alias/" in key:
-            return  # an alias is answered with the key's own name
+            return  # the answer to an alias names the key itself
         # AWS answers arn:aws:kms:REGION:ACCOUNT:key/KEY, MinIO arn:aws:kms:KEY.
-        if said_key != key and not said_key.endswith((f":key/{key}", f":{key}")):
+        if actual_key != key and not actual_key.endswith((f":key/{key}", f":{key}")):
             raise IntegrityError(
-                f"{what}: asked for KMS key {key!r}, the store answered {said_key!r}",
-                "the object is stored, but not as asked; check `sse-kms-key-id`",
+                f"{what}: asked for KMS key {key!r}, the store answered {actual_key!r}",
+                "the object is encrypted with another key; check `sse-kms-key-id`",
             )
 
     def _stored_as(self, storage_class: str | None) -> dict[str, str]:
-        return _given(
+        return _without_empty(
             {"x-amz-storage-class": storage_class, SSE: self._sse, SSE_KEY: self._sse_key}
         )
 
 
-def _given(headers: Mapping[str, str | None]) -> dict[str, str]:
+def _without_empty(headers: Mapping[str, str | None]) -> dict[str, str]:
     return {k: v for k, v in headers.items() if v}

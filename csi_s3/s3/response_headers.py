@@ -1,4 +1,4 @@
-"""What headers say about one object, and what is held against them."""
+"""Parse object metadata from response headers, and check answers to writes."""
 
 import calendar
 from collections.abc import Mapping
@@ -6,7 +6,6 @@ from email.utils import parsedate_tz
 
 from csi_s3.errors import IntegrityError
 from csi_s3.s3 import xml
-from csi_s3.s3.checksums import Algorithm
 from csi_s3.s3.list_objects import ARCHIVES
 from csi_s3.s3.signing import Check
 from csi_s3.s3.store import Buffer, ObjectInfo
@@ -16,13 +15,13 @@ def describe(key: str, headers: Mapping[str, str], *, size: int | None = None) -
     """From the answer to a HEAD, or to a GET (whose Content-Length is not the object's size).
 
     Raises:
-        IntegrityError: the answer tells no size.
+        IntegrityError: the answer has no size.
 
     """
     if size is None and "Content-Length" not in headers:
         raise IntegrityError(
             f"HEAD {key!r}: the answer has no Content-Length",
-            "a proxy before the store drops it: let `endpoint-url` name the store itself",
+            "a proxy in front of the store removes it: set `endpoint-url` to the store itself",
         )
     storage_class = headers.get("x-amz-storage-class", "")
     shelved = storage_class in ARCHIVES or "x-amz-archive-status" in headers
@@ -46,32 +45,35 @@ def conditions(*, if_none_match: bool = False, if_match: str | None = None) -> d
 
 
 def version_of(what: str, answer: Mapping[str, str]) -> str:
-    """The ETag that a write was answered with.
+    """The ETag in the answer to a write.
 
     Raises:
-        IntegrityError: there is none, so it was not S3 that answered.
+        IntegrityError: there is none, so the answer is not S3's.
 
     """
     etag = answer.get("ETag", "")
     if not etag:
         raise IntegrityError(
-            f"{what}: the answer has no ETag: nobody knows whether it was stored",
+            f"{what}: the answer has no ETag: it is unknown whether the object was stored",
             "check that `endpoint-url` is an S3 endpoint, not a proxy's page",
         )
     return xml.quoted_etag(etag)
 
 
-def stored(what: str, sums: Algorithm | None, ours: str) -> Check:
-    """For the answer to a write: it has an ETag, and the store's checksum, if told, is ours."""
+def stored(what: str, checksums: Mapping[str, str]) -> Check:
+    """For the answer to a write: it has an ETag, and the checksums that were sent, if it has any.
+
+    checksums: by header name.
+    """
 
     def check(_status: int, answer: Mapping[str, str], _body: Buffer) -> None:
         version_of(what, answer)
-        said = answer.get(sums.header) if sums else None
-        if said and said != ours:
-            raise IntegrityError(
-                f"{what}: the store's checksum is {said}, ours {ours}",
-                "the bytes changed on their way; check memory and network of this node",
-            )
+        for name, sent in checksums.items():
+            if answer.get(name) not in (None, "", sent):
+                raise IntegrityError(
+                    f"{what}: the store's checksum is {answer[name]}, expected {sent}",
+                    "the data was corrupted in transit; check memory and network of this node",
+                )
 
     return check
 

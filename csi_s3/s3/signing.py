@@ -1,7 +1,7 @@
 """One request to a bucket: its exact URL, and botocore's SigV4 signature over it.
 
-URLs are quoted here, once, and neither signer nor aiohttp may touch them again, so that any key
-(`//`, `./`, `%`, `+`, control characters, a leading `/`) goes out as it was signed.
+URLs are quoted here, once, and neither signer nor aiohttp may change them again, so that any key
+(`//`, `./`, `%`, `+`, control characters, a leading `/`) is sent as it was signed.
 """
 
 import hashlib
@@ -27,16 +27,17 @@ _NO_BODY = hashlib.sha256(b"").hexdigest()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One S3 operation, sent as often as it takes.
+    """One S3 operation, sent until it succeeds or is given up.
 
     kind: HEAD, GET, LIST, PUT, ...: for messages, counts and policy hints.
     key: empty for the bucket itself.
-    quiet_s: the longest silence of the store while it works on this.
-    answer_bytes, heavy_bytes: what the answer may carry, what the store must move on its side (a
-        copy): for the deadline.
-    answered_with: the element, root or below it, without which a 200 is no success: S3 may say so
-        before it knows (copy, complete), and a proxy may say so of its own page.
-    check: raises IntegrityError where a success cannot be one; the request is then sent again.
+    quiet_s: the longest time without progress while the store works on this.
+    answer_bytes, heavy_bytes: the size of the answer, the bytes that the store must copy: for the
+        deadline.
+    answered_with: the element, root or below it, without which a 200 is not a success: S3 may send
+        the status before the result is known (copy, complete), and a proxy sends it with its page.
+    check: raises IntegrityError if the answer to a success is malformed; the request is then sent
+        again.
     """
 
     kind: str
@@ -50,6 +51,11 @@ class Request:
     heavy_bytes: int = 0
     answered_with: str = ""
     check: Check | None = None
+
+    @property
+    def listed(self) -> str | None:
+        """The prefix that a LIST is of; None for other requests."""
+        return self.query.get("prefix", "") if self.kind == "LIST" else None
 
 
 def quoted_key(key: str) -> str:
@@ -65,12 +71,12 @@ def url_of(request: Request, endpoint: Endpoint) -> str:
 
 
 def exact(url: str) -> URL:
-    """For aiohttp: a URL that nobody normalises."""
+    """For aiohttp: a URL that is not normalized."""
     return URL(url, encoded=True)
 
 
 def payload_hash(request: Request, endpoint: Endpoint) -> str:
-    """What x-amz-content-sha256 says: TLS protects the body, or the checksum in a signed header.
+    """The value of x-amz-content-sha256. TLS protects the body, or a checksum in a signed header.
 
     Only plain HTTP with upload-checksums=off needs the hash: SHA-256 of 1 GiB costs 0.7 CPU
     seconds, as much as sending it.
@@ -84,14 +90,14 @@ def payload_hash(request: Request, endpoint: Endpoint) -> str:
 def signed_headers(
     request: Request, endpoint: Endpoint, url: str, *, keys: AccessKeys | None, payload: str
 ) -> dict[str, str]:
-    """The request's headers with date and signature; as they are for anonymous requests."""
+    """The request's headers with date and signature; unchanged for anonymous requests."""
     if keys is None:
         return dict(request.headers)
     headers = {**request.headers, "Host": urlsplit(endpoint.url).netloc}  # else botocore parses url
-    asked = AWSRequest(method=request.method, url=url, headers=headers)
-    asked.context["payload"] = payload
-    _Signer(keys, endpoint.service, endpoint.region).add_auth(asked)
-    return dict(asked.headers.items())
+    signed = AWSRequest(method=request.method, url=url, headers=headers)
+    signed.context["payload"] = payload
+    _Signer(keys, endpoint.service, endpoint.region).add_auth(signed)
+    return dict(signed.headers.items())
 
 
 class _Signer(S3SigV4Auth):  # type: ignore[misc] # botocore is untyped

@@ -1,30 +1,31 @@
-"""The narrow waist: what the file system may ask of an object store, and the values it gets.
+"""The interface between file system and object store: its calls, and the values they return.
 
-Nothing of S3's vocabulary beyond it: options that hold for a whole volume (encryption, storage
-class, checksums, requester pays, ...) belong to the store that was built for the volume, not to
-calls. Implementations: `s3.bucket.Bucket` (real), `s3.memory_store.MemoryStore` (tests); both pass
-`tests/contract`.
+Options of a whole volume (encryption, storage class, checksums, requester pays, ...) belong to the
+store that is built for the volume, not to calls. Implementations: `s3.bucket.Bucket` (real),
+`s3.memory_store.MemoryStore` (tests); both pass `tests/contract`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from csi_s3.config import value_types
 from csi_s3.errors import VolumeError
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
+MAX_KEY_BYTES = value_types.MAX_KEY_BYTES
 MAX_PARTS = 10_000
 MIN_PART_BYTES = 5 << 20  # every part but the last
 MAX_PUT_BYTES = 5 << 30  # one PUT, one part, one copy
-MAX_COPY_PART_BYTES = 512 << 20  # larger server-side copies are cut, to go in parallel
+MAX_COPY_PART_BYTES = 512 << 20  # larger server-side copies are split, to run in parallel
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
     """One state of one object. Versions are equal if they are the same state of it.
 
-    etag: as the store spells it, quotes included; an opaque string; "": no known version.
+    etag: as the store writes it, quotes included; an opaque string; "": no known version.
     metadata_digest: of metadata that may change while the ETag stays; "" while none is read.
     size, last_modified: not compared, because the answer to a PUT does not carry all of them.
     """
@@ -40,9 +41,9 @@ class ObjectInfo:
     """One version of one object, and where it is.
 
     etag: as of `Version`.
-    last_modified: seconds since the epoch; whole seconds, because LIST and HEAD differ below that.
-        0.0 where the answer carried no date (the answer to a PUT).
-    archived: in an archive tier and not restored, so a read would be refused.
+    last_modified: whole seconds since the epoch, because LIST and HEAD differ in the fraction; 0.0
+        if the answer had no date (the answer to a PUT).
+    archived: in an archive tier and not restored, so a read is refused.
     """
 
     key: str
@@ -61,8 +62,8 @@ class ObjectInfo:
 class ListPage:
     """One page of a listing, both parts in the store's order (UTF-8 bytes of the key).
 
-    prefixes: each with a key below it. next_token: opaque; None on the last page, and on no other:
-        a page may hold nothing and not be the last.
+    prefixes: each with a key below it. next_token: opaque; None on the last page only: a page
+        may be empty and not be the last.
     """
 
     objects: Sequence[ObjectInfo]
@@ -72,7 +73,7 @@ class ListPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """Bytes of one version. `info.size` is the whole object's size; data may end at its end."""
+    """Bytes of one version. `info.size` is the size of the whole object."""
 
     info: ObjectInfo
     data: Buffer
@@ -80,7 +81,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One part that the store has; what `Upload.complete` is given, in part number order."""
+    """One part that the store has. `Upload.complete` takes them in the order of their numbers."""
 
     number: int
     etag: str
@@ -93,9 +94,6 @@ class Upload(Protocol):
 
     The owner calls `complete` or `abort`, once, after its parts have ended.
     """
-
-    @property
-    def upload_id(self) -> str: ...
 
     async def part(self, number: int, data: Buffer) -> Part:
         """Send part `number` (from 1); all but the last have at least MIN_PART_BYTES."""
@@ -118,32 +116,32 @@ class Upload(Protocol):
         Raises:
             PreconditionFailedError: the key holds an object (if_none_match), or not this version
                 (if_match). The upload is still to be aborted.
-            NotFoundError: the upload is no more, or of no use any more: another one may do.
-            IntegrityError: the store's checksum is not ours.
+            NotFoundError: the upload is gone, or cannot be completed; a new upload may succeed.
+            IntegrityError: the store's checksum differs.
 
         """
         ...
 
     async def made(self, parts: Sequence[Part]) -> ObjectInfo | None:
-        """What a `complete` of these parts whose answer was lost has made, if it is still there.
+        """The object that a `complete` of these parts, whose answer was lost, has made.
 
-        None also where the store does not tell enough to be certain.
+        None if there is no such object, or if the answer does not prove that it is the one.
         """
         ...
 
     async def abort(self) -> None:
-        """Drop the parts. A refusal is logged as one WARNING with the upload id, never raised."""
+        """Delete the parts. A refusal is logged as one WARNING with the upload id, never raised."""
         ...
 
 
 class ObjectStore(Protocol):
-    """One bucket, under one identity. Keys are whole keys: a mount's prefix is the caller's part.
+    """One bucket, with one identity. Keys are whole keys: the caller adds a mount's prefix.
 
     min_part_bytes: of every part but an upload's last.
     conditional_writes: whether it compares if_none_match and if_match; None: not known.
 
-    Every call has a deadline and a bounded retry of its own. Besides what is named below, each
-    may raise AccessDeniedError, CredentialsError, NoSuchBucketError, StoreUnavailableError,
+    Every call has a deadline and a bounded number of retries. Besides the errors below, each may
+    raise AccessDeniedError, CredentialsError, NoSuchBucketError, StoreUnavailableError,
     StoreTimeoutError, StoreRefusedError.
     """
 
@@ -160,25 +158,19 @@ class ObjectStore(Protocol):
         ...
 
     async def list_page(
-        self,
-        prefix: str,
-        *,
-        delimiter: str = "/",
-        token: str | None = None,
-        start_after: str = "",
-        max_keys: int = 1000,
+        self, prefix: str, *, delimiter: str = "/", token: str | None = None, max_keys: int = 1000
     ) -> ListPage:
-        """One page of the keys under prefix; with a delimiter, folded into prefixes behind it."""
+        """One page of the keys under prefix; with a delimiter, grouped into prefixes at it."""
         ...
 
     async def read_range(
         self, key: str, start: int, length: int, *, etag: str | None = None
     ) -> Chunk:
-        """Bytes [start, start + length), cut at the object's end; empty at or behind its end.
+        """Bytes [start, start + length), as far as the object has them.
 
         Raises:
             NotFoundError: there is no such object.
-            ObjectChangedError: etag was given and is not the object's.
+            ObjectChangedError: the object has another ETag.
             ArchivedError: the object must be restored first.
 
         """
@@ -196,11 +188,11 @@ class ObjectStore(Protocol):
     ) -> ObjectInfo:
         """Put the whole object (at most MAX_PUT_BYTES).
 
-        like: the object that it changes, whose headers, user metadata and tags it keeps.
+        like: the object that it replaces, whose headers, user metadata and tags it keeps.
 
         Raises:
             PreconditionFailedError: the key holds an object (if_none_match), or not this version.
-            NotImplementedByStoreError: the store does not know the condition.
+            NotImplementedByStoreError: the store does not support the condition.
 
         """
         ...
@@ -215,7 +207,7 @@ class ObjectStore(Protocol):
         Raises:
             NotFoundError: the source is gone.
             ObjectChangedError: the source is another version now.
-            PreconditionFailedError: the key holds an object and if_none_match was given.
+            PreconditionFailedError: the key holds an object (if_none_match).
 
         """
         ...
@@ -224,7 +216,7 @@ class ObjectStore(Protocol):
         """Delete the object; no error where there is none.
 
         Raises:
-            ObjectChangedError: if_match was given, and the store compared it and found another.
+            ObjectChangedError: the store compares versions, and the object is another (if_match).
 
         """
         ...
@@ -232,21 +224,15 @@ class ObjectStore(Protocol):
     async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
         """Delete in batches of 1000: keys, each with the ETag it must have ("": any).
 
-        Returns the keys that remain, each with why: ObjectChangedError where the store compared
-        and found another version.
+        Returns the keys that were not deleted, each with its error: ObjectChangedError if the
+        store compares versions and the object is another.
         """
         ...
 
-    async def create_upload(
-        self,
-        key: str,
-        *,
-        metadata: Mapping[str, str] | None = None,
-        like: ObjectInfo | None = None,
-    ) -> Upload:
+    async def create_upload(self, key: str, *, like: ObjectInfo | None = None) -> Upload:
         """Begin a multipart upload. like: as for `put`."""
         ...
 
     async def close(self) -> None:
-        """End connections; nothing may be under way."""
+        """Close connections; no call may be running."""
         ...

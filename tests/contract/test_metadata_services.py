@@ -7,9 +7,13 @@ import pytest
 
 from csi_s3.errors import CredentialsError
 from csi_s3.s3.bucket import open_bucket
-from csi_s3.s3.credentials import instance_credentials
+from csi_s3.s3.credentials.instance_credentials import (
+    ContainerCredentials,
+    InstanceCredentials,
+    _is_agent,
+)
 from csi_s3.s3.credentials.refresh import CredentialClock
-from tests.contract.conftest import SECRET
+from tests.contract.conftest import SECRET, at_once
 from tests.contract.scripted import Reply, listing, scripted_s3
 from tests.contract.test_web_identity import START, Time, key_of
 
@@ -92,12 +96,13 @@ async def test_an_agent_that_is_failing_is_asked_twice(agent, bucket_server):
     assert len(agent.seen) == 2
 
 
-async def test_an_agent_that_never_answers_is_named(agent, bucket_server, monkeypatch):
-    monkeypatch.setattr(instance_credentials, "WITHIN_S", 0.05)
+async def test_an_agent_that_never_answers_is_named(agent):
     agent.rule = lambda _: Reply(hang=True)
-    error = await refused(bucket_server)
-    assert f"{agent.endpoint}/v1/credentials: nothing came in time" in error.what
-    assert "eks-pod-identity-agent runs" in error.hint
+    url = f"{agent.endpoint}/v1/credentials"
+    source = ContainerCredentials(url, token="t", within_s=0.05, pause=at_once)
+    with pytest.raises(CredentialsError, match=f"{url}: no answer in time") as caught:
+        await source.find()
+    assert "eks-pod-identity-agent runs" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,7 @@ async def test_the_token_goes_to_nobody_but_an_agent(agent, bucket_server, aws_e
     "url", ["http://169.254.170.23/v1/credentials", "http://[fd00:ec2::23]/v1"]
 )
 def test_eks_agents_addresses_are_allowed(url):
-    assert instance_credentials._is_agent(url)
+    assert _is_agent(url)
 
 
 async def test_an_eks_agents_address_without_a_token_is_passed_over(
@@ -187,16 +192,14 @@ async def test_ended_keys_from_the_metadata_service_are_used_and_asked_for_again
     assert [key_of(seen) for seen in bucket_server.seen] == ["OLD", "OLD", "NEW"]
 
 
-async def test_a_metadata_service_that_never_answers_is_told_with_the_hop_limit(
-    imds, bucket_server, monkeypatch
-):
+async def test_a_metadata_service_that_never_answers_is_reported_with_the_hop_limit(imds):
     """A pod behind a hop limit of 1: the answer to the PUT never arrives."""
-    monkeypatch.setattr(instance_credentials, "WITHIN_S", 0.05)
     imds.rule = lambda _: Reply(hang=True)
-    error = await refused(bucket_server)
-    assert "no AWS credentials found for bucket 'bkt'" in error.what
-    assert "the instance's metadata hop limit of 1" in error.hint
-    assert "raise it to 2, or set mounter.hostNetwork=true in the chart" in error.hint
+    clock = CredentialClock()
+    source = InstanceCredentials(imds.endpoint, clock, within_s=0.05, pause=at_once)
+    reason = await source.find()
+    assert "hop limit of 1" in reason
+    assert "raise it to 2, or set mounter.hostNetwork=true in the chart" in reason
     assert {seen.method for seen in imds.seen} == {"PUT"}
     assert len(imds.seen) == 2
 
@@ -205,7 +208,9 @@ async def test_no_metadata_service_at_all_is_told_with_the_hop_limit(
     imds, bucket_server, aws_environment
 ):
     aws_environment.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1")
-    assert "hop limit of 1" in (await refused(bucket_server)).hint
+    error = await refused(bucket_server)
+    assert "no AWS credentials found for bucket 'bkt'" in error.what
+    assert "hop limit of 1" in error.hint
 
 
 async def test_an_instance_without_a_profile_is_told_so(imds, bucket_server):

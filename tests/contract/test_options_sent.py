@@ -106,18 +106,71 @@ async def test_another_kms_key_than_the_one_asked_for_is_an_error(s3):
             await bucket.put("k", b"x")
 
 
-async def test_a_kms_key_of_the_store_s_own_is_the_one_asked_for(bucket_names, aws_environment):
+@pytest.fixture(scope="module")
+def minio_with_kms():
     secret = {"MINIO_KMS_SECRET_KEY": f"{KMS_KEY}:{base64.b64encode(bytes(32)).decode()}"}
     with running("minio", env=secret) as server:
-        async with bucket_on(server, bucket_names, aws_environment) as found:
-            for key in (KMS_KEY, f"arn:aws:kms:{KMS_KEY}"):
-                config = replace(found.config, sse="aws:kms", sse_kms_key_id=key)
-                async with open_bucket(config) as bucket:
-                    await bucket.put("k", b"x")
-            other = replace(found.config, sse="aws:kms", sse_kms_key_id="key")
-            async with open_bucket(other) as bucket:
-                with pytest.raises(VolumeError):
-                    await bucket.put("k", b"x")
+        yield server
+
+
+@pytest.fixture
+async def encrypting(minio_with_kms, bucket_names, aws_environment):
+    async with bucket_on(minio_with_kms, bucket_names, aws_environment) as found:
+        yield found
+
+
+async def test_a_kms_key_of_the_store_s_own_is_the_one_asked_for(encrypting):
+    for key in (KMS_KEY, f"arn:aws:kms:{KMS_KEY}"):
+        config = replace(encrypting.config, sse="aws:kms", sse_kms_key_id=key)
+        async with open_bucket(config) as bucket:
+            await bucket.put("k", b"x")
+    other = replace(encrypting.config, sse="aws:kms", sse_kms_key_id="key")
+    async with open_bucket(other) as bucket:
+        with pytest.raises(VolumeError):
+            await bucket.put("k", b"x")
+
+
+@pytest.mark.parametrize("key", [KMS_KEY, None])
+async def test_minio_encrypts_uploads_and_copies_though_its_answers_do_not_name_it(encrypting, key):
+    sse = "aws:kms" if key else "AES256"
+    config = replace(encrypting.config, sse=sse, sse_kms_key_id=key)
+    async with open_bucket(config) as bucket:
+        source = await bucket.put("source", bytes(bucket.min_part_bytes))
+        upload = await bucket.create_upload("large")
+        first = await upload.part_from(1, source, 0, source.size)
+        done = await upload.complete([first, await upload.part(2, b"end")])
+        copy = await bucket.copy(done, "copy")
+        assert (await bucket.read_range("copy", source.size, 10, etag=copy.etag)).data == b"end"
+    for name in ("large", "copy"):
+        headers = encrypting.server.head(f"/{config.bucket}/{name}")
+        assert headers["x-amz-server-side-encryption"] == sse
+
+
+MINIO = {"Server": "MinIO"}
+LARGE = Reply(200, b"<R><ETag>e</ETag></R>", MINIO)
+
+
+def head(etag, **headers):
+    return Reply(200, b"", {"ETag": etag, "Content-Length": "1", **MINIO, **headers})
+
+
+@pytest.mark.parametrize("kind", ["complete", "copy"])
+async def test_an_object_that_minio_did_not_encrypt_is_an_error(s3, kind):
+    async with open_bucket(s3.config(sse="AES256")) as bucket:
+        s3.replies = [replace(listing(), headers=MINIO), replace(CREATED, headers=MINIO)]
+        await bucket.list_page("")
+        upload = await bucket.create_upload("k")
+
+        def write(answer):
+            s3.replies = [LARGE, answer]
+            return upload.complete([]) if kind == "complete" else bucket.copy(SOURCE, "k")
+
+        with pytest.raises(IntegrityError, match=r"asked for encryption 'AES256'.*answered None"):
+            await write(head('"e"'))
+        assert (await write(head('"e"', **{"x-amz-server-side-encryption": "AES256"}))).key == "k"
+        assert (await write(head('"of another client"'))).etag == '"e"'
+        assert (await write(error(404, "NoSuchKey"))).etag == '"e"'
+    assert s3.seen[-1].method == "HEAD"
 
 
 async def test_a_copy_keeps_the_storage_class_of_its_source_unless_told(s3):
@@ -227,7 +280,7 @@ async def test_an_abort_that_the_policy_refuses_is_one_warning_with_the_upload_i
     assert "s3:AbortMultipartUpload" in caplog.text
 
 
-@pytest.mark.warnings_expected("copies leave the objects' tags behind")
+@pytest.mark.warnings_expected("changed and copied objects lose their tags")
 async def test_a_policy_without_tagging_rights_does_not_stop_copies(s3, caplog):
     result = Reply(200, b"<CopyObjectResult><ETag>e2</ETag></CopyObjectResult>")
     s3.replies = [error(403, "AccessDenied", "no tags for you"), result, result]
@@ -239,6 +292,27 @@ async def test_a_policy_without_tagging_rights_does_not_stop_copies(s3, caplog):
         "REPLACE",
         "REPLACE",
     ]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.warnings_expected("changed and copied objects lose their tags")
+@pytest.mark.parametrize("kind", ["put", "upload"])
+async def test_tags_that_the_policy_refuses_to_a_change_are_not_sent_again(s3, caplog, kind):
+    tagged = Reply(200, b"", {"ETag": '"e"', "Content-Length": "3", "x-amz-tagging-count": "1"})
+    tags = b"<Tagging><TagSet><Tag><Key>t</Key><Value>1</Value></Tag></TagSet></Tagging>"
+    result = PUT if kind == "put" else CREATED
+    copied = Reply(200, b"<CopyObjectResult><ETag>e2</ETag></CopyObjectResult>")
+    s3.replies = [tagged, Reply(200, tags), error(403, "AccessDenied"), result, tagged, result]
+    async with open_bucket(s3.config()) as bucket:
+        for _ in range(2):
+            if kind == "put":
+                await bucket.put("k", b"x", like=SOURCE)
+            else:
+                await bucket.create_upload("k", like=SOURCE)
+        s3.replies = [copied]
+        await bucket.copy(SOURCE, "c")
+    assert [s.headers.get("x-amz-tagging") for s in s3.seen[2:6]] == ["t=1", None, None, None]
+    assert s3.seen[-1].headers["x-amz-tagging-directive"] == "REPLACE"
     assert len(caplog.records) == 1
 
 
@@ -361,9 +435,9 @@ async def test_reading_an_archived_object_says_that_it_must_be_restored(s3):
 async def test_a_page_that_is_no_listing_says_so(s3):
     s3.rule = lambda _: Reply(200, b"<html>Welcome to the console</html>")
     async with open_bucket(s3.config(), pause=at_once) as bucket:
-        with pytest.raises(StoreUnavailableError, match="no answer of S3") as caught:
+        with pytest.raises(StoreUnavailableError, match="not an S3 response") as caught:
             await bucket.list_page("")
-    assert "is `endpoint-url` an S3 endpoint" in caught.value.hint
+    assert "`endpoint-url` is an S3 endpoint" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from csi_s3.aio import LONGEST_PAUSE_S
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import IntegrityError, NotFoundError, StoreUnavailableError
 from csi_s3.fuse.bridge import ANSWER_WITHIN_S
 from csi_s3.s3.bucket import Bucket, open_bucket
-from csi_s3.s3.http import BACKOFF_MAX_S
 from csi_s3.s3.store import ObjectInfo
 from tests.contract.scripted import error
 from tests.faulty import Act, Fault, Faulty, faulty
@@ -124,7 +124,8 @@ async def delete_many(w: World) -> bool:
 
 
 async def create(w: World) -> bool:
-    return bool((await w.store.create_upload(w.new)).upload_id)
+    await begin(w)
+    return await part(w)
 
 
 async def begin(w: World) -> None:
@@ -299,6 +300,6 @@ async def test_pauses_grow_and_end_before_a_program_is_given_up(s3):
         assert len(pauses) == attempts - 1
         growing = pauses[:-2]  # the longest are as long as they may be
         assert all(a < b for a, b in pairwise(growing))
-        assert min(pauses[-2:]) >= BACKOFF_MAX_S / 2
+        assert min(pauses[-2:]) >= LONGEST_PAUSE_S / 2
         assert sum(pauses) < ANSWER_WITHIN_S
     assert len({round(p, 6) for p in pauses}) == len(pauses), "no jitter"

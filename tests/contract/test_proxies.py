@@ -8,6 +8,7 @@ import pytest
 
 from csi_s3.errors import StoreUnavailableError
 from csi_s3.s3.bucket import open_bucket
+from csi_s3.s3.dialects import COMPATIBLE
 from csi_s3.s3.endpoint import Endpoint
 from csi_s3.s3.http import Http
 from csi_s3.s3.signing import Request
@@ -47,7 +48,7 @@ async def test_a_proxy_that_refuses_is_named_without_its_password(aws_keys, s3):
 async def test_a_bucket_that_moved_has_the_proxy_of_its_new_endpoint(aws_keys, s3):
     """A private end point in NO_PROXY is reached directly, also when a redirect named it."""
     near = Endpoint(
-        url="http://near.example.com", region="a", service="s3", custom=True, is_aws=False
+        url="http://near.example.com", region="a", service="s3", custom=True, dialect=COMPATIBLE
     )
     moved = b"HTTP/1.1 301 Moved Permanently\r\nx-amz-bucket-region: b\r\n"
     async with proxy(moved) as (place, asked):
@@ -57,11 +58,11 @@ async def test_a_bucket_that_moved_has_the_proxy_of_its_new_endpoint(aws_keys, s
             bucket="bkt",
             endpoint=near,
             identity=None,
+            headers={},
             move=lambda old, region: replace(old, url=s3.endpoint, region=region),
             tls=None,
             user_agent="",
             max_attempts=1,
-            observe=None,
             pause=at_once,
         )
         try:

@@ -83,11 +83,14 @@ async def test_a_head_refused_without_a_word_is_asked_again_as_a_get(s3):
     assert [seen.method for seen in s3.seen] == ["HEAD", "GET", "GET"]
 
 
-async def test_an_ended_token_is_renewed_once_for_all_who_met_it(s3, aws_keys):
-    aws_keys.setenv("AWS_SESSION_TOKEN", "old")
+async def test_an_ended_token_is_renewed_once_for_all_who_met_it(s3, aws_keys, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        aws_keys.delenv(name)
+    keys = "[default]\naws_access_key_id=AKIA\naws_secret_access_key=x\naws_session_token="
+    (tmp_path / "credentials").write_text(f"{keys}old\n")
     s3.rule = lambda seen: listing() if token_of(seen) == "new" else ENDED
     async with open_bucket(s3.config()) as bucket:
-        aws_keys.setenv("AWS_SESSION_TOKEN", "new")
+        (tmp_path / "credentials").write_text(f"{keys}new\n")
         async with asyncio.TaskGroup() as group:
             for _ in range(3):
                 group.create_task(bucket.list_page(""))

@@ -91,7 +91,7 @@ async def test_an_answer_that_always_breaks_off_is_an_error(s3, bucket):
 
 async def test_a_body_shorter_than_its_range_is_an_integrity_error(s3, bucket):
     s3.rule = lambda _: Reply(206, b"0123", {"ETag": '"e"', "Content-Range": "bytes 0-9/10"})
-    with pytest.raises(IntegrityError, match="4 bytes from 0, 10 were due"):
+    with pytest.raises(IntegrityError, match=r"4 bytes .* 10"):
         await bucket.read_range("k", 0, 10)
 
 

@@ -11,9 +11,9 @@ import pytest
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import AccessDeniedError, CredentialsError
 from csi_s3.s3.bucket import open_bucket
-from csi_s3.s3.credentials import web_identity
 from csi_s3.s3.credentials.refresh import CredentialClock
-from tests.contract.conftest import SECRET
+from csi_s3.s3.credentials.web_identity import WebIdentity
+from tests.contract.conftest import SECRET, at_once
 from tests.contract.scripted import Reply, error, listing, scripted_s3
 from tests.issuer import MINIO_ROLE, issuer, minio_with_role
 from tests.servers import running
@@ -69,9 +69,8 @@ class Time:
 
 
 @pytest.fixture
-async def sts(aws_environment, tmp_path, monkeypatch):
+async def sts(aws_environment, tmp_path):
     """STS, as EKS's webhook sets it up for the mounter."""
-    monkeypatch.setattr(web_identity, "BACKOFF_S", 0.0)
     (tmp_path / "token").write_text(token_of(SUBJECT) + "\n")
     aws_environment.setenv("AWS_ROLE_ARN", ROLE)
     aws_environment.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
@@ -130,6 +129,20 @@ async def test_the_session_name_is_the_environments_if_it_has_one(
     assert forms(sts)[0]["RoleSessionName"] == "cluster-7"
 
 
+async def test_sources_in_one_process_each_have_their_own_token_and_role(sts, tmp_path):
+    (tmp_path / "other").write_text(token_of("system:serviceaccount:team:reader"))
+    roles = {ROLE: tmp_path / "token", f"{ROLE}-2": tmp_path / "other"}
+    sts.replies = [given("ONE"), given("TWO")]
+    sources = [
+        WebIdentity(token_file, role, url=lambda: sts.endpoint, session=f"s{n}")
+        for n, (role, token_file) in enumerate(roles.items())
+    ]
+    assert [(await source.find()).keys.access_key for source in sources] == ["ONE", "TWO"]
+    sent = [(f["RoleArn"], f["WebIdentityToken"], f["RoleSessionName"]) for f in forms(sts)]
+    tokens = [path.read_text().strip() for path in roles.values()]
+    assert sent == list(zip(roles, tokens, ["s0", "s1"], strict=True))
+
+
 async def test_the_token_file_is_read_again_at_each_renewal(sts, bucket_server, tmp_path):
     time = Time()
     sts.replies = [given("ONE"), given("TWO", minutes=120)]
@@ -165,7 +178,7 @@ async def test_an_sts_that_is_down_at_renewal_is_not_noticed_by_readers(sts, buc
     time = Time()
     sts.replies = [given("ONE"), *[refusal(503, "ServiceUnavailable", "busy")] * 3]
     sts.rule = lambda _: given("TWO", minutes=120)
-    async with open_bucket(bucket_server.config(), clock=time.clock) as bucket:
+    async with open_bucket(bucket_server.config(), pause=at_once, clock=time.clock) as bucket:
         for seconds in (2800, 2810, 2840):
             time.seconds = seconds
             await bucket.list_page("")
@@ -175,7 +188,7 @@ async def test_an_sts_that_is_down_at_renewal_is_not_noticed_by_readers(sts, buc
 @pytest.mark.parametrize("status", [408, 429, 520])
 async def test_a_gateway_before_sts_that_fails_once_fails_nothing(sts, bucket_server, status):
     sts.replies = [Reply(status), given("ONE", now=datetime.now(UTC))]
-    async with open_bucket(bucket_server.config()) as bucket:
+    async with open_bucket(bucket_server.config(), pause=at_once) as bucket:
         await bucket.list_page("")
     assert len(sts.seen) == 2
 
@@ -187,7 +200,7 @@ async def test_a_busy_sts_is_asked_again(sts, bucket_server):
         Reply(200, b"", lost=True),
         given("ONE", now=now),
     ]
-    async with open_bucket(bucket_server.config()) as bucket:
+    async with open_bucket(bucket_server.config(), pause=at_once) as bucket:
         await bucket.list_page("")
     assert len(sts.seen) == 3
 
@@ -212,10 +225,10 @@ NOT_TRUSTED = "Not authorized to perform sts:AssumeRoleWithWebIdentity"
         ),
         (
             refusal(400, "ExpiredTokenException", "Token expired: current date/time"),
-            [ROLE, "ExpiredTokenException", "has ended", "clock"],
+            [ROLE, "ExpiredTokenException", "has expired", "clock"],
         ),
-        (Reply(404, b"<html>not here</html>"), [ROLE, "no answer of STS's", "HTTP 404"]),
-        (Reply(200, b"<html>a console</html>"), [ROLE, "no answer of STS's", "HTTP 200"]),
+        (Reply(404, b"<html>not here</html>"), [ROLE, "not STS's", "HTTP 404"]),
+        (Reply(200, b"<html>a console</html>"), [ROLE, "not STS's", "HTTP 200"]),
     ],
     ids=["not-trusted", "no-provider", "expired", "not-sts", "console"],
 )
@@ -243,7 +256,7 @@ async def test_a_token_that_sts_repeats_is_cut_out_of_the_message(sts, bucket_se
 async def test_an_sts_that_cannot_be_reached_is_named(sts, bucket_server, aws_environment):
     aws_environment.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
     with pytest.raises(CredentialsError, match=r"STS at http://127\.0\.0\.1:1 cannot") as caught:
-        async with open_bucket(bucket_server.config()):
+        async with open_bucket(bucket_server.config(), pause=at_once):
             pass
     assert "sts.endpointUrl" in caught.value.hint
 

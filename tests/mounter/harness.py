@@ -19,10 +19,10 @@ INIT = "68000000"
 WITHIN_S = 20
 
 
-def spec(handle: str = "obedient", mount_id: str = "a" * 32) -> MountSpec:
+def spec(handle: str = "obedient", mount_id: str = "a" * 32, **more: str) -> MountSpec:
     tree = TreeConfig(drain_timeout_s=0.0)
     volume = VolumeConfig(bucket=BucketConfig(bucket="b"), tree=tree)
-    return MountSpec(mount_id=mount_id, volume_handle=handle, volume=volume)
+    return MountSpec(mount_id=mount_id, volume_handle=handle, volume=volume, **more)
 
 
 class Node:
@@ -54,10 +54,10 @@ class Node:
     def come_back(self) -> None:
         self._sock = listen(self._path)
 
-    async def serve(self, handle: str = "obedient", mount_id: str = "a" * 32) -> int:
+    async def serve(self, handle: str = "obedient", mount_id: str = "a" * 32, **more: str) -> int:
         """Ask for a mount; returns the read end of what stands for its fuse descriptor."""
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        body = {"spec": spec(handle, mount_id).to_json(), "init": INIT}
+        body = {"spec": spec(handle, mount_id, **more).to_json(), "init": INIT}
         await self.channel.send("serve", body, [write])
         os.close(write)
         return read
@@ -90,10 +90,16 @@ class Mounter:
 
 
 @asynccontextmanager
-async def mounter(path: Path, *zygote_args: str, shares: MemoryShares | None = None):
+async def mounter(
+    path: Path,
+    *zygote_args: str,
+    shares: MemoryShares | None = None,
+    credentials_dir: Path | None = None,
+):
     """A keeper that is connected to a node; leaving stops it and waits for its end."""
     node = Node(path)
-    found = Mounter(node, Keeper(path, ZygoteClient([*ZYGOTE, *zygote_args]), shares))
+    zygote = ZygoteClient([*ZYGOTE, *zygote_args])
+    found = Mounter(node, Keeper(path, zygote, shares, credentials_dir=credentials_dir))
     found.task = asyncio.create_task(found.keeper.run(found.stop))
     try:
         messages = await node.accept()

@@ -41,6 +41,18 @@ async def test_a_served_mount_has_a_worker_that_holds_its_descriptor(node):
     os.close(fuse)
 
 
+async def test_a_mount_without_an_identity_of_its_own_has_the_mounters(tmp_path):
+    async with mounter(tmp_path / "node.sock", credentials_dir=Path("/mounters")) as found:
+        shared = await found.node.serve("identity")
+        assert await line(shared) == "/mounters"
+        assert (await found.node.report()).state is State.SERVING
+        own = await found.node.serve("identity", OTHER, credentials_dir="/own")
+        assert await line(own) == "/own"
+        assert (await found.node.report()).state is State.SERVING
+    os.close(shared)
+    os.close(own)
+
+
 async def test_usage_is_answered_by_the_worker(node):
     fuse = await node.serve()
     pid = (await node.report()).usage.inodes

@@ -2,7 +2,8 @@
 
     zygote_double.py [crowded|threaded] FD
 
-Every worker writes its pid to the descriptor it serves, so that a test sees that it has it.
+Every worker writes its pid to the descriptor it serves, so that a test sees that it has it; one
+called `identity` writes its credentials directory.
 """
 
 import asyncio
@@ -31,7 +32,8 @@ def worker(sock: socket.socket) -> int:
 async def _work(channel: Channel) -> int:
     message = await channel.receive()
     spec = MountSpec.from_json(message.body["spec"])
-    os.write(message.take_fd(), f"{os.getpid()}\n".encode())
+    text = spec.credentials_dir if spec.volume_handle == "identity" else os.getpid()
+    os.write(message.take_fd(), f"{text}\n".encode())
     match spec.volume_handle:
         case "refused":
             error = AccessDeniedError("bucket b: 403", "look at the policy")

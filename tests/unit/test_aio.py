@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from csi_s3.aio import KeyLocks, blocking, finish
+from csi_s3.aio import LONGEST_PAUSE_S, KeyLocks, back_off, blocking, finish
 
 WITHIN_S = 20
 
@@ -146,3 +146,15 @@ async def test_many_blocking_calls_do_not_wait_for_one_another():
     async with asyncio.TaskGroup() as group:
         for _ in range(40):
             group.create_task(blocking(lambda: together.wait(WITHIN_S), within_s=WITHIN_S))
+
+
+async def test_pauses_between_attempts_grow_to_the_longest():
+    pauses = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    for failures in range(1, 20):
+        await back_off(failures, pause, first_s=0.1)
+    assert 0.1 <= pauses[0] <= 0.2 <= pauses[1] <= 0.4 <= pauses[2] <= 0.8
+    assert all(LONGEST_PAUSE_S / 2 <= seconds <= LONGEST_PAUSE_S for seconds in pauses[8:])

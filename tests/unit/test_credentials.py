@@ -147,7 +147,7 @@ async def test_ended_keys_that_cannot_be_renewed_are_an_error_which_all_share_fo
 async def test_a_source_that_is_gone_says_what_is_missing():
     identity, _, time = await opened(("A", 3600), "the variable is not set")
     time.seconds = 3600
-    with pytest.raises(CredentialsError, match=r"source of A.*no longer given.*not set"):
+    with pytest.raises(CredentialsError, match=r"source of A.*no longer available.*not set"):
         await identity.keys()
 
 

@@ -70,10 +70,9 @@ async def test_keys_come_from_the_files_without_the_line_ends_that_editors_add(v
     assert found.expires is None
 
 
-async def test_messages_name_the_secret_where_the_files_are_one_s(volume, monkeypatch):
-    """Who reads them does not know the directories of the driver's pods."""
-    monkeypatch.setenv("CSI_S3_CREDENTIALS_SECRET", "aws-secret")
-    files = KeyFiles(volume.path, CredentialClock())
+async def test_messages_name_the_secret_where_the_files_are_one_s(volume):
+    """Users do not know the directories of the driver's pods."""
+    files = KeyFiles(volume.path, CredentialClock(), secret="aws-secret")
     called = "Secret aws-secret in the driver's namespace"
     assert await files.find() == f"{called} has no key_id"
     volume.write(key_id="AKIA")
@@ -214,15 +213,11 @@ async def test_a_plain_directory_whose_files_are_rewritten_in_place_works_too(tm
     assert files.newer(at_once=False).keys.access_key == "AKIANEW"
 
 
-async def test_environment_keys_are_trimmed_and_named_when_bad(monkeypatch):
-    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"):
-        monkeypatch.delenv(f"AWS_{name}", raising=False)
-    assert await EnvironmentKeys().find() == "AWS_ACCESS_KEY_ID is not set"
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA\n")
+async def test_environment_keys_are_trimmed_and_named_when_bad():
+    assert await EnvironmentKeys(None, None, None).find() == "AWS_ACCESS_KEY_ID is not set"
     with pytest.raises(CredentialsError, match="AWS_SECRET_ACCESS_KEY is not"):
-        await EnvironmentKeys().find()
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s\n")
-    assert (await EnvironmentKeys().find()).keys == AccessKeys("AKIA", Secret("s"), None)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s s")
+        await EnvironmentKeys("AKIA\n", None, None).find()
+    credentials = await EnvironmentKeys("AKIA\n", "s\n", None).find()
+    assert credentials.keys == AccessKeys("AKIA", Secret("s"), None)
     with pytest.raises(CredentialsError, match="AWS_SECRET_ACCESS_KEY holds characters"):
-        await EnvironmentKeys().find()
+        await EnvironmentKeys("AKIA", "s s", None).find()

@@ -60,4 +60,4 @@ def test_empty_variables_are_as_if_not_set(env):
     env.setenv("HTTPS_PROXY", "")
     env.setenv("AWS_REGION", "")
     assert environment.proxy_for(S3) is None
-    assert environment.aws_region() is None
+    assert environment.aws("REGION") is None

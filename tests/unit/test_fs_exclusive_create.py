@@ -88,7 +88,7 @@ def test_each_claim_has_a_token_of_its_own(mount):
     assert len(tokens) == 2
 
 
-def test_who_is_late_is_told_at_open(mount):
+def test_the_loser_gets_an_error_at_open(mount):
     held = Held(mount.store, "PUT")
     creating = mount.start(mount.fs.files.create(1, b"f", EXCLUSIVE))
     mount.settle()
@@ -101,7 +101,7 @@ def test_who_is_late_is_told_at_open(mount):
 
 
 @pytest.mark.parametrize("data", [b"x", b"more than a part"])
-def test_a_winner_whose_file_somebody_replaced_is_told_at_close(mounts, data):
+def test_a_winner_whose_file_was_replaced_concurrently_gets_an_error_at_close(mounts, data):
     mount = mounts(write_part_bytes=4)
     fh = mount.create("f", EXCLUSIVE)
     mount.write(fh, data)
@@ -125,7 +125,7 @@ def test_a_claim_that_fails_made_no_file(mount, error):
     mount.close_file(mount.create("f", EXCLUSIVE))
 
 
-def test_a_claim_whose_answer_was_lost_is_an_empty_file_as_of_somebody_else(mount):
+def test_a_claim_whose_answer_was_lost_is_an_empty_file_of_another_client(mount):
     """The real store settles lost answers by the token; what is left is one it gave up on."""
     fail(mount.store, "PUT", StoreUnavailableError("503"), after=True)
     with pytest.raises(StoreUnavailableError):

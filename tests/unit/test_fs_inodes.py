@@ -125,11 +125,11 @@ def test_the_runtime_half_goes_when_nothing_is_in_it():
     file = inodes.add(ROOT, "f", Kind.FILE)
     idle = file.runtime
     fh = handles.add(FileHandle(file))
-    assert handles.of(file) == [handles.file(fh)]
+    assert file.file_handles == [handles.file(fh)]
     assert file.runtime is not idle
     handles.remove(fh)
     assert file.runtime is idle
-    assert (idle.handles, idle.children) == ((), 0)
+    assert (len(idle.handles), idle.children) == (0, 0)
 
 
 def test_no_module_writes_a_field_of_an_inode_but_its_own_and_the_table():

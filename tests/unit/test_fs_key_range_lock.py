@@ -95,7 +95,7 @@ async def test_a_move_that_waits_is_not_overtaken(lock):
     await other.go()
 
 
-async def test_a_key_that_has_changed_meanwhile_is_the_new_one(lock):
+async def test_a_key_that_changes_before_its_turn_is_the_new_one(lock):
     name = "a"
     moving = move(lock, "a/", "b/")
     waiting = Turn(lock.change(lambda: f"{name}/x"))

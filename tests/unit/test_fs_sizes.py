@@ -62,13 +62,13 @@ def test_an_open_sent_before_another_request_found_the_version_is_stale(mount, f
     mount.store_works()
     mount.time.now_s += 2 * TTL_S
     assert mount.stat("f").size == 5
-    assert mount.stat("f").size == 5  # it is told now
+    assert mount.stat("f").size == 5  # the kernel gets it now
     held.let_go()
     assert is_stale(mount, task)
 
 
 def test_an_answer_that_the_kernel_will_ignore_does_not_count(mount):
-    """The request was sent before the kernel was told to drop what it has: see attr_version."""
+    """The request was sent before the kernel had to drop what it has: see attr_version."""
     mount.put("f", b"old")
     ino = mount.ino("f")
     mount.put("f", b"newer")
@@ -79,7 +79,7 @@ def test_an_answer_that_the_kernel_will_ignore_does_not_count(mount):
     assert not is_stale(mount, opening(mount, ino))
 
 
-def test_what_was_not_told_yet_is_believed_for_no_longer_than_it_is_fresh(mount):
+def test_a_version_without_its_size_in_the_kernel_is_shown_no_longer_than_it_is_fresh(mount):
     mount.put("f", b"old")
     ino = mount.ino("f")
     mount.put("f", b"newer")

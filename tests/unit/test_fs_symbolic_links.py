@@ -151,7 +151,7 @@ def test_an_object_that_holds_no_target_cannot_be_read_as_a_link(mount, body):
     assert mount.store.objects == {}
 
 
-def test_a_link_that_somebody_else_changed_is_read_anew(mount):
+def test_a_link_that_another_client_changed_is_read_again(mount):
     link(mount, "l", b"one")
     mount.put("l.rclonelink", b"three")
     assert readlink(mount, "l") == b"three"
@@ -268,7 +268,7 @@ def test_a_link_has_a_name_that_fits_with_the_suffix(mount):
         mount.run(mount.fs.lookup(1, b"m" * 245))
 
 
-def test_a_listing_under_way_cannot_undo_a_link_made_meanwhile(mount):
+def test_a_listing_cannot_undo_a_link_made_during_it(mount):
     mount.put("a", b"")
     fh = mount.run(mount.fs.opendir(1))
     link(mount, "l")

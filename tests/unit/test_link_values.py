@@ -14,6 +14,7 @@ SPEC = MountSpec(
     mount_id="0123456789abcdef" * 2,
     volume_handle="s3-csi-driver-volume",
     state_dir="/state",
+    credentials_dir="/identity",
     volume=VolumeConfig(
         bucket=BucketConfig(bucket="b", prefix="données/", region="eu-west-1"),
         tree=TreeConfig(uid=12574, allow_delete=True, metadata_ttl_s=math.inf),
@@ -36,9 +37,10 @@ def test_fields_of_a_newer_peer_are_dropped_and_missing_ones_have_their_default(
     data = over_the_link(SPEC.to_json())
     data["new"] = data["volume"]["new"] = data["volume"]["tree"]["new"] = 1
     data["volume"]["bucket"]["new"] = {"deep": True}
-    del data["state_dir"], data["volume"]["allow_root"], data["volume"]["tree"]["dir_markers"]
+    del data["volume"]["allow_root"], data["volume"]["tree"]["dir_markers"]
+    del data["state_dir"], data["credentials_dir"]
     found = MountSpec.from_json(data)
-    assert found.state_dir == ""
+    assert found.state_dir == found.credentials_dir == ""
     assert found.volume == SPEC.volume
 
 

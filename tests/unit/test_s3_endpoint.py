@@ -7,6 +7,7 @@ from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import BadOptionError, UnsupportedError
 from csi_s3.s3.credentials.chain import session_for
 from csi_s3.s3.credentials.refresh import AccessKeys, Secret
+from csi_s3.s3.dialects import AWS
 from csi_s3.s3.endpoint import Endpoint, moved, region_for, resolve
 from csi_s3.s3.signing import Request, exact, payload_hash, signed_headers, url_of
 
@@ -70,7 +71,7 @@ def test_an_access_point_is_signed_for_its_own_region():
     ],
 )
 def test_a_store_is_taken_for_aws_by_its_host_alone(url, is_aws):
-    assert resolved(endpoint_url=url).is_aws is is_aws
+    assert (resolved(endpoint_url=url).dialect is AWS) is is_aws
 
 
 def test_the_region_comes_from_option_environment_profile_in_that_order(env, tmp_path):

@@ -110,7 +110,7 @@ def test_each_refusal_has_its_class(status, code, expected):
 def test_a_quota_that_only_the_text_tells_is_one_of_bytes(status, code, message, expected):
     found = fault(status, code, message)
     assert type(faults.to_error(found, ASKED)) is expected
-    assert not (found.may_mean_keys and expected is QuotaExceededError)
+    assert not (found.may_reject_keys and expected is QuotaExceededError)
 
 
 def test_a_store_without_room_is_no_question_of_policy_or_options():

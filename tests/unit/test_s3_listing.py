@@ -49,7 +49,7 @@ def test_the_token_counts_only_on_a_truncated_page():
     token = "<NextContinuationToken>t=</NextContinuationToken>"
     assert parse_page(page(token=token, truncated="true")).next_token == "t="
     assert parse_page(page(token=token)).next_token is None
-    with pytest.raises(IntegrityError, match="names no next one"):
+    with pytest.raises(IntegrityError, match="no continuation token"):
         parse_page(page(truncated="true"))
 
 

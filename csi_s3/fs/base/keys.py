@@ -1,7 +1,7 @@
 """Names and keys: what a directory can show of S3's key space, and which key a name stands for."""
 
-from csi_s3.config.volume import MAX_KEY_BYTES
 from csi_s3.errors import InvalidNameError, KeyTooLongError
+from csi_s3.s3.store import MAX_KEY_BYTES
 
 MAX_NAME_BYTES = 255
 LINK_SUFFIX = ".rclonelink"  # rclone's convention: visible in a listing without HEAD

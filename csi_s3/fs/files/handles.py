@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 from csi_s3.errors import StaleError
-from csi_s3.fs.names.inode import DirHandle, FileHandle, Inode
+from csi_s3.fs.names.inode import DirHandle, FileHandle
 
 H = TypeVar("H", FileHandle, DirHandle)
 
@@ -44,10 +44,6 @@ class Handles:
                 handle.listing.close()
             elif handle.reader is not None:
                 handle.reader.close()
-
-    def of(self, inode: Inode) -> list[FileHandle]:
-        """The open file handles of one inode."""
-        return [h for h in inode.handles if isinstance(h, FileHandle)]
 
     def _get(self, fh: int, cls: type[H]) -> H:
         handle = self._open.get(fh)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from csi_s3.errors import IsDirectoryError, SpoolFullError, StaleError, VolumeError
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.names.entries import Special
 from csi_s3.fs.names.inode import FileHandle, Inode
 from csi_s3.fs.names.inodes import Inodes
@@ -44,10 +43,8 @@ class WriteBack:
     A turn of `KeyRangeLock` is taken before a version's lock.
     """
 
-    def __init__(
-        self, context: MountContext, *, tree: Tree, handles: Handles, spool: Spool
-    ) -> None:
-        self._context, self._tree, self._handles, self._spool = context, tree, handles, spool
+    def __init__(self, context: MountContext, *, tree: Tree, spool: Spool) -> None:
+        self._context, self._tree, self._spool = context, tree, spool
         self._store, self._config, self._clock = context.store, context.config, context.clock
         self._key_lock, self._progress_timeout = context.key_lock, context.progress_timeout
         self._inodes = tree.inodes
@@ -71,7 +68,7 @@ class WriteBack:
 
     def is_exempt(self, inode: Inode) -> bool:
         """A file created through this mount while the handle that created it is open."""
-        return any(h.is_creator for h in self._handles.of(inode))
+        return any(h.is_creator for h in inode.file_handles)
 
     def begin(
         self, inode: Inode, *, base: ObjectInfo | None = None, exclusive: bool = False
@@ -93,7 +90,7 @@ class WriteBack:
 
     def is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:
         """Whether another handle writes, or reads what only the writer of an unlinked file has."""
-        others = (h for h in self._handles.of(inode) if h is not besides)
+        others = (h for h in inode.file_handles if h is not besides)
         return any(h.is_writable or not inode.is_linked for h in others)
 
     # into the store
@@ -301,7 +298,7 @@ class WriteBack:
         inode.set_version(info)
         if inode.writer is not None:
             inode.writer.rebase(info)
-        for handle in self._handles.of(inode):
+        for handle in inode.file_handles:
             if handle.reader is not None:
                 handle.reader.close()
                 handle.reader = None

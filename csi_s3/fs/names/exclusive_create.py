@@ -39,27 +39,25 @@ class ExclusiveCreate:
             async with self._first_lock:
                 if self._is_able is None:
                     return await self._first(key)
-        if not self._is_able:
-            return None
+        return await self._put(key) if self._is_able else None
+
+    async def _first(self, key: str) -> ObjectInfo | None:
+        info = await self._put(key)
+        if info is not None:
+            try:
+                info = await put_new(self._store, key, b"")
+            except ExistsError:
+                self._is_able = True
+            else:
+                self._lacks("it replaced an object in spite of If-None-Match")
+        return info
+
+    async def _put(self, key: str) -> ObjectInfo | None:
         try:
             return await put_new(self._store, key, b"")
         except NotImplementedByStoreError as exc:
             self._lacks(str(exc))
             return None
-
-    async def _first(self, key: str) -> ObjectInfo | None:
-        try:
-            info = await put_new(self._store, key, b"")
-        except NotImplementedByStoreError as exc:
-            self._lacks(str(exc))
-            return None
-        try:
-            info = await put_new(self._store, key, b"")
-        except ExistsError:
-            self._is_able = True
-        else:
-            self._lacks("it replaced an object in spite of If-None-Match")
-        return info
 
     def _lacks(self, why: str) -> None:
         """Remember and log that several mounts may win."""

@@ -8,6 +8,7 @@ Each field has one owner. Names, references and evictions are written by `Inodes
 the methods below.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
@@ -55,12 +56,13 @@ class Runtime:
     children: int = 0
     is_pinned: bool = False
     is_made_here: bool = False
-    handles: "tuple[FileHandle | DirHandle, ...]" = ()
+    handles: "dict[FileHandle | DirHandle, None]" = field(default_factory=lambda: _NO_HANDLES)
     writer: DirtyFile | None = None
     directory: "Directory[Inode] | None" = None
     target: bytes | None = None
 
 
+_NO_HANDLES: "dict[FileHandle | DirHandle, None]" = {}  # shared as well
 _NOTHING = Runtime()  # shared by all inodes without a runtime half; never written
 
 
@@ -113,8 +115,12 @@ class Inode:
         return self.runtime.writer
 
     @property
-    def handles(self) -> "tuple[FileHandle | DirHandle, ...]":
+    def handles(self) -> "Collection[FileHandle | DirHandle]":
         return self.runtime.handles
+
+    @property
+    def file_handles(self) -> "list[FileHandle]":
+        return [h for h in self.handles if isinstance(h, FileHandle)]
 
     @property
     def is_in_use(self) -> bool:
@@ -178,10 +184,12 @@ class Inode:
             self.atime_ns = atime_ns
 
     def add_handle(self, handle: "FileHandle | DirHandle") -> None:
-        self._own().handles = (*self.handles, handle)
+        runtime = self._own()
+        runtime.handles = runtime.handles or {}
+        runtime.handles[handle] = None
 
     def remove_handle(self, handle: "FileHandle | DirHandle") -> None:
-        self._own().handles = tuple(h for h in self.handles if h is not handle)
+        self.runtime.handles.pop(handle, None)
         self._trim()
 
     def set_writer(self, writer: DirtyFile | None) -> None:
@@ -192,7 +200,8 @@ class Inode:
     # the version, and what the kernel has of it
 
     def is_version(self, info: ObjectInfo) -> bool:
-        return self.info is not None and self.info.version == info.version
+        known = self.info
+        return known is info or (known is not None and known.version == info.version)
 
     @property
     def has_version(self) -> bool:

@@ -7,7 +7,6 @@ even if some failed, so a request returns its error instead of raising it.
 
 import asyncio
 
-from csi_s3.config.volume import MAX_KEY_BYTES
 from csi_s3.errors import (
     AccessDeniedError,
     InvalidNameError,
@@ -18,7 +17,7 @@ from csi_s3.errors import (
 from csi_s3.fs.base.keys import LINK_SUFFIX, MAX_NAME_BYTES, link_name
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
 from csi_s3.fs.names.pages import first_below
-from csi_s3.s3.store import ObjectInfo, ObjectStore
+from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo, ObjectStore
 
 
 class NameResolver:

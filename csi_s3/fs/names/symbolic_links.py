@@ -5,12 +5,7 @@ tool can make and read one. Rejected: a header or user metadata of the object, w
 not show. `lookup` and `directory` decide which of several things a name stands for.
 """
 
-from csi_s3.errors import (
-    BadLinkError,
-    ExistsError,
-    NotFoundError,
-    NotPermittedError,
-)
+from csi_s3.errors import BadLinkError, ExistsError, NotFoundError, NotPermittedError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.names.attributes import Attributes

@@ -20,11 +20,7 @@ from csi_s3.fs.base.keys import check_key
 from csi_s3.fs.names.pages import Pages
 from csi_s3.fs.write.extents import Extents, Origin, plan
 from csi_s3.fs.write.parallel_upload import ParallelUpload
-from csi_s3.s3.store import (
-    MAX_COPY_PART_BYTES,
-    MAX_PUT_BYTES,
-    ObjectInfo,
-)
+from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PUT_BYTES, ObjectInfo
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,7 @@ are deleted again. Until the end, other changes below both names wait (`KeyRange
 import logging
 from dataclasses import replace
 
-from csi_s3.errors import (
-    BusyError,
-    InvalidNameError,
-    NotFoundError,
-    StaleError,
-    VolumeError,
-)
+from csi_s3.errors import BusyError, InvalidNameError, NotFoundError, StaleError, VolumeError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import check_key
 from csi_s3.fs.files.write_back import WriteBack
@@ -96,10 +90,7 @@ class DirectoryRenames:
             if child.writer is not None:
                 await child.writer.detach()
         record = RenameRecord(
-            old=old_prefix,
-            new=new_prefix,
-            phase="copying",
-            began=self._clock.realtime_ns() / 1e9,
+            old=old_prefix, new=new_prefix, phase="copying", began=self._clock.realtime_ns() / 1e9
         )
         entry = self._journal.begin(record)
         copied = TreeCopy()

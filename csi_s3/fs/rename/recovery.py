@@ -63,36 +63,36 @@ class RenameRecovery:
 
     async def _finish(self, entry: JournalEntry, record: RenameRecord) -> None:
         """Copy what is not at its new key yet, then delete what was copied."""
-        both = TreeCopy()
+        copied = TreeCopy()
         if record.phase == "copying":
-            left = self._not_copied(record, both)
-            await self._copies.tree(record.old, record.new, both, pages=left)
-            entry.update(replace(record, phase="deleting", newest=both.newest))
+            left = self._not_copied(record, copied)
+            await self._copies.tree(record.old, record.new, copied, pages=left)
+            entry.update(replace(record, phase="deleting", newest=copied.newest))
         else:
             async with aclosing(self._pairs(record)) as pages:
                 async for pairs in pages:
                     for o, made in pairs:
                         if made is not None and o.last_modified <= record.newest:
-                            both.add(o, made)
-        await self._copies.delete((key, etag) for key, etag, _ in both)
+                            copied.add(o, made)
+        await self._copies.delete((key, etag) for key, etag, _ in copied)
 
     async def _not_copied(
-        self, record: RenameRecord, both: TreeCopy
+        self, record: RenameRecord, copied: TreeCopy
     ) -> AsyncGenerator[list[ObjectInfo], None]:
-        """Pages of objects that are still to be copied; those at both keys go to `both`."""
+        """Pages of objects that are still to be copied; those at both keys go to `copied`."""
         async with aclosing(self._pairs(record)) as pages:
             async for pairs in pages:
-                yield [o for o, made in pairs if self._must_be_copied(record, o, made, both)]
+                yield [o for o, made in pairs if self._must_be_copied(record, o, made, copied)]
 
     def _must_be_copied(
-        self, record: RenameRecord, o: ObjectInfo, made: ObjectInfo | None, both: TreeCopy
+        self, record: RenameRecord, o: ObjectInfo, made: ObjectInfo | None, copied: TreeCopy
     ) -> bool:
         if o.last_modified > record.began + CLOCK_SKEW_S:
             return False  # made after the crash, by another client
         if made is None:
             return True
         if _is_copy(made, o):
-            both.add(o, made)
+            copied.add(o, made)
             return False
         if made.last_modified > o.last_modified:
             log.info("%s stays: %s was modified concurrently", o.key, made.key)
@@ -106,23 +106,23 @@ class RenameRecovery:
 
         Both listings have one order, so that memory holds a page or two of each.
         """
-        there: dict[bytes, ObjectInfo] = {}
+        at_new: dict[bytes, ObjectInfo] = {}
         reached, is_over = b"", False
         new, old = self._copies.pages(record.new), self._copies.pages(record.old)
         async with aclosing(new), aclosing(old):
             async for objects in old:
-                rests = [_relative_key(o, record.old) for o in objects]
-                last = max(rests, default=b"")
+                suffixes = [_suffix(o, record.old) for o in objects]
+                last = max(suffixes, default=b"")
                 while reached <= last and not is_over:
                     page = await anext(new, None)
                     is_over = page is None
-                    there |= {_relative_key(o, record.new): o for o in page or ()}
-                    reached = max(there, default=reached)
-                yield [(o, there.get(rest)) for o, rest in zip(objects, rests, strict=True)]
-                there = {rest: o for rest, o in there.items() if rest > last}
+                    at_new |= {_suffix(o, record.new): o for o in page or ()}
+                    reached = max(at_new, default=reached)
+                yield [(o, at_new.get(suffix)) for o, suffix in zip(objects, suffixes, strict=True)]
+                at_new = {suffix: o for suffix, o in at_new.items() if suffix > last}
 
 
-def _relative_key(o: ObjectInfo, prefix: str) -> bytes:
+def _suffix(o: ObjectInfo, prefix: str) -> bytes:
     return o.key[len(prefix) :].encode(errors="surrogateescape")
 
 

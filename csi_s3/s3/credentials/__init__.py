@@ -1,5 +1,5 @@
-"""Who a mount is to S3: the sources of credentials, their order, and their renewal.
+"""The identity of a mount: the sources of credentials, their order, and their renewal.
 
-Everything that knows where keys come from lives here. Signing a request with them does not
-(`s3.signing`), nor does reading the environment (`config.environment`).
+All code that knows where keys come from lives here. A source takes parameters; `chain` alone reads
+the environment for them. Signing requests is not done here (`s3.signing`).
 """

@@ -1,11 +1,12 @@
-"""Where credentials are looked for, in which order.
+"""Where credentials are looked for, in which order: the only reader of the environment for them.
 
 A Secret's files, the environment, web identity, the shared files, the container's agent, the
-instance profile. This is the SDKs' order with the files before it; of aiobotocore's own chain only
-the providers of the shared files are used (static keys, assumed roles, SSO, processes): what their
-refresh costs, 14 MB for an STS client, is paid by those who have such a profile.
+instance profile. This is the SDKs' order with the files before it. Of aiobotocore's own chain only
+the providers of the shared files are used (static keys, assumed roles, SSO, processes): only
+volumes with such a profile pay for their refresh, 14 MB for an STS client.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing_extensions import override
 from csi_s3.config import environment
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import BadOptionError, CredentialsError
+from csi_s3.s3.credentials.fetch import Pause
 from csi_s3.s3.credentials.instance_credentials import ContainerCredentials, InstanceCredentials
 from csi_s3.s3.credentials.refresh import (
     AccessKeys,
@@ -42,7 +44,7 @@ _FILE_PROVIDERS = frozenset(
         "config-file",
     }
 )
-# KeyError, TypeError, ValueError, RuntimeError: what the library makes of answers it did not expect
+# KeyError, TypeError, ValueError, RuntimeError: the library's reactions to unexpected answers
 _FAILED = (
     BotoCoreError,
     ClientError,
@@ -54,7 +56,7 @@ _FAILED = (
     RuntimeError,
 )
 
-# Each source with what gives it: in the chart, or to a program.
+# Each source with the setting that it comes from: in the chart, or of a program.
 _FILES = "Secret's files (value awsAccessSecret)"
 _ENVIRONMENT = "environment (value mounter.env)"
 _WEB = "web identity (value controller.serviceAccount.annotations, eks.amazonaws.com/role-arn)"
@@ -62,12 +64,17 @@ _SHARED = "shared AWS files (option profile)"
 _CONTAINER = "EKS Pod Identity (an association with the driver's service account)"
 _INSTANCE = "instance metadata"
 
+_ECS = "http://169.254.170.2"
+
 
 class CredentialChain:
-    """The sources of one bucket. Concurrency: its user asks for one thing at a time."""
+    """The sources of one bucket, by name; a text says why a source is not configured.
+
+    Concurrency: its user makes one call at a time.
+    """
 
     def __init__(
-        self, sources: Mapping[str, CredentialSource], *, files: KeyFiles | None, bucket: str
+        self, sources: Mapping[str, CredentialSource | str], *, files: KeyFiles | None, bucket: str
     ) -> None:
         self._sources, self._files, self._bucket = sources, files, bucket
 
@@ -75,22 +82,22 @@ class CredentialChain:
         """Ask one after the other.
 
         Raises:
-            CredentialsError: none has any, and what each said; or one that is configured fails.
+            CredentialsError: none has any, and why; or one that is configured fails.
 
         """
         looked: list[str] = []
         for name, source in self._sources.items():
-            found = await source.find()
-            if isinstance(found, Credentials):
-                return found
-            looked.append(f"{name}: {found}")
+            result = source if isinstance(source, str) else await source.find()
+            if isinstance(result, Credentials):
+                return result
+            looked.append(f"{name}: {result}")
         raise CredentialsError(
             f"no AWS credentials found for bucket {self._bucket!r}",
             f"looked at: {'; '.join(looked)}. For a public bucket use `no-sign-request`",
         )
 
     def newer(self, *, at_once: bool) -> Credentials | None:
-        """As `CredentialFinder.newer`: the Secret's files, which win over whatever is in use."""
+        """As `CredentialFinder.newer`: the Secret's files, which win over all other sources."""
         return None if self._files is None else self._files.newer(at_once=at_once)
 
 
@@ -100,40 +107,75 @@ def chain_for(
     *,
     credentials_dir: Path | None,
     clock: CredentialClock,
+    pause: Pause = asyncio.sleep,
 ) -> CredentialChain:
     """The sources for this bucket; nothing is asked yet. A profile that is named wins over keys."""
-    files = None if credentials_dir is None else KeyFiles(credentials_dir, clock)
-    sources: dict[str, CredentialSource] = {}
-    if config.profile:
-        files = None
-    else:
-        if files is not None:
-            sources[_FILES] = files
-        sources[_ENVIRONMENT] = EnvironmentKeys()
-        sources[_WEB] = WebIdentity(
-            lambda: sts_url(config, session),
-            session=f"csi-s3-{config.bucket}",
-            ca_bundle=ca_bundle(config, session),
+    files = None
+    sources: dict[str, CredentialSource | str] = {}
+    if not config.profile:
+        if credentials_dir is not None:
+            secret = environment.credentials_secret()
+            sources[_FILES] = files = KeyFiles(credentials_dir, clock, secret=secret)
+        sources[_ENVIRONMENT] = EnvironmentKeys(
+            environment.aws("ACCESS_KEY_ID"),
+            environment.aws("SECRET_ACCESS_KEY"),
+            environment.aws("SESSION_TOKEN"),
         )
+        sources[_WEB] = _web_identity(config, session, pause)
     sources[_SHARED] = SharedFiles(lambda: session_for(config), sts_region(config, session))
-    sources[_CONTAINER] = ContainerCredentials()
-    sources[_INSTANCE] = InstanceCredentials(_metadata_url(session), clock)
+    sources[_CONTAINER] = _container(pause)
+    sources[_INSTANCE] = (
+        "switched off by AWS_EC2_METADATA_DISABLED"
+        if (environment.aws("EC2_METADATA_DISABLED") or "").lower() == "true"
+        else InstanceCredentials(_metadata_url(session), clock, pause=pause)
+    )
     return CredentialChain(sources, files=files, bucket=config.bucket)
 
 
+def _web_identity(
+    config: BucketConfig, session: AioSession, pause: Pause
+) -> CredentialSource | str:
+    token_file = environment.aws("WEB_IDENTITY_TOKEN_FILE")
+    if token_file is None:
+        return "AWS_WEB_IDENTITY_TOKEN_FILE is not set"
+    return WebIdentity(
+        Path(token_file),
+        environment.aws("ROLE_ARN"),
+        url=lambda: sts_url(config, session),
+        session=environment.aws("ROLE_SESSION_NAME") or f"csi-s3-{config.bucket}",
+        ca_bundle=ca_bundle(config, session),
+        proxy_for=environment.proxy_for,
+        pause=pause,
+    )
+
+
+def _container(pause: Pause) -> CredentialSource | str:
+    relative = environment.aws("CONTAINER_CREDENTIALS_RELATIVE_URI")
+    url = _ECS + relative if relative else environment.aws("CONTAINER_CREDENTIALS_FULL_URI")
+    if url is None:
+        return "AWS_CONTAINER_CREDENTIALS_FULL_URI is not set"
+    token_file = environment.aws("CONTAINER_AUTHORIZATION_TOKEN_FILE")
+    return ContainerCredentials(
+        url,
+        token_file=None if token_file is None else Path(token_file),
+        token=environment.aws("CONTAINER_AUTHORIZATION_TOKEN"),
+        pause=pause,
+    )
+
+
 def warm() -> None:
-    """Load what every worker's search needs: once, in the zygote."""
+    """Load the rules that every worker's search needs: once, in the zygote."""
     if environment.aws("WEB_IDENTITY_TOKEN_FILE"):
         load_rules("sts")
 
 
 def ca_bundle(config: BucketConfig, session: AioSession) -> str | None:
-    """The PEM file whose authorities are trusted besides the system's."""
+    """The PEM file whose certificate authorities are trusted besides the system's."""
     return config.ca_bundle or session.get_config_variable("ca_bundle")
 
 
 def session_for(config: BucketConfig) -> AioSession:
-    """A fresh session: it reads environment and shared files anew, and caches them.
+    """A new session: it reads environment and shared files again, and caches them.
 
     Raises:
         BadOptionError: no such profile, or the shared files cannot be parsed.
@@ -144,15 +186,17 @@ def session_for(config: BucketConfig) -> AioSession:
         session.get_scoped_config()
     except ProfileNotFound as exc:
         raise BadOptionError(
-            f"profile: {exc}", "check the option `profile` or AWS_PROFILE, and ~/.aws/config"
+            f"profile: {exc}", "check the option `profile`, AWS_PROFILE and ~/.aws/config"
         ) from exc
     except BotoCoreError as exc:
-        raise BadOptionError(f"AWS configuration: {exc}", "correct the file that it names") from exc
+        raise BadOptionError(
+            f"AWS configuration: {exc}", "correct the file that the message names"
+        ) from exc
     return session
 
 
 class SharedFiles(CredentialSource):
-    """~/.aws/config and credentials, whatever they hold, as aiobotocore reads them."""
+    """~/.aws/config and ~/.aws/credentials, with all that aiobotocore supports in them."""
 
     def __init__(self, new_session: Callable[[], AioSession], region: str) -> None:
         self._new_session, self._region = new_session, region
@@ -160,15 +204,15 @@ class SharedFiles(CredentialSource):
     @override
     async def find(self) -> Credentials | str:
         session = self._new_session()
-        session.set_config_variable("region", self._region)  # where a role's STS is asked
+        session.set_config_variable("region", self._region)  # of the STS for roles
         chain: Any = session.get_component("credential_provider")
         chain.providers = [p for p in chain.providers if p.METHOD in _FILE_PROVIDERS]
         try:
-            held = await chain.load_credentials()
-            keys = await held.get_frozen_credentials() if held is not None else None
+            loaded = await chain.load_credentials()
+            keys = await loaded.get_frozen_credentials() if loaded is not None else None
         except _FAILED as exc:
             raise CredentialsError(
-                f"AWS credentials by the shared files: {type(exc).__name__}: {exc}",
+                f"AWS credentials from the shared files: {type(exc).__name__}: {exc}",
                 "check the profile, the role's trust policy, and that STS can be reached",
             ) from exc
         if keys is None:
@@ -176,9 +220,9 @@ class SharedFiles(CredentialSource):
             return f"no keys for profile {profile!r}"
         return Credentials(
             keys=AccessKeys(keys.access_key, Secret(keys.secret_key), _token(keys.token)),
-            origin=str(held.method),
+            origin=str(loaded.method),
             source=self,
-            expires=getattr(held, "_expiry_time", None),
+            expires=getattr(loaded, "_expiry_time", None),
         )
 
 

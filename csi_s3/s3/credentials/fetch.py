@@ -1,30 +1,34 @@
-"""One small HTTP exchange, on a connection of its own: STS and metadata services.
+"""Small HTTP requests, each on a connection of its own, to STS and metadata services.
 
-They are asked once an hour, so nothing is kept open between; none is trusted to answer briefly.
+They are sent about once an hour, so no connection stays open between; no service is trusted to send
+a short answer.
 """
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import aiohttp
 from yarl import URL
 
 from csi_s3 import __version__
+from csi_s3.aio import back_off
 from csi_s3.s3 import faults
 
 ANSWER_BYTES = 1 << 20
+FIRST_PAUSE_S = 0.3
 
+Pause = Callable[[float], Awaitable[object]]
 LOST = (aiohttp.ClientError, TimeoutError, OSError, ValueError)  # ValueError: no URL
 
 
 def why(exc: Exception) -> str:
     """What one of LOST means, for a message."""
     if isinstance(exc, TimeoutError):
-        return "nothing came in time"
+        return "no answer in time"
     if isinstance(exc, aiohttp.ClientHttpProxyError):  # its own text has the proxy's password
         return f"the proxy refuses: {exc.status} {exc.message}"
-    return f"{type(exc).__name__}: {faults.words(exc)}"
+    return f"{type(exc).__name__}: {faults.text_of(exc)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,36 +42,56 @@ async def fetch(
     method: str,
     url: str,
     *,
+    attempts: int,
     within_s: float,
+    pause: Pause,
     headers: Mapping[str, str] | None = None,
     form: Mapping[str, str] | None = None,
     proxy: str | None = None,
     tls: ssl.SSLContext | None = None,
+    is_passing: Callable[[Reply], bool] = lambda reply: faults.is_passing(reply.status),
 ) -> Reply:
-    """Send once and read the answer; redirects are not followed.
+    """Send until there is a final answer, or no attempt is left. Redirects are answers.
+
+    within_s: for one attempt. is_passing: whether the next attempt may be answered otherwise.
 
     Raises:
-        One of LOST: no answer within within_s, or one that is too long.
+        One of LOST: the last attempt had no answer, or one that is too long.
 
     """
-    async with (
-        aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=1, ssl=tls or True, force_close=True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=within_s),
-        ) as session,
-        session.request(
-            method,
-            URL(url),
-            headers={"User-Agent": f"csi-s3/{__version__}", **(headers or {})},
-            data=form,
-            allow_redirects=False,
-            proxy=proxy,
-        ) as response,
-    ):
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > ANSWER_BYTES:
-                raise aiohttp.ClientPayloadError(f"more than {ANSWER_BYTES} bytes")
-        return Reply(response.status, response.headers, bytes(body))
+    for failures in range(attempts):
+        if failures:
+            await back_off(failures, pause, first_s=FIRST_PAUSE_S)
+        try:
+            async with (
+                aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(limit=1, ssl=tls or True, force_close=True),
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    timeout=aiohttp.ClientTimeout(total=within_s),
+                ) as session,
+                session.request(
+                    method,
+                    URL(url),
+                    headers={"User-Agent": f"csi-s3/{__version__}", **(headers or {})},
+                    data=form,
+                    allow_redirects=False,
+                    proxy=proxy,
+                ) as response,
+            ):
+                reply = Reply(response.status, response.headers, await _read(response))
+        except LOST as exc:
+            if failures + 1 == attempts or faults.is_untrusted(exc):
+                raise
+            continue
+        if not is_passing(reply):
+            break
+    return reply
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > ANSWER_BYTES:
+            raise aiohttp.ClientPayloadError(f"more than {ANSWER_BYTES} bytes")
+    return bytes(body)

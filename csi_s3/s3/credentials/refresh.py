@@ -1,10 +1,10 @@
-"""Who we are to S3, kept fresh for as long as a mount lives.
+"""The credentials of a bucket, valid for as long as its mount lives.
 
-Credentials come from the first of several sources that has them (`chain`). Those that end are
-fetched again before their end, from the same source; those that S3 refuses are looked for anew.
+Credentials come from the first of several sources that has them (`chain`). Those that expire are
+fetched again before that, from the same source; after a refusal by S3 all sources are asked again.
 botocore's own refresh was rejected: it begins 15 minutes before the end, so that keys of 15 minutes
-(the shortest that STS gives) are fetched at every request, and a source that is down is asked by
-every request, too.
+(the shortest that STS gives) are fetched at every request, and every request asks a source that is
+down.
 """
 
 import asyncio
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 SOURCE_WITHIN_S = 60.0  # the whole chain, STS and metadata services included
 RENEW_BEFORE = timedelta(minutes=15)  # but not before the last quarter of short-lived ones
-TRY_AGAIN_S = 30.0  # after a renewal that failed while the old keys last
-REFUSE_AGAIN_S = 5.0  # for how long a failure is everybody's answer once they have ended
-SEARCH_AGAIN_S = 10.0  # between searches that S3's refusals cause
+TRY_AGAIN_S = 30.0  # after a renewal that failed while the old keys are valid
+REFUSE_AGAIN_S = 5.0  # for how long all requests share a failure once they have expired
+SEARCH_AGAIN_S = 10.0  # between searches that refusals by S3 cause
 
 for _name in ("botocore", "aiobotocore"):  # at DEBUG they log session tokens and STS's answers
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class Secret(str):
-    """A string that shows itself to nobody who asks for its repr."""
+    """A string whose repr is redacted."""
 
     __slots__ = ()
 
@@ -43,7 +43,7 @@ class Secret(str):
 
 @dataclass(frozen=True, slots=True)
 class AccessKeys:
-    """What a request is signed with, by the names that botocore's signer reads."""
+    """The keys that sign a request, by the names that botocore's signer reads."""
 
     access_key: str
     secret_key: Secret
@@ -56,21 +56,21 @@ def _now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class CredentialClock:
-    """now: the time of day, by which credentials end. monotonic_s: nobody sets it, for pauses."""
+    """now: the time of day, by which credentials expire. monotonic_s: for pauses."""
 
     now: Callable[[], datetime] = _now
     monotonic_s: Callable[[], float] = time.monotonic
 
 
 class CredentialSource(Protocol):
-    """One place where credentials may be."""
+    """One place where credentials may be. What it is made of are its parameters."""
 
     async def find(self) -> "Credentials | str":
-        """Credentials, fetched now; or, for a person, why there are none here.
+        """Credentials, fetched now; or, for a message, why there are none here.
 
         Raises:
             CredentialsError: this source is configured, and fails. No other is asked in its place:
-                that would be somebody else's identity.
+                that would be a different identity.
 
         """
 
@@ -79,7 +79,7 @@ class CredentialSource(Protocol):
 class Credentials:
     """Credentials and where they came from. origin: the source, for messages.
 
-    expires: None for those that do not end, or do not tell.
+    expires: None for those that do not expire, or without a known end.
     """
 
     keys: AccessKeys
@@ -100,7 +100,7 @@ class CredentialFinder(Protocol):
         """
 
     def newer(self, *, at_once: bool) -> Credentials | None:
-        """Keys that somebody has put in place of the present ones; cheap, asked at each request.
+        """Keys that have replaced the present ones, if any; cheap, called for each request.
 
         at_once: look now; else every few seconds.
         """
@@ -109,22 +109,22 @@ class CredentialFinder(Protocol):
 class RefreshableCredentials:
     """The credentials of one bucket. `open` must have been awaited before `keys`.
 
-    Concurrency: one task renews at a time. The others go on with what they have while it lasts,
-    else they wait for it and share its result, a failure included.
+    Concurrency: one task renews at a time. The others use the present keys while these are valid,
+    else they wait for it and share its result, which may be a failure.
     """
 
     def __init__(self, finder: CredentialFinder, *, bucket: str, clock: CredentialClock) -> None:
         self._finder, self._bucket, self._clock = finder, bucket, clock
         self._renewing = asyncio.Lock()
-        self._found: Credentials | None = None
+        self._current: Credentials | None = None
         self._begin_at: datetime | None = None
         self._not_before = self._no_search_before = 0.0  # of the monotonic clock
         self._failure: CredentialsError | None = None
 
     @property
     def source(self) -> str:
-        """Where the credentials came from, for messages: env, a role, a file."""
-        return self._found.origin if self._found else "none"
+        """The origin of the credentials, for messages: env, a role, a file."""
+        return self._current.origin if self._current else "none"
 
     async def open(self) -> None:
         """Find credentials.
@@ -135,26 +135,26 @@ class RefreshableCredentials:
         """
         try:
             async with asyncio.timeout(SOURCE_WITHIN_S):
-                found = await self._finder.find()
+                credentials = await self._finder.find()
         except TimeoutError as exc:
             raise self._too_slow() from exc
-        self._take(found)
+        self._take(credentials)
 
     async def keys(self) -> AccessKeys:
         """The present keys.
 
         Raises:
-            CredentialsError: they have ended, and there are no new ones.
+            CredentialsError: they have expired, and there are no new ones.
 
         """
         newer = self._finder.newer(at_once=False)
         if newer is not None:
             self._take(newer)
-        if self._is_due() and (self._has_ended() or not self._renewing.locked()):
+        if self._is_due() and (self._is_expired() or not self._renewing.locked()):
             async with self._renewing:
                 if self._is_due():
                     await self._refresh()
-        if self._failure is not None and self._has_ended():
+        if self._failure is not None and self._is_expired():
             failure = self._failure
             raise CredentialsError(failure.what, failure.hint, public=failure.public)
         return self._present().keys
@@ -162,8 +162,8 @@ class RefreshableCredentials:
     async def renew(self, refused: AccessKeys, *, unknown: bool) -> bool:
         """Look for other keys, because S3 refused these; whether there are any.
 
-        unknown: S3 called them ended or unknown, so every source is asked again, once for all who
-        were refused; else only files are looked at, which costs nobody a request.
+        unknown: S3 called them expired or unknown, so every source is asked again, once for all
+        requests that were refused; else only files are looked at, which takes no request.
 
         Raises:
             CredentialsError: the source that should have newer ones failed.
@@ -181,23 +181,23 @@ class RefreshableCredentials:
             return self._present().keys != refused
 
     def _present(self) -> Credentials:
-        if self._found is None:
+        if self._current is None:
             raise RuntimeError("RefreshableCredentials.open was not awaited")
-        return self._found
+        return self._current
 
-    def _take(self, found: Credentials) -> None:
-        news = "" if self._found is None else "new "
-        until = f", until {found.expires:%Y-%m-%dT%H:%M:%SZ}" if found.expires else ""
-        log.info("%scredentials for bucket %s: %s%s", news, self._bucket, found.origin, until)
-        self._found, self._failure = found, None
-        if found.expires is None:
+    def _take(self, new: Credentials) -> None:
+        news = "" if self._current is None else "new "
+        until = f", until {new.expires:%Y-%m-%dT%H:%M:%SZ}" if new.expires else ""
+        log.info("%scredentials for bucket %s: %s%s", news, self._bucket, new.origin, until)
+        self._current, self._failure = new, None
+        if new.expires is None:
             self._begin_at = None
             return
         now = self._clock.now()
-        self._begin_at = found.expires - min(RENEW_BEFORE, (found.expires - now) / 4)
-        # Keys that have ended when they come: this clock is wrong, or a metadata service has
-        # trouble and means them to be used. S3 will say.
-        self._not_before = self._clock.monotonic_s() + TRY_AGAIN_S if self._has_ended() else 0.0
+        self._begin_at = new.expires - min(RENEW_BEFORE, (new.expires - now) / 4)
+        # Keys that are already expired: this clock is wrong, or a metadata service has problems and
+        # its keys are to be used all the same. S3 decides.
+        self._not_before = self._clock.monotonic_s() + TRY_AGAIN_S if self._is_expired() else 0.0
 
     def _is_due(self) -> bool:
         return (
@@ -206,33 +206,35 @@ class RefreshableCredentials:
             and self._clock.monotonic_s() >= self._not_before
         )
 
-    def _has_ended(self) -> bool:
+    def _is_expired(self) -> bool:
         expires = self._present().expires
         return expires is not None and self._clock.now() >= expires
 
     async def _refresh(self) -> None:
-        """Ask the same source again; its failure is kept, for `keys` to raise once it must."""
-        found: Credentials | str | CredentialsError
+        """Ask the same source again; a failure is stored, for `keys` to raise after the end."""
+        result: Credentials | str | CredentialsError
         try:
             async with asyncio.timeout(SOURCE_WITHIN_S):
-                found = await self._present().source.find()
+                result = await self._present().source.find()
         except TimeoutError:
-            found = self._too_slow()
+            result = self._too_slow()
         except CredentialsError as exc:
-            found = exc
-        if isinstance(found, str):
-            found = CredentialsError(f"credentials ({self.source}) are no longer given: {found}")
-        if isinstance(found, Credentials):
-            self._take(found)
+            result = exc
+        if isinstance(result, str):
+            result = CredentialsError(
+                f"credentials ({self.source}) are no longer available: {result}"
+            )
+        if isinstance(result, Credentials):
+            self._take(result)
             return
-        ended = self._has_ended()
-        pause_s = REFUSE_AGAIN_S if ended else TRY_AGAIN_S
-        self._failure, self._not_before = found, self._clock.monotonic_s() + pause_s
-        if not ended:
-            log.warning("credentials end soon and cannot be renewed yet: %s", found)
+        is_expired = self._is_expired()
+        pause_s = REFUSE_AGAIN_S if is_expired else TRY_AGAIN_S
+        self._failure, self._not_before = result, self._clock.monotonic_s() + pause_s
+        if not is_expired:
+            log.warning("credentials end soon and cannot be renewed yet: %s", result)
 
     def _too_slow(self) -> CredentialsError:
         return CredentialsError(
             f"AWS credentials for bucket {self._bucket!r}: no answer in {SOURCE_WITHIN_S:.0f} s",
-            "check that this node reaches STS or the metadata service (network policy, proxy)",
+            "check that this node can reach STS or the metadata service (network policy, proxy)",
         )

@@ -1,9 +1,9 @@
-"""Keys in files and in the environment, as Kubernetes gives a Secret to a pod.
+"""Keys in files, as kubelet mounts a Secret, and keys in the environment.
 
-kubelet swaps all files of a mounted Secret at once (a symbolic link, `..data`); somebody else's
-directory may be changed file by file. Either way a set of files that changed while it was read is
-read again. inotify was rejected: the link is watched by nobody's inode, and three stats every few
-seconds cost nothing.
+kubelet swaps all files of a mounted Secret at once (a symbolic link, `..data`); other directories
+may be changed file by file. Either way a set of files that changed while it was read is read again.
+inotify was rejected: it watches inodes, not the link, and three stats every few seconds cost
+nothing.
 """
 
 import logging
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from csi_s3.config import environment
 from csi_s3.errors import CredentialsError
 from csi_s3.s3.credentials.refresh import (
     AccessKeys,
@@ -34,16 +33,19 @@ Stamp = tuple[tuple[int, int, int] | None, ...]
 class KeyFiles(CredentialSource):
     """A directory with files key_id, access_key and, for keys that end, session_token.
 
-    A directory without key_id, or none at all, is as if it were not given: a Secret may be optional
-    and may come later. One that goes away leaves its keys in use until S3 refuses them.
+    A directory without key_id, or none at all, gives no keys: a Secret may be optional and may come
+    later. One that is removed leaves its keys in use until S3 refuses them.
+    secret: the name of the Secret that is mounted there, for messages: users do not know the
+    directories of the driver's pods.
     """
 
-    def __init__(self, directory: Path, clock: CredentialClock) -> None:
+    def __init__(
+        self, directory: Path, clock: CredentialClock, *, secret: str | None = None
+    ) -> None:
         self._directory, self._clock = directory, clock
-        secret = environment.credentials_secret()  # its reader does not know our pod's directories
-        self._called, self._origin = str(directory), f"files in {directory}"
+        self._name, self._origin = str(directory), f"files in {directory}"
         if secret is not None:
-            self._called = self._origin = f"Secret {secret} in the driver's namespace"
+            self._name = self._origin = f"Secret {secret} in the driver's namespace"
         self._stamp: Stamp | None = None
         self._keys: AccessKeys | None = None
         self._look_at = 0.0
@@ -51,18 +53,18 @@ class KeyFiles(CredentialSource):
     @override
     async def find(self) -> Credentials | str:
         self._keys = self._read()
-        return self._found() if self._keys else f"{self._called} has no key_id"
+        return self._credentials() if self._keys else f"{self._name} has no key_id"
 
     def newer(self, *, at_once: bool) -> Credentials | None:
-        """What the files hold now, if it differs from what they held; `CredentialFinder.newer`.
+        """As `CredentialFinder.newer`: the files' keys, if they differ from the last ones.
 
-        Files that cannot be used are told of once, and the present keys stay in use.
+        Files that cannot be used are logged once, and the present keys stay in use.
         """
         now = self._clock.monotonic_s()
         if not at_once and now < self._look_at:
             return None
         self._look_at = now + LOOK_EVERY_S
-        before, known = self._stamp, self._keys
+        before, present = self._stamp, self._keys
         if not at_once and self._stamp_now() == before:
             return None
         try:
@@ -71,12 +73,12 @@ class KeyFiles(CredentialSource):
             if self._stamp != before:
                 log.warning("the new keys cannot be used: %s", exc)
             return None
-        if keys is None or keys == known:
+        if keys is None or keys == present:
             return None
         self._keys = keys
-        return self._found()
+        return self._credentials()
 
-    def _found(self) -> Credentials:
+    def _credentials(self) -> Credentials:
         if self._keys is None:
             raise RuntimeError("no keys were read")
         return Credentials(keys=self._keys, origin=self._origin, source=self)
@@ -98,7 +100,7 @@ class KeyFiles(CredentialSource):
             return None
         if not access_key:
             raise CredentialsError(
-                f"{self._called} has key_id, but access_key is missing or empty",
+                f"{self._name} has key_id, but access_key is missing or empty",
                 "the Secret needs both keys: key_id and access_key",
             )
         return AccessKeys(
@@ -120,18 +122,24 @@ class KeyFiles(CredentialSource):
         return printable(data.decode("utf-8", "replace"), self._file(name))
 
     def _file(self, name: str) -> str:
-        in_secret = self._called == self._origin
-        return f"{self._called}: {name}" if in_secret else str(self._directory / name)
+        in_secret = self._name == self._origin
+        return f"{self._name}: {name}" if in_secret else str(self._directory / name)
 
 
 class EnvironmentKeys(CredentialSource):
-    """AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN."""
+    """The values of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN."""
+
+    def __init__(self, key_id: str | None, secret_key: str | None, token: str | None) -> None:
+        self._values = {
+            "AWS_ACCESS_KEY_ID": key_id,
+            "AWS_SECRET_ACCESS_KEY": Secret(secret_key or ""),
+            "AWS_SESSION_TOKEN": Secret(token or ""),
+        }
 
     @override
     async def find(self) -> Credentials | str:
         key_id, secret, token = (
-            printable(environment.aws(name) or "", f"AWS_{name}")
-            for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
+            printable(value or "", name) for name, value in self._values.items()
         )
         if not key_id:
             return "AWS_ACCESS_KEY_ID is not set"
@@ -144,10 +152,10 @@ class EnvironmentKeys(CredentialSource):
 
 
 def printable(value: str, where: str) -> str:
-    """The value without the blanks and line ends that files and Secrets get around it.
+    """The value without leading and trailing white space, which files and Secrets often have.
 
     Raises:
-        CredentialsError: it holds what no key or token has; where names it, the value is not told.
+        CredentialsError: it holds what no key or token has. The message has where, not the value.
 
     """
     value = value.strip()
@@ -161,7 +169,7 @@ def printable(value: str, where: str) -> str:
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size

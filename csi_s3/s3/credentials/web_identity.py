@@ -1,7 +1,7 @@
 """A role assumed with the token that the cluster gives its pods (EKS: IRSA).
 
-One unsigned form sent to STS, as
-https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html has it.
+One unsigned form is sent to STS:
+https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRoleWithWebIdentity.html.
 aiobotocore's provider was rejected: it builds an STS client, 14 MB of private memory and 85 ms of
 CPU in each worker (this: 1.2 MB, 3 ms), and sends to the region of AWS_DEFAULT_REGION where EKS
 sets AWS_REGION.
@@ -12,101 +12,92 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
-from csi_s3.config import environment
 from csi_s3.errors import CredentialsError
 from csi_s3.s3 import faults, xml
 from csi_s3.s3.credentials import fetch
 from csi_s3.s3.credentials.refresh import AccessKeys, Credentials, CredentialSource, Secret
 from csi_s3.s3.credentials.static_keys import printable
-from csi_s3.s3.tls import tls_context
+from csi_s3.tls import tls_context
 
 ATTEMPTS = 3
 WITHIN_S = 10.0  # one attempt
-BACKOFF_S = 0.3
-_TRY_AGAIN = frozenset(
+_PASSING = frozenset(
     {"IDPCommunicationError", "InternalError", "InternalFailure", "RequestThrottled", "Throttling"}
 )
 _CLAIMS = ("sub", "aud", "iss")
 _ANNOTATE = (
     "annotate the driver's service account with the role"
     " (value controller.serviceAccount.annotations.eks\\.amazonaws\\.com/role-arn)"
-    " and start its pods again"
+    " and restart its pods"
 )
 
 
 class WebIdentity(CredentialSource):
-    """AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE; the file is read anew each time.
+    """AssumeRoleWithWebIdentity, with the token that token_file holds at the time.
 
-    url: STS, asked for only if there is a token. session: how the role's session is named in the
-    account's audit log, if AWS_ROLE_SESSION_NAME does not say.
+    role: its ARN; None is an error. url: of STS, called only when a role is assumed. session: the
+    name of the role's session in the account's audit log. proxy_for: the proxy for a URL.
     """
 
     def __init__(
         self,
-        url: Callable[[], str],
+        token_file: Path,
+        role: str | None,
         *,
+        url: Callable[[], str],
         session: str,
-        ca_bundle: str | None,
-        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        ca_bundle: str | None = None,
+        proxy_for: Callable[[str], str | None] = lambda _url: None,
+        pause: fetch.Pause = asyncio.sleep,
     ) -> None:
-        self._url, self._ca_bundle, self._pause = url, ca_bundle, pause
+        self._token_file, self._role, self._url = token_file, role, url
         self._session = re.sub(r"[^\w+=,.@-]", "-", session, flags=re.ASCII)[:64]
+        self._ca_bundle, self._proxy_for, self._pause = ca_bundle, proxy_for, pause
 
     @override
     async def find(self) -> Credentials | str:
-        token_file, role = environment.aws("WEB_IDENTITY_TOKEN_FILE"), environment.aws("ROLE_ARN")
-        if not token_file:
-            return "AWS_WEB_IDENTITY_TOKEN_FILE is not set"
-        if not role:
+        if self._role is None:
             raise CredentialsError(
                 "AWS_WEB_IDENTITY_TOKEN_FILE is set, AWS_ROLE_ARN is not", _ANNOTATE
             )
-        token = _read_token(Path(token_file))
-        return await self._assume(role, token)
+        return await self._assume(self._role, _read_token(self._token_file))
 
     async def _assume(self, role: str, token: str) -> Credentials:
         url = self._url()
-        form = {
-            "Action": "AssumeRoleWithWebIdentity",
-            "Version": "2011-06-15",
-            "RoleArn": role,
-            "RoleSessionName": environment.aws("ROLE_SESSION_NAME") or self._session,
-            "WebIdentityToken": token,
-        }
-        for attempt in range(1, ATTEMPTS + 1):
-            if attempt > 1:
-                await self._pause(BACKOFF_S * 2**attempt)
-            try:
-                reply = await fetch.fetch(
-                    "POST",
-                    url,
-                    within_s=WITHIN_S,
-                    form=form,
-                    proxy=environment.proxy_for(url),
-                    tls=tls_context(self._ca_bundle, url),
-                )
-            except fetch.LOST as exc:
-                error = _unreachable(url, role, exc)
-                if faults.is_untrusted(exc):
-                    break
-                continue
-            found = _credentials(reply.body) if reply.status == 200 else None  # noqa: PLR2004
-            if found is not None:
-                keys, expires = found
-                return Credentials(
-                    keys=keys, origin=f"web identity, role {role}", source=self, expires=expires
-                )
-            code, error = _refused(reply, url, role, token)
-            if not faults.is_passing(reply.status) and code not in _TRY_AGAIN:
-                break
-        raise error
+        try:
+            reply = await fetch.fetch(
+                "POST",
+                url,
+                attempts=ATTEMPTS,
+                within_s=WITHIN_S,
+                pause=self._pause,
+                form={
+                    "Action": "AssumeRoleWithWebIdentity",
+                    "Version": "2011-06-15",
+                    "RoleArn": role,
+                    "RoleSessionName": self._session,
+                    "WebIdentityToken": token,
+                },
+                proxy=self._proxy_for(url),
+                tls=tls_context(self._ca_bundle, url),
+                is_passing=_is_passing,
+            )
+        except fetch.LOST as exc:
+            raise _unreachable(url, role, exc) from exc
+        credentials = _credentials(reply.body) if reply.status == 200 else None  # noqa: PLR2004
+        if credentials is None:
+            raise _refused(reply, url, role, token)
+        keys, expires = credentials
+        return Credentials(
+            keys=keys, origin=f"web identity, role {role}", source=self, expires=expires
+        )
 
 
 def _read_token(path: Path) -> str:
@@ -118,20 +109,28 @@ def _read_token(path: Path) -> str:
             "the cluster projects it into the driver's pods; its user must be able to read it",
         ) from exc
     if not token:
-        raise CredentialsError(f"the web identity token {path} is empty", "start the pod again")
+        raise CredentialsError(f"the web identity token {path} is empty", "restart the pod")
     return token
 
 
 def _credentials(body: bytes) -> tuple[AccessKeys, datetime] | None:
-    """What STS gave, or None where this is no such answer."""
-    found = _below(body, "Credentials")
+    """The keys in STS's answer, or None if it has none."""
+    fields = _below(body, "Credentials")
     try:
-        expires = datetime.fromisoformat(found["Expiration"])
-        token = Secret(found["SessionToken"])
-        keys = AccessKeys(found["AccessKeyId"], Secret(found["SecretAccessKey"]), token)
+        expires = datetime.fromisoformat(fields["Expiration"])
+        token = Secret(fields["SessionToken"])
+        keys = AccessKeys(fields["AccessKeyId"], Secret(fields["SecretAccessKey"]), token)
     except (KeyError, ValueError):
         return None
     return keys, expires if expires.tzinfo else expires.replace(tzinfo=UTC)
+
+
+def _is_passing(reply: fetch.Reply) -> bool:
+    return faults.is_passing(reply.status) or _error(reply).get("Code") in _PASSING
+
+
+def _error(reply: fetch.Reply) -> dict[str, str]:
+    return _below(reply.body, "Error")
 
 
 def _below(body: bytes, name: str) -> dict[str, str]:
@@ -146,48 +145,48 @@ def _below(body: bytes, name: str) -> dict[str, str]:
 def _unreachable(url: str, role: str, exc: Exception) -> CredentialsError:
     return CredentialsError(
         f"STS at {url} cannot be reached for role {role}: {fetch.why(exc)}",
-        "check that the mounter reaches it (network policy, proxy, CA bundle), AWS_REGION, and"
+        "check that the mounter can reach it (network policy, proxy, CA bundle), AWS_REGION, and"
         " AWS_ENDPOINT_URL_STS (values s3.region, sts.endpointUrl)",
     )
 
 
-def _refused(reply: fetch.Reply, url: str, role: str, token: str) -> tuple[str, CredentialsError]:
-    said = _below(reply.body, "Error")
-    code = said.get("Code", "")
-    text = ": ".join(filter(None, [code, said.get("Message", "")])) or "no answer of STS's"
+def _refused(reply: fetch.Reply, url: str, role: str, token: str) -> CredentialsError:
+    error = _error(reply)
+    code = error.get("Code", "")
+    text = ": ".join(filter(None, [code, error.get("Message", "")])) or "the answer is not STS's"
     request = reply.headers.get("x-amzn-RequestId")
     where = f"HTTP {reply.status}, {url}"
-    what = f"STS does not give role {role}: {text.replace(token, '***')}"
-    return code, CredentialsError(
+    what = f"STS refuses role {role}: {text.replace(token, '***')}"
+    return CredentialsError(
         f"{what} ({where}, request id {request})" if request else f"{what} ({where})",
         _hint(code, claims(token)),
         public=f"{what} ({where})",
     )
 
 
-def _hint(code: str, claimed: dict[str, str]) -> str:
-    who = ", ".join(f"{name} = {value}" for name, value in claimed.items()) or "nothing readable"
+def _hint(code: str, claims_: dict[str, str]) -> str:
+    subject = ", ".join(f"{name} = {value}" for name, value in claims_.items()) or "unreadable"
     if code in {"ExpiredToken", "ExpiredTokenException"}:
         return (
-            f"the token ({who}) has ended: the cluster renews its file; if it did not, start the"
-            " driver's pod again, and check the clock of this node"
+            f"the token ({subject}) has expired: the cluster renews its file; if it did not,"
+            " restart the driver's pod, and check the clock of this node"
         )
     return (
         "check that the role exists, that its trust policy allows sts:AssumeRoleWithWebIdentity to"
         " the cluster's OIDC provider, that IAM has this provider, and that the policy's condition"
-        f" sub = system:serviceaccount:NAMESPACE:ACCOUNT is the driver's; the token says {who}"
+        f" sub = system:serviceaccount:NAMESPACE:ACCOUNT is the driver's; the token has: {subject}"
     )
 
 
 def claims(token: str) -> dict[str, str]:
-    """Whom the token is for: subject, audience, issuer. Not secret, and not verified."""
+    """The token's subject, audience and issuer. Not secret, and not verified."""
     payload = token.partition(".")[2].partition(".")[0]
     try:
-        said: Any = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        decoded: Any = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     except (binascii.Error, ValueError):
         return {}
-    if not isinstance(said, dict):
+    if not isinstance(decoded, dict):
         return {}
-    found = {name: said[name] for name in _CLAIMS if name in said}
-    texts = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in found.items()}
+    named = {name: decoded[name] for name in _CLAIMS if name in decoded}
+    texts = {k: " ".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in named.items()}
     return {k: v[:200] for k, v in texts.items() if v.isprintable()}

@@ -1,4 +1,4 @@
-"""Whom HTTPS connections trust."""
+"""TLS contexts for clients: which certificate authorities are trusted."""
 
 import ssl
 from functools import cache
@@ -6,9 +6,19 @@ from functools import cache
 from csi_s3.errors import BadOptionError
 
 
+def client_context(ca_file: str | None = None) -> ssl.SSLContext:
+    """Trust the authorities in the file; without one the system's.
+
+    Python 3.13 refuses authorities without the newest extensions, which private ones rarely have.
+    """
+    context = ssl.create_default_context(cafile=ca_file)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
+
+
 @cache
 def tls_context(ca_bundle: str | None, url: str) -> ssl.SSLContext | None:
-    """The system's authorities and those of the file; None for aiohttp's own (shared) context.
+    """Trust the system's authorities and those in the bundle; None for aiohttp's default context.
 
     Raises:
         BadOptionError: the file cannot be read as PEM.
@@ -16,9 +26,7 @@ def tls_context(ca_bundle: str | None, url: str) -> ssl.SSLContext | None:
     """
     if ca_bundle is None or not url.startswith("https:"):
         return None
-    context = ssl.create_default_context()
-    # Python 3.13 refuses authorities without the newest extensions; private ones rarely have them.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context = client_context()
     try:
         context.load_verify_locations(cafile=ca_bundle)
     except (OSError, ssl.SSLError) as exc:
