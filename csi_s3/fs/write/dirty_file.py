@@ -129,12 +129,10 @@ class DirtyFile:
 
     def try_write(self, offset: int, data: bytes) -> bool:
         """Accept bytes if that needs no waiting; else False, and `write` is to be called."""
-        is_usable = self._state.error is None and not self._lock.locked()
-        if not data or not is_usable or offset != self.size:
+        if not data or self._state.error is not None or self._lock.locked():
             return False
-        if not self._staged.can_append(len(data)):
+        if not self._staged.try_append(offset, data):
             return False
-        self._staged.append(data)
         self._changed()
         return True
 

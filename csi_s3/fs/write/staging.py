@@ -71,12 +71,6 @@ class StagedFile:
         upload = self._remote.upload
         return self._part_bytes if upload is None else upload.part_bytes(upload.body)
 
-    def can_append(self, n: int) -> bool:
-        """Whether n bytes can be added to the tail without waiting."""
-        if 0 < self.tail_start < self._min_part_bytes and self._remote.upload is None:
-            return False  # the file is brought into memory first
-        return self.tail.has_room(n) and len(self.tail) + n <= self._part_bytes
-
     def can_be_part(self) -> bool:
         """Whether the tail can be the upload's next part."""
         upload = self._remote.upload
@@ -94,6 +88,18 @@ class StagedFile:
         return whole
 
     # memory
+
+    def try_append(self, offset: int, data: Buffer) -> bool:
+        """Add bytes at the end, if they belong there and nothing is to be waited for."""
+        start, tail_bytes = self.extents.size, len(self.tail.data)
+        if offset != start + tail_bytes or tail_bytes + len(data) > self._part_bytes:
+            return False
+        if 0 < start < self._min_part_bytes and self._remote.upload is None:
+            return False  # the file is brought into memory first
+        if not self.tail.has_room(len(data)):
+            return False
+        self.append(data)
+        return True
 
     def append(self, data: Buffer) -> None:
         """Let the tail grow; the memory for it is reserved."""
@@ -135,7 +141,7 @@ class StagedFile:
 
     def _mark_changed(self) -> None:
         """Note that the copy for the next worker is out of date, if there is one."""
-        if self.is_kept and self._file is not None:
+        if self._file is not None and self._file.description.is_whole:
             self._file.describe(Description(key=self._remote.key))
 
     def overwrite(self, offset: int, data: memoryview) -> None:
