@@ -7,6 +7,7 @@ import pytest
 
 from csi_s3 import errors
 from csi_s3.errors import (
+    AccessDeniedError,
     CredentialsError,
     IntegrityError,
     NotFoundError,
@@ -85,6 +86,33 @@ def test_a_file_shows_its_state(mounts, tmp_path):
     mount.unlink("f")
     assert repr(file).startswith("<DirtyFile discarded, 20 bytes")
     mount.release(fh)
+    assert repr(file).startswith("<DirtyFile closed")
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_file_that_is_closed_while_it_is_stored_stays_closed(mounts, is_lost):
+    """Work that the mount's end cancels may get the store's answer all the same (`aio.finish`)."""
+    mount = mounts(write_part_bytes=8, min_part_bytes=4)
+    fh = mount.create("f")
+    file = mount.fs._handles.file(fh).inode.writer
+    mount.write(fh, b"x" * 20)
+    answer = mount.loop.create_future()
+
+    async def delayed(operation, _key):
+        if operation == "COMPLETE_UPLOAD":
+            await answer
+
+    mount.store.gate = delayed
+    saving = mount.start(file.save())
+    mount.settle()
+    file.close()
+    if is_lost:
+        answer.set_exception(AccessDeniedError("refused"))
+        with pytest.raises(AccessDeniedError, match="refused"):
+            mount.wait(saving)
+    else:
+        answer.set_result(None)
+        assert mount.wait(saving).size == 20
     assert repr(file).startswith("<DirtyFile closed")
 
 

@@ -94,6 +94,13 @@ class DirtyFile:
 
     # the state
 
+    def _become(
+        self, phase: FilePhase, error: VolumeError | None = None, *, was_written: bool | None = None
+    ) -> None:
+        """Change the state. A closed file stays closed, though work on it may still get answers."""
+        if self._state.phase is not FilePhase.CLOSED:
+            self._state = self._state.then(phase, error, was_written=was_written)
+
     def _changed(self) -> None:
         """Bytes were accepted, or the size has changed."""
         state = self._state
@@ -101,17 +108,17 @@ class DirtyFile:
             state.phase is FilePhase.DIRTY and state.was_written
         ):
             return
-        self._state = state.then(FilePhase.DIRTY, was_written=True)
+        self._become(FilePhase.DIRTY, was_written=True)
 
     def _emptied(self) -> None:
         is_discarded = self._state.phase is FilePhase.DISCARDED
         phase = FilePhase.DISCARDED if is_discarded else FilePhase.DIRTY
-        self._state = self._state.then(phase, was_written=False)
+        self._become(phase, was_written=False)
 
     def _fail_if_lost(self, error: VolumeError) -> None:
         """Raises the error where bytes were in an upload alone, and it is gone."""
         if self._staged.has_lost_bytes:
-            self._state = self._state.then(FilePhase.FAILED, error)
+            self._become(FilePhase.FAILED, error)
             self._staged.reset()
             raise error
 
@@ -248,13 +255,13 @@ class DirtyFile:
             if not self.is_dirty:
                 return self.base
             self._check_whole()
-            self._state, result = self._state.then(FilePhase.STORING), None
-            attempt = self._state.attempt
+            self._become(FilePhase.STORING)
+            attempt, result = self._state.attempt, None
             try:
                 result = await self._sender.send_file()
             finally:
                 if self._state.phase is FilePhase.STORING and not isinstance(result, ObjectInfo):
-                    self._state = self._state.then(FilePhase.DIRTY)
+                    self._become(FilePhase.DIRTY)
             if isinstance(result, VolumeError):
                 if attempt is not None:
                     attempt.error = result
@@ -263,7 +270,7 @@ class DirtyFile:
             self._remote.replace(result)
             self._staged.mark_stored(result.size)
             self._spool.supersede(result.key)
-            self._state = self._state.then(FilePhase.CLEAN)
+            self._become(FilePhase.CLEAN)
             self._progress()
             return result
 
@@ -282,8 +289,7 @@ class DirtyFile:
                 log.info("%s: removed while open; reads will fail: %s", self._remote.key, exc)
             await self._remote.settle()  # this mount may have made what is there: it is removed
             await remove()
-            if self._state.phase is not FilePhase.CLOSED:
-                self._state = self._state.then(FilePhase.DISCARDED, self._state.error)
+            self._become(FilePhase.DISCARDED, self._state.error)
             self._staged.unlink()
             await self._remote.drop_upload()
 
@@ -319,7 +325,7 @@ class DirtyFile:
     def adopt(self, file: SpoolFile, description: Description) -> None:
         """Go on with what an earlier worker kept."""
         self._staged.adopt(file, description)
-        self._state = self._state.then(FilePhase.DIRTY)
+        self._become(FilePhase.DIRTY)
 
     def close(self) -> None:
         """Stop sending, give memory and spool back; callers that still wait get StaleError."""
