@@ -42,6 +42,21 @@ def test_what_left_in_parts_can_be_read_and_changed(spooled):
     assert mount.store.requests["UPLOAD_PART"] == 9  # the changed one again, and the last
 
 
+def test_a_truncation_leaves_no_upload_that_is_being_created(spooled):
+    """Its id comes with the answer, and without it nothing can abort the upload."""
+    mount = spooled
+    fh = mount.create("f", os.O_RDWR | os.O_CREAT)
+    held = Held(mount.store, "CREATE_UPLOAD", after=True)
+    mount.write(fh, LARGE[:20])
+    mount.settle()
+    assert held.waiting == 1
+    mount.truncate("f", 2)
+    held.let_go()
+    mount.close_file(fh)
+    assert mount.data("f") == LARGE[:2]
+    assert mount.store.uploads == {}
+
+
 @pytest.mark.parametrize("change", ["write", "truncate"])
 def test_where_the_spool_has_no_room_sent_bytes_stay_as_they_are(mounts, change):
     mount = mounts(write_part_bytes=8, min_part_bytes=4)

@@ -57,10 +57,12 @@ class PartRun:
         self.last += 1
         self.parts.append(SentPart(self.last, self.covered, self.covered + length, task))
 
-    def cut(self, size: int) -> None:
-        """Drop parts that reach beyond size."""
+    def cut(self, size: int) -> list[PartTask]:
+        """Drop parts that reach beyond size; returns their tasks."""
+        tasks = []
         while self.parts and self.parts[-1].end > size:
-            self.parts.pop().task.cancel()
+            tasks.append(self.parts.pop().task)
+        return tasks
 
 
 class ParallelUpload:
@@ -144,8 +146,9 @@ class ParallelUpload:
 
     def cut(self, size: int) -> None:
         """Drop parts that reach beyond the file's new end."""
-        for run in (self.body, self.head):
-            run.cut(size)
+        tasks = [*self.body.cut(size), *self.head.cut(size)]
+        for task in () if self._creating.locked() else tasks:  # `abort` needs the upload's id
+            task.cancel()
         if size < self.body.start:
             self.body.start = self.head.covered
 
