@@ -1,6 +1,7 @@
 """Uploads that fail, and objects that other clients change: the caller's errors."""
 
 import gc
+import os
 from contextlib import nullcontext
 
 import pytest
@@ -126,6 +127,26 @@ def test_a_lost_part_fails_the_file_for_good_and_leaves_no_upload(mounts, kind, 
     left = 1 if kind == "CREATE_UPLOAD" and lost_answer else 0  # its id is unknown
     assert len(mount.store.uploads) == left
     assert mount.budget.used_bytes == 0
+
+
+@pytest.mark.parametrize("is_unlinked", [False, True])
+def test_a_file_whose_bytes_are_lost_begins_again_when_it_is_emptied(mounts, is_unlinked):
+    mount = mounts(write_part_bytes=4, min_part_bytes=4)
+    fh = mount.create("f", os.O_RDWR)
+    ino = mount.ino("f")
+    fail(mount.store, "UPLOAD_PART", DOWN)
+    mount.write(fh, b"abcdefghij")
+    with pytest.raises(StoreUnavailableError):
+        mount.fsync(fh)
+    if is_unlinked:
+        mount.unlink("f")
+    with pytest.raises(StoreUnavailableError):
+        mount.read(fh)
+    mount.run(mount.fs.setattr(ino, size=0))
+    mount.write(fh, b"new")
+    assert mount.read(fh) == b"new"
+    mount.close_file(fh)
+    assert mount.data("f") == (None if is_unlinked else b"new")
 
 
 @pytest.mark.warnings_expected("bug in a file's task")

@@ -85,7 +85,7 @@ class DirtyFile:
     @property
     def is_lost(self) -> bool:
         """An upload failed, and bytes that were in it are nowhere else."""
-        return self._state.phase is FilePhase.FAILED
+        return self._state.error is not None
 
     @property
     def is_kept(self) -> bool:
