@@ -76,9 +76,9 @@ class Metric(Generic[C]):
     def __init__(
         self,
         name: str,
-        *,
         unit: str,
         text: str,
+        *,
         source: MetricSource,
         stability: Stability = Stability.BETA,
         labels: Labels = (),
