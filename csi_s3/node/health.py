@@ -19,9 +19,6 @@ class Health:
     ) -> None:
         self._volumes, self._mounter_link, self._registration = volumes, mounter_link, registration
 
-    async def live(self) -> None:
-        """Being called at all proves that the event loop is alive."""
-
     def unready(self) -> str | None:
         """Why no volume can be mounted now; None if no reason is known."""
         if not self._registration.is_registered:

@@ -26,7 +26,6 @@ from csi_s3.node.source_mounts import SourceMounts
 from csi_s3.node.targets import Targets
 from csi_s3.node.volumes import Volumes
 from csi_s3.obs import http_endpoint
-from csi_s3.obs.http_endpoint import Probes
 from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
@@ -55,9 +54,8 @@ async def serve(
         log.warning("%s: %s", FLAG, warning)
     metrics.build_info()
     health = node.health
-    probes = Probes(live=health.live, ready=health.unready, collect=health.collect)
     with (
-        http_endpoint.serving(config.http_address, probes),
+        http_endpoint.serving(config.http_address, health.unready, health.collect),
         bound(node.server, config.endpoint, flag="--endpoint"),
         node.registration.listening(),
     ):
