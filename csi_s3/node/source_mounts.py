@@ -18,8 +18,7 @@ from typing import TypeVar
 
 from csi_s3.aio import blocking
 from csi_s3.errors import MountError, VolumeError
-from csi_s3.kernel import mount
-from csi_s3.kernel.fusectl import FuseControl
+from csi_s3.kernel import fusectl, mount
 from csi_s3.kernel.mountinfo import MountEntry, mount_at
 
 KERNEL_S = 20.0  # for calls that take milliseconds
@@ -53,7 +52,6 @@ class SourceMounts:
         self.volumes = state_dir.resolve() / "volumes"
         self.leftovers = state_dir.resolve() / "leftovers"
         self._owner = owner
-        self._control = FuseControl()
 
     def prepare(self) -> None:
         """Make the directory of all mounts; the mounter can pass through it but not list it."""
@@ -111,11 +109,11 @@ class SourceMounts:
     def end(self, source: SourceMount) -> None:
         """Abort the connection: all waiting and later accesses get an error."""
         if source.device:
-            self._control.abort(int(source.device.partition(":")[2]), fd=source.fd)
+            fusectl.abort(int(source.device.partition(":")[2]), fd=source.fd)
 
     def end_orphan(self, entry: MountEntry) -> None:
         """As `end`, for a mount in mountinfo of which node has no descriptor."""
-        self._control.abort(entry.minor)
+        fusectl.abort(entry.minor)
 
     def detach(self, mount_id: str) -> None:
         """Unmount the source. Binds of pods and containers stay."""
