@@ -19,7 +19,7 @@ from typing import TypeVar
 from csi_s3.aio import blocking
 from csi_s3.errors import MountError, VolumeError
 from csi_s3.kernel import fusectl, mount
-from csi_s3.kernel.mountinfo import MountEntry, mount_at
+from csi_s3.kernel.mountinfo import mount_at
 
 KERNEL_S = 20.0  # for calls that take milliseconds
 INIT_S = 5.0
@@ -41,10 +41,6 @@ class SourceMount:
     fd: int
     device: str
     init: bytes
-
-    @property
-    def is_over(self) -> bool:
-        return mount.is_over(self.fd)
 
 
 class SourceMounts:
@@ -110,10 +106,6 @@ class SourceMounts:
         """Abort the connection: all waiting and later accesses get an error."""
         if source.device:
             fusectl.abort(int(source.device.partition(":")[2]), fd=source.fd)
-
-    def end_orphan(self, entry: MountEntry) -> None:
-        """As `end`, for a mount in mountinfo of which node has no descriptor."""
-        fusectl.abort(entry.minor)
 
     def detach(self, mount_id: str) -> None:
         """Unmount the source. Binds of pods and containers stay."""

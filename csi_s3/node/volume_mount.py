@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from csi_s3.config.volume import VolumeConfig, canonical
 from csi_s3.errors import VolumeError, WorkerDiedError
-from csi_s3.kernel import tuning
+from csi_s3.kernel import mount, tuning
 from csi_s3.link.report import Notice, Reason, Report, State, Usage
 from csi_s3.link.spec import MountSpec
 from csi_s3.node import binds, event_texts
@@ -260,7 +260,7 @@ class VolumeMount:
         if self._source is not source:
             return  # taken down since
         fields = {**self._fields, "code": error.code}
-        if not (self.leaving and source.is_over):
+        if not (self.leaving and mount.is_over(source.fd)):
             self.failure = error
             log.error("%s", error, extra=fields)
             self._pod_events.post(
