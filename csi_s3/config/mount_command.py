@@ -118,7 +118,6 @@ def parse_source(text: str) -> tuple[str, str]:
 
 
 def help_text() -> str:
-    """What --help prints."""
     return (
         f"Usage: {USAGE}\n\nMount an S3 bucket, or the part of it below a prefix, on a directory. "
         f"Runs in the background\nunless --foreground is given; umount DIRECTORY ends it. "

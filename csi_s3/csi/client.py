@@ -64,7 +64,6 @@ class NodeClient:
         read_only: bool,
         access_mode: str,
     ) -> None:
-        """NodePublishVolume; returns when the target is mounted."""
         capability = csi.VolumeCapability(
             mount=csi.VolumeCapability.MountVolume(mount_flags=mount_options),
             access_mode=csi.VolumeCapability.AccessMode(mode=access_mode),

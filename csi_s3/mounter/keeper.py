@@ -138,7 +138,6 @@ class Keeper:
     # --- for the HTTP endpoint --------------------------------------------------------------------
 
     def unready(self) -> str | None:
-        """Why no volume could be mounted now."""
         if self._is_draining or not self._zygote_client.is_alive:
             return "the mounter is ending"
         return None if self._outbox else f"not connected to node at {self._socket}"

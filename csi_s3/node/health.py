@@ -38,7 +38,6 @@ class Health:
         return self._mounter_link.is_connected
 
     async def collect(self) -> bytes:
-        """The text of /metrics."""
         mounts, targets = self._volumes.counts()
         metrics.MOUNTS.set(mounts)
         metrics.TARGETS.set(targets)

@@ -132,7 +132,6 @@ class SourceMounts:
                     )
 
     def left_behind(self) -> list[str]:
-        """Ids of all mounts that have a directory."""
         return [p.name for p in self.volumes.iterdir() if re.fullmatch("[0-9a-f]{32}", p.name)]
 
 

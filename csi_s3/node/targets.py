@@ -207,8 +207,6 @@ class Target:
 
 
 class Targets:
-    """Kubelet's directory, which holds all targets."""
-
     def __init__(self, kubelet_dir: Path) -> None:
         try:
             self._root = str(kubelet_dir.resolve(strict=True))

@@ -146,7 +146,6 @@ class VolumeMount:
             self._worker_ended(error, is_expected=report.error is None)
 
     def noticed(self, notice: Notice) -> None:
-        """Post an Event on the pods."""
         targets = self._users()
         if notice.reason is Reason.NOT_WRITABLE:
             targets = [target for target, read_only in self.targets.items() if not read_only]
@@ -214,7 +213,6 @@ class VolumeMount:
             raise type(error)(f"{mounted} {error.what}", error.hint, public=public)
 
     async def _start(self) -> SourceMount:
-        """Mount, and have a worker serve it."""
         self._mounter_link.require()
         bucket = self.spec.volume.bucket
         name = f"s3://{bucket.bucket}/{bucket.prefix}"

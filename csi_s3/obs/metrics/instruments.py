@@ -153,8 +153,6 @@ class Counter(Metric[Cell]):
 
 
 class Gauge(Metric[Cell]):
-    """A current value."""
-
     kind, _new = "gauge", Cell
 
     def set(self, now: float, /, **labels: str) -> None:
