@@ -70,7 +70,6 @@ class VolumeMount:
         self._source: SourceMount | None = None
         self._jobs = JobQueue()
         self._publishing = 0  # jobs that wait or run
-        self._fields = {"volume": spec.volume_handle, "mount": spec.mount_id}
 
     @override
     def __repr__(self) -> str:
@@ -202,7 +201,7 @@ class VolumeMount:
             self._dead_subpaths[target] = dead
         for line in dead:  # kubelet publishes every minute
             level = logging.DEBUG if line in logged else logging.WARNING
-            log.log(level, "%s", line, extra=self._fields)
+            log.log(level, "%s", line, extra=self.spec.log_fields)
 
     async def _check_bucket(self) -> None:
         """Ask the worker. Raises what is wrong with the mount or its bucket."""
@@ -227,7 +226,7 @@ class VolumeMount:
             raise
         self.failure = None
         await self._call(partial(tuning.set_read_ahead, source.device), "tuning")
-        log.info("volume is mounted", extra=self._fields)
+        log.info("volume is mounted", extra=self.spec.log_fields)
         return source
 
     async def _unpublish(self, target: Target) -> None:
@@ -257,7 +256,7 @@ class VolumeMount:
     async def _end(self, source: SourceMount, error: VolumeError, *, is_expected: bool) -> None:
         if self._source is not source:
             return  # taken down since
-        fields = {**self._fields, "code": error.code}
+        fields = {**self.spec.log_fields, "code": error.code}
         if not (self.leaving and mount.is_over(source.fd)):
             self.failure = error
             log.error("%s", error, extra=fields)
@@ -265,7 +264,7 @@ class VolumeMount:
                 self._users(), event_texts.VOLUME_BROKEN, event_texts.mount_died(error)
             )
         elif is_expected:
-            log.info("volume is unmounted everywhere", extra=self._fields)
+            log.info("volume is unmounted everywhere", extra=self.spec.log_fields)
         else:
             log.log(error.level, "%s", error, extra=fields)
             died = isinstance(error, WorkerDiedError)
@@ -298,7 +297,7 @@ class VolumeMount:
             try:
                 await self._call(step, action)
             except VolumeError as exc:
-                log.error("%s", exc, extra={**self._fields, "code": exc.code})  # noqa: TRY400
+                log.error("%s", exc, extra={**self.spec.log_fields, "code": exc.code})  # noqa: TRY400
 
     async def _call(self, step: Callable[[], T], action: str) -> T:
         return await off_loop(step, f"{action} (volume {self.spec.volume_handle})")

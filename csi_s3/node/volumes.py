@@ -319,10 +319,7 @@ class Volumes:
             mount = VolumeMount(live.spec, self._context)
             mount.adopt(live)
             self._run(mount)
-            log.info(
-                "volume is still mounted",
-                extra={"volume": live.spec.volume_handle, "mount": live.spec.mount_id},
-            )
+            log.info("volume is still mounted", extra=live.spec.log_fields)
 
     async def _unpublish_unowned(self, target: Target) -> None:
         mount = self._mount_on(target)
