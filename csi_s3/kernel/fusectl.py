@@ -9,6 +9,7 @@ import os
 
 from csi_s3.errors import MountError
 from csi_s3.kernel import mount, syscalls
+from csi_s3.kernel.syscalls import open_fd
 
 FS_TYPE = "fusectl"
 
@@ -28,17 +29,12 @@ def abort(minor: int, *, fd: int | None = None) -> bool:
 
     """
     try:
-        root = syscalls.detached_mount(FS_TYPE)
-        try:
+        with open_fd(syscalls.detached_mount(FS_TYPE)) as root:
             file = os.open(f"{minor}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
-        finally:
-            os.close(root)
-        try:
+        with open_fd(file):
             if fd is not None and mount.is_over(fd):
                 return False
             os.write(file, b"1")
-        finally:
-            os.close(file)
     except FileNotFoundError:
         return False
     except OSError as exc:

@@ -142,12 +142,9 @@ def bind(source: int, target: int, *, read_only: bool) -> None:
 
     """
     try:
-        tree = syscalls.clone_mount(source)
-        try:
+        with syscalls.open_fd(syscalls.clone_mount(source)) as tree:
             syscalls.set_private(tree, read_only=read_only)
             syscalls.attach_mount(tree, target)
-        finally:
-            os.close(tree)
     except OSError as exc:
         hint = _PRIVILEGED if exc.errno == EPERM else ""
         raise MountError(f"cannot bind a mount to its target: {exc.strerror}", hint) from exc

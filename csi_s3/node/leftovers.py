@@ -18,10 +18,11 @@ from itertools import count
 from pathlib import Path
 
 from csi_s3.errors import NotEmptyError, TargetNotEmptyError
+from csi_s3.kernel.syscalls import open_fd
 from csi_s3.node import event_texts
 from csi_s3.node.pod_events import PodEvents
 from csi_s3.node.source_mounts import off_loop
-from csi_s3.node.targets import Target, open_fd
+from csi_s3.node.targets import Target
 
 _NAME_BYTES = 200
 
