@@ -31,7 +31,7 @@ from csi_s3.s3.preserved_headers import PreservedHeaders
 from csi_s3.s3.request_headers import RequestHeaders
 from csi_s3.s3.response_headers import conditions, stored, version_of
 from csi_s3.s3.signing import Request
-from csi_s3.s3.store import MIN_PART_BYTES, Buffer, Chunk, ListPage, ObjectInfo, ObjectStore
+from csi_s3.s3.store import Buffer, Chunk, Limits, ListPage, ObjectInfo, ObjectStore
 from csi_s3.tls import tls_context
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Bucket(ObjectStore):
     Cancellation: a cancelled write may or may not have taken effect, as with any lost answer.
     """
 
-    min_part_bytes = MIN_PART_BYTES
+    limits = Limits()
 
     def __init__(self, config: BucketConfig, http: Http, headers: RequestHeaders) -> None:
         self._http, self._headers = http, headers

@@ -22,9 +22,9 @@ from csi_s3.errors import (
 )
 from csi_s3.s3.store import (
     MAX_KEY_BYTES,
-    MIN_PART_BYTES,
     Buffer,
     Chunk,
+    Limits,
     ListPage,
     ObjectInfo,
     ObjectStore,
@@ -52,7 +52,7 @@ class MemoryStore(ObjectStore):
 
     requests: the number of calls of each kind, by their S3 names.
     gate: awaited before a call takes effect; it may raise one of `errors`.
-    min_part_bytes: S3's, or less in tests that want many parts of few bytes.
+    limits: S3's, or less in tests that want many parts of few bytes.
     is_sparse: each page of a listing follows an empty one, as S3's do after many delete markers.
     after: awaited between a call's effect and its answer; a failure there is a lost answer.
     """
@@ -61,9 +61,9 @@ class MemoryStore(ObjectStore):
         self,
         *,
         clock: Callable[[], float] = lambda: 1_000_000.0,
-        min_part_bytes: int = MIN_PART_BYTES,
+        limits: Limits | None = None,
     ) -> None:
-        self.min_part_bytes = min_part_bytes
+        self.limits = limits or Limits()
         self.conditional_writes: bool | None = True
         self.is_sparse = False
         self.objects: dict[str, StoredObject] = {}
@@ -320,7 +320,7 @@ class MemoryUpload(Upload):
         parts_and_data = [self._parts.get(n) for n in numbers]
         if not parts or numbers != sorted(set(numbers)) or any(k is None for k in parts_and_data):
             raise StoreRefusedError("InvalidPart or InvalidPartOrder")
-        if any(p.size < self._store.min_part_bytes for p in parts[:-1]):
+        if any(p.size < self._store.limits.min_part_bytes for p in parts[:-1]):
             raise StoreRefusedError("EntityTooSmall")
         self._store._check(self._key, if_none_match=if_none_match, if_match=if_match)  # noqa: SLF001
         data = b"".join(k[1] for k in parts_and_data if k is not None)

@@ -15,10 +15,16 @@ from csi_s3.errors import VolumeError
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAX_KEY_BYTES = value_types.MAX_KEY_BYTES
-MAX_PARTS = 10_000
-MIN_PART_BYTES = 5 << 20  # every part but the last
-MAX_PUT_BYTES = 5 << 30  # one PUT, one part, one copy
-MAX_COPY_PART_BYTES = 512 << 20  # larger server-side copies are split, to run in parallel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of the requests that are sent to a store; the defaults are S3's."""
+
+    min_part_bytes: int = 5 << 20  # every part but the last
+    max_parts: int = 10_000
+    max_put_bytes: int = 5 << 30  # one PUT, one part, one copy
+    max_copy_part_bytes: int = 512 << 20  # larger copies are split, to run in parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ class Upload(Protocol):
     """
 
     async def part(self, number: int, data: Buffer) -> Part:
-        """Send part `number` (from 1); all but the last have at least MIN_PART_BYTES."""
+        """Send part `number` (from 1); all but the last have at least `Limits.min_part_bytes`."""
         ...
 
     async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
@@ -137,7 +143,6 @@ class Upload(Protocol):
 class ObjectStore(Protocol):
     """One bucket, with one identity. Keys are whole keys: the caller adds a mount's prefix.
 
-    min_part_bytes: of every part but an upload's last.
     conditional_writes: whether it compares if_none_match and if_match; None: not known.
 
     Every call has a deadline and a bounded number of retries. Besides the errors below, each may
@@ -145,7 +150,7 @@ class ObjectStore(Protocol):
     StoreTimeoutError, StoreRefusedError.
     """
 
-    min_part_bytes: int
+    limits: Limits
     conditional_writes: bool | None
 
     async def head(self, key: str) -> ObjectInfo:
@@ -186,7 +191,7 @@ class ObjectStore(Protocol):
         metadata: Mapping[str, str] | None = None,
         like: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        """Put the whole object (at most MAX_PUT_BYTES).
+        """Put the whole object (at most `Limits.max_put_bytes`).
 
         like: the object that it replaces, whose headers, user metadata and tags it keeps.
 
@@ -200,7 +205,7 @@ class ObjectStore(Protocol):
     async def copy(
         self, source: ObjectInfo, key: str, *, if_none_match: bool = False
     ) -> ObjectInfo:
-        """Copy that version (at most MAX_PUT_BYTES) to key, with its metadata and headers.
+        """Copy that version (at most `Limits.max_put_bytes`) to key, with its metadata and headers.
 
         A marker (key ends with `/`, no bytes) is a HEAD and a PUT: not every store copies one.
 

@@ -181,7 +181,7 @@ class DirtyFile:
         n = min(len(data), limit - len(tail))
         missing = tail.missing_for(n)
         if missing > 0:
-            is_part = len(tail) >= self._context.store.min_part_bytes and self._can_stream()
+            is_part = len(tail) >= self._context.store.limits.min_part_bytes and self._can_stream()
             if is_part and not self._context.budget.has_room(missing):
                 # not a full part yet, but its memory comes back even if all writers wait
                 return 0 if await self._empty_tail() else None

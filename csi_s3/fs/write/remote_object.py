@@ -30,7 +30,6 @@ from csi_s3.s3.store import Buffer, ObjectInfo
 
 log = logging.getLogger(__name__)
 
-ABORT_WITHIN_S = 100.0
 COMPARED_BYTES = 1 << 20  # at a time
 
 Digest = tuple[int, bytes]  # size, and hash
@@ -131,7 +130,7 @@ class RemoteObject:
         if upload is None:
             return
         try:
-            await finish(upload.abort, within_s=ABORT_WITHIN_S)
+            await finish(upload.abort, within_s=self._context.abort_within_s)
         except TimeoutError:
             log.warning(
                 "%s: no answer to the abort of an upload: its parts are kept, and billed, until a"

@@ -15,7 +15,7 @@ from csi_s3.fs.write.parallel_upload import largest_part_bytes
 from csi_s3.fs.write.remote_object import RemoteObject
 from csi_s3.fs.write.spool import Description, Spool, SpoolFile
 from csi_s3.fs.write.tail import Tail
-from csi_s3.s3.store import MAX_PARTS, Buffer
+from csi_s3.s3.store import Buffer
 
 COPY_BYTES = 1 << 20  # read from the base at a time, when its bytes are brought here
 
@@ -35,7 +35,7 @@ class StagedFile:
         self.extents = Extents()  # from 0 to where the tail starts
         self._remote, self._spool, self._context = remote, spool, context
         self._part_bytes = context.config.write_part_bytes
-        self._min_part_bytes = context.store.min_part_bytes
+        self._limits = context.store.limits
         self._file: SpoolFile | None = None
         self._is_unlinked = False  # no other process may find it
         if remote.base is not None:
@@ -77,7 +77,7 @@ class StagedFile:
         if upload is not None:
             return upload.tried is None and upload.body.covered == self.tail_start
         is_base = self.extents.count(Origin.BASE) == self.tail_start
-        return self.is_in_memory or (is_base and self.tail_start >= self._min_part_bytes)
+        return self.is_in_memory or (is_base and self.tail_start >= self._limits.min_part_bytes)
 
     def layout(self) -> Extents:
         """The map of the whole file; the tail counts as spooled."""
@@ -94,7 +94,7 @@ class StagedFile:
         start, tail_bytes = self.extents.size, len(self.tail.data)
         if offset != start + tail_bytes or tail_bytes + len(data) > self._part_bytes:
             return False
-        if 0 < start < self._min_part_bytes and self._remote.upload is None:
+        if 0 < start < self._limits.min_part_bytes and self._remote.upload is None:
             return False  # the file is brought into memory first
         if not self.tail.has_room(len(data)):
             return False
@@ -169,7 +169,7 @@ class StagedFile:
     async def grow(self, size: int) -> None:
         """Let zeros follow: in memory as long as the file fits one part, else as a hole."""
         zeros = size - self.size
-        largest = MAX_PARTS * largest_part_bytes(self._context, self._part_bytes)
+        largest = self._limits.max_parts * largest_part_bytes(self._context, self._part_bytes)
         if zeros > largest:
             raise FileTooLargeError(
                 f"{self._remote.key}: a hole up to {size}, and holes are sent as zeros",
@@ -205,7 +205,7 @@ class StagedFile:
     async def load_small(self, *, is_append: bool) -> None:
         """Bring a small stored file into memory whole, before it is changed."""
         is_copied = self.extents.has(Origin.BASE) and (is_append or self._spool.is_there)
-        most = self._min_part_bytes - 1 if is_copied else self._part_bytes
+        most = self._limits.min_part_bytes - 1 if is_copied else self._part_bytes
         is_sent = self._remote.upload is not None or self.extents.has(Origin.SENT)
         if self.is_in_memory or self.size > most or is_sent:
             return
