@@ -133,9 +133,9 @@ class WriteBack:
             try:
                 await self._save(inode, writer)
             except VolumeError as exc:
-                self._keep_for_later(inode, writer, exc)
+                error = self._keep_for_later(inode, writer, exc)
                 await writer.give_up()
-                raise
+                raise error from exc.__cause__
             finally:
                 self._ended(inode, writer)
 
@@ -145,14 +145,13 @@ class WriteBack:
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
 
-    def _keep_for_later(self, inode: Inode, writer: DirtyFile, exc: VolumeError) -> bool:
-        """Keep what another attempt may store, and have the error say so. Whether it is kept."""
+    def _keep_for_later(self, inode: Inode, writer: DirtyFile, exc: VolumeError) -> VolumeError:
+        """Keep what another attempt may store. Returns the error; a new one that says so, if so."""
         path = self._keep(inode, writer, exc.code) if exc.keeps_bytes else None
         if path is None:
-            return False
-        hint = f"the volume's next mount on this node uploads it from {path}"
-        exc.hint = f"{exc.hint}; {hint}" if exc.hint else hint
-        return True
+            return exc
+        hints = [exc.hint, f"the volume's next mount on this node uploads it from {path}"]
+        return replace(exc, hint="; ".join(filter(None, hints)))
 
     def _keep(self, inode: Inode, writer: DirtyFile, code: str) -> Path | None:
         """Have the spool keep the bytes for the next worker. None: nothing is kept."""
@@ -196,9 +195,12 @@ class WriteBack:
                 await self.sync(inode)
             except VolumeError as exc:
                 writer = inode.writer
-                if writer is not None and self._keep_for_later(inode, writer, exc):
+                if writer is None:
+                    return exc
+                error = self._keep_for_later(inode, writer, exc)
+                if error is not exc:
                     await writer.give_up()
-                return exc
+                return error
             return None
 
         async with asyncio.TaskGroup() as all_files:
