@@ -51,6 +51,21 @@ def test_a_file_costs_a_copy_and_a_delete(mount):
     assert sorted(mount.ls("d")) == ["g", "there"]
 
 
+def test_a_copy_with_the_etag_of_its_source_is_read_under_its_own_key(mounts, tmp_path):
+    """As S3 copies an object of one part."""
+    mount = mounts(write_part_bytes=8, min_part_bytes=4, state_dir=tmp_path / "state")
+    put_now, data = mount.store.put_now, bytes(3 << 20)
+    mount.store.put_now = lambda *args, **rest: put_now(*args, **rest, etag='"the same"')
+    mount.put("f", data)
+    fh = mount.open("f", os.O_RDWR)
+    assert mount.read(fh, 0, 10) == data[:10]
+    mount.rename("f", "g")
+    assert mount.read(fh, 2 << 20, 10) == data[:10]
+    mount.write(fh, b"x")
+    mount.close_file(fh)
+    assert mount.data("g") == b"x" + data[1:]
+
+
 def test_a_large_file_is_copied_in_parts(mount):
     mount.store.limits = Limits(min_part_bytes=4, max_put_bytes=10, max_copy_part_bytes=8)
     data = bytes(range(20))

@@ -24,7 +24,7 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.read.reader import BaseReader
+from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.parallel_upload import ParallelUpload
 from csi_s3.s3.store import Buffer, ObjectInfo
 
@@ -70,7 +70,7 @@ class RemoteObject:
         self.base, self.is_adopted = basis.base, basis.is_adopted
         self.upload: ParallelUpload | None = None
         self._context, self._store, self._name, self._basis = context, context.store, name, basis
-        self._read_base = BaseReader(context)
+        self._reader: Reader | None = None  # of the base
         self._puts: set[Digest] = set()  # of PUTs whose outcome is unknown
         self._uploads: list[ParallelUpload] = []  # whose completion has an unknown outcome
 
@@ -204,7 +204,7 @@ class RemoteObject:
         if base is None:
             raise StaleError(f"{self.key}: its stored bytes are gone")
         try:
-            data = await self._read_base(base, start, length)
+            data = await self._reader_of(base).read(start, length)
         except (NotFoundError, ObjectChangedError, StaleError) as exc:
             if not await self.is_settled_since(base):
                 raise StaleError(f"{base.key}: replaced or deleted while it was changed") from exc
@@ -213,10 +213,21 @@ class RemoteObject:
             raise StaleError(f"{base.key}: shorter than what was written")
         return data
 
+    def _reader_of(self, base: ObjectInfo) -> Reader:
+        if self._reader is None or self._reader.info is not base:
+            self._close_reader()
+            self._reader = Reader(self._context, base)
+        return self._reader
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
     def close(self) -> None:
         if self.upload is not None:  # at the end of the mount: what was sent of it stays
             self.upload.cancel()
-        self._read_base.close()
+        self._close_reader()
 
 
 async def digest_of(read: Callable[[int, int], Awaitable[Buffer]], size: int) -> Digest:
