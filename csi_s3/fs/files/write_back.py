@@ -7,7 +7,7 @@ bytes. Each step runs to its end in a task of the mount, even if its caller no l
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from csi_s3.errors import IsDirectoryError, SpoolFullError, StaleError, VolumeEr
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.names.entries import Special
 from csi_s3.fs.names.inode import FileHandle, Inode
-from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.fs.write.remote_object import Basis, RemoteObject
@@ -23,18 +22,6 @@ from csi_s3.fs.write.spool import Spool
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class InodeKey:
-    """The key of a file; it follows from names, so that a rename above it changes it."""
-
-    inodes: Inodes
-    inode: Inode
-
-    @property
-    def key(self) -> str:
-        return self.inodes.key(self.inode)
 
 
 class WriteBack:
@@ -85,7 +72,7 @@ class WriteBack:
         return writer
 
     def _dirty_file(self, inode: Inode, basis: Basis) -> DirtyFile:
-        remote = RemoteObject(self._context, InodeKey(self._inodes, inode), basis)
+        remote = RemoteObject(self._context, partial(self._inodes.key, inode), basis)
         return DirtyFile(self._context, remote, self._spool)
 
     def is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:

@@ -175,17 +175,17 @@ class DirtyFile:
 
     async def _accept(self, data: memoryview) -> int | None:
         """Take what fits into the tail, once there is room; None: a rename is in the way."""
-        tail, limit = self._staged.tail, self._staged.part_bytes
-        if len(tail) >= limit:
+        tail_bytes, limit = len(self._staged.tail), self._staged.part_bytes
+        if tail_bytes >= limit:
             return 0 if await self._empty_tail() else None
-        n = min(len(data), limit - len(tail))
-        missing = tail.missing_for(n)
+        n = min(len(data), limit - tail_bytes)
+        missing = self._staged.missing_for(n)
         if missing > 0:
-            is_part = len(tail) >= self._context.store.limits.min_part_bytes and self._can_stream()
+            is_part = tail_bytes >= self._context.store.limits.min_part_bytes and self._can_stream()
             if is_part and not self._context.budget.has_room(missing):
                 # not a full part yet, but its memory comes back even if all writers wait
                 return 0 if await self._empty_tail() else None
-            await tail.reserve(n)
+            await self._staged.reserve(n)
             self._progress()
         self._staged.append(data[:n])
         return n

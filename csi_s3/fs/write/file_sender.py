@@ -127,7 +127,7 @@ class FileSender:
         extra_bytes = 0 if staged.is_in_memory else staged.size
         self._budget.take(extra_bytes)
         try:
-            data = staged.tail.data if staged.is_in_memory else await staged.read(0, staged.size)
+            data = staged.tail if staged.is_in_memory else await staged.read(0, staged.size)
             put = partial(self._store.put, remote.key, data, like=remote.like)
             return Outcome(Answer.STORED, info=await remote.conditional(put))
         except VolumeError as exc:

@@ -12,7 +12,6 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol
 
 from csi_s3.aio import finish
 from csi_s3.errors import (
@@ -24,6 +23,7 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.base.key_range_lock import KeyOf
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.parallel_upload import ParallelUpload
 from csi_s3.s3.store import Buffer, ObjectInfo
@@ -33,13 +33,6 @@ log = logging.getLogger(__name__)
 COMPARED_BYTES = 1 << 20  # at a time
 
 Digest = tuple[int, bytes]  # size, and hash
-
-
-class HasKey(Protocol):
-    """Knows the key of a file, which a rename changes."""
-
-    @property
-    def key(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,20 +56,26 @@ class RemoteObject:
 
     Concurrency: the file's lock orders all but `read`, `rebase`, `drop_upload` and `close`.
 
+    key_of: gives the file's key, which a rename changes.
     upload: what was sent in parts and is not complete.
     """
 
-    def __init__(self, context: MountContext, name: HasKey, basis: Basis) -> None:
+    def __init__(self, context: MountContext, key_of: KeyOf, basis: Basis) -> None:
         self.base, self.is_adopted = basis.base, basis.is_adopted
         self.upload: ParallelUpload | None = None
-        self._context, self._store, self._name, self._basis = context, context.store, name, basis
+        self._context, self._store, self._key_of, self._basis = (
+            context,
+            context.store,
+            key_of,
+            basis,
+        )
         self._reader: Reader | None = None  # of the base
         self._puts: set[Digest] = set()  # of PUTs whose outcome is unknown
         self._uploads: list[ParallelUpload] = []  # whose completion has an unknown outcome
 
     @property
     def key(self) -> str:
-        return self._name.key
+        return self._key_of()
 
     @property
     def replaces(self) -> ObjectInfo | None:
