@@ -221,8 +221,7 @@ class WriteBack:
     async def _truncate(self, inode: Inode, size: int) -> None:
         async with self._tree.versions.hold(inode.ino):
             writer = inode.writer
-            now = writer.size if writer is not None else inode.info.size if inode.info else 0
-            if size == now and not (writer is not None and writer.is_lost):
+            if size == inode.size and not (writer is not None and writer.is_lost):
                 return
             self.check(inode, "truncating it")
             if writer is None:

@@ -115,6 +115,12 @@ class Inode:
         return self.runtime.writer
 
     @property
+    def size(self) -> int:
+        if self.writer is not None:
+            return self.writer.size
+        return 0 if self.info is None else self.info.size
+
+    @property
     def handles(self) -> "Collection[FileHandle | DirHandle]":
         return self.runtime.handles
 
