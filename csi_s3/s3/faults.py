@@ -151,9 +151,9 @@ class Fault:
     status: int
     code: str
     message: str
-    request_id: str
-    region: str
-    condition: str
+    request_id: str = ""
+    region: str = ""
+    condition: str = ""
 
     @property
     def is_retryable(self) -> bool:
@@ -174,10 +174,6 @@ class Fault:
         if in_text or _QUOTA_CODE.search(self.code):
             return QuotaExceededError
         return StoreFullError if self.status == 507 or self.code in _FULL else None  # noqa: PLR2004
-
-    @property
-    def is_expired(self) -> bool:
-        return self.code in _EXPIRED
 
     @property
     def rejects_keys(self) -> bool:
@@ -336,7 +332,7 @@ _HINTS: dict[type[VolumeError], str] = {
 def _credentials_hint(fault: Fault, request: RequestContext) -> str:
     if fault.code == "RequestTimeTooSkewed":
         return "this node's clock is wrong: check its time synchronization"
-    if fault.is_expired:
+    if fault.code in _EXPIRED:
         return f"the session token (credentials: {request.signed_by}) has expired: replace it"
     return (
         f"check access key and secret key (credentials: {request.signed_by}) and that they belong"

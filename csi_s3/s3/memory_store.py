@@ -118,27 +118,19 @@ class MemoryStore(ObjectStore):
         if self.is_sparse and not (token or "").startswith(_AFTER_NOTHING):
             return ListPage(objects=[], prefixes=[], next_token=_AFTER_NOTHING + (token or ""))
         after = _position((token or "").removeprefix(_AFTER_NOTHING))
-        objects: list[ObjectInfo] = []
-        prefixes: list[str] = []
-        last = ""
-        more = False
+        names: dict[str, ObjectInfo | None] = {}  # None: a prefix
         for key in sorted((k for k in self.objects if k.startswith(prefix)), key=_position):
             cut = key.find(delimiter, len(prefix)) if delimiter else -1
             name = key if cut < 0 else key[: cut + len(delimiter)]
-            if _position(name) <= after:
-                continue
-            if prefixes and name == prefixes[-1] and cut >= 0:
-                continue
-            if len(objects) + len(prefixes) == max_keys:
-                more = True
-                break
-            last = name
-            if cut < 0:
-                objects.append(self.objects[key].info)
-            else:
-                prefixes.append(name)
+            if _position(name) > after:
+                names[name] = self.objects[key].info if cut < 0 else None
+        page = dict(itertools.islice(names.items(), max_keys))
         await self.after("LIST", prefix)
-        return ListPage(objects=objects, prefixes=prefixes, next_token=last if more else None)
+        return ListPage(
+            objects=[info for info in page.values() if info is not None],
+            prefixes=[name for name, info in page.items() if info is None],
+            next_token=max(page, key=_position) if len(names) > len(page) else None,
+        )
 
     @override
     async def read_range(
