@@ -103,7 +103,7 @@ class Bucket(ObjectStore):
         self._http, self._headers = http, headers
         self.conditional_writes = http.dialect.compares_writes
         self._preserved = PreservedHeaders(http)
-        self._sums = checksums.algorithm(config.upload_checksums)
+        self._sums = checksums.ALGORITHMS.get(config.upload_checksums)
         self._deletion = Deletion(http)
         self._empty_prefixes = EmptyPrefixes(http)
 

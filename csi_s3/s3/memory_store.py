@@ -198,7 +198,8 @@ class MemoryStore(ObjectStore):
     @override
     async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
         remain: dict[str, VolumeError] = {}
-        for batch in _batches(objects):
+        rest = iter(objects)
+        while batch := tuple(itertools.islice(rest, 1000)):
             first = batch[0][0]
             await self._enter("DELETE_MANY", first)
             for key, etag in batch:
@@ -255,12 +256,6 @@ class MemoryStore(ObjectStore):
 
 def _position(key: str) -> bytes:
     return key.encode(errors="surrogateescape")
-
-
-def _batches(objects: Iterable[tuple[str, str]]) -> Iterable[tuple[tuple[str, str], ...]]:
-    rest = iter(objects)
-    while batch := tuple(itertools.islice(rest, 1000)):
-        yield batch
 
 
 def _check_key(key: str) -> None:

@@ -103,7 +103,6 @@ class Upload(Protocol):
 
     async def part(self, number: int, data: Buffer) -> Part:
         """Send part `number` (from 1); all but the last have at least `Limits.min_part_bytes`."""
-        ...
 
     async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
         """Copy a range of that version inside the store.
@@ -112,7 +111,6 @@ class Upload(Protocol):
             ObjectChangedError: the source is another version now, or gone.
 
         """
-        ...
 
     async def complete(
         self, parts: Sequence[Part], *, if_none_match: bool = False, if_match: str | None = None
@@ -126,18 +124,15 @@ class Upload(Protocol):
             IntegrityError: the store's checksum differs.
 
         """
-        ...
 
     async def made(self, parts: Sequence[Part]) -> ObjectInfo | None:
         """The object that a `complete` of these parts, whose answer was lost, has made.
 
         None if there is no such object, or if the answer does not prove that it is the one.
         """
-        ...
 
     async def abort(self) -> None:
         """Delete the parts. A refusal is logged as one WARNING with the upload id, never raised."""
-        ...
 
 
 class ObjectStore(Protocol):
@@ -160,13 +155,11 @@ class ObjectStore(Protocol):
             NotFoundError: there is none.
 
         """
-        ...
 
     async def list_page(
         self, prefix: str, *, delimiter: str = "/", token: str | None = None, max_keys: int = 1000
     ) -> ListPage:
         """One page of the keys under prefix; with a delimiter, grouped into prefixes at it."""
-        ...
 
     async def read_range(
         self, key: str, start: int, length: int, *, etag: str | None = None
@@ -179,7 +172,6 @@ class ObjectStore(Protocol):
             ArchivedError: the object must be restored first.
 
         """
-        ...
 
     async def put(
         self,
@@ -200,7 +192,6 @@ class ObjectStore(Protocol):
             NotImplementedByStoreError: the store does not support the condition.
 
         """
-        ...
 
     async def copy(
         self, source: ObjectInfo, key: str, *, if_none_match: bool = False
@@ -215,7 +206,6 @@ class ObjectStore(Protocol):
             PreconditionFailedError: the key holds an object (if_none_match).
 
         """
-        ...
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         """Delete the object; no error where there is none.
@@ -224,7 +214,6 @@ class ObjectStore(Protocol):
             ObjectChangedError: the store compares versions, and the object is another (if_match).
 
         """
-        ...
 
     async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
         """Delete in batches of 1000: keys, each with the ETag it must have ("": any).
@@ -232,12 +221,9 @@ class ObjectStore(Protocol):
         Returns the keys that were not deleted, each with its error: ObjectChangedError if the
         store compares versions and the object is another.
         """
-        ...
 
     async def create_upload(self, key: str, *, like: ObjectInfo | None = None) -> Upload:
         """Begin a multipart upload. like: as for `put`."""
-        ...
 
     async def close(self) -> None:
         """Close connections; no call may be running."""
-        ...

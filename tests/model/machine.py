@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,7 +154,10 @@ class Driver:
 
         async def names(ino: int) -> list[tuple[str, bool]]:
             fh = await self.fs.opendir(ino)
-            found = [(e.name.decode(), e.attributes.is_dir) async for e in self.fs.readdir(fh, 0)]
+            found = [
+                (e.name.decode(), stat.S_ISDIR(e.attributes.mode))
+                async for e in self.fs.readdir(fh, 0)
+            ]
             self.fs.releasedir(fh)
             return found
 

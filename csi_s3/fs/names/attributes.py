@@ -24,10 +24,6 @@ class Attributes:
     atime_ns: int
     ttl_s: float
 
-    @property
-    def is_dir(self) -> bool:
-        return stat.S_ISDIR(self.mode)
-
 
 def attributes(inode: Inode, config: TreeConfig, *, mounted_ns: int) -> Attributes:
     """mounted_ns: the time of everything that has none in S3."""

@@ -128,7 +128,6 @@ class Reader:
             self._head = stop
 
     def _trim(self) -> None:
-        """Drop parts that the reader has passed."""
         keep_from = self._expected - SLACK_BYTES
         while self._window and self._window[0].end <= keep_from:
             self._discard(self._window.pop(0))

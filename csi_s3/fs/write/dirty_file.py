@@ -74,7 +74,6 @@ class DirtyFile:
 
     @property
     def is_dirty(self) -> bool:
-        """The store does not have all of it, and should."""
         return self._state.is_dirty
 
     @property

@@ -45,7 +45,6 @@ class Extents:
         return iter(list(self._items))
 
     def count(self, origin: Origin) -> int:
-        """Bytes of that origin."""
         return sum(e.size for e in self._items if e.origin is origin)
 
     def has(self, origin: Origin) -> bool:

@@ -50,7 +50,6 @@ class PartRun:
 
     @property
     def covered(self) -> int:
-        """The end of the last part."""
         return self.parts[-1].end if self.parts else self.start
 
     def add(self, length: int, task: PartTask) -> None:
@@ -138,7 +137,6 @@ class ParallelUpload:
         sent.task = self._begin(len(data), lambda upload: upload.part(sent.number, data))
 
     def mark_changed(self, start: int, end: int) -> None:
-        """Mark parts as stale that hold bytes of a range that has changed."""
         for sent in self.parts:
             if sent.start < end and start < sent.end:
                 sent.is_stale = True

@@ -230,7 +230,6 @@ class RemoteObject:
 
 
 async def digest_of(read: Callable[[int, int], Awaitable[Buffer]], size: int) -> Digest:
-    """Of bytes that are read piece by piece."""
     sha256 = hashlib.sha256()
     for at in range(0, size, COMPARED_BYTES):
         sha256.update(await read(at, min(COMPARED_BYTES, size - at)))

@@ -134,7 +134,6 @@ class StagedFile:
         return tail
 
     def spill(self) -> None:
-        """Move the tail to the spool."""
         self._put_in_spool(self.tail_start, self.tail)
         self._drop_tail()
 
@@ -332,7 +331,6 @@ class StagedFile:
         self.extents, self._file = description.map(), file
 
     def reset(self) -> None:
-        """Make it an empty file."""
         self._drop_tail()
         self.extents.truncate(0)
         self._close_file()
