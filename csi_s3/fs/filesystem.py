@@ -113,7 +113,7 @@ class FileSystem:
             inodes=len(self._inodes),
             inodes_limit=self._tree.inodes_limit,
             inodes_asked=self._inodes.evictions_pending,
-            dirty_bytes=sum(w.size for w in writers if w.is_dirty),
+            dirty_bytes=sum(w.size for w in writers if w.state.is_dirty),
             buffers_bytes=self._context.budget.used_bytes,
             buffers_limit_bytes=self._context.budget.total_bytes,
         )

@@ -96,12 +96,10 @@ _BY_STATUS: dict[int, type[VolumeError]] = {
 }
 _ACTIONS = {
     "LIST": "s3:ListBucket on the bucket",
-    "PUT": "s3:PutObject on the key",
-    "CREATE-UPLOAD": "s3:PutObject on the key",
-    "PART": "s3:PutObject on the key",
-    "COMPLETE": "s3:PutObject on the key",
-    "COPY": "s3:GetObject on the source and s3:PutObject on the key",
-    "PART-COPY": "s3:GetObject on the source and s3:PutObject on the key",
+    **dict.fromkeys(("PUT", "CREATE-UPLOAD", "PART", "COMPLETE"), "s3:PutObject on the key"),
+    **dict.fromkeys(
+        ("COPY", "PART-COPY"), "s3:GetObject on the source and s3:PutObject on the key"
+    ),
     "DELETE": "s3:DeleteObject on the key",
     "DELETE-MANY": "s3:DeleteObject on the keys",
     "ABORT": "s3:AbortMultipartUpload on the key",

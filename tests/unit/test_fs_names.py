@@ -193,4 +193,4 @@ def test_listing_order_traps_never_lose_repeat_or_misplace_a_name(mount, keys, s
     for name in shown:
         mount.time.now_s += 2
         listed_as_dir = any(k.startswith(f"{name}/") for k in keys)
-        assert mount.lookup(name).is_dir == listed_as_dir
+        assert stat.S_ISDIR(mount.lookup(name).mode) == listed_as_dir

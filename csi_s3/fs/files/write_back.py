@@ -17,6 +17,7 @@ from csi_s3.fs.names.entries import Special
 from csi_s3.fs.names.inode import FileHandle, Inode
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.write.dirty_file import DirtyFile
+from csi_s3.fs.write.file_state import FilePhase
 from csi_s3.fs.write.remote_object import Basis, RemoteObject
 from csi_s3.fs.write.spool import Spool
 from csi_s3.s3.store import ObjectInfo
@@ -85,7 +86,7 @@ class WriteBack:
     async def sync(self, inode: Inode, *, joins: bool = False) -> None:
         """Have all of it in S3; waits as long as there is progress. joins: see `DirtyFile.save`."""
         writer = inode.writer
-        if writer is None or not writer.is_dirty:
+        if writer is None or not writer.state.is_dirty:
             return
 
         async def sync() -> None:
@@ -170,7 +171,7 @@ class WriteBack:
             self._inodes.unlink(inode)
             return
         directory.note(inode.name, inode.info)
-        if writer.is_dirty:  # the kernel has pages of no version: the next look drops them
+        if writer.state.is_dirty:  # the kernel has pages of no version: the next look drops them
             inode.lose_version()
             self._tree.forget_name(inode)
 
@@ -200,7 +201,7 @@ class WriteBack:
             writer = inode.writer
             if writer is None:
                 continue
-            if writer.is_dirty and inode.is_linked:
+            if writer.state.is_dirty and inode.is_linked:
                 self._keep(inode, writer, "not-uploaded")
             writer.close()
 
@@ -221,7 +222,9 @@ class WriteBack:
     async def _truncate(self, inode: Inode, size: int) -> None:
         async with self._tree.versions.hold(inode.ino):
             writer = inode.writer
-            if size == inode.size and not (writer is not None and writer.is_lost):
+            if size == inode.size and not (
+                writer is not None and writer.state.phase is FilePhase.FAILED
+            ):
                 return
             self.check(inode, "truncating it")
             if writer is None:
@@ -230,7 +233,7 @@ class WriteBack:
             try:
                 await writer.truncate(size)
             except VolumeError:
-                if not writer.is_dirty and not self.is_needed(inode, besides=None):
+                if not writer.state.is_dirty and not self.is_needed(inode, besides=None):
                     self._ended(inode, writer)  # nothing has changed, and no other handle writes
                 raise
         await self._end(inode, None)
@@ -274,7 +277,7 @@ class WriteBack:
                     raise StaleError(f"{now.key}: what was written could not be stored")
             return inode.info
         is_truncated = writer.base is None and inode.info is not None
-        if writer.must_be_stored_to_move or (writer.is_dirty and (over or is_truncated)):
+        if writer.must_be_stored_to_move or (writer.state.is_dirty and (over or is_truncated)):
             await self._save(inode, writer)
         await writer.detach()
         return writer.base
