@@ -145,14 +145,8 @@ class Bucket(ObjectStore):
         metadata: Mapping[str, str] | None = None,
         like: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        put = partial(
-            self._put,
-            key,
-            data,
-            metadata=metadata or {},
-            if_none_match=if_none_match,
-            if_match=if_match,
-        )
+        condition = conditions(if_none_match=if_none_match, if_match=if_match)
+        put = partial(self._put, key, data, metadata=metadata or {}, condition=condition)
         preserved = await self._preserved.of(like.key) if like else {}
         return await self._preserved.write(preserved, put)
 
@@ -163,8 +157,7 @@ class Bucket(ObjectStore):
         preserved: Mapping[str, str],
         *,
         metadata: Mapping[str, str],
-        if_none_match: bool,
-        if_match: str | None,
+        condition: Mapping[str, str],
     ) -> ObjectInfo:
         def request(sums: Algorithm | None) -> Request:
             checksum = {sums.header: sums.of(data)} if sums else {}
@@ -174,7 +167,7 @@ class Bucket(ObjectStore):
                 key=key,
                 headers={
                     **self._headers.new_object(key, metadata, preserved),
-                    **conditions(if_none_match=if_none_match, if_match=if_match),
+                    **condition,
                     **checksum,
                 },
                 body=data,
@@ -187,7 +180,9 @@ class Bucket(ObjectStore):
             self._headers.check_encryption(f"PUT {key!r}", answer.headers)
             etag = version_of(f"PUT {key!r}", answer.headers)
             return ObjectInfo(key=key, size=len(data), etag=etag, last_modified=0.0)
-        is_provable = bool(if_match or metadata)  # else it may be another client's object
+        is_provable = "If-Match" in condition or bool(
+            metadata
+        )  # else it may be another client's object
         if isinstance(error, PreconditionFailedError) and answer.maybe_done and is_provable:
             made = await get_object.find_made(
                 self._http,
@@ -199,7 +194,7 @@ class Bucket(ObjectStore):
             )
             if made is not None:
                 return made
-        if if_match and isinstance(error, NotFoundError):
+        if "If-Match" in condition and isinstance(error, NotFoundError):
             raise PreconditionFailedError(error.what, "the object is gone")
         raise error
 
@@ -233,9 +228,8 @@ class Bucket(ObjectStore):
     ) -> ObjectInfo:
         if source.key.endswith("/") and source.size == 0:
             # A directory's marker: versitygw copies none. One that has bytes is no marker.
-            put = partial(
-                self._put, key, b"", metadata={}, if_none_match=if_none_match, if_match=None
-            )
+            condition = conditions(if_none_match=if_none_match)
+            put = partial(self._put, key, b"", metadata={}, condition=condition)
             return await self._preserved.write(await self._preserved.of_version(source), put)
         return await self._preserved.try_tags(
             lambda tags: copy_object.copy(
