@@ -254,21 +254,17 @@ class Bucket(ObjectStore):
         is_named = self._http.dialect.names_upload_checksum
 
         def request(sums: Algorithm | None) -> Request:
-            named = sums if is_named else None
+            headers = self._headers.new_object(key, {}, preserved)
+            if sums and is_named:
+                headers["x-amz-checksum-algorithm"] = sums.name
+                if sums.full_object:
+                    headers["x-amz-checksum-type"] = "FULL_OBJECT"
             return Request(
                 kind="CREATE-UPLOAD",
                 method="POST",
                 key=key,
                 query={"uploads": ""},
-                headers={
-                    **self._headers.new_object(key, {}, preserved),
-                    **({"x-amz-checksum-algorithm": named.name} if named else {}),
-                    **(
-                        {"x-amz-checksum-type": "FULL_OBJECT"}
-                        if named and named.full_object
-                        else {}
-                    ),
-                },
+                headers=headers,
                 answered_with="UploadId",  # without it a part would be the object
             )
 
