@@ -21,8 +21,8 @@ class MountSpec:
     volume_handle: for logs, metrics and messages.
     state_dir: the mount's state directory as the worker sees it; "" if there is none.
     credentials_dir: the volume's identity: a directory as the worker sees it, whose keys take
-        precedence over all other sources; "": the mounter's, if it has one. No key crosses the
-        link.
+        precedence over all other sources; "": the mounter's, which all volumes have today. No
+        key crosses the link.
     has_node: node reads reports and notices as long as the worker runs.
     """
 

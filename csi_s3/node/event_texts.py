@@ -24,7 +24,7 @@ _ON_NODE = "files were written to the node's disk, in {}, while the volume was n
 
 
 def mount_died(error: VolumeError) -> str:
-    """Why the mount of running pods ended, and what that means for them."""
+    """Why the mount of running pods ended, in the mounter's words, and what that means for them."""
     public = error.as_public()
     lost = "Data that was not closed or synced before may be lost"
     return f"{public}. {lost}. {_AFTER_A_DEATH} [{error.code}]"

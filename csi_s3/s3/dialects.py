@@ -1,8 +1,9 @@
 """What stores do differently: one row for each kind of store, and how it is recognised.
 
-AWS is recognised by its host, before any request; MinIO by the `Server` header of its answers. A
-store that is neither is asked in the way that every store understands. To support another store,
-add a row and a way to recognise it. What only tests must know is in `tests/contract/quirks.py`.
+AWS is recognised by its host, before any request; MinIO by the `Server` header of its answers, so
+that its first request is made in the dialect of the host. A store that is neither is asked in the
+way that every store understands. To support another store, add a row and a way to recognise it.
+What only tests must know is in `tests/contract/quirks.py`.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""HEAD and ranged GET: the one place where another client for bulk reads could be chosen."""
+"""HEAD and ranged GET, and whether an object is what an upload has made (`find_made`)."""
 
 import re
 from collections.abc import Mapping

@@ -98,7 +98,7 @@ class Part:
 class Upload(Protocol):
     """One multipart upload. Parts may be sent in parallel and in any order.
 
-    The owner calls `complete` or `abort`, once, after its parts have ended.
+    After its parts have ended, the owner calls `complete`, again if no answer came, or `abort`.
     """
 
     async def part(self, number: int, data: Buffer) -> Part:

@@ -1,7 +1,8 @@
 """One inode: the record that a number of the kernel's stands for, and its runtime half.
 
-The record is what another process would need to go on serving the kernel: it includes what the
-kernel holds (references, pages, a size). The runtime half is what this process does with the
+The record is what another process would need of it to go on serving the kernel: it includes what
+the kernel holds (references, pages, a size). Such a process would also need the open handles, the
+count of `Sizes` and the state of dirty files. The runtime half is what this process does with the
 inode; it exists only while there is something in it, because a `find` leaves a million idle names.
 
 Each field has one owner. Names, references and evictions are written by `Inodes`, all others by

@@ -2,7 +2,8 @@
 
 For a sequential reader, parts are requested ahead in parallel, in a window that grows with the
 stream. A random read is exactly one GET of the range that was asked for. The kernel's own
-read-ahead sends its requests slightly out of order, hence the slack.
+read-ahead sends its requests slightly out of order, hence the slack. A cache of blocks would be an
+`ObjectStore` in front of the bucket, below this module.
 """
 
 import asyncio

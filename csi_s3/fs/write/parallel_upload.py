@@ -63,7 +63,7 @@ class PartRun:
 
 
 class ParallelUpload:
-    """Lifetime: from its first part to `complete` or `abort`; its owner calls one of them, once.
+    """Lifetime: from its first part until `complete` succeeds, else to `abort`.
 
     Concurrency: one owner calls; parts run in the group as tasks that return their failure.
     The first failure is final: `arrived` and later parts raise it.

@@ -1,4 +1,7 @@
-"""Where credentials are looked for, in which order: the only reader of the environment for them.
+"""Where credentials are looked for, in which order.
+
+`chain_for` reads the environment, through `config.environment`, and gives each source what it
+needs. Only the session for shared files reads AWS_PROFILE and AWS_CONFIG_FILE by itself.
 
 A Secret's files, the environment, web identity, the shared files, the container's agent, the
 instance profile. This is the SDKs' order with the files before it. Of aiobotocore's own chain only
