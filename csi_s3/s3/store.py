@@ -19,7 +19,7 @@ MAX_KEY_BYTES = value_types.MAX_KEY_BYTES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Of the requests that are sent to a store; the defaults are S3's."""
+    """The limits of a store's requests; the defaults are S3's."""
 
     min_part_bytes: int = 5 << 20  # every part but the last
     max_parts: int = 10_000

@@ -134,7 +134,7 @@ class WriteBack:
         self._inodes.drop_unused(inode)
 
     def _keep_for_later(self, inode: Inode, writer: DirtyFile, exc: VolumeError) -> VolumeError:
-        """Keep what another attempt may store. Returns the error; a new one that says so, if so."""
+        """Keep what another attempt may store. Returns the error, or one that also says where."""
         path = self._keep(inode, writer, exc.code) if exc.keeps_bytes else None
         if path is None:
             return exc

@@ -40,7 +40,7 @@ class DirtyFile:
     Cancellation: an attempt to store runs in a task of the mount, so a handler that gives up does
     not stop it.
 
-    state: nothing else sets it.
+    state: only this class sets it.
     """
 
     def __init__(self, context: MountContext, remote: RemoteObject, spool: Spool) -> None:

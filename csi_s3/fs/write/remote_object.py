@@ -63,12 +63,8 @@ class RemoteObject:
     def __init__(self, context: MountContext, key_of: KeyOf, basis: Basis) -> None:
         self.base, self.is_adopted = basis.base, basis.is_adopted
         self.upload: ParallelUpload | None = None
-        self._context, self._store, self._key_of, self._basis = (
-            context,
-            context.store,
-            key_of,
-            basis,
-        )
+        self._context, self._store = context, context.store
+        self._key_of, self._basis = key_of, basis
         self._reader: Reader | None = None  # of the base
         self._puts: set[Digest] = set()  # of PUTs whose outcome is unknown
         self._uploads: list[ParallelUpload] = []  # whose completion has an unknown outcome
