@@ -161,12 +161,9 @@ def _demo(argv: Sequence[str]) -> int:
 
 
 def _run(work: Coroutine[Any, Any, None]) -> int:
-    import asyncio
-
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work)
+    uvloop.run(work)
     return 0
 
 

@@ -5,6 +5,7 @@ messages, while a volume and a command line should report the same mistake in th
 """
 
 import re
+import textwrap
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from csi_s3.config import value_types
-from csi_s3.config.option_docs import options_text
 from csi_s3.config.option_parser import (
     OptionParser,
     command_fields,
@@ -21,7 +21,7 @@ from csi_s3.config.option_parser import (
     read_value,
     split_item,
 )
-from csi_s3.config.options import OPTIONS, OptionKind
+from csi_s3.config.options import GROUPS, OPTIONS, Option, OptionKind, Support
 from csi_s3.config.value_types import Value
 from csi_s3.config.volume import CommandOptions, VolumeConfig
 from csi_s3.errors import BadOptionError
@@ -39,6 +39,7 @@ FSTAB_WORDS = frozenset(
 # (-t and -N come only with types and namespaces that are not ours.)
 _HELPER_FLAGS = frozenset({"-n", "-s", "-v"})
 _QUOTED_LABEL = r'(?<![^,])(?:fs|root|def)?context="[^",][^"]*"(?=,|$)'
+_HELP_COLUMN, _HELP_WIDTH = 30, 96
 _NOT_IN_A_LIST = frozenset({"foreground", "help", "version", "-o"})
 
 
@@ -117,13 +118,48 @@ def parse_source(text: str) -> tuple[str, str]:
 
 
 def help_text() -> str:
-    """What --help prints."""
     return (
         f"Usage: {USAGE}\n\nMount an S3 bucket, or the part of it below a prefix, on a directory. "
         f"Runs in the background\nunless --foreground is given; umount DIRECTORY ends it. "
         f"In fstab:\n    s3://BUCKET/ DIRECTORY csi-s3 _netdev,OPTION,OPTION=VALUE 0 0\n"
-        f"\n{options_text()}"
+        f"\n{_options_text()}"
     )
+
+
+def _options_text() -> str:
+    """Those that work, by group, then the names of the others."""
+    parts: list[str] = []
+    for group, rows in GROUPS.items():
+        listed = [row for row in rows if row.on_command is Support.WORKS]
+        parts.append(f"{group}:\n" + "".join(_help_lines(row) for row in listed))
+    for support, words in (
+        (Support.HINT, "Accepted with a warning, but without effect"),
+        (Support.REFUSED, "Refused"),
+    ):
+        names = [row.name for rows in GROUPS.values() for row in rows if row.on_command is support]
+        text = f"{words}: --{', --'.join(names)}."
+        parts.append(textwrap.fill(text, _HELP_WIDTH, break_on_hyphens=False) + "\n")
+    return "\n".join(parts)
+
+
+def _help_lines(option: Option) -> str:
+    short = next((a for a in option.aliases if a.startswith("-")), "")
+    long = f"--{option.name}" if not option.name.startswith("-") else option.name
+    value = "" if option.value_type is None else f" {option.value_type.metavar}"
+    head = f"  {short + ',' if short else '   '} {long}{value}"
+    default = "" if option.value_type is None else option.default_text
+    text = f"{option.help} [{default}]" if default else option.help
+    indent = " " * _HELP_COLUMN
+    body = textwrap.fill(
+        text,
+        _HELP_WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
+    if len(head) < _HELP_COLUMN:
+        return f"{head}{body[len(head) :]}\n"
+    return f"{head}\n{body}\n"
 
 
 def _parser() -> OptionParser:

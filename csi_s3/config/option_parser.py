@@ -183,7 +183,6 @@ def config(
 
 
 def command_fields(values: Mapping[str, Value]) -> dict[str, Any]:
-    """The fields of CommandOptions."""
     return _arguments(CommandOptions, values)
 
 

@@ -82,6 +82,18 @@ class Option:
         default = part.__dataclass_fields__[name].default
         return None if default is MISSING else default
 
+    @property
+    def default_text(self) -> str:
+        """The default of the field that the option sets, then the words of the table."""
+        if Support.WORKS not in {self.on_volume, self.on_command}:
+            return ""
+        if self.value_type is None:
+            text = "off"
+        else:
+            value = self.field_default
+            text = "" if value in {None, ""} else self.value_type.write(value)
+        return "; ".join(filter(None, (text, self.default)))
+
     def support(self, kind: OptionKind) -> Support:
         return self.on_command if kind is OptionKind.COMMAND else self.on_volume
 

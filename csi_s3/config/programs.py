@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -29,25 +29,18 @@ _MAX_VOLUMES = 16
 _SPARE = 8  # the scheduler gets an eighth less
 
 
-@dataclass(frozen=True, slots=True)
-class _Flag:
-    """default: as text; "": the flag may be left out or empty; None: it is required.
+def _flag(
+    value_type: ValueType, help_: str, default: str | None = None, *, empty: object = None
+) -> Any:  # noqa: ANN401 - as `dataclasses.field`
+    """A field of a configuration that a flag of its name sets.
 
-    The field of the configuration has its name, with underscores.
+    default: as text; "": the flag may be left out or empty, and the field is then `empty`; None: it
+    is required.
     """
-
-    name: str
-    value_type: ValueType
-    help: str
-    default: str | None = None
-
-    @property
-    def field(self) -> str:
-        return self.name.removeprefix("--").replace("-", "_")
-
-    @property
-    def variable(self) -> str:
-        return f"CSI_S3_{self.field.upper()}"
+    metadata = {"value_type": value_type, "help": help_, "default": default}
+    if default is None:
+        return field(metadata=metadata)
+    return field(default=value_type.read(default) if default else empty, metadata=metadata)
 
 
 def _read_endpoint(text: str) -> Path:
@@ -100,69 +93,44 @@ _TAINT = pattern(  # a name, usually with a DNS name and "/" before it
 _NODE_ID = ValueType("ID", f"at most {_MAX_NODE_ID_BYTES} bytes", _read_node_id)
 _ENDPOINT = ValueType("unix://PATH", "unix:///ABSOLUTE/PATH", _read_endpoint)
 _OPTIONS = ValueType("LIST", "mount options", _read_options)
-_HTTP_ADDRESS = _Flag("--http-address", _ADDRESS, "address of /metrics, /healthz and /readyz", "")
-
-_NODE_FLAGS = (
-    _Flag("--endpoint", _ENDPOINT, "socket that kubelet calls"),
-    _Flag("--node-id", _NODE_ID, "name of this node in the cluster"),
-    _Flag(
-        "--state-dir", _PATH, "directory of source mounts and their state, shared with the mounter"
-    ),
-    _Flag("--kubelet-dir", _PATH, "kubelet's directory, which contains all targets"),
-    _Flag("--mounter", _PATH, "socket to which the mounter connects"),
-    _Flag("--driver-name", _NAME, "name of the CSI driver", DRIVER_NAME),
-    _Flag("--mounter-uid", value_types.ID, "user and group of the mounter", "0"),
-    _Flag("--registration-dir", _PATH, "kubelet's plugins_registry, to register the driver in", ""),
-    _Flag("--kubelet-endpoint", _PATH, "path of --endpoint as kubelet sees it", ""),
-    _HTTP_ADDRESS,
-    _Flag("--default-mount-options", _OPTIONS, "mount options that every volume starts from", ""),
-    _Flag("--max-volumes", _VOLUMES, "the mounter's --max-volumes, for the scheduler", ""),
-    _Flag("--startup-taint", _TAINT, "taint to remove from this node when it is ready", ""),
-    _Flag("--events", value_types.SWITCH, "post Events on pods whose volumes fail", "off"),
-)
-_MOUNTER_FLAGS = (
-    _Flag("--socket", _PATH, "socket on which the node plugin listens"),
-    _HTTP_ADDRESS,
-    _Flag("--memory-limit", integer(1, 1 << 60, metavar="BYTES"), "memory limit of this pod", ""),
-    _Flag("--max-volumes", _VOLUMES, "number of volumes that share the limit", str(_MAX_VOLUMES)),
-    _Flag("--credentials-dir", _PATH, "a mounted Secret with key_id, access_key, ...", ""),
-)
+_HTTP_HELP = "address of /metrics, /healthz and /readyz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """`csi-s3 node`.
 
-    endpoint: path of the socket that kubelet calls.
-    state_dir: below it are source mounts and state directories; the mounter sees it under the same
-        path.
+    state_dir: the mounter sees it under the same path.
     kubelet_dir: nothing outside it is ever published or unpublished.
-    mounter: path of the socket to which the mounter connects; its directory exists.
-    mounter_uid: the mounter's user; the socket's group and the state directories' owner.
-    registration_dir: where kubelet looks for plug-ins; None: this one is not registered.
-    kubelet_endpoint: path of `endpoint` as kubelet sees it.
-    http_address: host and port of metrics and health; None is off.
-    default_mount_options: mount options that every volume starts from.
-    max_volumes: the mounter's; None: its memory has no limit, and so no number of volumes.
-    startup_taint: key of the taint to remove from this node when it is ready; "" is none.
-    events: whether Events are posted on pods.
+    mounter_uid: also the socket's group and the state directories' owner.
+    max_volumes: None: the mounter's memory has no limit, and so no number of volumes.
     api_server: of the cluster, if taint or Events need it.
     """
 
-    endpoint: Path
-    node_id: str
-    state_dir: Path
-    kubelet_dir: Path
-    mounter: Path
-    driver_name: str = DRIVER_NAME
-    mounter_uid: int = 0
-    registration_dir: Path | None = None
-    kubelet_endpoint: Path
-    http_address: tuple[str, int] | None = None
-    default_mount_options: DefaultOptions = DefaultOptions()  # noqa: RUF009 - frozen
-    max_volumes: int | None = None
-    startup_taint: str = ""
-    events: bool = False
+    endpoint: Path = _flag(_ENDPOINT, "socket that kubelet calls")
+    node_id: str = _flag(_NODE_ID, "name of this node in the cluster")
+    state_dir: Path = _flag(
+        _PATH, "directory of source mounts and their state, shared with the mounter"
+    )
+    kubelet_dir: Path = _flag(_PATH, "kubelet's directory, which contains all targets")
+    mounter: Path = _flag(_PATH, "socket to which the mounter connects")
+    driver_name: str = _flag(_NAME, "name of the CSI driver", DRIVER_NAME)
+    mounter_uid: int = _flag(value_types.ID, "user and group of the mounter", "0")
+    registration_dir: Path | None = _flag(
+        _PATH, "kubelet's plugins_registry, to register the driver in", ""
+    )
+    kubelet_endpoint: Path = _flag(
+        _PATH, "path of --endpoint as kubelet sees it", "", empty=MISSING
+    )
+    http_address: tuple[str, int] | None = _flag(_ADDRESS, _HTTP_HELP, "")
+    default_mount_options: DefaultOptions = _flag(
+        _OPTIONS, "mount options that every volume starts from", "", empty=DefaultOptions()
+    )
+    max_volumes: int | None = _flag(_VOLUMES, "the mounter's --max-volumes, for the scheduler", "")
+    startup_taint: str = _flag(
+        _TAINT, "taint to remove from this node when it is ready", "", empty=""
+    )
+    events: bool = _flag(value_types.SWITCH, "post Events on pods whose volumes fail", "off")
     api_server: ApiServer | None = None
 
     @property
@@ -185,7 +153,7 @@ class NodeConfig:
 
         """
         about = "the CSI node plugin: mounts volumes for kubelet"
-        values = _read("csi-s3 node", about, _NODE_FLAGS, argv, environ)
+        values = _read("csi-s3 node", about, cls, argv, environ)
         values.setdefault("kubelet_endpoint", values["endpoint"])
         if values["events"] or "startup_taint" in values:
             values["api_server"] = in_cluster(environ)
@@ -194,26 +162,21 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MounterConfig:
-    """`csi-s3 mounter`.
+    """`csi-s3 mounter`. credentials_dir: its files are read again when they change."""
 
-    socket: where node listens.
-    http_address: host and port of metrics and health; None is off.
-    memory_limit: bytes that all volumes, and this program, share; None: no limit.
-    max_volumes: how many volumes share the limit.
-    credentials_dir: files key_id, access_key and session_token, read again when they change.
-    """
-
-    socket: Path
-    http_address: tuple[str, int] | None = None
-    memory_limit: int | None = None
-    max_volumes: int = _MAX_VOLUMES
-    credentials_dir: Path | None = None
+    socket: Path = _flag(_PATH, "socket on which the node plugin listens")
+    http_address: tuple[str, int] | None = _flag(_ADDRESS, _HTTP_HELP, "")
+    memory_limit: int | None = _flag(
+        integer(1, 1 << 60, metavar="BYTES"), "memory limit of this pod", ""
+    )
+    max_volumes: int = _flag(_VOLUMES, "number of volumes that share the limit", str(_MAX_VOLUMES))
+    credentials_dir: Path | None = _flag(_PATH, "a mounted Secret with key_id, access_key, ...", "")
 
     @classmethod
     def from_args(cls, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Self:
         """As `NodeConfig.from_args`."""
         about = "serves mounts, one process for each, without privileges"
-        return cls(**_read("csi-s3 mounter", about, _MOUNTER_FLAGS, argv, environ))
+        return cls(**_read("csi-s3 mounter", about, cls, argv, environ))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -225,28 +188,30 @@ class _Parser(argparse.ArgumentParser):
 def _read(
     program: str,
     about: str,
-    flags: Sequence[_Flag],
+    config: type[NodeConfig | MounterConfig],
     argv: Sequence[str],
     environ: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     """The values by field, without those of optional flags that are left out or empty."""
     environ = os.environ if environ is None else environ
     parser = _Parser(prog=program, description=about, allow_abbrev=False)
+    flags = [field for field in fields(config) if field.metadata]
     for flag in flags:
-        end = f"; default {flag.default}" if flag.default else "; optional" * (flag.default == "")
+        variable, default = f"CSI_S3_{flag.name.upper()}", flag.metadata["default"]
+        end = f"; default {default}" if default else "; optional" * (default == "")
         parser.add_argument(
-            flag.name,
-            metavar=flag.value_type.metavar,
-            help=f"{flag.help} [{flag.variable}{end}]",
-            default=environ.get(flag.variable) or flag.default,
+            f"--{flag.name.replace('_', '-')}",
+            metavar=flag.metadata["value_type"].metavar,
+            help=f"{flag.metadata['help']} [{variable}{end}]",
+            default=environ.get(variable) or default,
         )
     texts = vars(parser.parse_args(list(argv)))
     values = {}
     for flag in flags:
-        if text := texts[flag.field]:
-            values[flag.field] = read_value(flag.name, flag.value_type, text)
-        elif flag.default != "":
-            raise BadOptionError(
-                f"{flag.name} is missing", f"give {flag.name} or set {flag.variable}"
-            )
+        name = f"--{flag.name.replace('_', '-')}"
+        if text := texts[flag.name]:
+            values[flag.name] = read_value(name, flag.metadata["value_type"], text)
+        elif flag.metadata["default"] != "":
+            variable = f"CSI_S3_{flag.name.upper()}"
+            raise BadOptionError(f"{name} is missing", f"give {name} or set {variable}")
     return values

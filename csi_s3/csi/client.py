@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import grpc
 from google.protobuf.json_format import MessageToDict
@@ -25,24 +25,17 @@ PROBE_PAUSE_S = 0.1
 
 
 class NodeClient:
-    """One connection to a CSI endpoint (unix:///PATH); used as a context manager.
+    """The calls over a channel to a CSI endpoint, which messages name.
 
     Raises, each call:
         VolumeError: with the answer's status and message.
 
     """
 
-    def __init__(self, endpoint: str, *, deadline_s: float = DEADLINE_S) -> None:
-        self._channel = grpc.insecure_channel(endpoint)
-        self._identity = csi_pb2_grpc.IdentityStub(self._channel)  # type: ignore[no-untyped-call]
-        self._node = csi_pb2_grpc.NodeStub(self._channel)  # type: ignore[no-untyped-call]
+    def __init__(self, channel: grpc.Channel, endpoint: str, deadline_s: float) -> None:
+        self._identity = csi_pb2_grpc.IdentityStub(channel)  # type: ignore[no-untyped-call]
+        self._node = csi_pb2_grpc.NodeStub(channel)  # type: ignore[no-untyped-call]
         self._endpoint, self._deadline_s = endpoint, deadline_s
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._channel.close()
 
     def probe(self) -> dict[str, Any]:
         """Get name, version and capabilities of a plugin that is ready.
@@ -67,11 +60,10 @@ class NodeClient:
         target: str,
         *,
         attributes: Mapping[str, str],
-        mount_options: Sequence[str] = (),
-        read_only: bool = False,
-        access_mode: str = "MULTI_NODE_MULTI_WRITER",
+        mount_options: Sequence[str],
+        read_only: bool,
+        access_mode: str,
     ) -> None:
-        """NodePublishVolume; returns when the target is mounted."""
         capability = csi.VolumeCapability(
             mount=csi.VolumeCapability.MountVolume(mount_flags=mount_options),
             access_mode=csi.VolumeCapability.AccessMode(mode=access_mode),
@@ -109,7 +101,8 @@ class NodeClient:
 def run(argv: Sequence[str]) -> int:
     """`csi-s3 csi ARGV`: the answer as JSON on stdout."""
     args = _parser().parse_args(argv)
-    with NodeClient(args.endpoint, deadline_s=args.timeout) as client:
+    with grpc.insecure_channel(args.endpoint) as channel:
+        client = NodeClient(channel, args.endpoint, args.timeout)
         if args.action == "probe":
             answer = _probe(client, args.wait)
         elif args.action == "publish":

@@ -137,28 +137,14 @@ class Session:
 
     async def invalidate_inode(self, ino: int) -> None:
         """Drop the kernel's pages and attributes of an inode, if it has any."""
-
-        def drop() -> None:
-            try:
-                pyfuse3.invalidate_inode(ino)
-            except FileNotFoundError:
-                pass  # the kernel does not have the inode
-            except OSError as exc:
-                log.debug("invalidate of inode %d: %s", ino, exc)
-
-        await blocking(drop, within_s=INVALIDATE_WITHIN_S)
+        await blocking(partial(_invalidate, ino, attr_only=False), within_s=INVALIDATE_WITHIN_S)
 
     def invalidate_attributes(self, ino: int) -> None:
         """Drop the kernel's attributes of an inode, if it has any.
 
         It takes no lock that is held by a request to this process: 5 µs, in the event loop.
         """
-        try:
-            pyfuse3.invalidate_inode(ino, attr_only=True)
-        except FileNotFoundError:
-            pass  # the kernel does not have the inode
-        except OSError as exc:
-            log.debug("invalidate of inode %d: %s", ino, exc)
+        _invalidate(ino, attr_only=True)
 
     def forget_name(self, parent: int, name: bytes) -> None:
         """Have the kernel look a name up again, in a thread of pyfuse3."""
@@ -205,3 +191,12 @@ class Session:
         os.close(self._fuse_fd)
         self._fuse_fd = -1
         self.is_answered.set()
+
+
+def _invalidate(ino: int, *, attr_only: bool) -> None:
+    try:
+        pyfuse3.invalidate_inode(ino, attr_only=attr_only)
+    except FileNotFoundError:
+        pass  # the kernel does not have the inode
+    except OSError as exc:
+        log.debug("invalidate of inode %d: %s", ino, exc)

@@ -9,44 +9,37 @@ import os
 
 from csi_s3.errors import MountError
 from csi_s3.kernel import mount, syscalls
+from csi_s3.kernel.syscalls import open_fd
 
 FS_TYPE = "fusectl"
 
 
-class FuseControl:
-    """Uses a detached mount of fusectl, made for each call.
+def abort(minor: int, *, fd: int | None = None) -> bool:
+    """Abort the connection. Returns False if it had ended already.
 
-    A pod has none in its /sys, and one below kubelet's directory would be visible on the host.
+    It mounts fusectl detached: a pod has none in its /sys, and one below kubelet's directory would
+    be visible on the host.
+
+    fd: a duplicate of its /dev/fuse descriptor. The kernel reuses a minor as soon as it is
+    free. With fd no other connection can be aborted: if fd is alive after the file was opened,
+    the file belongs to its connection.
+
+    Raises:
+        MountError: fusectl cannot be mounted, or the kernel refused.
+
     """
-
-    def abort(self, minor: int, *, fd: int | None = None) -> bool:
-        """Abort the connection. Returns False if it had ended already.
-
-        fd: a duplicate of its /dev/fuse descriptor. The kernel reuses a minor as soon as it is
-        free. With fd no other connection can be aborted: if fd is alive after the file was opened,
-        the file belongs to its connection.
-
-        Raises:
-            MountError: fusectl cannot be mounted, or the kernel refused.
-
-        """
-        try:
-            root = syscalls.detached_mount(FS_TYPE)
-            try:
-                file = os.open(f"{minor}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
-            finally:
-                os.close(root)
-            try:
-                if fd is not None and mount.is_over(fd):
-                    return False
-                os.write(file, b"1")
-            finally:
-                os.close(file)
-        except FileNotFoundError:
-            return False
-        except OSError as exc:
-            raise MountError(
-                f"cannot abort the FUSE connection {minor}: {exc.strerror}",
-                hint="needs root (CAP_SYS_ADMIN) and a kernel with fusectl",
-            ) from exc
-        return True
+    try:
+        with open_fd(syscalls.detached_mount(FS_TYPE)) as root:
+            file = os.open(f"{minor}/abort", os.O_WRONLY | os.O_CLOEXEC, dir_fd=root)
+        with open_fd(file):
+            if fd is not None and mount.is_over(fd):
+                return False
+            os.write(file, b"1")
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise MountError(
+            f"cannot abort the FUSE connection {minor}: {exc.strerror}",
+            hint="needs root (CAP_SYS_ADMIN) and a kernel with fusectl",
+        ) from exc
+    return True

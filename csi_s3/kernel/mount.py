@@ -59,14 +59,12 @@ def mount_fuse(
     allow_other: bool = True,
     no_exec: bool = False,
     labels: Mapping[str, str] | None = None,
-    extra: str = "",
 ) -> None:
     """Mount the connection fd on target, owned by this user; the kernel checks permissions.
 
     max_read is not set: libfuse refuses a value that differs from its own.
     labels: SELinux's options (context and so on, mount(8)). They are quoted, so that SELinux does
         not split them at commas (selinux_sb_eat_lsm_opts).
-    extra: other comma-separated options of the kernel (mount.fuse(8)).
 
     Raises:
         BadOptionError: the kernel has no SELinux, or its policy does not have a label.
@@ -79,17 +77,13 @@ def mount_fuse(
     data = f"fd={fd},rootmode=40000,user_id={os.geteuid()},group_id={os.getegid()}"
     data += ",default_permissions" + (",allow_other" if allow_other else "")
     data += "".join(f',{name}="{label}"' for name, label in (labels or {}).items())
-    data += f",{extra}" if extra else ""
     try:
         syscalls.mount(source_name, str(target), FS_TYPE, flags, data)
     except OSError as exc:
         if labels and exc.errno == EINVAL:  # also from a kernel without SELinux (6.18)
             raise _bad_label(labels) from exc
-        hint = {
-            EPERM: _PRIVILEGED,
-            ENODEV: "this kernel has no FUSE: modprobe fuse",
-            EINVAL: f"the kernel does not know these options: {data}" if extra else "",
-        }.get(exc.errno or 0, "")
+        hints = {EPERM: _PRIVILEGED, ENODEV: "this kernel has no FUSE: modprobe fuse"}
+        hint = hints.get(exc.errno or 0, "")
         raise MountError(f"cannot mount on {target}: {exc.strerror}", hint) from exc
 
 
@@ -148,21 +142,18 @@ def bind(source: int, target: int, *, read_only: bool) -> None:
 
     """
     try:
-        tree = syscalls.clone_mount(source)
-        try:
+        with syscalls.open_fd(syscalls.clone_mount(source)) as tree:
             syscalls.set_private(tree, read_only=read_only)
             syscalls.attach_mount(tree, target)
-        finally:
-            os.close(tree)
     except OSError as exc:
         hint = _PRIVILEGED if exc.errno == EPERM else ""
         raise MountError(f"cannot bind a mount to its target: {exc.strerror}", hint) from exc
 
 
-def umount(target: Path | str, *, lazy: bool = True, force: bool = False) -> bool:
-    """Unmount the topmost mount on target; its last component is not followed as a symlink.
+def umount(target: Path | str, *, force: bool = False) -> bool:
+    """Detach the topmost mount on target at once, even if it is in use; follows no symlink there.
 
-    lazy: detach at once, even if it is in use. force: abort the FUSE connection first, so that
+    force: abort the FUSE connection first, so that
     every process that waits in it gets an error; that ends all other copies of the mount as well.
     Returns False if nothing is mounted there.
 
@@ -170,8 +161,7 @@ def umount(target: Path | str, *, lazy: bool = True, force: bool = False) -> boo
         MountError: the kernel refused.
 
     """
-    flags = syscalls.UMOUNT_NOFOLLOW
-    flags |= syscalls.MNT_DETACH if lazy else 0
+    flags = syscalls.UMOUNT_NOFOLLOW | syscalls.MNT_DETACH
     flags |= syscalls.MNT_FORCE if force else 0
     try:
         syscalls.umount(str(target), flags)

@@ -21,7 +21,6 @@ class MountEntry:
     """
 
     mount_id: int
-    parent_id: int
     device: str
     root: str
     mount_point: str
@@ -59,7 +58,6 @@ def parse_mountinfo(data: bytes) -> Iterator[MountEntry]:
             raise ValueError(f"not a line of mountinfo: {line!r}")
         yield MountEntry(
             mount_id=int(fields[0]),
-            parent_id=int(fields[1]),
             device=fields[2].decode(),
             root=_text(fields[3]),
             mount_point=_text(fields[4]),

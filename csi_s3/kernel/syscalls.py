@@ -7,6 +7,8 @@ whose daemon does not answer hangs them), follow symlinks, and cannot act on des
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_NOATIME = 0x1, 0x2, 0x4, 0x8, 0x400
 MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 0x1, 0x2, 0x8
@@ -42,6 +44,15 @@ class _MountAttr(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     )
+
+
+@contextmanager
+def open_fd(fd: int) -> Iterator[int]:
+    """Close the descriptor at the end."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def mount(source: str, target: str, fs_type: str, flags: int, data: str) -> None:
@@ -80,12 +91,10 @@ def clone_mount(root: int) -> int:
 
 def detached_mount(fs_type: str) -> int:
     """fsopen(2) and fsmount(2): the root of a new detached mount."""
-    context = _syscall("fsopen", fs_type, _SYS_FSOPEN, os.fsencode(fs_type), _FSOPEN_CLOEXEC)
-    try:
+    fd = _syscall("fsopen", fs_type, _SYS_FSOPEN, os.fsencode(fs_type), _FSOPEN_CLOEXEC)
+    with open_fd(fd) as context:
         _syscall("fsconfig", fs_type, _SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
         return _syscall("fsmount", fs_type, _SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
-    finally:
-        os.close(context)
 
 
 def set_private(tree: int, *, read_only: bool) -> None:

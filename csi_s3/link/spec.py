@@ -1,21 +1,18 @@
-"""The description of a mount that node (or the mount command) sends to its worker.
+"""The description of a mount that node (or the mount command) sends to its worker."""
 
-It is plain JSON with a version, because node and mounter are upgraded one after the other.
-"""
+from dataclasses import dataclass
+from typing import Any
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self, TypeVar
+from typing_extensions import override
 
-from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
+from csi_s3.config.volume import VolumeConfig
+from csi_s3.link.json_values import JsonValue
 
 VERSION = 1
 
-D = TypeVar("D")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MountSpec:
+class MountSpec(JsonValue):
     """mount_id: [0-9a-f]{32}, also the name of the mount's directories on the node.
 
     volume_handle: for logs, metrics and messages.
@@ -37,30 +34,6 @@ class MountSpec:
     def log_fields(self) -> dict[str, str]:
         return {"volume": self.volume_handle, "mount": self.mount_id}
 
+    @override
     def to_json(self) -> dict[str, Any]:
-        return {"version": VERSION, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild. Fields of a newer peer are dropped, missing ones get their default."""
-        volume = data["volume"]
-        return cls(
-            mount_id=data["mount_id"],
-            volume_handle=data["volume_handle"],
-            state_dir=data.get("state_dir", ""),
-            credentials_dir=data.get("credentials_dir", ""),
-            has_node=data.get("has_node", True),
-            volume=_known(
-                VolumeConfig,
-                {
-                    **volume,
-                    "bucket": _known(BucketConfig, volume["bucket"]),
-                    "tree": _known(TreeConfig, volume["tree"]),
-                },
-            ),
-        )
-
-
-def _known(cls: type[D], data: Mapping[str, Any]) -> D:
-    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    return cls(**{k: v for k, v in data.items() if k in names})
+        return {"version": VERSION, **JsonValue.to_json(self)}

@@ -93,7 +93,7 @@ class Mount:
             with worker_log(self._command) as log:
                 self._session = MountSession.start(self._command, log=log)
             self._pid = os.getpid()
-            atexit.register(self._at_exit)
+            atexit.register(self.unmount)
         return self.directory
 
     def unmount(self) -> None:
@@ -108,7 +108,7 @@ class Mount:
             session, self._session = self._session, None
             if session is None or os.getpid() != self._pid:
                 return
-            atexit.unregister(self._at_exit)
+            atexit.unregister(self.unmount)
             session.stop()
 
     def __enter__(self) -> Path:
@@ -131,9 +131,6 @@ class Mount:
     def __repr__(self) -> str:
         state = "mounted" if self.is_mounted else "not mounted"
         return f"<Mount {self.source} at {self.directory}, {state}>"
-
-    def _at_exit(self) -> None:
-        self.unmount()
 
 
 def _flags(name: str, value: OptionValue) -> list[str]:

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from csi_s3.config.mount_command import MountCommand
 from csi_s3.errors import MountError
+from csi_s3.kernel.syscalls import open_fd
 from csi_s3.link.report import Report
 from csi_s3.local.mount_session import MountSession
 
@@ -65,11 +66,8 @@ def worker_log(command: MountCommand) -> Iterator[int]:
     if command.no_log:
         yield subprocess.DEVNULL
     elif command.log_directory is not None:
-        fd = _log_file(Path(command.log_directory))
-        try:
+        with open_fd(_log_file(Path(command.log_directory))) as fd:
             yield fd
-        finally:
-            os.close(fd)
     elif command.foreground:
         yield 2
     else:

@@ -109,7 +109,7 @@ def _demo(store: _Store, closing: ExitStack) -> None:
         f"NodePublishVolume, mountOptions {options}",
         lambda: driver.publish("s3-pv", target, bucket=store.bucket, options=options),
     )
-    _print_detail(f"{driver.mounted_at(target)}")
+    _print_detail(driver.mounted_at(target))
     result = _step(
         f"start Python as uid {UID}; pandas reads and writes", lambda: _run_workload(target)
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from csi_s3.errors import MountError
 from csi_s3.kernel.mountinfo import MountEntry, mount_at
+from csi_s3.kernel.syscalls import open_fd
 
 ALLOWED_FS_TYPES = {"autofs"}  # a systemd automount point waits for this mount
 
@@ -34,8 +35,7 @@ def claim(directory: Path) -> Iterator[Path]:
     if _refuse_mounted(path) is not None:
         yield path  # opening an automount point would wait for this mount
         return
-    fd = _open(path)
-    try:
+    with open_fd(_open(path)) as fd:
         path = path.resolve()
         _refuse_mounted(path)  # it may have been a symlink
         try:
@@ -47,8 +47,6 @@ def claim(directory: Path) -> Iterator[Path]:
             ) from exc
         _refuse_mounted(path)
         yield path
-    finally:
-        os.close(fd)
 
 
 def _refuse_mounted(path: Path) -> MountEntry | None:

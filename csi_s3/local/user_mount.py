@@ -120,6 +120,11 @@ def open_mount(command: MountCommand, directory: Path, name: str) -> Iterator[Op
 
 def _mount(command: MountCommand, directory: Path, name: str) -> int:
     volume = command.config
+    flags = {
+        "read_only": volume.read_only,
+        "allow_other": volume.allow_other,
+        "no_exec": command.no_exec,
+    }
     if os.geteuid() != 0:
         if volume.labels:
             raise BadOptionError(
@@ -127,24 +132,11 @@ def _mount(command: MountCommand, directory: Path, name: str) -> int:
                 "fusermount3 does not have this option: mount as root, or remove it",
             )
         return fusermount.mount_as_user(
-            directory,
-            source_name=name,
-            read_only=volume.read_only,
-            allow_other=volume.allow_other,
-            no_exec=command.no_exec,
-            allow_root=volume.allow_root,
+            directory, source_name=name, allow_root=volume.allow_root, **flags
         )
     fd = mount.open_fuse()
     try:
-        mount.mount_fuse(
-            fd,
-            directory,
-            source_name=name,
-            read_only=volume.read_only,
-            allow_other=volume.allow_other,
-            no_exec=command.no_exec,
-            labels=volume.labels,
-        )
+        mount.mount_fuse(fd, directory, source_name=name, labels=volume.labels, **flags)
     except BaseException:
         os.close(fd)
         raise

@@ -39,7 +39,6 @@ from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.outbox import Outbox
 from csi_s3.mounter.zygote_client import ZygoteClient
 from csi_s3.obs import http_endpoint
-from csi_s3.obs.http_endpoint import Probes
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.obs.metrics import exposition
 
@@ -65,8 +64,7 @@ async def serve(config: MounterConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    probes = Probes(live=keeper.live, ready=keeper.unready, collect=keeper.collect)
-    endpoint = http_endpoint.serving(config.http_address, probes)
+    endpoint = http_endpoint.serving(config.http_address, keeper.unready, keeper.collect)
     try:
         with closing(zygote_client), endpoint:
             await keeper.run(stop)
@@ -139,11 +137,7 @@ class Keeper:
 
     # --- for the HTTP endpoint --------------------------------------------------------------------
 
-    async def live(self) -> None:
-        """Being called at all proves that the event loop is alive."""
-
     def unready(self) -> str | None:
-        """Why no volume could be mounted now."""
         if self._is_draining or not self._zygote_client.is_alive:
             return "the mounter is ending"
         return None if self._outbox else f"not connected to node at {self._socket}"

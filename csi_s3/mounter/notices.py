@@ -40,7 +40,6 @@ class Notices:
         self._queue: asyncio.Queue[Notice] = asyncio.Queue()
 
     def take(self, op: str, error: VolumeError) -> None:
-        """Take a failed operation of the mount."""
         reason = _reason(op, error)
         if reason is not None and self._is_due(reason, error):
             self._put(reason, error)

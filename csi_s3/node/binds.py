@@ -18,8 +18,9 @@ from pathlib import Path
 from csi_s3.errors import ExistsError, MountError, VolumeError
 from csi_s3.kernel import mount, syscalls
 from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
+from csi_s3.kernel.syscalls import open_fd
 from csi_s3.node.source_mounts import SourceMount
-from csi_s3.node.targets import Target, open_fd
+from csi_s3.node.targets import Target
 
 _DELETED = "//deleted"  # mountinfo appends it to a root that has lost its name
 

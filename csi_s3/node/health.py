@@ -19,9 +19,6 @@ class Health:
     ) -> None:
         self._volumes, self._mounter_link, self._registration = volumes, mounter_link, registration
 
-    async def live(self) -> None:
-        """Being called at all proves that the event loop is alive."""
-
     def unready(self) -> str | None:
         """Why no volume can be mounted now; None if no reason is known."""
         if not self._registration.is_registered:
@@ -41,7 +38,6 @@ class Health:
         return self._mounter_link.is_connected
 
     async def collect(self) -> bytes:
-        """The text of /metrics."""
         mounts, targets = self._volumes.counts()
         metrics.MOUNTS.set(mounts)
         metrics.TARGETS.set(targets)

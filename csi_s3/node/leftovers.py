@@ -18,10 +18,11 @@ from itertools import count
 from pathlib import Path
 
 from csi_s3.errors import NotEmptyError, TargetNotEmptyError
+from csi_s3.kernel.syscalls import open_fd
 from csi_s3.node import event_texts
 from csi_s3.node.pod_events import PodEvents
 from csi_s3.node.source_mounts import off_loop
-from csi_s3.node.targets import Target, open_fd
+from csi_s3.node.targets import Target
 
 _NAME_BYTES = 200
 
@@ -36,7 +37,6 @@ class Leftovers:
         self._stuck: set[Target] = set()  # cannot be moved, and an Event says so
 
     def report_hidden(self, target: Target, volume: str) -> None:
-        """Warn that a mount hides files."""
         text = event_texts.files_hidden(volume, target.path, self._directory)
         log.warning("%s", text, extra={"volume": volume, "target": target.path})
         self._pod_events.post([target], event_texts.FILES_ON_NODE, text)
@@ -88,7 +88,6 @@ class Leftovers:
         return str(home / target.name)
 
     def _home(self, target: Target) -> Path:
-        """Make a new directory for it."""
         names = target.pod_and_volume or (target.relative.replace("/", "_"),)
         name = os.fsdecode(os.fsencode("_".join(names))[:_NAME_BYTES])
         for number in count():

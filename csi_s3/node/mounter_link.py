@@ -38,8 +38,6 @@ class HeldMount:
 
 
 class MounterListener(Protocol):
-    """The receiver of mounters' messages."""
-
     async def adopt(self, held: Sequence[HeldMount]) -> None:
         """A mounter connected with these mounts; no request is sent to it until this returns."""
         ...
@@ -48,9 +46,7 @@ class MounterListener(Protocol):
 
     def noticed(self, notice: Notice) -> None: ...
 
-    def lost(self) -> None:
-        """The mounter is gone."""
-        ...
+    def lost(self) -> None: ...
 
 
 class MounterLink:
@@ -113,7 +109,6 @@ class MounterLink:
             raise _unavailable() from exc
 
     async def run(self, listener: MounterListener) -> None:
-        """Serve one mounter after another."""
         loop = asyncio.get_running_loop()
         with self._socket:
             while True:

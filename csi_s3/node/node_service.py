@@ -139,7 +139,6 @@ def _pod(request: csi.NodePublishVolumeRequest) -> PodRef | None:
 def _volume(
     request: csi.NodePublishVolumeRequest, default_options: DefaultOptions
 ) -> VolumeRequest:
-    """Check the capability, then parse attributes and options."""
     capability = request.volume_capability
     if not request.HasField("volume_capability"):
         raise BadRequestError("NodePublishVolume without volume_capability")

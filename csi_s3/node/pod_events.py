@@ -19,8 +19,6 @@ MAX_QUEUED = 1000
 
 
 class EventSink(Protocol):
-    """The receiver of Events."""
-
     async def event(self, pod: PodRef, *, reason: str, message: str) -> None:
         """Post a Warning on the pod. Never raises: the sink logs a failure."""
         ...

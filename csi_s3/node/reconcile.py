@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from csi_s3.errors import VolumeError
-from csi_s3.kernel import mount
+from csi_s3.kernel import fusectl, mount
 from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
 from csi_s3.link.spec import MountSpec
 from csi_s3.node.mounter_link import HeldMount
@@ -90,7 +90,7 @@ def _clean(mount_id: str, entry: MountEntry | None, sources: SourceMounts) -> No
             extra={"mount": mount_id},
         )
     steps: list[Callable[[], object]] = [
-        *([] if entry is None else [partial(sources.end_orphan, entry)]),
+        *([] if entry is None else [partial(fusectl.abort, entry.minor)]),
         partial(sources.detach, mount_id),
         partial(sources.remove, mount_id),
     ]

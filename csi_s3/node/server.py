@@ -26,7 +26,6 @@ from csi_s3.node.source_mounts import SourceMounts
 from csi_s3.node.targets import Targets
 from csi_s3.node.volumes import Volumes
 from csi_s3.obs import http_endpoint
-from csi_s3.obs.http_endpoint import Probes
 from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
@@ -55,9 +54,8 @@ async def serve(
         log.warning("%s: %s", FLAG, warning)
     metrics.build_info()
     health = node.health
-    probes = Probes(live=health.live, ready=health.unready, collect=health.collect)
     with (
-        http_endpoint.serving(config.http_address, probes),
+        http_endpoint.serving(config.http_address, health.unready, health.collect),
         bound(node.server, config.endpoint, flag="--endpoint"),
         node.registration.listening(),
     ):
@@ -85,7 +83,9 @@ class _Node:
                 f"{exc.filename or config.mounter}: {exc.strerror}",
                 "--state-dir and the directories of --endpoint and --mounter must be writable",
             ) from exc
-        name, self.cluster = config.driver_name, _cluster(config)
+        name, self.cluster = config.driver_name, None
+        if config.api_server is not None:
+            self.cluster = ClusterApi(config.api_server, component=name, host=config.node_id)
         sink = events or (self.cluster if config.events else None)
         self.volumes = Volumes(
             sources, targets, self.mounter_link, events=sink, deadlines=deadlines
@@ -128,12 +128,6 @@ async def _run(
             await node.server.stop(deadlines.grace_s)
         for task in tasks:
             task.cancel()
-
-
-def _cluster(config: NodeConfig) -> ClusterApi | None:
-    if config.api_server is None:
-        return None
-    return ClusterApi(config.api_server, component=config.driver_name, host=config.node_id)
 
 
 def _remove_empty_directories(config: NodeConfig, mounter_link: MounterLink) -> None:

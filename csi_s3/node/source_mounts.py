@@ -18,9 +18,8 @@ from typing import TypeVar
 
 from csi_s3.aio import blocking
 from csi_s3.errors import MountError, VolumeError
-from csi_s3.kernel import mount
-from csi_s3.kernel.fusectl import FuseControl
-from csi_s3.kernel.mountinfo import MountEntry, mount_at
+from csi_s3.kernel import fusectl, mount
+from csi_s3.kernel.mountinfo import mount_at
 
 KERNEL_S = 20.0  # for calls that take milliseconds
 INIT_S = 5.0
@@ -43,17 +42,12 @@ class SourceMount:
     device: str
     init: bytes
 
-    @property
-    def is_over(self) -> bool:
-        return mount.is_over(self.fd)
-
 
 class SourceMounts:
     def __init__(self, state_dir: Path, *, owner: int) -> None:
         self.volumes = state_dir.resolve() / "volumes"
         self.leftovers = state_dir.resolve() / "leftovers"
         self._owner = owner
-        self._control = FuseControl()
 
     def prepare(self) -> None:
         """Make the directory of all mounts; the mounter can pass through it but not list it."""
@@ -111,11 +105,7 @@ class SourceMounts:
     def end(self, source: SourceMount) -> None:
         """Abort the connection: all waiting and later accesses get an error."""
         if source.device:
-            self._control.abort(int(source.device.partition(":")[2]), fd=source.fd)
-
-    def end_orphan(self, entry: MountEntry) -> None:
-        """As `end`, for a mount in mountinfo of which node has no descriptor."""
-        self._control.abort(entry.minor)
+            fusectl.abort(int(source.device.partition(":")[2]), fd=source.fd)
 
     def detach(self, mount_id: str) -> None:
         """Unmount the source. Binds of pods and containers stay."""
@@ -142,7 +132,6 @@ class SourceMounts:
                     )
 
     def left_behind(self) -> list[str]:
-        """Ids of all mounts that have a directory."""
         return [p.name for p in self.volumes.iterdir() if re.fullmatch("[0-9a-f]{32}", p.name)]
 
 

@@ -18,20 +18,12 @@ from pathlib import Path, PurePosixPath
 from csi_s3.errors import BadOptionError, BadRequestError, MountError, NotEmptyError
 from csi_s3.kernel import mount, syscalls
 from csi_s3.kernel.mountinfo import MountEntry, mount_at, mounts_at
+from csi_s3.kernel.syscalls import open_fd
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
 _MAX_STACKED = 16
 _SUBPATHS = "volume-subpaths"
 _MODE = 0o750  # kubelet's own; the mount's root covers it
-
-
-@contextmanager
-def open_fd(fd: int) -> Iterator[int]:
-    """Close the descriptor at the end."""
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +199,6 @@ class Target:
 
 
 class Targets:
-    """Kubelet's directory, which holds all targets."""
-
     def __init__(self, kubelet_dir: Path) -> None:
         try:
             self._root = str(kubelet_dir.resolve(strict=True))

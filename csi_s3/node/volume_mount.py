@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from csi_s3.config.volume import VolumeConfig, canonical
 from csi_s3.errors import VolumeError, WorkerDiedError
-from csi_s3.kernel import tuning
+from csi_s3.kernel import mount, tuning
 from csi_s3.link.report import Notice, Reason, Report, State, Usage
 from csi_s3.link.spec import MountSpec
 from csi_s3.node import binds, event_texts
@@ -70,7 +70,6 @@ class VolumeMount:
         self._source: SourceMount | None = None
         self._jobs = JobQueue()
         self._publishing = 0  # jobs that wait or run
-        self._fields = {"volume": spec.volume_handle, "mount": spec.mount_id}
 
     @override
     def __repr__(self) -> str:
@@ -146,7 +145,6 @@ class VolumeMount:
             self._worker_ended(error, is_expected=report.error is None)
 
     def noticed(self, notice: Notice) -> None:
-        """Post an Event on the pods."""
         targets = self._users()
         if notice.reason is Reason.NOT_WRITABLE:
             targets = [target for target, read_only in self.targets.items() if not read_only]
@@ -203,7 +201,7 @@ class VolumeMount:
             self._dead_subpaths[target] = dead
         for line in dead:  # kubelet publishes every minute
             level = logging.DEBUG if line in logged else logging.WARNING
-            log.log(level, "%s", line, extra=self._fields)
+            log.log(level, "%s", line, extra=self.spec.log_fields)
 
     async def _check_bucket(self) -> None:
         """Ask the worker. Raises what is wrong with the mount or its bucket."""
@@ -214,7 +212,6 @@ class VolumeMount:
             raise type(error)(f"{mounted} {error.what}", error.hint, public=public)
 
     async def _start(self) -> SourceMount:
-        """Mount, and have a worker serve it."""
         self._mounter_link.require()
         bucket = self.spec.volume.bucket
         name = f"s3://{bucket.bucket}/{bucket.prefix}"
@@ -229,7 +226,7 @@ class VolumeMount:
             raise
         self.failure = None
         await self._call(partial(tuning.set_read_ahead, source.device), "tuning")
-        log.info("volume is mounted", extra=self._fields)
+        log.info("volume is mounted", extra=self.spec.log_fields)
         return source
 
     async def _unpublish(self, target: Target) -> None:
@@ -259,15 +256,15 @@ class VolumeMount:
     async def _end(self, source: SourceMount, error: VolumeError, *, is_expected: bool) -> None:
         if self._source is not source:
             return  # taken down since
-        fields = {**self._fields, "code": error.code}
-        if not (self.leaving and source.is_over):
+        fields = {**self.spec.log_fields, "code": error.code}
+        if not (self.leaving and mount.is_over(source.fd)):
             self.failure = error
             log.error("%s", error, extra=fields)
             self._pod_events.post(
                 self._users(), event_texts.VOLUME_BROKEN, event_texts.mount_died(error)
             )
         elif is_expected:
-            log.info("volume is unmounted everywhere", extra=self._fields)
+            log.info("volume is unmounted everywhere", extra=self.spec.log_fields)
         else:
             log.log(error.level, "%s", error, extra=fields)
             died = isinstance(error, WorkerDiedError)
@@ -300,7 +297,7 @@ class VolumeMount:
             try:
                 await self._call(step, action)
             except VolumeError as exc:
-                log.error("%s", exc, extra={**self._fields, "code": exc.code})  # noqa: TRY400
+                log.error("%s", exc, extra={**self.spec.log_fields, "code": exc.code})  # noqa: TRY400
 
     async def _call(self, step: Callable[[], T], action: str) -> T:
         return await off_loop(step, f"{action} (volume {self.spec.volume_handle})")

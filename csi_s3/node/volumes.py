@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import TypeVar
+from typing import Any
 
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import (
@@ -51,7 +51,6 @@ _NOT_FINAL = {
     Status.UNAVAILABLE,
 }
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -121,13 +120,15 @@ class Volumes:
         target = self._targets.find(path)
         self._refuse_busy(target)
         await self._context.mounter_link.wait(self._context.deadlines.mounter_s)
-        with self._operation(target) as finish:
-            is_repeated = target in self._lost or self._mount_on(target) is not None
-            if is_repeated:
-                self._context.pod_events.learn(target, pod)
-            mount = self._mount_for(handle, target, config)
+        self._refuse_busy(target)
+        is_repeated = target in self._lost or self._mount_on(target) is not None
+        if is_repeated:
+            self._context.pod_events.learn(target, pod)
+        mount = self._mount_for(handle, target, config)
+        job = mount.publish(target, read_only=config.read_only)
+        with self._operation(target, job):
             try:
-                is_new = await finish(mount.publish(target, read_only=config.read_only))
+                is_new = await asyncio.shield(job)
             except VolumeError as exc:
                 if is_repeated and exc.status not in _NOT_FINAL:
                     await self._refuse_retryably(target, exc)
@@ -151,15 +152,17 @@ class Volumes:
 
         """
         target = self._targets.find(path)
-        with self._operation(target) as finish:
-            mount = self._mount_on(target)
-            self._context.pod_events.unpublished(target)
-            self._lost.discard(target)
-            self._outdated.pop(target, None)
-            if mount is None:
-                await finish(self._unowned_jobs.enqueue(partial(self._unpublish_unowned, target)))
-            else:
-                await finish(mount.unpublish(target))
+        self._refuse_busy(target)
+        mount = self._mount_on(target)
+        self._context.pod_events.unpublished(target)
+        self._lost.discard(target)
+        self._outdated.pop(target, None)
+        if mount is None:
+            job = self._unowned_jobs.enqueue(partial(self._unpublish_unowned, target))
+        else:
+            job = mount.unpublish(target)
+        with self._operation(target, job):
+            await asyncio.shield(job)
 
     async def usage(self, handle: str, path: str) -> tuple[Usage, VolumeError | None]:
         """Get the worker's usage, and what is wrong with the volume, if anything.
@@ -215,18 +218,16 @@ class Volumes:
     # --- inside -----------------------------------------------------------------------------------
 
     @contextmanager
-    def _operation(self, target: Target) -> Iterator["_Job"]:
+    def _operation(self, target: Target, job: asyncio.Future[Any]) -> Iterator[None]:
         """Keep a target busy until the job is done, even if the caller is cancelled."""
-        self._refuse_busy(target)
         self._busy.add(target)
-        job = _Job()
         try:
-            yield job
+            yield
         finally:
-            if job.future is None or job.future.done():
+            if job.done():
                 self._busy.discard(target)
             else:
-                job.future.add_done_callback(lambda _: self._busy.discard(target))
+                job.add_done_callback(lambda _: self._busy.discard(target))
 
     def _refuse_busy(self, target: Target) -> None:
         if target in self._busy:
@@ -319,10 +320,7 @@ class Volumes:
             mount = VolumeMount(live.spec, self._context)
             mount.adopt(live)
             self._run(mount)
-            log.info(
-                "volume is still mounted",
-                extra={"volume": live.spec.volume_handle, "mount": live.spec.mount_id},
-            )
+            log.info("volume is still mounted", extra=live.spec.log_fields)
 
     async def _unpublish_unowned(self, target: Target) -> None:
         mount = self._mount_on(target)
@@ -331,16 +329,6 @@ class Volumes:
             return
         await off_loop(target.detach, f"unmounting {target.path}")
         await self._context.leftovers.remove(target)
-
-
-class _Job:
-    """Waits for a job that goes on when its caller is cancelled."""
-
-    future: asyncio.Future[object] | None = None
-
-    async def __call__(self, future: "asyncio.Future[T]") -> T:
-        self.future = future  # type: ignore[assignment]
-        return await asyncio.shield(future)
 
 
 def _mount_id(identity: str, number: int) -> str:

@@ -39,24 +39,17 @@ class EndpointLimits:
     connections: int = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probes:
-    """What is asked of the program. All run on its event loop.
-
-    live: returns if all is well. ready: why it is not, or None. collect: the text of /metrics.
-    """
-
-    live: Callable[[], Coroutine[Any, Any, None]]
-    ready: Callable[[], str | None]
-    collect: Callable[[], Coroutine[Any, Any, bytes]]
-
-
 @contextlib.contextmanager
 def serving(
-    address: tuple[str, int] | None, probes: Probes, limits: EndpointLimits | None = None
+    address: tuple[str, int] | None,
+    unready: Callable[[], str | None],
+    collect: Callable[[], Coroutine[Any, Any, bytes]],
+    limits: EndpointLimits = EndpointLimits(),
 ) -> Iterator[int]:
     """Serve at (host, port) while the context lasts; None serves nothing. Entered on the loop.
 
+    unready, collect: run on the program's event loop. Why it is not ready, or None; the text of
+    /metrics.
     The hosts "" and "::" are all addresses of both IP versions. Yields the port, for port 0.
 
     Raises:
@@ -67,7 +60,7 @@ def serving(
         yield 0
         return
     sock = _listen(*address)
-    endpoint = _Endpoint(sock, asyncio.get_running_loop(), probes, limits or EndpointLimits())
+    endpoint = _Endpoint(sock, asyncio.get_running_loop(), unready, collect, limits)
     stop: Future[None] = Future()
     thread = threading.Thread(
         target=lambda: asyncio.run(endpoint.run(stop)), name="http-endpoint", daemon=True
@@ -106,10 +99,12 @@ class _Endpoint:
         self,
         sock: socket.socket,
         loop: asyncio.AbstractEventLoop,
-        probes: Probes,
+        unready: Callable[[], str | None],
+        collect: Callable[[], Coroutine[Any, Any, bytes]],
         limits: EndpointLimits,
     ) -> None:
-        self._sock, self._loop, self._probes, self._limits = sock, loop, probes, limits
+        self._sock, self._loop, self._limits = sock, loop, limits
+        self._unready, self._collect = unready, collect
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}  # oldest first
         self._asked: set[asyncio.Task[None]] = set()  # those with a request
         self._pages: dict[str, Callable[[], Awaitable[Page]]] = {
@@ -186,15 +181,15 @@ class _Endpoint:
         return HTTPStatus.SERVICE_UNAVAILABLE, _TEXT, f"{reason}\n"
 
     async def _metrics(self) -> Page:
-        text = await self._call(self._probes.collect(), self._limits.collect_s)
+        text = await self._call(self._collect(), self._limits.collect_s)
         return HTTPStatus.OK, CONTENT_TYPE, text
 
     async def _healthz(self) -> Page:
-        await self._call(self._probes.live(), self._limits.live_s)
+        await self._call(asyncio.sleep(0), self._limits.live_s)  # the loop runs: it is alive
         return HTTPStatus.OK, _TEXT, "ok\n"
 
     async def _readyz(self) -> Page:
-        reason = await self._call(_call_soon(self._probes.ready), self._limits.live_s)
+        reason = await self._call(_call_soon(self._unready), self._limits.live_s)
         status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
         return status, _TEXT, f"{reason or 'ok'}\n"
 

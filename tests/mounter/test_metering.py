@@ -92,7 +92,6 @@ async def test_readiness_is_the_connection_and_the_end(running):
     assert running.keeper.unready() is None
     running.node.go_away()
     while running.keeper.unready() is None:
-        await running.keeper.live()
         await scraped(running)
     assert running.keeper.unready().startswith("not connected to node at ")
     running.node.come_back()

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from csi_s3.errors import FuseUnavailableError, MountError
-from csi_s3.kernel import mount, syscalls, tuning
-from csi_s3.kernel.fusectl import FuseControl
+from csi_s3.kernel import fusectl, mount, syscalls, tuning
 from csi_s3.kernel.mountinfo import mount_at, mounts_at
 from tests.rpc.conftest import run
 from tests.rpc.fake_fuse import FakeFuse
@@ -59,17 +58,6 @@ def test_umount_of_what_is_not_there_is_no_error(base):
     assert mount.umount(base / "missing") is False
     (base / "plain").mkdir()
     assert mount.umount(base / "plain") is False
-
-
-def test_an_unknown_kernel_option_is_refused_with_the_whole_line(base):
-    fd = mount.open_fuse()
-    try:
-        with pytest.raises(MountError) as caught:
-            mount.mount_fuse(fd, base, source_name="x", extra="no_such_option")
-    finally:
-        os.close(fd)
-    assert f"cannot mount on {base}: mount: Invalid argument" in str(caught.value)
-    assert "default_permissions,allow_other,no_such_option" in caught.value.hint
 
 
 def test_binds_differ_in_read_only_and_touch_nothing(base, fuse):
@@ -120,12 +108,11 @@ def test_abort_frees_who_waits(fuse):
     served.silence()
     waiting = subprocess.Popen(["cat", source / "hello"], stderr=subprocess.PIPE)
     minor = mount_at(str(source)).minor
-    control = FuseControl()
-    assert control.abort(minor, fd=fd)
+    assert fusectl.abort(minor, fd=fd)
     assert waiting.wait(10) != 0
     waiting.stderr.close()
     assert mount.is_over(fd)
-    assert not control.abort(minor, fd=fd)
+    assert not fusectl.abort(minor, fd=fd)
     served.close()
 
 
@@ -140,7 +127,7 @@ def test_abort_does_not_hit_the_next_mount_that_got_the_minor(base):
     new = mount.open_fuse()
     mount.mount_fuse(new, second, source_name="new")
     assert mount_at(str(second)).minor == minor, "the kernel gave it another one"
-    assert not FuseControl().abort(minor, fd=old)
+    assert not fusectl.abort(minor, fd=old)
     assert not mount.is_over(new)
     mount.umount(second)
     for fd in (old, new):
@@ -148,7 +135,7 @@ def test_abort_does_not_hit_the_next_mount_that_got_the_minor(base):
 
 
 def test_abort_of_what_is_not_there_is_no_error():
-    assert not FuseControl().abort(999999)
+    assert not fusectl.abort(999999)
 
 
 def test_umount_by_force_ends_all_copies(base, fuse):

@@ -10,7 +10,7 @@ import pytest
 
 from csi_s3.errors import BadOptionError
 from csi_s3.obs import http_endpoint
-from csi_s3.obs.http_endpoint import EndpointLimits, Probes
+from csi_s3.obs.http_endpoint import EndpointLimits
 from tests.scraping import get
 
 DEADLINE_S = 10
@@ -21,9 +21,6 @@ class Program:
 
     reason = None
 
-    async def live(self):
-        pass
-
     def ready(self):
         return self.reason
 
@@ -31,8 +28,8 @@ class Program:
         return b"csi_s3_x 1\n"
 
     def serving(self, address=("127.0.0.1", 0), **limits):
-        probes = Probes(live=self.live, ready=self.ready, collect=self.collect)
-        return http_endpoint.serving(address, probes, EndpointLimits(**limits))
+        limits = EndpointLimits(**limits)
+        return http_endpoint.serving(address, self.ready, self.collect, limits)
 
 
 async def ask(port, path):

@@ -15,7 +15,7 @@ KINDS = {Counter: r"_total", Gauge: r"", Histogram: r"_seconds"}
 
 def histogram(*bounds_s):
     return Histogram(
-        "h", unit="seconds", text="h.", source=MetricSource.NODE, bounds_s=bounds_s, labels=("op",)
+        "h", "seconds", "h.", source=MetricSource.NODE, bounds_s=bounds_s, labels=("op",)
     )
 
 
@@ -52,14 +52,14 @@ def test_labels_that_are_not_the_metrics_are_refused(labels):
 
 def test_what_was_never_counted_is_zero_and_not_exported():
     assert metrics.WORKER_DEATHS.value(volume="v", cause="never") == 0.0
-    counter = Counter("c", unit="u", text="c.", source=MetricSource.NODE, labels=("op",))
+    counter = Counter("c", "u", "c.", source=MetricSource.NODE, labels=("op",))
     counter.labels("never")
     assert counter.values() == {}
     assert histogram(1.0).values() == {}
 
 
 def test_a_gauge_says_the_last_value_a_zero_too():
-    gauge = Gauge("g", unit="u", text="g.", source=MetricSource.NODE)
+    gauge = Gauge("g", "u", "g.", source=MetricSource.NODE)
     assert gauge.values() == {}
     gauge.set(5)
     gauge.set(0)

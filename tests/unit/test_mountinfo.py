@@ -13,7 +13,6 @@ def test_a_line_with_optional_fields_and_escapes():
     (entry,) = parse_mountinfo(FUSE + b"\n")
     assert entry == MountEntry(
         mount_id=88,
-        parent_id=67,
         device="0:43",
         root="/",
         mount_point="/var/lib/kubelet/pods/a b/mount",

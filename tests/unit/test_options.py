@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from csi_s3.config import value_types
-from csi_s3.config.option_docs import default_text, options_markdown
 from csi_s3.config.options import CLASHES, OPTIONS, SPELLINGS, Support, fields_of
 from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig, canonical
 from csi_s3.config.volume_context import (
@@ -16,6 +15,7 @@ from csi_s3.config.volume_context import (
 )
 from csi_s3.errors import BadOptionError
 from csi_s3.link.spec import MountSpec
+from scripts.reference_docs import options_markdown
 
 MOUNTPOINT = """
 prefix region endpoint-url force-path-style transfer-acceleration dual-stack requester-pays
@@ -95,18 +95,18 @@ def test_clashes_name_options_that_exist():
 
 
 def test_a_flag_that_volumes_always_have_says_so():
-    assert default_text(row("allow-other")) == "off; on volumes always on"
+    assert row("allow-other").default_text == "off; on volumes always on"
 
 
 def test_the_words_about_fs_group_are_the_modes_that_are_set():
-    assert default_text(row("dir-mode")) == f"0755; with fsGroup {FS_GROUP_DIR_MODE:04o}"
-    assert default_text(row("file-mode")) == f"0644; with fsGroup {FS_GROUP_FILE_MODE:04o}"
+    assert row("dir-mode").default_text == f"0755; with fsGroup {FS_GROUP_DIR_MODE:04o}"
+    assert row("file-mode").default_text == f"0644; with fsGroup {FS_GROUP_FILE_MODE:04o}"
 
 
 def test_docs_options_md_is_what_the_table_says():
     path = Path(__file__).parents[2] / "docs" / "options.md"
     assert path.read_text(encoding="utf-8") == options_markdown(), (
-        "run: python -m csi_s3.config.option_docs"
+        "run: python scripts/reference_docs.py"
     )
 
 

@@ -76,7 +76,6 @@ class VolumeTotals:
             metrics.STALE_ANSWERS.inc(volume=worker.volume)
 
     async def _measure_memory(self) -> None:
-        """Set the memory of each volume's workers, summed."""
         pids = [(w.volume, w.pid) for w in self._workers if w.pid is not None]
         try:
             memory = await blocking(partial(_memory, pids), within_s=self._answer_within_s)

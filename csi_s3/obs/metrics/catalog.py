@@ -31,146 +31,120 @@ _node_histogram = partial(Histogram, source=MetricSource.NODE)
 
 FUSE_OPERATIONS = _worker_counter(
     "fuse_operations",
-    unit="operations",
-    text="Answered FUSE requests. op: lookup, open, read, ...; result: ok or the errno's name.",
+    "operations",
+    "Answered FUSE requests. op: lookup, open, read, ...; result: ok or the errno's name.",
     labels=("op", "result"),
 )
 FUSE_SECONDS = _worker_histogram(
     "fuse_operation",
-    unit="seconds",
-    text="Duration of FUSE requests, failed ones included. op: lookup, open, read, ...",
+    "seconds",
+    "Duration of FUSE requests, failed ones included. op: lookup, open, read, ...",
     labels=("op",),
     bounds_s=_FUSE_BOUNDS_S,
 )
 READ_BYTES = _worker_counter(
-    "read_bytes",
-    unit="bytes",
-    text="Bytes returned to programs, without those from the page cache.",
+    "read_bytes", "bytes", "Bytes returned to programs, without those from the page cache."
 )
-WRITTEN_BYTES = _worker_counter(
-    "written_bytes",
-    unit="bytes",
-    text="Bytes written by programs.",
-)
+WRITTEN_BYTES = _worker_counter("written_bytes", "bytes", "Bytes written by programs.")
 ERRORS = _worker_counter(
     "errors",
-    unit="errors",
-    text="FUSE requests answered with an error. code: the stable code (errors.md), or timeout; "
+    "errors",
+    "FUSE requests answered with an error. code: the stable code (errors.md), or timeout; "
     "look-ups of names that do not exist count as not-found.",
     labels=("code",),
 )
 S3_REQUESTS = _worker_counter(
     "s3_requests",
-    unit="requests",
-    text="HTTP requests sent to the object store, retries included. kind: HEAD, LIST, GET, PUT, "
+    "requests",
+    "HTTP requests sent to the object store, retries included. kind: HEAD, LIST, GET, PUT, "
     "PART, ...; status: the HTTP status, or 0 if there was no answer.",
     labels=("kind", "status"),
 )
 S3_SECONDS = _worker_histogram(
     "s3_request",
-    unit="seconds",
-    text="Duration of HTTP requests to the object store, to the last byte, of each attempt. kind: "
+    "seconds",
+    "Duration of HTTP requests to the object store, to the last byte, of each attempt. kind: "
     "HEAD, LIST, GET, PUT, PART, ...",
     labels=("kind",),
     bounds_s=_S3_BOUNDS_S,
 )
 S3_BYTES = _worker_counter(
     "s3_bytes",
-    unit="bytes",
-    text="Bytes in the bodies of HTTP requests and responses. direction: up or down.",
+    "bytes",
+    "Bytes in the bodies of HTTP requests and responses. direction: up or down.",
     labels=("direction",),
 )
 HIDDEN_NAMES = _worker_counter(
     "hidden_names",
-    unit="names",
-    text="Listed keys that cannot be file names: a component is empty, . or .., contains a NUL, or "
+    "names",
+    "Listed keys that cannot be file names: a component is empty, . or .., contains a NUL, or "
     "is longer than 255 bytes.",
 )
-OPEN_FILES = _worker_gauge(
-    "open_files",
-    unit="handles",
-    text="Open files and directories.",
-)
+OPEN_FILES = _worker_gauge("open_files", "handles", "Open files and directories.")
 INODES = _worker_gauge(
-    "inodes",
-    unit="inodes",
-    text="Files and directories that the kernel has looked up and not forgotten.",
+    "inodes", "inodes", "Files and directories that the kernel has looked up and not forgotten."
 )
 INODES_LIMIT = _worker_gauge(
     "inodes_limit",
-    unit="inodes",
-    text="The number of inodes above which the kernel is asked to forget files.",
+    "inodes",
+    "The number of inodes above which the kernel is asked to forget files.",
 )
 INODES_ASKED = _worker_gauge(
-    "inodes_asked",
-    unit="inodes",
-    text="Files that the kernel was asked to forget and has not forgotten yet.",
+    "inodes_asked", "inodes", "Files that the kernel was asked to forget and has not forgotten yet."
 )
 DIRTY_BYTES = _worker_gauge(
-    "dirty_bytes",
-    unit="bytes",
-    text="Total size of the files that were written and are not in S3 yet.",
+    "dirty_bytes", "bytes", "Total size of the files that were written and are not in S3 yet."
 )
 BUFFERS_BYTES = _worker_gauge(
-    "buffers_bytes",
-    unit="bytes",
-    text="Memory budget in use: read windows and upload parts.",
+    "buffers_bytes", "bytes", "Memory budget in use: read windows and upload parts."
 )
 BUFFERS_LIMIT_BYTES = _worker_gauge(
-    "buffers_limit_bytes",
-    unit="bytes",
-    text="The memory budget, which is fixed when the volume is mounted.",
+    "buffers_limit_bytes", "bytes", "The memory budget, which is fixed when the volume is mounted."
 )
 
 # --- of the mounter -------------------------------------------------------------------------------
 
 WORKER_STARTS = _mounter_counter(
     "worker_starts",
-    unit="processes",
-    text="Started worker processes. volume: the volume handle.",
+    "processes",
+    "Started worker processes. volume: the volume handle.",
     labels=("volume",),
 )
 WORKER_DEATHS = _mounter_counter(
     "worker_deaths",
-    unit="processes",
-    text="Worker processes that were killed or crashed. volume: the volume handle; cause: the "
+    "processes",
+    "Worker processes that were killed or crashed. volume: the volume handle; cause: the "
     "signal's name, exit-CODE, or unknown.",
     labels=("volume", "cause"),
 )
 MOUNT_FAILURES = _mounter_counter(
     "mount_failures",
-    unit="mounts",
-    text="Mounts that the mounter refused or could not serve, or that ended with an error. Errors "
+    "mounts",
+    "Mounts that the mounter refused or could not serve, or that ended with an error. Errors "
     "of the node plugin, such as a wrong option, are in csi_s3_csi_errors_total. volume: the "
     "volume handle; code: the stable code (errors.md).",
     labels=("volume", "code"),
 )
 WORKER_MEMORY_BYTES = _mounter_gauge(
     "worker_memory_bytes",
-    unit="bytes",
-    text="Memory of a volume's workers. volume: the volume handle; kind: rss, or private (without "
+    "bytes",
+    "Memory of a volume's workers. volume: the volume handle; kind: rss, or private (without "
     "pages that are shared with other processes).",
     labels=("volume", "kind"),
 )
 MEMORY_LIMIT_BYTES = _mounter_gauge(
     "memory_limit_bytes",
-    unit="bytes",
-    text="--memory-limit, which is divided among the volumes; 0 if there is none.",
+    "bytes",
+    "--memory-limit, which is divided among the volumes; 0 if there is none.",
 )
-WORKERS = _mounter_gauge(
-    "workers",
-    unit="processes",
-    text="Worker processes, one for each mount.",
-)
+WORKERS = _mounter_gauge("workers", "processes", "Worker processes, one for each mount.")
 NODE_CONNECTED = _mounter_gauge(
-    "node_connected",
-    unit="0 or 1",
-    text="Whether the mounter is connected to the node plugin.",
+    "node_connected", "0 or 1", "Whether the mounter is connected to the node plugin."
 )
 STALE_ANSWERS = _mounter_counter(
     "stale_worker_answers",
-    unit="scrapes",
-    text="Scrapes that have a worker's last numbers because it did not answer in time. volume: the "
+    "scrapes",
+    "Scrapes that have a worker's last numbers because it did not answer in time. volume: the "
     "volume handle.",
     labels=("volume",),
 )
@@ -179,49 +153,41 @@ STALE_ANSWERS = _mounter_counter(
 
 CSI_CALLS = _node_counter(
     "csi_calls",
-    unit="calls",
-    text="Answered CSI calls. method: NodePublishVolume, ...; status: OK, or the gRPC status.",
+    "calls",
+    "Answered CSI calls. method: NodePublishVolume, ...; status: OK, or the gRPC status.",
     labels=("method", "status"),
 )
 CSI_SECONDS = _node_histogram(
     "csi_call",
-    unit="seconds",
-    text="Duration of CSI calls. method: NodePublishVolume, ...",
+    "seconds",
+    "Duration of CSI calls. method: NodePublishVolume, ...",
     labels=("method",),
     bounds_s=_CSI_BOUNDS_S,
 )
 CSI_ERRORS = _node_counter(
     "csi_errors",
-    unit="calls",
-    text="CSI calls answered with an error. method: NodePublishVolume, ...; code: the stable code "
+    "calls",
+    "CSI calls answered with an error. method: NodePublishVolume, ...; code: the stable code "
     "(errors.md).",
     labels=("method", "code"),
 )
 MOUNTS = _node_gauge(
-    "mounts",
-    unit="mounts",
-    text="FUSE mounts on this node, one for each volume and set of options.",
+    "mounts", "mounts", "FUSE mounts on this node, one for each volume and set of options."
 )
 TARGETS = _node_gauge(
-    "published_targets",
-    unit="targets",
-    text="Target paths (one for each pod and volume) with a live mount.",
+    "published_targets", "targets", "Target paths (one for each pod and volume) with a live mount."
 )
-MOUNTER_CONNECTED = _node_gauge(
-    "mounter_connected",
-    unit="0 or 1",
-    text="Whether a mounter is connected.",
-)
+MOUNTER_CONNECTED = _node_gauge("mounter_connected", "0 or 1", "Whether a mounter is connected.")
 REGISTERED = _node_gauge(
     "registered",
-    unit="0 or 1",
-    text="Whether kubelet has registered the driver; always 1 without --registration-dir.",
+    "0 or 1",
+    "Whether kubelet has registered the driver; always 1 without --registration-dir.",
 )
 
 BUILD_INFO = Gauge(
     "build_info",
-    unit="always 1",
-    text="Versions. version: of csi-s3; python: of the interpreter.",
+    "always 1",
+    "Versions. version: of csi-s3; python: of the interpreter.",
     source=MetricSource.BOTH,
     labels=("version", "python"),
 )

@@ -7,7 +7,7 @@ The library still writes the text of a scrape (`obs.metrics.exposition`).
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import ClassVar, Generic, TypeAlias, TypeVar
 
@@ -72,13 +72,14 @@ class Metric(Generic[C]):
 
     kind: ClassVar[str]
     suffix: ClassVar[str] = ""
+    _new: Callable[[], C]
 
     def __init__(
         self,
         name: str,
-        *,
         unit: str,
         text: str,
+        *,
         source: MetricSource,
         stability: Stability = Stability.BETA,
         labels: Labels = (),
@@ -121,9 +122,6 @@ class Metric(Generic[C]):
         for values in [v for v in self._cells if v[0] == first]:
             del self._cells[values]
 
-    def _new(self) -> C:
-        raise NotImplementedError
-
     def _label_values(self, labels: dict[str, str]) -> Labels:
         if labels.keys() != set(self.label_names):
             raise ValueError(f"{self.name} has the labels {self.label_names}, not {tuple(labels)}")
@@ -133,7 +131,7 @@ class Metric(Generic[C]):
 class Counter(Metric[Cell]):
     """A number of events since the process began."""
 
-    kind, suffix = "counter", "_total"
+    kind, suffix, _new = "counter", "_total", Cell
 
     def inc(self, amount: float = 1, /, **labels: str) -> None:
         """Count; every label must be given.
@@ -153,15 +151,9 @@ class Counter(Metric[Cell]):
     def values(self) -> dict[Labels, Value]:
         return {values: cell.count for values, cell in self._cells.items() if cell.count}
 
-    @override
-    def _new(self) -> Cell:
-        return Cell()
-
 
 class Gauge(Metric[Cell]):
-    """A current value."""
-
-    kind = "gauge"
+    kind, _new = "gauge", Cell
 
     def set(self, now: float, /, **labels: str) -> None:
         """Set the value.
@@ -175,10 +167,6 @@ class Gauge(Metric[Cell]):
     @override
     def values(self) -> dict[Labels, Value]:
         return {values: cell.count for values, cell in self._cells.items()}
-
-    @override
-    def _new(self) -> Cell:
-        return Cell()
 
 
 class Histogram(Metric[Timer]):
