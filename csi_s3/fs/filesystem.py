@@ -36,7 +36,7 @@ from csi_s3.fs.rename.copies import Copies
 from csi_s3.fs.rename.directory_rename import DirectoryRenames
 from csi_s3.fs.rename.file_rename import Renames
 from csi_s3.fs.rename.journal import RenameJournal
-from csi_s3.fs.rename.recovery import RenameRecovery
+from csi_s3.fs.rename.recovery import recover_renames
 from csi_s3.fs.write.spool import Spool
 from csi_s3.fs.write.spool_recovery import upload_leftovers
 
@@ -104,7 +104,7 @@ class FileSystem:
         self._renames = Renames(
             context, tree=tree, write_back=write_back, copies=copies, directories=directories
         )
-        self._rename_recovery = RenameRecovery(context.key_lock, copies=copies, journal=journal)
+        self._recover_renames = partial(recover_renames, context.key_lock, copies, journal)
 
     def usage(self) -> FileSystemUsage:
         writers = [i.writer for i in self._inodes if i.writer is not None]
@@ -113,7 +113,7 @@ class FileSystem:
             inodes=len(self._inodes),
             inodes_limit=self._tree.inodes_limit,
             inodes_asked=self._inodes.evictions_pending,
-            dirty_bytes=sum(w.size for w in writers if w.is_dirty),
+            dirty_bytes=sum(w.size for w in writers if w.state.is_dirty),
             buffers_bytes=self._context.budget.used_bytes,
             buffers_limit_bytes=self._context.budget.total_bytes,
         )
@@ -127,7 +127,7 @@ class FileSystem:
         self._handles.close()
         self._progress_timeout.close()
         self._write_back.close()
-        self._tree.close()
+        self._tree.eviction.close()
 
     # names
 
@@ -196,13 +196,15 @@ class FileSystem:
         """
         handle = self._handles.directory(fh)
         if start == 0 and handle.position > 0:
-            self._rewind(handle)
+            self._tree.close_listing(handle.inode, handle.listing)
+            handle.listing = self._tree.list_directory(handle.inode)  # rewinddir
+            handle.position = 0
         listing, at = handle.listing, start
         while True:
             while at >= len(listing.names):
                 if listing.is_complete:
                     return
-                with self._tree.reading(handle.inode):
+                with self._tree.eviction.reading(handle.inode):
                     await listing.more()
             name = listing.names[at]
             at += 1
@@ -225,15 +227,9 @@ class FileSystem:
         if local is not None:
             return local
         if entry is Special.LOCAL:  # it was; S3 has it now
-            with self._tree.reading(parent):
+            with self._tree.eviction.reading(parent):
                 entry, question = await self._tree.find(parent, name)
         return await self._tree.adopt(parent, name, entry, question=question)
-
-    def _rewind(self, handle: DirHandle) -> None:
-        """rewinddir: list the directory again."""
-        self._tree.close_listing(handle.inode, handle.listing)
-        handle.listing = self._tree.list_directory(handle.inode)
-        handle.position = 0
 
     def remember(self, ino: int) -> bool:
         """Count a reference of the kernel, which took a listed entry.
@@ -352,7 +348,7 @@ class FileSystem:
 
         It never fails; the log says what is left. Requests that conflict with it wait.
         """
-        await outcome(self._rename_recovery.recover)
+        await outcome(self._recover_renames)
         await outcome(partial(upload_leftovers, self._context, self._spool))
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:

@@ -31,7 +31,7 @@ from csi_s3.s3.preserved_headers import PreservedHeaders
 from csi_s3.s3.request_headers import RequestHeaders
 from csi_s3.s3.response_headers import conditions, stored, version_of
 from csi_s3.s3.signing import Request
-from csi_s3.s3.store import MIN_PART_BYTES, Buffer, Chunk, ListPage, ObjectInfo, ObjectStore
+from csi_s3.s3.store import Buffer, Chunk, Limits, ListPage, ObjectInfo, ObjectStore
 from csi_s3.tls import tls_context
 
 log = logging.getLogger(__name__)
@@ -97,13 +97,13 @@ class Bucket(ObjectStore):
     Cancellation: a cancelled write may or may not have taken effect, as with any lost answer.
     """
 
-    min_part_bytes = MIN_PART_BYTES
+    limits = Limits()
 
     def __init__(self, config: BucketConfig, http: Http, headers: RequestHeaders) -> None:
         self._http, self._headers = http, headers
         self.conditional_writes = http.dialect.compares_writes
         self._preserved = PreservedHeaders(http)
-        self._sums = checksums.algorithm(config.upload_checksums)
+        self._sums = checksums.ALGORITHMS.get(config.upload_checksums)
         self._deletion = Deletion(http)
         self._empty_prefixes = EmptyPrefixes(http)
 
@@ -145,14 +145,8 @@ class Bucket(ObjectStore):
         metadata: Mapping[str, str] | None = None,
         like: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        put = partial(
-            self._put,
-            key,
-            data,
-            metadata=metadata or {},
-            if_none_match=if_none_match,
-            if_match=if_match,
-        )
+        condition = conditions(if_none_match=if_none_match, if_match=if_match)
+        put = partial(self._put, key, data, metadata=metadata or {}, condition=condition)
         preserved = await self._preserved.of(like.key) if like else {}
         return await self._preserved.write(preserved, put)
 
@@ -163,8 +157,7 @@ class Bucket(ObjectStore):
         preserved: Mapping[str, str],
         *,
         metadata: Mapping[str, str],
-        if_none_match: bool,
-        if_match: str | None,
+        condition: Mapping[str, str],
     ) -> ObjectInfo:
         def request(sums: Algorithm | None) -> Request:
             checksum = {sums.header: sums.of(data)} if sums else {}
@@ -174,7 +167,7 @@ class Bucket(ObjectStore):
                 key=key,
                 headers={
                     **self._headers.new_object(key, metadata, preserved),
-                    **conditions(if_none_match=if_none_match, if_match=if_match),
+                    **condition,
                     **checksum,
                 },
                 body=data,
@@ -187,7 +180,9 @@ class Bucket(ObjectStore):
             self._headers.check_encryption(f"PUT {key!r}", answer.headers)
             etag = version_of(f"PUT {key!r}", answer.headers)
             return ObjectInfo(key=key, size=len(data), etag=etag, last_modified=0.0)
-        is_provable = bool(if_match or metadata)  # else it may be another client's object
+        is_provable = "If-Match" in condition or bool(
+            metadata
+        )  # else it may be another client's object
         if isinstance(error, PreconditionFailedError) and answer.maybe_done and is_provable:
             made = await get_object.find_made(
                 self._http,
@@ -199,7 +194,7 @@ class Bucket(ObjectStore):
             )
             if made is not None:
                 return made
-        if if_match and isinstance(error, NotFoundError):
+        if "If-Match" in condition and isinstance(error, NotFoundError):
             raise PreconditionFailedError(error.what, "the object is gone")
         raise error
 
@@ -233,9 +228,8 @@ class Bucket(ObjectStore):
     ) -> ObjectInfo:
         if source.key.endswith("/") and source.size == 0:
             # A directory's marker: versitygw copies none. One that has bytes is no marker.
-            put = partial(
-                self._put, key, b"", metadata={}, if_none_match=if_none_match, if_match=None
-            )
+            condition = conditions(if_none_match=if_none_match)
+            put = partial(self._put, key, b"", metadata={}, condition=condition)
             return await self._preserved.write(await self._preserved.of_version(source), put)
         return await self._preserved.try_tags(
             lambda tags: copy_object.copy(
@@ -260,21 +254,17 @@ class Bucket(ObjectStore):
         is_named = self._http.dialect.names_upload_checksum
 
         def request(sums: Algorithm | None) -> Request:
-            named = sums if is_named else None
+            headers = self._headers.new_object(key, {}, preserved)
+            if sums and is_named:
+                headers["x-amz-checksum-algorithm"] = sums.name
+                if sums.full_object:
+                    headers["x-amz-checksum-type"] = "FULL_OBJECT"
             return Request(
                 kind="CREATE-UPLOAD",
                 method="POST",
                 key=key,
                 query={"uploads": ""},
-                headers={
-                    **self._headers.new_object(key, {}, preserved),
-                    **({"x-amz-checksum-algorithm": named.name} if named else {}),
-                    **(
-                        {"x-amz-checksum-type": "FULL_OBJECT"}
-                        if named and named.full_object
-                        else {}
-                    ),
-                },
+                headers=headers,
                 answered_with="UploadId",  # without it a part would be the object
             )
 

@@ -51,14 +51,9 @@ class Algorithm:
         return base64.b64encode(value.to_bytes(self.width, "big")).decode()
 
 
-_ALGORITHMS = {
+ALGORITHMS = {  # by the option `upload-checksums`; "off" is none of them
     "crc32c": Algorithm(name="CRC32C", width=4, full_object=False, compute=checksums.crc32c),
     "crc64nvme": Algorithm(
         name="CRC64NVME", width=8, full_object=True, compute=checksums.crc64nvme
     ),
 }
-
-
-def algorithm(option: str) -> Algorithm | None:
-    """The algorithm that the option `upload-checksums` names; None for off."""
-    return _ALGORITHMS.get(option)

@@ -98,8 +98,10 @@ class Deletion:
         for child in root if root is not None else ():
             if xml.name(child) == "Error":
                 error = xml.fields(child)
-                if error.get("Code") != "NoSuchKey":
-                    failed[error.get("Key", "")] = _fault(error)
+                code, message = error.get("Code", ""), error.get("Message", "")
+                if code != "NoSuchKey":
+                    fault = faults.Fault(status=200, code=code, message=message)
+                    failed[error.get("Key", "")] = fault
         return failed
 
 
@@ -118,14 +120,3 @@ def _request(key: str, headers: Mapping[str, str] | None = None, body: bytes = b
 
 def _element(name: str, text: str) -> str:
     return f"<{name}>{xml.escape(text)}</{name}>" if text else ""
-
-
-def _fault(error: Mapping[str, str]) -> faults.Fault:
-    return faults.Fault(
-        status=200,
-        code=error.get("Code", ""),
-        message=error.get("Message", ""),
-        request_id="",
-        region="",
-        condition="",
-    )

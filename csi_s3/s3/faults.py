@@ -96,12 +96,10 @@ _BY_STATUS: dict[int, type[VolumeError]] = {
 }
 _ACTIONS = {
     "LIST": "s3:ListBucket on the bucket",
-    "PUT": "s3:PutObject on the key",
-    "CREATE-UPLOAD": "s3:PutObject on the key",
-    "PART": "s3:PutObject on the key",
-    "COMPLETE": "s3:PutObject on the key",
-    "COPY": "s3:GetObject on the source and s3:PutObject on the key",
-    "PART-COPY": "s3:GetObject on the source and s3:PutObject on the key",
+    **dict.fromkeys(("PUT", "CREATE-UPLOAD", "PART", "COMPLETE"), "s3:PutObject on the key"),
+    **dict.fromkeys(
+        ("COPY", "PART-COPY"), "s3:GetObject on the source and s3:PutObject on the key"
+    ),
     "DELETE": "s3:DeleteObject on the key",
     "DELETE-MANY": "s3:DeleteObject on the keys",
     "ABORT": "s3:AbortMultipartUpload on the key",
@@ -151,9 +149,9 @@ class Fault:
     status: int
     code: str
     message: str
-    request_id: str
-    region: str
-    condition: str
+    request_id: str = ""
+    region: str = ""
+    condition: str = ""
 
     @property
     def is_retryable(self) -> bool:
@@ -174,10 +172,6 @@ class Fault:
         if in_text or _QUOTA_CODE.search(self.code):
             return QuotaExceededError
         return StoreFullError if self.status == 507 or self.code in _FULL else None  # noqa: PLR2004
-
-    @property
-    def is_expired(self) -> bool:
-        return self.code in _EXPIRED
 
     @property
     def rejects_keys(self) -> bool:
@@ -336,7 +330,7 @@ _HINTS: dict[type[VolumeError], str] = {
 def _credentials_hint(fault: Fault, request: RequestContext) -> str:
     if fault.code == "RequestTimeTooSkewed":
         return "this node's clock is wrong: check its time synchronization"
-    if fault.is_expired:
+    if fault.code in _EXPIRED:
         return f"the session token (credentials: {request.signed_by}) has expired: replace it"
     return (
         f"check access key and secret key (credentials: {request.signed_by}) and that they belong"

@@ -140,7 +140,6 @@ class Http:
         await self._session.close()
 
     async def done(self, request: Request) -> Response:
-        """Send; raise the error of a refusal."""
         answer = await self.send(request)
         if answer.error is not None:
             raise answer.error

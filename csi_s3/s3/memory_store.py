@@ -7,7 +7,8 @@ It passes the same contract suite as the real servers. It counts requests as S3 
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from typing_extensions import override
@@ -22,9 +23,9 @@ from csi_s3.errors import (
 )
 from csi_s3.s3.store import (
     MAX_KEY_BYTES,
-    MIN_PART_BYTES,
     Buffer,
     Chunk,
+    Limits,
     ListPage,
     ObjectInfo,
     ObjectStore,
@@ -52,7 +53,7 @@ class MemoryStore(ObjectStore):
 
     requests: the number of calls of each kind, by their S3 names.
     gate: awaited before a call takes effect; it may raise one of `errors`.
-    min_part_bytes: S3's, or less in tests that want many parts of few bytes.
+    limits: S3's, or less in tests that want many parts of few bytes.
     is_sparse: each page of a listing follows an empty one, as S3's do after many delete markers.
     after: awaited between a call's effect and its answer; a failure there is a lost answer.
     """
@@ -61,9 +62,9 @@ class MemoryStore(ObjectStore):
         self,
         *,
         clock: Callable[[], float] = lambda: 1_000_000.0,
-        min_part_bytes: int = MIN_PART_BYTES,
+        limits: Limits | None = None,
     ) -> None:
-        self.min_part_bytes = min_part_bytes
+        self.limits = limits or Limits()
         self.conditional_writes: bool | None = True
         self.is_sparse = False
         self.objects: dict[str, StoredObject] = {}
@@ -105,10 +106,8 @@ class MemoryStore(ObjectStore):
 
     @override
     async def head(self, key: str) -> ObjectInfo:
-        await self._enter("HEAD", key)
-        info = self._find(key).info
-        await self.after("HEAD", key)
-        return info
+        async with self.call("HEAD", key):
+            return self._find(key).info
 
     @override
     async def list_page(
@@ -118,40 +117,31 @@ class MemoryStore(ObjectStore):
         if self.is_sparse and not (token or "").startswith(_AFTER_NOTHING):
             return ListPage(objects=[], prefixes=[], next_token=_AFTER_NOTHING + (token or ""))
         after = _position((token or "").removeprefix(_AFTER_NOTHING))
-        objects: list[ObjectInfo] = []
-        prefixes: list[str] = []
-        last = ""
-        more = False
+        names: dict[str, ObjectInfo | None] = {}  # None: a prefix
         for key in sorted((k for k in self.objects if k.startswith(prefix)), key=_position):
             cut = key.find(delimiter, len(prefix)) if delimiter else -1
             name = key if cut < 0 else key[: cut + len(delimiter)]
-            if _position(name) <= after:
-                continue
-            if prefixes and name == prefixes[-1] and cut >= 0:
-                continue
-            if len(objects) + len(prefixes) == max_keys:
-                more = True
-                break
-            last = name
-            if cut < 0:
-                objects.append(self.objects[key].info)
-            else:
-                prefixes.append(name)
+            if _position(name) > after:
+                names[name] = self.objects[key].info if cut < 0 else None
+        page = dict(itertools.islice(names.items(), max_keys))
         await self.after("LIST", prefix)
-        return ListPage(objects=objects, prefixes=prefixes, next_token=last if more else None)
+        return ListPage(
+            objects=[info for info in page.values() if info is not None],
+            prefixes=[name for name, info in page.items() if info is None],
+            next_token=max(page, key=_position) if len(names) > len(page) else None,
+        )
 
     @override
     async def read_range(
         self, key: str, start: int, length: int, *, etag: str | None = None
     ) -> Chunk:
-        await self._enter("GET", key)
-        stored = self._find(key)
-        if etag is not None and stored.info.etag != etag:
-            raise ObjectChangedError(f"GET {key}: now {stored.info.etag}, asked for {etag}")
-        if stored.info.archived:
-            raise ArchivedError(f"GET {key}: archived", "restore the object first")
-        await self.after("GET", key)
-        return Chunk(info=stored.info, data=stored.data[start : start + length])
+        async with self.call("GET", key):
+            stored = self._find(key)
+            if etag is not None and stored.info.etag != etag:
+                raise ObjectChangedError(f"GET {key}: now {stored.info.etag}, asked for {etag}")
+            if stored.info.archived:
+                raise ArchivedError(f"GET {key}: archived", "restore the object first")
+            return Chunk(info=stored.info, data=stored.data[start : start + length])
 
     @override
     async def put(
@@ -165,28 +155,22 @@ class MemoryStore(ObjectStore):
         like: ObjectInfo | None = None,
     ) -> ObjectInfo:
         merged = await self._metadata_like(like, metadata)
-        await self._enter("PUT", key)
-        self._check(key, if_none_match=if_none_match, if_match=if_match)
-        info = self.put_now(key, bytes(data), merged)
-        await self.after("PUT", key)
-        return info
+        async with self.call("PUT", key):
+            self._check(key, if_none_match=if_none_match, if_match=if_match)
+            return self.put_now(key, bytes(data), merged)
 
     @override
     async def copy(
         self, source: ObjectInfo, key: str, *, if_none_match: bool = False
     ) -> ObjectInfo:
+        marker = None
         if source.key.endswith("/") and source.size == 0:
             await self._enter("HEAD", source.key)
-            present, kind = self._version(source), "PUT"
-            await self._enter(kind, key)
-        else:
-            kind = "COPY"
-            await self._enter(kind, key)
-            present = self._version(source)
-        self._check(key, if_none_match=if_none_match, if_match=None)
-        info = self.put_now(key, present.data, present.metadata)
-        await self.after(kind, key)
-        return info
+            marker = self._version(source)
+        async with self.call("PUT" if marker else "COPY", key):
+            present = marker or self._version(source)
+            self._check(key, if_none_match=if_none_match, if_match=None)
+            return self.put_now(key, present.data, present.metadata)
 
     def _version(self, source: ObjectInfo) -> StoredObject:
         present = self._find(source.key)
@@ -196,37 +180,36 @@ class MemoryStore(ObjectStore):
 
     @override
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
-        await self._enter("DELETE", key)
+        async with self.call("DELETE", key):
+            self._delete(key, if_match or "")
+
+    def _delete(self, key: str, etag: str) -> None:
         present = self.objects.get(key)
-        if if_match is not None and present is not None and present.info.etag != if_match:
+        if etag and present is not None and present.info.etag != etag:
             raise ObjectChangedError(f"DELETE {key}: now {present.info.etag}")
         self.objects.pop(key, None)
-        await self.after("DELETE", key)
 
     @override
     async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
         remain: dict[str, VolumeError] = {}
-        for batch in _batches(objects):
-            first = batch[0][0]
-            await self._enter("DELETE_MANY", first)
-            for key, etag in batch:
-                present = self.objects.get(key)
-                if etag and present is not None and present.info.etag != etag:
-                    remain[key] = ObjectChangedError(f"DELETE_MANY {key}: now {present.info.etag}")
-                else:
-                    self.objects.pop(key, None)
-            await self.after("DELETE_MANY", first)
+        rest = iter(objects)
+        while batch := tuple(itertools.islice(rest, 1000)):
+            async with self.call("DELETE_MANY", batch[0][0]):
+                for key, etag in batch:
+                    try:
+                        self._delete(key, etag)
+                    except ObjectChangedError as exc:
+                        remain[key] = exc
         return remain
 
     @override
     async def create_upload(self, key: str, *, like: ObjectInfo | None = None) -> Upload:
         merged = await self._metadata_like(like, None)
-        await self._enter("CREATE_UPLOAD", key)
-        _check_key(key)
-        upload_id = f"upload-{next(self._numbers)}"
-        upload = self.uploads[upload_id] = MemoryUpload(self, key, upload_id, merged)
-        await self.after("CREATE_UPLOAD", key)
-        return upload
+        async with self.call("CREATE_UPLOAD", key):
+            _check_key(key)
+            upload_id = f"upload-{next(self._numbers)}"
+            upload = self.uploads[upload_id] = MemoryUpload(self, key, upload_id, merged)
+            return upload
 
     @override
     async def close(self) -> None:
@@ -241,6 +224,13 @@ class MemoryStore(ObjectStore):
         await self._enter("HEAD", like.key)
         present = self.objects.get(like.key)
         return {**(present.metadata if present else {}), **(metadata or {})}
+
+    @asynccontextmanager
+    async def call(self, operation: str, key: str) -> AsyncIterator[None]:
+        """Around the effect of a call, whose answer is lost if `after` fails."""
+        await self._enter(operation, key)
+        yield
+        await self.after(operation, key)
 
     async def _enter(self, operation: str, key: str) -> None:
         self.requests[operation] += 1
@@ -265,12 +255,6 @@ def _position(key: str) -> bytes:
     return key.encode(errors="surrogateescape")
 
 
-def _batches(objects: Iterable[tuple[str, str]]) -> Iterable[tuple[tuple[str, str], ...]]:
-    rest = iter(objects)
-    while batch := tuple(itertools.islice(rest, 1000)):
-        yield batch
-
-
 def _check_key(key: str) -> None:
     if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
         raise StoreRefusedError(f"key of {len(key.encode())} bytes", "1 to 1024 bytes of UTF-8")
@@ -286,20 +270,16 @@ class MemoryUpload(Upload):
 
     @override
     async def part(self, number: int, data: Buffer) -> Part:
-        await self._store._enter("UPLOAD_PART", self._key)  # noqa: SLF001 - one unit with its store
-        part = self._keep(number, bytes(data))
-        await self._store.after("UPLOAD_PART", self._key)
-        return part
+        async with self._store.call("UPLOAD_PART", self._key):
+            return self._keep(number, bytes(data))
 
     @override
     async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
-        await self._store._enter("UPLOAD_PART_COPY", self._key)  # noqa: SLF001
-        present = self._store.objects.get(source.key)
-        if present is None or present.info.etag != source.etag:
-            raise ObjectChangedError(f"UPLOAD_PART_COPY from {source.key}: another version or gone")
-        part = self._keep(number, present.data[start : start + length])
-        await self._store.after("UPLOAD_PART_COPY", self._key)
-        return part
+        async with self._store.call("UPLOAD_PART_COPY", self._key):
+            present = self._store.objects.get(source.key)
+            if present is None or present.info.etag != source.etag:
+                raise ObjectChangedError(f"UPLOAD_PART_COPY from {source.key}: changed or gone")
+            return self._keep(number, present.data[start : start + length])
 
     def _keep(self, number: int, data: bytes) -> Part:
         if self._id not in self._store.uploads:
@@ -313,21 +293,24 @@ class MemoryUpload(Upload):
     async def complete(
         self, parts: Sequence[Part], *, if_none_match: bool = False, if_match: str | None = None
     ) -> ObjectInfo:
-        await self._store._enter("COMPLETE_UPLOAD", self._key)  # noqa: SLF001
-        if self._id not in self._store.uploads:
-            raise NotFoundError(f"no upload {self._id}")
-        numbers = [p.number for p in parts]
-        parts_and_data = [self._parts.get(n) for n in numbers]
-        if not parts or numbers != sorted(set(numbers)) or any(k is None for k in parts_and_data):
-            raise StoreRefusedError("InvalidPart or InvalidPartOrder")
-        if any(p.size < self._store.min_part_bytes for p in parts[:-1]):
-            raise StoreRefusedError("EntityTooSmall")
-        self._store._check(self._key, if_none_match=if_none_match, if_match=if_match)  # noqa: SLF001
-        data = b"".join(k[1] for k in parts_and_data if k is not None)
-        del self._store.uploads[self._id]
-        info = self._made = self._store.put_now(self._key, data, self._metadata)
-        await self._store.after("COMPLETE_UPLOAD", self._key)
-        return info
+        async with self._store.call("COMPLETE_UPLOAD", self._key):
+            if self._id not in self._store.uploads:
+                raise NotFoundError(f"no upload {self._id}")
+            numbers = [p.number for p in parts]
+            parts_and_data = [self._parts.get(n) for n in numbers]
+            if (
+                not parts
+                or numbers != sorted(set(numbers))
+                or any(k is None for k in parts_and_data)
+            ):
+                raise StoreRefusedError("InvalidPart or InvalidPartOrder")
+            if any(p.size < self._store.limits.min_part_bytes for p in parts[:-1]):
+                raise StoreRefusedError("EntityTooSmall")
+            self._store._check(self._key, if_none_match=if_none_match, if_match=if_match)  # noqa: SLF001
+            data = b"".join(k[1] for k in parts_and_data if k is not None)
+            del self._store.uploads[self._id]
+            self._made = self._store.put_now(self._key, data, self._metadata)
+            return self._made
 
     @override
     async def made(self, parts: Sequence[Part]) -> ObjectInfo | None:
@@ -339,5 +322,5 @@ class MemoryUpload(Upload):
 
     @override
     async def abort(self) -> None:
-        await self._store._enter("ABORT_UPLOAD", self._key)  # noqa: SLF001
+        await self._store._enter("ABORT_UPLOAD", self._key)  # noqa: SLF001 - one unit with its store
         self._store.uploads.pop(self._id, None)

@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 from urllib.parse import urlencode
 
-from lxml import etree
-
 from csi_s3.errors import AccessDeniedError, NotFoundError
 from csi_s3.s3 import get_object, xml
 from csi_s3.s3.http import Http
@@ -114,7 +112,9 @@ class PreservedHeaders:
         except AccessDeniedError as exc:
             self._drop_tags(exc)
             return {}
-        return {_TAGS: urlencode(_tag_pairs(answer.root))}
+        assert answer.root is not None  # noqa: S101 - for the type checker: answered_with
+        tags = [xml.fields(tag) for tag in answer.root.iter("{*}Tag")]
+        return {_TAGS: urlencode([(tag.get("Key", ""), tag.get("Value", "")) for tag in tags])}
 
     def _drop_tags(self, denied: AccessDeniedError) -> None:
         if self._has_tags:
@@ -124,11 +124,3 @@ class PreservedHeaders:
                 " s3:GetObjectTagging and s3:PutObjectTagging: %s",
                 denied.what,
             )
-
-
-def _tag_pairs(root: etree._Element | None) -> list[tuple[str, str]]:
-    pairs = []
-    for tag in () if root is None else root.iter("{*}Tag"):
-        children = xml.fields(tag)
-        pairs.append((children.get("Key", ""), children.get("Value", "")))
-    return pairs

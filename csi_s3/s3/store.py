@@ -15,10 +15,16 @@ from csi_s3.errors import VolumeError
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAX_KEY_BYTES = value_types.MAX_KEY_BYTES
-MAX_PARTS = 10_000
-MIN_PART_BYTES = 5 << 20  # every part but the last
-MAX_PUT_BYTES = 5 << 30  # one PUT, one part, one copy
-MAX_COPY_PART_BYTES = 512 << 20  # larger server-side copies are split, to run in parallel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The limits of a store's requests; the defaults are S3's."""
+
+    min_part_bytes: int = 5 << 20  # every part but the last
+    max_parts: int = 10_000
+    max_put_bytes: int = 5 << 30  # one PUT, one part, one copy
+    max_copy_part_bytes: int = 512 << 20  # larger copies are split, to run in parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +102,7 @@ class Upload(Protocol):
     """
 
     async def part(self, number: int, data: Buffer) -> Part:
-        """Send part `number` (from 1); all but the last have at least MIN_PART_BYTES."""
-        ...
+        """Send part `number` (from 1); all but the last have at least `Limits.min_part_bytes`."""
 
     async def part_from(self, number: int, source: ObjectInfo, start: int, length: int) -> Part:
         """Copy a range of that version inside the store.
@@ -106,7 +111,6 @@ class Upload(Protocol):
             ObjectChangedError: the source is another version now, or gone.
 
         """
-        ...
 
     async def complete(
         self, parts: Sequence[Part], *, if_none_match: bool = False, if_match: str | None = None
@@ -120,24 +124,20 @@ class Upload(Protocol):
             IntegrityError: the store's checksum differs.
 
         """
-        ...
 
     async def made(self, parts: Sequence[Part]) -> ObjectInfo | None:
         """The object that a `complete` of these parts, whose answer was lost, has made.
 
         None if there is no such object, or if the answer does not prove that it is the one.
         """
-        ...
 
     async def abort(self) -> None:
         """Delete the parts. A refusal is logged as one WARNING with the upload id, never raised."""
-        ...
 
 
 class ObjectStore(Protocol):
     """One bucket, with one identity. Keys are whole keys: the caller adds a mount's prefix.
 
-    min_part_bytes: of every part but an upload's last.
     conditional_writes: whether it compares if_none_match and if_match; None: not known.
 
     Every call has a deadline and a bounded number of retries. Besides the errors below, each may
@@ -145,7 +145,7 @@ class ObjectStore(Protocol):
     StoreTimeoutError, StoreRefusedError.
     """
 
-    min_part_bytes: int
+    limits: Limits
     conditional_writes: bool | None
 
     async def head(self, key: str) -> ObjectInfo:
@@ -155,13 +155,11 @@ class ObjectStore(Protocol):
             NotFoundError: there is none.
 
         """
-        ...
 
     async def list_page(
         self, prefix: str, *, delimiter: str = "/", token: str | None = None, max_keys: int = 1000
     ) -> ListPage:
         """One page of the keys under prefix; with a delimiter, grouped into prefixes at it."""
-        ...
 
     async def read_range(
         self, key: str, start: int, length: int, *, etag: str | None = None
@@ -174,7 +172,6 @@ class ObjectStore(Protocol):
             ArchivedError: the object must be restored first.
 
         """
-        ...
 
     async def put(
         self,
@@ -186,7 +183,7 @@ class ObjectStore(Protocol):
         metadata: Mapping[str, str] | None = None,
         like: ObjectInfo | None = None,
     ) -> ObjectInfo:
-        """Put the whole object (at most MAX_PUT_BYTES).
+        """Put the whole object (at most `Limits.max_put_bytes`).
 
         like: the object that it replaces, whose headers, user metadata and tags it keeps.
 
@@ -195,12 +192,11 @@ class ObjectStore(Protocol):
             NotImplementedByStoreError: the store does not support the condition.
 
         """
-        ...
 
     async def copy(
         self, source: ObjectInfo, key: str, *, if_none_match: bool = False
     ) -> ObjectInfo:
-        """Copy that version (at most MAX_PUT_BYTES) to key, with its metadata and headers.
+        """Copy that version (at most `Limits.max_put_bytes`) to key, with its metadata and headers.
 
         A marker (key ends with `/`, no bytes) is a HEAD and a PUT: not every store copies one.
 
@@ -210,7 +206,6 @@ class ObjectStore(Protocol):
             PreconditionFailedError: the key holds an object (if_none_match).
 
         """
-        ...
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         """Delete the object; no error where there is none.
@@ -219,7 +214,6 @@ class ObjectStore(Protocol):
             ObjectChangedError: the store compares versions, and the object is another (if_match).
 
         """
-        ...
 
     async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
         """Delete in batches of 1000: keys, each with the ETag it must have ("": any).
@@ -227,12 +221,9 @@ class ObjectStore(Protocol):
         Returns the keys that were not deleted, each with its error: ObjectChangedError if the
         store compares versions and the object is another.
         """
-        ...
 
     async def create_upload(self, key: str, *, like: ObjectInfo | None = None) -> Upload:
         """Begin a multipart upload. like: as for `put`."""
-        ...
 
     async def close(self) -> None:
         """Close connections; no call may be running."""
-        ...

@@ -135,7 +135,7 @@ async def test_minio_encrypts_uploads_and_copies_though_its_answers_do_not_name_
     sse = "aws:kms" if key else "AES256"
     config = replace(encrypting.config, sse=sse, sse_kms_key_id=key)
     async with open_bucket(config) as bucket:
-        source = await bucket.put("source", bytes(bucket.min_part_bytes))
+        source = await bucket.put("source", bytes(bucket.limits.min_part_bytes))
         upload = await bucket.create_upload("large")
         first = await upload.part_from(1, source, 0, source.size)
         done = await upload.complete([first, await upload.part(2, b"end")])

@@ -13,9 +13,9 @@ from csi_s3.errors import (
     StoreUnavailableError,
 )
 from csi_s3.s3.bucket import open_bucket
-from csi_s3.s3.store import MIN_PART_BYTES
+from csi_s3.s3.store import Limits
 
-FIVE = b"5" * MIN_PART_BYTES
+FIVE = b"5" * Limits().min_part_bytes
 SIX = bytes(range(256)) * (24 << 10)
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import shutil
+import stat
+from dataclasses import replace
 from pathlib import Path
 
 from csi_s3.config.volume import TreeConfig
@@ -18,6 +20,7 @@ from csi_s3.fs.base.clock import Clock
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.s3.memory_store import MemoryStore
+from csi_s3.s3.store import Limits
 from tests.model.caches import Caches
 
 CALL_WITHIN_S = 60.0  # a call takes milliseconds; more, and it waits for what never comes
@@ -45,13 +48,15 @@ class Driver:
         prefix: str = "",
         state_dir: Path | None = None,
         min_part_bytes: int = 1,
+        abort_within_s: float = 100.0,
         before: "Driver | None" = None,
     ) -> None:
         """before: the mount's previous worker, whose bucket and clock this one takes over."""
         self.held: list[int] = []
         self.time, self.kernel = before.time if before else FakeClock(), Caches(self)
         if before is None:
-            self.store = MemoryStore(clock=self.now_s, min_part_bytes=min_part_bytes)
+            limits = Limits(min_part_bytes=min_part_bytes)
+            self.store = MemoryStore(clock=self.now_s, limits=limits)
         else:
             self.store, self.store._clock = before.store, self.now_s
         self.config, self.prefix, self.state_dir = config, prefix, state_dir
@@ -63,8 +68,9 @@ class Driver:
 
         async def live() -> None:
             async with asyncio.TaskGroup() as group:
+                context = MountContext.create(self.store, config, group, self.time.clock())
                 self.fs = FileSystem(
-                    MountContext.create(self.store, config, group, self.time.clock()),
+                    replace(context, abort_within_s=abort_within_s),
                     prefix=prefix,
                     kernel=self.kernel,
                     state_dir=state_dir,
@@ -148,7 +154,10 @@ class Driver:
 
         async def names(ino: int) -> list[tuple[str, bool]]:
             fh = await self.fs.opendir(ino)
-            found = [(e.name.decode(), e.attributes.is_dir) async for e in self.fs.readdir(fh, 0)]
+            found = [
+                (e.name.decode(), stat.S_ISDIR(e.attributes.mode))
+                async for e in self.fs.readdir(fh, 0)
+            ]
             self.fs.releasedir(fh)
             return found
 

@@ -15,6 +15,7 @@ PROGRAM = """
 import asyncio, json, os, struct, sys
 import uvloop
 from csi_s3.config.volume import TreeConfig
+from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fs.names.tree import INODE_BYTES, INODES_SHARE
 from csi_s3.fuse.bridge import Bridge
@@ -64,7 +65,8 @@ async def main():
     session = Session(fd, bytes(init))
     async with asyncio.TaskGroup() as group:
         config = TreeConfig(memory_bytes=limit * INODE_BYTES * INODES_SHARE)
-        fs = Counted(store, config, prefix="", kernel=session, group=group)
+        context = MountContext.create(store, config, group)
+        fs = Counted(context, prefix="", kernel=session)
         serving = group.create_task(session.serve(Bridge(fs)))
         await session.is_answered.wait()
         said = {

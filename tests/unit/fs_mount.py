@@ -302,6 +302,7 @@ def mounts():
         prefix: str = "",
         state_dir: Path | None = None,
         min_part_bytes: int = 1,
+        abort_within_s: float = 100.0,
         **options: Any,
     ) -> Mount:
         given = {"allow_delete": True, "allow_overwrite": True, **options}
@@ -310,6 +311,7 @@ def mounts():
             prefix=prefix,
             state_dir=state_dir,
             min_part_bytes=min_part_bytes,
+            abort_within_s=abort_within_s,
         )
         made.append(mount)
         mount.successors = made

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from csi_s3.errors import StaleError
-from csi_s3.fs.write import extents
+from csi_s3.s3.store import Limits
 from tests.unit.fs_mount import Held, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -118,10 +118,10 @@ def test_a_change_after_a_long_append_sends_no_more_than_both(spooled, at):
     assert mount.store.uploads == {}
 
 
-def test_copies_of_at_most_512_mib_go_in_parallel(spooled, monkeypatch):
+def test_copies_of_at_most_512_mib_go_in_parallel(spooled):
     """512 MiB are 8 bytes here."""
-    monkeypatch.setattr(extents, "MAX_COPY_PART_BYTES", 8)
     mount = spooled
+    mount.store.limits = Limits(min_part_bytes=4, max_copy_part_bytes=8)
     mount.put("f", LARGE)
     fh = mount.open("f", APPEND)
     mount.write(fh, b"+", len(LARGE))

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import example, given
 
 from csi_s3.fs.write.extents import Extents, Origin, plan
-from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, MIN_PART_BYTES
+from csi_s3.s3.store import Limits
 
 ORIGINS = st.sampled_from([Origin.BASE, Origin.SPOOL, Origin.ZERO])
 RUNS = st.lists(st.tuples(st.integers(1, 60), ORIGINS), min_size=1, max_size=30)
 MIB = 1 << 20
+S3 = Limits()
 
 
 def laid_out(runs):
@@ -67,7 +68,7 @@ def test_a_gap_is_refused():
 def test_a_plan_covers_what_is_left_once_in_parts_that_s3_takes(runs, start, least, part):
     extents = laid_out(runs)
     start, part = min(start, extents.size), max(part, least)
-    pieces = plan(extents, start, part_bytes=part, min_part_bytes=least)
+    pieces = plan(extents, start, part_bytes=part, limits=Limits(min_part_bytes=least))
     at = start
     for piece in pieces:
         assert piece.start == at
@@ -79,7 +80,7 @@ def test_a_plan_covers_what_is_left_once_in_parts_that_s3_takes(runs, start, lea
             assert least <= piece.size <= part + least
     assert at == extents.size
     assert all(piece.size >= least for piece in pieces[:-1])
-    assert len(pieces) <= MAX_PARTS
+    assert len(pieces) <= S3.max_parts
 
 
 @given(RUNS, st.integers(1, 16), st.integers(1, 64))
@@ -87,7 +88,7 @@ def test_a_plan_covers_what_is_left_once_in_parts_that_s3_takes(runs, start, lea
 @example([(1, Origin.SPOOL), (6, Origin.BASE)], 4, 8)
 def test_what_others_follow_ends_in_a_part_that_s3_takes_too(runs, least, part):
     extents, part = laid_out(runs), max(part, least)
-    pieces = plan(extents, 0, part_bytes=part, min_part_bytes=least, is_end=False)
+    pieces = plan(extents, 0, part_bytes=part, limits=Limits(min_part_bytes=least), is_end=False)
     assert [p.start for p in pieces] == [0, *(p.end for p in pieces[:-1])]
     assert pieces[-1].end == extents.size
     assert all(p.size >= min(least, extents.size) for p in pieces)
@@ -99,7 +100,7 @@ def test_what_others_follow_ends_in_a_part_that_s3_takes_too(runs, least, part):
 @given(RUNS, st.integers(1, 16))
 def test_no_more_is_sent_than_the_changes_and_what_each_lacks_to_be_a_part(runs, least):
     extents = laid_out(runs)
-    pieces = plan(extents, 0, part_bytes=64, min_part_bytes=least)
+    pieces = plan(extents, 0, part_bytes=64, limits=Limits(min_part_bytes=least))
     sent = sum(p.size for p in pieces if not p.is_copy)
     changed = extents.size - extents.count(Origin.BASE)
     small = sum(e.size for e in extents if e.origin is Origin.BASE and e.size < 2 * least)
@@ -109,34 +110,36 @@ def test_no_more_is_sent_than_the_changes_and_what_each_lacks_to_be_a_part(runs,
 
 def test_a_file_in_very_many_pieces_is_sent_in_coarser_ones():
     extents = Extents()
-    for _ in range(MAX_PARTS):
+    for _ in range(S3.max_parts):
         extents.put(extents.size, extents.size + 8 * MIB, Origin.BASE)
         extents.put(extents.size, extents.size + 1, Origin.SPOOL)
-    pieces = plan(extents, 0, part_bytes=8 * MIB)
-    assert len(pieces) <= MAX_PARTS or all(not p.is_copy for p in pieces)
+    pieces = plan(extents, 0, part_bytes=8 * MIB, limits=S3)
+    assert len(pieces) <= S3.max_parts or all(not p.is_copy for p in pieces)
     assert pieces[-1].end == extents.size
 
 
 def test_large_copies_are_cut_to_go_in_parallel():
-    extents = laid_out([(3 * MAX_COPY_PART_BYTES + 1, Origin.BASE)])
-    pieces = plan(extents, 0, part_bytes=8 * MIB)
+    extents = laid_out([(3 * S3.max_copy_part_bytes + 1, Origin.BASE)])
+    pieces = plan(extents, 0, part_bytes=8 * MIB, limits=S3)
     assert all(p.is_copy for p in pieces)
-    assert all(MIN_PART_BYTES <= p.size <= MAX_COPY_PART_BYTES for p in pieces[:-1])
+    assert all(S3.min_part_bytes <= p.size <= S3.max_copy_part_bytes for p in pieces[:-1])
     assert len(pieces) == 4
 
 
 def test_the_largest_objects_are_copied_in_larger_parts_lest_they_be_too_many():
     extents = laid_out([(5 << 40, Origin.BASE), (1, Origin.SPOOL)])
-    pieces = plan(extents, 0, part_bytes=8 * MIB)
-    assert len(pieces) <= MAX_PARTS
+    pieces = plan(extents, 0, part_bytes=8 * MIB, limits=S3)
+    assert len(pieces) <= S3.max_parts
     assert [p.size for p in pieces if not p.is_copy] == [1]
-    assert all(MIN_PART_BYTES <= p.size <= MAX_PUT_BYTES for p in pieces[:-1])
+    assert all(S3.min_part_bytes <= p.size <= S3.max_put_bytes for p in pieces[:-1])
 
 
 def test_a_byte_appended_or_changed_in_a_gib_sends_no_more_than_the_least_part():
     gib = 1 << 30
     appended = laid_out([(gib, Origin.BASE), (1, Origin.SPOOL)])
-    assert [p.size for p in plan(appended, 0, part_bytes=8 * MIB) if not p.is_copy] == [1]
+    assert [p.size for p in plan(appended, 0, part_bytes=8 * MIB, limits=S3) if not p.is_copy] == [
+        1
+    ]
     changed = laid_out([(gib // 2, Origin.BASE), (1, Origin.SPOOL), (gib // 2, Origin.BASE)])
-    sent = [p.size for p in plan(changed, 0, part_bytes=8 * MIB) if not p.is_copy]
-    assert sent == [MIN_PART_BYTES]
+    sent = [p.size for p in plan(changed, 0, part_bytes=8 * MIB, limits=S3) if not p.is_copy]
+    assert sent == [S3.min_part_bytes]

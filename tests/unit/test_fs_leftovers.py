@@ -126,7 +126,9 @@ def test_an_empty_file_that_was_stored_after_all_leaves_nothing(spooled, state):
     mount = spooled
     fh = mount.create("f")
     fail(mount.store, "PUT", DOWN)
-    assert mount.run(mount.fs.drain()) == [DOWN]
+    (failure,) = mount.run(mount.fs.drain())
+    assert (type(failure), failure.what) == (type(DOWN), DOWN.what)
+    assert DOWN.hint == "", "the store's own error is as it was"
     assert len(files(state)) == 2
     mount.close_file(fh)
     assert mount.data("f") == b""

@@ -11,7 +11,6 @@ from csi_s3.errors import (
     NotEmptyError,
     NotFoundError,
 )
-from csi_s3.fs.names import pages
 from csi_s3.fs.names.pages import Pages, first_below
 from csi_s3.s3.memory_store import MemoryStore
 from csi_s3.s3.store import ListPage
@@ -142,21 +141,23 @@ def test_a_listing_without_keys_ends_after_a_number_of_pages():
     store = Endless(str)
     with pytest.raises(IntegrityError, match="10000 pages without a key"):
         ask_all(store)
-    assert store.requests["LIST"] == pages.EMPTY_PAGES == 10_000
+    assert store.requests["LIST"] == 10_000
 
 
-def test_pages_with_keys_have_no_limit(monkeypatch):
-    monkeypatch.setattr(pages, "EMPTY_PAGES", 3)
-    store = MemoryStore()
-    for n in range(50):
-        store.put_now(f"d/{n:02}")
-    store.is_sparse = True
-    found = asyncio.run(first_below(store, "d/", 49))
-    assert len(found) == 49
+def test_empty_pages_between_pages_with_keys_have_no_limit():
+    store, last = MemoryStore(), 3 * 10_000
+    info = store.put_now("d/x")
+
+    async def every_third_has_keys(_prefix, *, token, **_):
+        n = int(token or 0) + 1
+        objects = [] if n % 3 else [info]
+        return ListPage(objects=objects, prefixes=[], next_token=None if n == last else str(n))
+
+    store.list_page = every_third_has_keys
+    ask_all(store)
 
 
-def test_no_directory_operation_waits_for_a_listing_without_end(mount, monkeypatch):
-    monkeypatch.setattr(pages, "EMPTY_PAGES", 20)
+def test_no_directory_operation_waits_for_a_listing_without_end(mount):
     mount.put("d/", b"")
     mount.put("d/x", b"x")
     directory = mount.ino("d")

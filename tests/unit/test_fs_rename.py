@@ -15,9 +15,8 @@ from csi_s3.errors import (
     NotPermittedError,
     StoreUnavailableError,
 )
-from csi_s3.fs.rename import copies
 from csi_s3.fuse.bridge import Bridge
-from csi_s3.s3.store import MIN_PART_BYTES
+from csi_s3.s3.store import Limits
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -52,10 +51,24 @@ def test_a_file_costs_a_copy_and_a_delete(mount):
     assert sorted(mount.ls("d")) == ["g", "there"]
 
 
-def test_a_large_file_is_copied_in_parts(mount, monkeypatch):
-    monkeypatch.setattr(copies, "MAX_PUT_BYTES", 10)
-    monkeypatch.setattr("csi_s3.fs.write.extents.MAX_COPY_PART_BYTES", 2 * MIN_PART_BYTES)
-    data = bytes(5 * MIN_PART_BYTES)
+def test_a_copy_with_the_etag_of_its_source_is_read_under_its_own_key(mounts, tmp_path):
+    """As S3 copies an object of one part."""
+    mount = mounts(write_part_bytes=8, min_part_bytes=4, state_dir=tmp_path / "state")
+    put_now, data = mount.store.put_now, bytes(3 << 20)
+    mount.store.put_now = lambda *args, **rest: put_now(*args, **rest, etag='"the same"')
+    mount.put("f", data)
+    fh = mount.open("f", os.O_RDWR)
+    assert mount.read(fh, 0, 10) == data[:10]
+    mount.rename("f", "g")
+    assert mount.read(fh, 2 << 20, 10) == data[:10]
+    mount.write(fh, b"x")
+    mount.close_file(fh)
+    assert mount.data("g") == b"x" + data[1:]
+
+
+def test_a_large_file_is_copied_in_parts(mount):
+    mount.store.limits = Limits(min_part_bytes=4, max_put_bytes=10, max_copy_part_bytes=8)
+    data = bytes(range(20))
     mount.put("f", data, metadata={"who": "them"})
     mount.ino("f")
     with mount.requests(HEAD=1, CREATE_UPLOAD=1, UPLOAD_PART_COPY=3, COMPLETE_UPLOAD=1, DELETE=1):
@@ -64,8 +77,8 @@ def test_a_large_file_is_copied_in_parts(mount, monkeypatch):
     assert mount.store.objects["g"].metadata == {"who": "them"}
 
 
-def test_a_large_copy_that_fails_leaves_no_upload(mount, monkeypatch):
-    monkeypatch.setattr(copies, "MAX_PUT_BYTES", 10)
+def test_a_large_copy_that_fails_leaves_no_upload(mount):
+    mount.store.limits = Limits(max_put_bytes=10)
     mount.put("f", bytes(20))
     fail(mount.store, "UPLOAD_PART_COPY", DOWN)
     with pytest.raises(StoreUnavailableError):

@@ -15,7 +15,7 @@ from csi_s3.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
-from csi_s3.fs.write import parallel_upload
+from csi_s3.s3.store import Limits
 from tests.unit.fs_mount import REWRITE, Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -223,11 +223,11 @@ def test_bytes_that_a_request_still_looks_at_do_not_stop_the_next_write(mount):
     gc.collect()
 
 
-def test_a_file_larger_than_10000_parts_is_too_large(mounts, monkeypatch):
+def test_a_file_larger_than_10000_parts_is_too_large(mounts):
     """Promise: Part sizes grow with the file; EFBIG at 10,000 parts; write never needs to know the
     size."""
-    monkeypatch.setattr(parallel_upload, "MAX_PARTS", 3)
     mount = mounts(write_part_bytes=4)
+    mount.store.limits = Limits(min_part_bytes=1, max_parts=3)
     fh = mount.create("f")
     mount.write(fh, b"0123456789ab")
     with pytest.raises(FileTooLargeError) as caught:
@@ -240,23 +240,14 @@ def test_a_file_larger_than_10000_parts_is_too_large(mounts, monkeypatch):
     assert mount.store.uploads == {}
 
 
-def test_parts_grow_with_the_file(mounts, monkeypatch):
-    monkeypatch.setattr(parallel_upload, "GROW_EVERY_PARTS", 2)
+def test_parts_grow_with_the_file(mounts):
     mount = mounts(write_part_bytes=4)
     fh = mount.create("f")
-    sizes = []
-    enter = mount.store._enter
-
-    async def counting(operation, key):
-        await enter(operation, key)
-        if operation == "UPLOAD_PART":
-            sizes.append(mount.budget.used_bytes)
-
-    mount.store._enter = counting
-    mount.write(fh, b"x" * 60)
+    data = b"x" * (1000 * 4 + 1000 * 8 + 10 * 16)
+    mount.write(fh, data)
     mount.close_file(fh)
-    assert mount.data("f") == b"x" * 60
-    assert len(sizes) < 15
+    assert mount.data("f") == data
+    assert mount.store.requests["UPLOAD_PART"] == 2010
 
 
 # other clients

@@ -19,12 +19,8 @@ class MemoryBudget:
 
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes
-        self._used = 0
+        self.used_bytes = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    @property
-    def used_bytes(self) -> int:
-        return self._used
 
     def has_room(self, n: int) -> bool:
         """Whether `reserve` would not have to wait."""
@@ -32,15 +28,15 @@ class MemoryBudget:
 
     def try_reserve(self, n: int) -> bool:
         """Reserve for read-ahead, which must leave a part of the memory to writers."""
-        if self._waiters or self._used + n > self.total_bytes * READ_AHEAD_SHARE:
+        if self._waiters or self.used_bytes + n > self.total_bytes * READ_AHEAD_SHARE:
             return False
-        self._used += n
+        self.used_bytes += n
         return True
 
     async def reserve(self, n: int) -> None:
         """Wait for room. A single demand above the whole budget waits until all else is free."""
         if self.has_room(n):
-            self._used += n
+            self.used_bytes += n
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append((n, turn))
@@ -55,18 +51,18 @@ class MemoryBudget:
 
     def take(self, n: int) -> None:
         """Reserve what a reader must have now, even above the budget."""
-        self._used += n
+        self.used_bytes += n
 
     def release(self, n: int) -> None:
-        self._used -= n
+        self.used_bytes -= n
         self._wake()
 
     def _fits(self, n: int) -> bool:
-        return self._used <= 0 or self._used + n <= self.total_bytes
+        return self.used_bytes <= 0 or self.used_bytes + n <= self.total_bytes
 
     def _wake(self) -> None:
         while self._waiters and (self._waiters[0][1].done() or self._fits(self._waiters[0][0])):
             n, turn = self._waiters.popleft()
             if not turn.done():
-                self._used += n
+                self.used_bytes += n
                 turn.set_result(None)

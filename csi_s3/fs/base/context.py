@@ -28,6 +28,7 @@ class MountContext:
     budget: MemoryBudget
     progress_timeout: ProgressTimeout
     key_lock: KeyRangeLock
+    abort_within_s: float = 100.0  # for an answer to the abort of an upload
 
     @classmethod
     def create(

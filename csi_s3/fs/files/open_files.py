@@ -255,7 +255,7 @@ class OpenFiles:
         """
         handle = self._handles.file(fh)
         writer = handle.inode.writer
-        if handle.is_writable and writer is not None and writer.was_written:
+        if handle.is_writable and writer is not None and writer.state.was_written:
             await self._write_back.sync(handle.inode, joins=True)
 
     async def fsync(self, fh: int) -> None:

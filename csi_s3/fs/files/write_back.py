@@ -7,7 +7,7 @@ bytes. Each step runs to its end in a task of the mount, even if its caller no l
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from csi_s3.errors import IsDirectoryError, SpoolFullError, StaleError, VolumeEr
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.names.entries import Special
 from csi_s3.fs.names.inode import FileHandle, Inode
-from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.fs.write.remote_object import Basis, RemoteObject
@@ -23,18 +22,6 @@ from csi_s3.fs.write.spool import Spool
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class InodeKey:
-    """The key of a file; it follows from names, so that a rename above it changes it."""
-
-    inodes: Inodes
-    inode: Inode
-
-    @property
-    def key(self) -> str:
-        return self.inodes.key(self.inode)
 
 
 class WriteBack:
@@ -85,7 +72,7 @@ class WriteBack:
         return writer
 
     def _dirty_file(self, inode: Inode, basis: Basis) -> DirtyFile:
-        remote = RemoteObject(self._context, InodeKey(self._inodes, inode), basis)
+        remote = RemoteObject(self._context, partial(self._inodes.key, inode), basis)
         return DirtyFile(self._context, remote, self._spool)
 
     def is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:
@@ -98,7 +85,7 @@ class WriteBack:
     async def sync(self, inode: Inode, *, joins: bool = False) -> None:
         """Have all of it in S3; waits as long as there is progress. joins: see `DirtyFile.save`."""
         writer = inode.writer
-        if writer is None or not writer.is_dirty:
+        if writer is None or not writer.state.is_dirty:
             return
 
         async def sync() -> None:
@@ -133,9 +120,9 @@ class WriteBack:
             try:
                 await self._save(inode, writer)
             except VolumeError as exc:
-                self._keep_for_later(inode, writer, exc)
+                error = self._keep_for_later(inode, writer, exc)
                 await writer.give_up()
-                raise
+                raise error from exc.__cause__
             finally:
                 self._ended(inode, writer)
 
@@ -145,14 +132,13 @@ class WriteBack:
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
 
-    def _keep_for_later(self, inode: Inode, writer: DirtyFile, exc: VolumeError) -> bool:
-        """Keep what another attempt may store, and have the error say so. Whether it is kept."""
+    def _keep_for_later(self, inode: Inode, writer: DirtyFile, exc: VolumeError) -> VolumeError:
+        """Keep what another attempt may store. Returns the error, or one that also says where."""
         path = self._keep(inode, writer, exc.code) if exc.keeps_bytes else None
         if path is None:
-            return False
-        hint = f"the volume's next mount on this node uploads it from {path}"
-        exc.hint = f"{exc.hint}; {hint}" if exc.hint else hint
-        return True
+            return exc
+        hints = [exc.hint, f"the volume's next mount on this node uploads it from {path}"]
+        return replace(exc, hint="; ".join(filter(None, hints)))
 
     def _keep(self, inode: Inode, writer: DirtyFile, code: str) -> Path | None:
         """Have the spool keep the bytes for the next worker. None: nothing is kept."""
@@ -184,7 +170,7 @@ class WriteBack:
             self._inodes.unlink(inode)
             return
         directory.note(inode.name, inode.info)
-        if writer.is_dirty:  # the kernel has pages of no version: the next look drops them
+        if writer.state.is_dirty:  # the kernel has pages of no version: the next look drops them
             inode.lose_version()
             self._tree.forget_name(inode)
 
@@ -196,9 +182,12 @@ class WriteBack:
                 await self.sync(inode)
             except VolumeError as exc:
                 writer = inode.writer
-                if writer is not None and self._keep_for_later(inode, writer, exc):
+                if writer is None:
+                    return exc
+                error = self._keep_for_later(inode, writer, exc)
+                if error is not exc:
                     await writer.give_up()
-                return exc
+                return error
             return None
 
         async with asyncio.TaskGroup() as all_files:
@@ -211,7 +200,7 @@ class WriteBack:
             writer = inode.writer
             if writer is None:
                 continue
-            if writer.is_dirty and inode.is_linked:
+            if writer.state.is_dirty and inode.is_linked:
                 self._keep(inode, writer, "not-uploaded")
             writer.close()
 
@@ -232,8 +221,7 @@ class WriteBack:
     async def _truncate(self, inode: Inode, size: int) -> None:
         async with self._tree.versions.hold(inode.ino):
             writer = inode.writer
-            now = writer.size if writer is not None else inode.info.size if inode.info else 0
-            if size == now and not (writer is not None and writer.is_lost):
+            if size == inode.size and (writer is None or writer.state.error is None):
                 return
             self.check(inode, "truncating it")
             if writer is None:
@@ -242,7 +230,7 @@ class WriteBack:
             try:
                 await writer.truncate(size)
             except VolumeError:
-                if not writer.is_dirty and not self.is_needed(inode, besides=None):
+                if not writer.state.is_dirty and not self.is_needed(inode, besides=None):
                     self._ended(inode, writer)  # nothing has changed, and no other handle writes
                 raise
         await self._end(inode, None)
@@ -286,7 +274,7 @@ class WriteBack:
                     raise StaleError(f"{now.key}: what was written could not be stored")
             return inode.info
         is_truncated = writer.base is None and inode.info is not None
-        if writer.must_be_stored_to_move or (writer.is_dirty and (over or is_truncated)):
+        if writer.must_be_stored_to_move or (writer.state.is_dirty and (over or is_truncated)):
             await self._save(inode, writer)
         await writer.detach()
         return writer.base

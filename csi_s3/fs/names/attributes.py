@@ -24,10 +24,6 @@ class Attributes:
     atime_ns: int
     ttl_s: float
 
-    @property
-    def is_dir(self) -> bool:
-        return stat.S_ISDIR(self.mode)
-
 
 def attributes(inode: Inode, config: TreeConfig, *, mounted_ns: int) -> Attributes:
     """mounted_ns: the time of everything that has none in S3."""
@@ -39,7 +35,7 @@ def attributes(inode: Inode, config: TreeConfig, *, mounted_ns: int) -> Attribut
         ino=inode.ino,
         generation=inode.generation,
         mode=_mode(inode, config),
-        size=_size(inode),
+        size=inode.size,
         nlink=0 if not inode.is_linked else 2 if inode.is_dir else 1,
         uid=config.uid,
         gid=config.gid,
@@ -56,9 +52,3 @@ def _mode(inode: Inode, config: TreeConfig) -> int:
         return stat.S_IFLNK | LINK_MODE
     is_readable = inode.info is None or not inode.info.archived or inode.writer is not None
     return stat.S_IFREG | (config.file_mode if is_readable else 0)
-
-
-def _size(inode: Inode) -> int:
-    if inode.writer is not None:
-        return inode.writer.size
-    return 0 if inode.info is None else inode.info.size

@@ -180,7 +180,8 @@ class Listing:
             answer = await asyncio.shield(page)
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if not self._is_relisted(page) or (task is not None and task.cancelling()):
+            is_relisted = page.cancelled() and self._page is not page
+            if not is_relisted or (task is not None and task.cancelling()):
                 raise
             return  # the directory was renamed: the next call lists its new key
         if self._page is not page:
@@ -208,9 +209,6 @@ class Listing:
         self._candidates.clear()
         self._prefix, self._pages = prefix, Pages(self._context.store, prefix)
         self.entries.moved(prefix)
-
-    def _is_relisted(self, page: "asyncio.Task[ListPage | VolumeError]") -> bool:
-        return page.cancelled() and self._page is not page
 
     def question_of(self, name: str) -> int:
         """The number of the question that an entry answers; without a correction, of its page."""

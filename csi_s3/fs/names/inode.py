@@ -116,6 +116,12 @@ class Inode:
         return self.runtime.writer
 
     @property
+    def size(self) -> int:
+        if self.writer is not None:
+            return self.writer.size
+        return 0 if self.info is None else self.info.size
+
+    @property
     def handles(self) -> "Collection[FileHandle | DirHandle]":
         return self.runtime.handles
 
@@ -147,7 +153,6 @@ class Inode:
         return self.runtime
 
     def _trim(self) -> None:
-        """Drop the runtime half if nothing is in it any more."""
         if self.runtime == _NOTHING:
             self.runtime = _NOTHING
 
@@ -231,11 +236,9 @@ class Inode:
         self.fresh_until = until_s
 
     def note_pages(self) -> None:
-        """The kernel may have pages of it from now on."""
         self.has_pages = True
 
     def note_size(self) -> None:
-        """The kernel has the size of this version."""
         self.is_size_known = True
 
     # what a look-up finds

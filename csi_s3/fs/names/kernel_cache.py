@@ -20,15 +20,12 @@ class KernelCache(Protocol):
 
     async def invalidate_inode(self, ino: int) -> None:
         """Drop the pages and attributes it holds of the inode; returns when they are gone."""
-        ...
 
     def invalidate_attributes(self, ino: int) -> None:
         """Drop the attributes it holds, and those in answers to what it has asked until now."""
-        ...
 
     def forget_name(self, parent: int, name: bytes) -> None:
         """Look a name up again before its next use; it may take its time."""
-        ...
 
     async def drop_names(
         self, names: Sequence[CachedName], *, is_read: Callable[[int], bool]
@@ -38,4 +35,3 @@ class KernelCache(Protocol):
         Waits as long as the kernel has a directory locked, as it does for a READDIR. So those whose
         directory is_read are left out: there it may take long. Returns these.
         """
-        ...

@@ -11,9 +11,8 @@ from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import SymbolicLink
 from csi_s3.fs.names.exclusive_create import put_new_if_possible
-from csi_s3.fs.names.inode import Inode, Kind
+from csi_s3.fs.names.inode import Kind
 from csi_s3.fs.names.tree import Tree
-from csi_s3.s3.store import ObjectInfo
 
 MAX_TARGET_BYTES = 4095  # PATH_MAX, less its NUL
 
@@ -46,17 +45,13 @@ class SymbolicLinks:
 
         async with self._key_lock.change(key):
             info = await put_new_if_possible(self._store, key(), target)
-            inode = self._add(above, text, info)
+            inode = self._tree.inodes.add(above.ino, text, Kind.LINK, info=info)
+            self._tree.directory(above).note(text, SymbolicLink(info))
+            self._tree.entries_changed(above)
         inode.set_target(target)
         inode.set_times(mtime_ns=self._clock.realtime_ns())
         self._tree.remember(inode)
         return self._tree.attributes(inode)
-
-    def _add(self, above: Inode, name: str, info: ObjectInfo) -> Inode:
-        inode = self._tree.inodes.add(above.ino, name, Kind.LINK, info=info)
-        self._tree.directory(above).note(name, SymbolicLink(info))
-        self._tree.entries_changed(above)
-        return inode
 
     async def read(self, ino: int) -> bytes:
         """The target, as it was given. One request for each version of a link.

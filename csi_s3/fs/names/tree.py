@@ -4,7 +4,6 @@ Asks S3 (or a listing that is fresh enough) and turns answers into inodes; chang
 """
 
 from collections import deque
-from contextlib import AbstractContextManager
 
 from csi_s3.aio import KeyLocks
 from csi_s3.errors import (
@@ -57,7 +56,7 @@ class Tree:
         self._resolver = NameResolver(context.store, links=context.config.symlinks)
         self._mounted_ns = context.clock.realtime_ns()
         self.inodes_limit = context.config.budget_bytes // INODES_SHARE // INODE_BYTES
-        self._eviction = Eviction(self.inodes, kernel, context.group, limit=self.inodes_limit)
+        self.eviction = Eviction(self.inodes, kernel, context.group, limit=self.inodes_limit)
         self._snapshots: deque[tuple[float, Directory[Inode], Listing, int]] = deque()
         self._snapshot_names = 0
         self.sizes = Sizes(kernel)
@@ -300,16 +299,8 @@ class Tree:
     def remember(self, inode: Inode) -> bool:
         """Count a reference of the kernel. False: it should not be given many more inodes now."""
         self.inodes.remember(inode)
-        self._eviction.check()
-        return self._eviction.has_room
-
-    def reading(self, directory: Inode) -> AbstractContextManager[None]:
-        """While a READDIR of the directory waits for the store."""
-        return self._eviction.reading(directory)
-
-    def close(self) -> None:
-        """Ask the kernel for nothing more; plain code."""
-        self._eviction.close()
+        self.eviction.check()
+        return self.eviction.has_room
 
     # listings
 

@@ -129,7 +129,6 @@ class Reader:
             self._head = stop
 
     def _trim(self) -> None:
-        """Drop parts that the reader has passed."""
         keep_from = self._expected - SLACK_BYTES
         while self._window and self._window[0].end <= keep_from:
             self._discard(self._window.pop(0))
@@ -194,26 +193,3 @@ class Reader:
         if len(chunk.data) != end - start:
             raise StaleError(f"{self.info.key}: shorter than when it was opened")
         return chunk.data
-
-
-class BaseReader:
-    """Reads of the stored version that a file being changed is built on: one at a time.
-
-    Lifetime: as the writer's; `close` gives memory back. Concurrency: as `Reader.read`.
-    """
-
-    def __init__(self, context: MountContext) -> None:
-        self._context = context
-        self._reader: Reader | None = None
-
-    async def __call__(self, info: ObjectInfo, start: int, length: int) -> Buffer:
-        """Bytes of that version. As `Reader.read`."""
-        if self._reader is None or self._reader.info.version != info.version:
-            self.close()
-            self._reader = Reader(self._context, info)
-        return await self._reader.read(start, length)
-
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None

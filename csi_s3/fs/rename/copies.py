@@ -20,7 +20,7 @@ from csi_s3.fs.base.keys import check_key
 from csi_s3.fs.names.pages import Pages
 from csi_s3.fs.write.extents import Extents, Origin, plan
 from csi_s3.fs.write.parallel_upload import ParallelUpload
-from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PUT_BYTES, ObjectInfo
+from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Copies:
             PreconditionFailedError: if_none_match, and the key holds an object.
 
         """
-        if source.size <= MAX_PUT_BYTES:
+        if source.size <= self._store.limits.max_put_bytes:
             info = await self._store.copy(source, key, if_none_match=if_none_match)
         else:
             info = await self._by_parts(source, key, if_none_match=if_none_match)
@@ -84,11 +84,13 @@ class Copies:
         return info
 
     async def _by_parts(self, source: ObjectInfo, key: str, *, if_none_match: bool) -> ObjectInfo:
-        upload = ParallelUpload(self._context, key, part_bytes=MAX_COPY_PART_BYTES, like=source)
+        limits = self._store.limits
+        part_bytes = limits.max_copy_part_bytes
+        upload = ParallelUpload(self._context, key, part_bytes=part_bytes, like=source)
         whole = Extents()
         whole.put(0, source.size, Origin.BASE)
         try:
-            for piece in plan(whole, 0, part_bytes=MAX_COPY_PART_BYTES):
+            for piece in plan(whole, 0, part_bytes=part_bytes, limits=limits):
                 await upload.copy(upload.body, source, piece.size)
             return await upload.complete(if_none_match=if_none_match)
         except BaseException:

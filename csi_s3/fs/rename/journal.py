@@ -65,10 +65,8 @@ class RenameJournal:
         """Add an entry. If the disk refuses, there is one WARNING and the rename goes on."""
         path = None
         if self._directory is not None:
-            path = self._directory / f"rename-{self._next}.json"
-            while path.exists():
+            while (path := self._directory / f"rename-{self._next}.json").exists():
                 self._next += 1
-                path = self._directory / f"rename-{self._next}.json"
         entry = JournalEntry(path)
         entry.update(record)
         return entry

@@ -39,6 +39,8 @@ class DirtyFile:
     a turn of `KeyRangeLock`, whose owner may call `detach` and `rebase` without the lock.
     Cancellation: an attempt to store runs in a task of the mount, so a handler that gives up does
     not stop it.
+
+    state: only this class sets it.
     """
 
     def __init__(self, context: MountContext, remote: RemoteObject, spool: Spool) -> None:
@@ -46,7 +48,7 @@ class DirtyFile:
         self._progress = context.progress_timeout.made_progress
         self._staged = StagedFile(context, remote, spool)
         self._sender = FileSender(context, remote, self._staged)
-        self._state = FileState(FilePhase.DIRTY if remote.base is None else FilePhase.CLEAN)
+        self.state = FileState(FilePhase.DIRTY if remote.base is None else FilePhase.CLEAN)
         self._lock = asyncio.Lock()
 
     @override
@@ -60,7 +62,7 @@ class DirtyFile:
             ("kept", staged.is_kept),
         ]
         held = "".join(f", {fact}" for fact, holds in facts if holds)
-        return f"<DirtyFile {self._state.phase.value}, {self.size} bytes{held}>"
+        return f"<DirtyFile {self.state.phase.value}, {self.size} bytes{held}>"
 
     @property
     def size(self) -> int:
@@ -73,21 +75,6 @@ class DirtyFile:
         return self._remote.base
 
     @property
-    def is_dirty(self) -> bool:
-        """The store does not have all of it, and should."""
-        return self._state.is_dirty
-
-    @property
-    def was_written(self) -> bool:
-        """Since it was stored last, and not only created or emptied."""
-        return self._state.was_written
-
-    @property
-    def is_lost(self) -> bool:
-        """An upload failed, and bytes that were in it are nowhere else."""
-        return self._state.error is not None
-
-    @property
     def is_kept(self) -> bool:
         """`keep` was called, and nothing has changed since."""
         return self._staged.is_kept
@@ -98,20 +85,16 @@ class DirtyFile:
         self, phase: FilePhase, error: VolumeError | None = None, *, was_written: bool | None = None
     ) -> None:
         """Change the state. A closed file stays closed, though work on it may still get answers."""
-        if self._state.phase is not FilePhase.CLOSED:
-            self._state = self._state.then(phase, error, was_written=was_written)
+        if self.state.phase is not FilePhase.CLOSED:
+            self.state = self.state.then(phase, error, was_written=was_written)
 
     def _changed(self) -> None:
         """Bytes were accepted, or the size has changed."""
-        state = self._state
-        if state.phase is FilePhase.DISCARDED or (
-            state.phase is FilePhase.DIRTY and state.was_written
-        ):
-            return
-        self._become(FilePhase.DIRTY, was_written=True)
+        if self.state.phase is not FilePhase.DISCARDED and not self.state.was_written:
+            self._become(FilePhase.DIRTY, was_written=True)
 
     def _emptied(self) -> None:
-        is_discarded = self._state.phase is FilePhase.DISCARDED
+        is_discarded = self.state.phase is FilePhase.DISCARDED
         phase = FilePhase.DISCARDED if is_discarded else FilePhase.DIRTY
         self._become(phase, was_written=False)
 
@@ -123,20 +106,20 @@ class DirtyFile:
             raise error
 
     def _check_open(self) -> None:
-        if self._state.phase is FilePhase.CLOSED:
+        if self.state.phase is FilePhase.CLOSED:
             raise StaleError(f"{self._remote.key}: what was written could not be stored")
 
     def _check_whole(self) -> None:
         """Raise what became of the file, unless it can be used."""
         self._check_open()
-        if self._state.error is not None:
-            raise self._state.error
+        if self.state.error is not None:
+            raise self.state.error
 
     # changes
 
     def try_write(self, offset: int, data: bytes) -> bool:
         """Accept bytes if that needs no waiting; else False, and `write` is to be called."""
-        if not data or self._state.error is not None or self._lock.locked():
+        if not data or self.state.error is not None or self._lock.locked():
             return False
         if not self._staged.try_append(offset, data):
             return False
@@ -182,23 +165,23 @@ class DirtyFile:
 
     async def _accept(self, data: memoryview) -> int | None:
         """Take what fits into the tail, once there is room; None: a rename is in the way."""
-        tail, limit = self._staged.tail, self._staged.part_bytes
-        if len(tail) >= limit:
+        tail_bytes, limit = len(self._staged.tail), self._staged.part_bytes
+        if tail_bytes >= limit:
             return 0 if await self._empty_tail() else None
-        n = min(len(data), limit - len(tail))
-        missing = tail.missing_for(n)
+        n = min(len(data), limit - tail_bytes)
+        missing = self._staged.missing_for(n)
         if missing > 0:
-            is_part = len(tail) >= self._context.store.min_part_bytes and self._can_stream()
+            is_part = tail_bytes >= self._context.store.limits.min_part_bytes and self._can_stream()
             if is_part and not self._context.budget.has_room(missing):
                 # not a full part yet, but its memory comes back even if all writers wait
                 return 0 if await self._empty_tail() else None
-            await tail.reserve(n)
+            await self._staged.reserve(n)
             self._progress()
         self._staged.append(data[:n])
         return n
 
     def _can_stream(self) -> bool:
-        return self._state.phase is not FilePhase.DISCARDED and self._staged.can_be_part()
+        return self.state.phase is not FilePhase.DISCARDED and self._staged.can_be_part()
 
     async def _empty_tail(self) -> bool:
         """Move the tail to the upload, as its next part, or into the spool.
@@ -248,19 +231,19 @@ class DirtyFile:
             VolumeError: what the store answered; another attempt may be made unless bytes are lost.
 
         """
-        joined = self._state.attempt if joins else None
+        joined = self.state.attempt if joins else None
         async with self._lock:
             if joined is not None and joined.error is not None:
                 raise joined.error
-            if not self.is_dirty:
+            if not self.state.is_dirty:
                 return self.base
             self._check_whole()
             self._become(FilePhase.STORING)
-            attempt, result = self._state.attempt, None
+            attempt, result = self.state.attempt, None
             try:
                 result = await self._sender.send_file()
             finally:
-                if self._state.phase is FilePhase.STORING and not isinstance(result, ObjectInfo):
+                if self.state.phase is FilePhase.STORING and not isinstance(result, ObjectInfo):
                     self._become(FilePhase.DIRTY)
             if isinstance(result, VolumeError):
                 if attempt is not None:
@@ -289,7 +272,7 @@ class DirtyFile:
                 log.info("%s: removed while open; reads will fail: %s", self._remote.key, exc)
             await self._remote.settle()  # this mount may have made what is there: it is removed
             await remove()
-            self._become(FilePhase.DISCARDED, self._state.error)
+            self._become(FilePhase.DISCARDED, self.state.error)
             self._staged.unlink()
             await self._remote.drop_upload()
 
@@ -318,7 +301,7 @@ class DirtyFile:
         Returns where that is, or None if there is nothing to keep. The file can be used as before.
         Once it is stored, the copy is removed. Raises SpoolFullError where there is no room for it.
         """
-        if not self.is_dirty or self._state.error is not None or not self._spool.is_there:
+        if not self.state.is_dirty or self.state.error is not None or not self._spool.is_there:
             return None
         return self._staged.keep()
 
@@ -330,7 +313,7 @@ class DirtyFile:
     def close(self) -> None:
         """Stop sending, give memory and spool back; callers that still wait get StaleError."""
         error = StaleError(f"{self._remote.key}: what was written could not be stored")
-        self._state = self._state.then(FilePhase.CLOSED, error if self.is_dirty else None)
+        self.state = self.state.then(FilePhase.CLOSED, error if self.state.is_dirty else None)
         self._staged.close()
         self._remote.close()
 

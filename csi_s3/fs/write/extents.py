@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from csi_s3.s3.store import MAX_COPY_PART_BYTES, MAX_PARTS, MAX_PUT_BYTES, MIN_PART_BYTES
+from csi_s3.s3.store import Limits
 
 
 class Origin(Enum):
@@ -45,7 +45,6 @@ class Extents:
         return iter(list(self._items))
 
     def count(self, origin: Origin) -> int:
-        """Bytes of that origin."""
         return sum(e.size for e in self._items if e.origin is origin)
 
     def has(self, origin: Origin) -> bool:
@@ -125,39 +124,38 @@ class Piece:
 
 
 def plan(
-    extents: Extents,
-    start: int,
-    *,
-    part_bytes: int,
-    min_part_bytes: int = MIN_PART_BYTES,
-    max_parts: int = MAX_PARTS,
-    is_end: bool = True,
+    extents: Extents, start: int, *, part_bytes: int, limits: Limits, is_end: bool = True
 ) -> list[Piece]:
     """Cut [start, size) into the parts of an upload, with as few bytes sent as S3 allows.
 
     Every part but the last has at least min_part_bytes, so a changed range that is smaller includes
-    unchanged bytes after it. A file in more pieces than an upload can hold is sent in larger ones.
+    unchanged bytes after it. A file in more than max_parts pieces is sent in larger ones, if
+    possible.
 
-    part_bytes: the size of parts that are sent. max_parts: the number of parts not to exceed, if
-    possible. is_end: whether the last piece is the upload's last.
+    part_bytes: the size of parts that are sent. is_end: whether the last piece is the upload's
+    last.
     """
-    min_copy_bytes = min_part_bytes
+    min_part_bytes = min_copy_bytes = limits.min_part_bytes
+    copy_bytes = copy_part_bytes(extents.size - start, limits)
     while True:
         runs = _runs(extents, start, min_copy_bytes=min_copy_bytes, min_part_bytes=min_part_bytes)
-        copy_bytes = copy_part_bytes(extents.size - start, max_parts)
-        pieces = [p for run in runs for p in _cut(run, part_bytes, copy_bytes, min_part_bytes)]
+        pieces = [
+            piece
+            for run in runs
+            for piece in _cut(run, copy_bytes if run.is_copy else part_bytes, limits)
+        ]
         if not is_end:
             pieces = _filled_up(pieces, min_part_bytes)
-        if len(pieces) <= max_parts or min_copy_bytes > extents.size:
+        if len(pieces) <= limits.max_parts or min_copy_bytes > extents.size:
             return pieces
         min_copy_bytes *= 2
 
 
-def copy_part_bytes(size: int, max_parts: int = MAX_PARTS) -> int:
+def copy_part_bytes(size: int, limits: Limits) -> int:
     """How large copied parts are: larger than usual only where that would be too many."""
-    copy_bytes = MAX_COPY_PART_BYTES
-    while copy_bytes < MAX_PUT_BYTES and size > copy_bytes * (max_parts * 9 // 10):
-        copy_bytes = min(2 * copy_bytes, MAX_PUT_BYTES)
+    copy_bytes = limits.max_copy_part_bytes
+    while copy_bytes < limits.max_put_bytes and size > copy_bytes * (limits.max_parts * 9 // 10):
+        copy_bytes = min(2 * copy_bytes, limits.max_put_bytes)
     return copy_bytes
 
 
@@ -185,14 +183,13 @@ def _runs(extents: Extents, start: int, *, min_copy_bytes: int, min_part_bytes: 
     return runs
 
 
-def _cut(run: Piece, part_bytes: int, copy_bytes: int, min_part_bytes: int) -> list[Piece]:
-    piece_bytes = copy_bytes if run.is_copy else part_bytes
-    pieces = []
+def _cut(run: Piece, piece_bytes: int, limits: Limits) -> list[Piece]:
+    pieces, least = [], limits.min_part_bytes
     at = run.start
     while at < run.end:
         end = min(at + piece_bytes, run.end)
-        if 0 < run.end - end < min_part_bytes:
-            end = run.end if run.end - at <= MAX_COPY_PART_BYTES else run.end - min_part_bytes
+        if 0 < run.end - end < least:
+            end = run.end if run.end - at <= limits.max_copy_part_bytes else run.end - least
         pieces.append(Piece(at, end, is_copy=run.is_copy))
         at = end
     return pieces

@@ -5,6 +5,7 @@ written; of anything else only changed ranges are sent, and the store copies the
 """
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 from csi_s3.errors import (
@@ -21,7 +22,7 @@ from csi_s3.fs.write.parallel_upload import ParallelUpload, PartRun
 from csi_s3.fs.write.remote_object import RemoteObject, digest_of
 from csi_s3.fs.write.staging import StagedFile
 from csi_s3.fs.write.store_steps import STEPS, Answer, Outcome, Step, StoreRequest, answer_of
-from csi_s3.s3.store import MAX_PARTS, MAX_PUT_BYTES, ObjectInfo
+from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class FileSender:
             return StoreRequest.COMPLETE
         if staged.size <= self._part_bytes and not (upload and upload.parts):
             await self._remote.drop_upload()  # a truncation has emptied it
-            least = self._store.min_part_bytes
+            least = self._store.limits.min_part_bytes
             if not any(e.origin is Origin.BASE and e.size >= least for e in staged.extents):
                 return StoreRequest.PUT
         return StoreRequest.PARTS
@@ -126,7 +127,7 @@ class FileSender:
         extra_bytes = 0 if staged.is_in_memory else staged.size
         self._budget.take(extra_bytes)
         try:
-            data = staged.tail.data if staged.is_in_memory else await staged.read(0, staged.size)
+            data = staged.tail if staged.is_in_memory else await staged.read(0, staged.size)
             put = partial(self._store.put, remote.key, data, like=remote.like)
             return Outcome(Answer.STORED, info=await remote.conditional(put))
         except VolumeError as exc:
@@ -164,21 +165,17 @@ class FileSender:
         """Send or copy the rest of a run of parts: larger ones where they would be too many."""
         layout = self._staged.layout()
         layout.truncate(end)
-        part_bytes, max_parts = upload.part_bytes(run), run.max_number - run.last
+        part_bytes, limits = upload.part_bytes(run), self._store.limits
+        left, is_end = replace(limits, max_parts=run.max_number - run.last), run is upload.body
         while True:
-            pieces = plan(
-                layout,
-                run.covered,
-                part_bytes=part_bytes,
-                min_part_bytes=self._store.min_part_bytes,
-                max_parts=max_parts,
-                is_end=run is upload.body,
-            )
-            if len(pieces) <= max_parts:
+            pieces = plan(layout, run.covered, part_bytes=part_bytes, limits=left, is_end=is_end)
+            if len(pieces) <= left.max_parts:
                 break
             part_bytes *= 2
-            if part_bytes > MAX_PUT_BYTES:
-                raise FileTooLargeError(f"{upload.key}: {end} bytes do not fit {MAX_PARTS} parts")
+            if part_bytes > limits.max_put_bytes:
+                raise FileTooLargeError(
+                    f"{upload.key}: {end} bytes do not fit {limits.max_parts} parts"
+                )
         for piece in pieces:
             if piece.is_copy:
                 assert self._remote.base is not None  # noqa: S101 - BASE extents have one

@@ -11,7 +11,7 @@ from csi_s3.errors import FileTooLargeError, IntegrityError, VolumeError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.write.extents import copy_part_bytes
-from csi_s3.s3.store import MAX_PARTS, Buffer, ObjectInfo, Part, Upload
+from csi_s3.s3.store import Buffer, ObjectInfo, Part, Upload
 
 PARALLEL_PARTS = 16
 GROW_EVERY_PARTS = 1000  # the part size doubles, so that 10,000 parts of 8 MiB hold 4 TiB
@@ -50,7 +50,6 @@ class PartRun:
 
     @property
     def covered(self) -> int:
-        """The end of the last part."""
         return self.parts[-1].end if self.parts else self.start
 
     def add(self, length: int, task: PartTask) -> None:
@@ -86,11 +85,12 @@ class ParallelUpload:
         like: ObjectInfo | None = None,
         start: int = 0,
     ) -> None:
-        copies = -(-start // copy_part_bytes(start))
-        reserved = min(copies + SPARE_NUMBERS, MAX_PARTS // 2) if start else 0
+        max_parts = context.store.limits.max_parts
+        copies = -(-start // copy_part_bytes(start, context.store.limits))
+        reserved = min(copies + SPARE_NUMBERS, max_parts // 2) if start else 0
         self.key = key
         self.head = PartRun(0, last=0, max_number=reserved)
-        self.body = PartRun(start, last=reserved, max_number=MAX_PARTS)
+        self.body = PartRun(start, last=reserved, max_number=max_parts)
         self.tried: list[Part] | None = None
         self._store, self._budget, self._group = context.store, context.budget, context.group
         self._progress = context.progress_timeout.made_progress
@@ -139,7 +139,6 @@ class ParallelUpload:
         sent.task = self._begin(len(data), lambda upload: upload.part(sent.number, data))
 
     def mark_changed(self, start: int, end: int) -> None:
-        """Mark parts as stale that hold bytes of a range that has changed."""
         for sent in self.parts:
             if sent.start < end and start < sent.end:
                 sent.is_stale = True
@@ -231,7 +230,7 @@ class ParallelUpload:
             if run is not None and run.last >= run.max_number:
                 self._slots.release()
                 raise FileTooLargeError(
-                    f"{self.key}: more than {MAX_PARTS} parts",
+                    f"{self.key}: more than {self.body.max_number} parts",
                     "give the volume a larger write-part-size",
                 )
         except (asyncio.CancelledError, VolumeError):

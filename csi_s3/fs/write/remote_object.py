@@ -12,7 +12,6 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol
 
 from csi_s3.aio import finish
 from csi_s3.errors import (
@@ -24,23 +23,16 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.read.reader import BaseReader
+from csi_s3.fs.base.key_range_lock import KeyOf
+from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.parallel_upload import ParallelUpload
 from csi_s3.s3.store import Buffer, ObjectInfo
 
 log = logging.getLogger(__name__)
 
-ABORT_WITHIN_S = 100.0
 COMPARED_BYTES = 1 << 20  # at a time
 
 Digest = tuple[int, bytes]  # size, and hash
-
-
-class HasKey(Protocol):
-    """Knows the key of a file, which a rename changes."""
-
-    @property
-    def key(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,20 +56,22 @@ class RemoteObject:
 
     Concurrency: the file's lock orders all but `read`, `rebase`, `drop_upload` and `close`.
 
+    key_of: gives the file's key, which a rename changes.
     upload: what was sent in parts and is not complete.
     """
 
-    def __init__(self, context: MountContext, name: HasKey, basis: Basis) -> None:
+    def __init__(self, context: MountContext, key_of: KeyOf, basis: Basis) -> None:
         self.base, self.is_adopted = basis.base, basis.is_adopted
         self.upload: ParallelUpload | None = None
-        self._context, self._store, self._name, self._basis = context, context.store, name, basis
-        self._read_base = BaseReader(context)
+        self._context, self._store = context, context.store
+        self._key_of, self._basis = key_of, basis
+        self._reader: Reader | None = None  # of the base
         self._puts: set[Digest] = set()  # of PUTs whose outcome is unknown
         self._uploads: list[ParallelUpload] = []  # whose completion has an unknown outcome
 
     @property
     def key(self) -> str:
-        return self._name.key
+        return self._key_of()
 
     @property
     def replaces(self) -> ObjectInfo | None:
@@ -131,7 +125,7 @@ class RemoteObject:
         if upload is None:
             return
         try:
-            await finish(upload.abort, within_s=ABORT_WITHIN_S)
+            await finish(upload.abort, within_s=self._context.abort_within_s)
         except TimeoutError:
             log.warning(
                 "%s: no answer to the abort of an upload: its parts are kept, and billed, until a"
@@ -205,7 +199,7 @@ class RemoteObject:
         if base is None:
             raise StaleError(f"{self.key}: its stored bytes are gone")
         try:
-            data = await self._read_base(base, start, length)
+            data = await self._reader_of(base).read(start, length)
         except (NotFoundError, ObjectChangedError, StaleError) as exc:
             if not await self.is_settled_since(base):
                 raise StaleError(f"{base.key}: replaced or deleted while it was changed") from exc
@@ -214,14 +208,24 @@ class RemoteObject:
             raise StaleError(f"{base.key}: shorter than what was written")
         return data
 
+    def _reader_of(self, base: ObjectInfo) -> Reader:
+        if self._reader is None or self._reader.info is not base:
+            self._close_reader()
+            self._reader = Reader(self._context, base)
+        return self._reader
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
     def close(self) -> None:
         if self.upload is not None:  # at the end of the mount: what was sent of it stays
             self.upload.cancel()
-        self._read_base.close()
+        self._close_reader()
 
 
 async def digest_of(read: Callable[[int, int], Awaitable[Buffer]], size: int) -> Digest:
-    """Of bytes that are read piece by piece."""
     sha256 = hashlib.sha256()
     for at in range(0, size, COMPARED_BYTES):
         sha256.update(await read(at, min(COMPARED_BYTES, size - at)))

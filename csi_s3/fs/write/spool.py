@@ -95,7 +95,6 @@ class Spool:
         return self._directory is not None
 
     def create(self, key: str) -> "SpoolFile":
-        """Make an empty file for this key."""
         if self._directory is None:
             raise SpoolFullError(f"{key}: no spool to keep changed bytes in", _HINT)
         with _disk_errors():

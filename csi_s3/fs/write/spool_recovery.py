@@ -41,7 +41,7 @@ async def _upload(
 ) -> None:
     base = description.base
     basis = Basis(base=base, is_exclusive=base is None, is_adopted=True)
-    writer = DirtyFile(context, RemoteObject(context, description, basis), spool)
+    writer = DirtyFile(context, RemoteObject(context, lambda: description.key, basis), spool)
     writer.adopt(file, description)
     try:
         async with context.key_lock.change(lambda: description.key):

@@ -14,9 +14,9 @@ from csi_s3.fs.write.extents import Extent, Extents, Origin
 from csi_s3.fs.write.parallel_upload import largest_part_bytes
 from csi_s3.fs.write.remote_object import RemoteObject
 from csi_s3.fs.write.spool import Description, Spool, SpoolFile
-from csi_s3.fs.write.tail import Tail
-from csi_s3.s3.store import MAX_PARTS, Buffer
+from csi_s3.s3.store import Buffer
 
+GRANULE_BYTES = 256 << 10  # memory is reserved in such pieces as the tail grows
 COPY_BYTES = 1 << 20  # read from the base at a time, when its bytes are brought here
 
 
@@ -31,11 +31,12 @@ class StagedFile:
     """
 
     def __init__(self, context: MountContext, remote: RemoteObject, spool: Spool) -> None:
-        self.tail = Tail(context.budget)
+        self.tail = bytearray()
+        self._reserved = 0  # of the memory budget, for the tail
         self.extents = Extents()  # from 0 to where the tail starts
         self._remote, self._spool, self._context = remote, spool, context
         self._part_bytes = context.config.write_part_bytes
-        self._min_part_bytes = context.store.min_part_bytes
+        self._limits = context.store.limits
         self._file: SpoolFile | None = None
         self._is_unlinked = False  # no other process may find it
         if remote.base is not None:
@@ -77,7 +78,7 @@ class StagedFile:
         if upload is not None:
             return upload.tried is None and upload.body.covered == self.tail_start
         is_base = self.extents.count(Origin.BASE) == self.tail_start
-        return self.is_in_memory or (is_base and self.tail_start >= self._min_part_bytes)
+        return self.is_in_memory or (is_base and self.tail_start >= self._limits.min_part_bytes)
 
     def layout(self) -> Extents:
         """The map of the whole file; the tail counts as spooled."""
@@ -91,34 +92,55 @@ class StagedFile:
 
     def try_append(self, offset: int, data: Buffer) -> bool:
         """Add bytes at the end, if they belong there and nothing is to be waited for."""
-        start, tail_bytes = self.extents.size, len(self.tail.data)
+        start, tail_bytes = self.extents.size, len(self.tail)
         if offset != start + tail_bytes or tail_bytes + len(data) > self._part_bytes:
             return False
-        if 0 < start < self._min_part_bytes and self._remote.upload is None:
+        if 0 < start < self._limits.min_part_bytes and self._remote.upload is None:
             return False  # the file is brought into memory first
-        if not self.tail.has_room(len(data)):
+        if self.missing_for(len(data)) > 0:
             return False
         self.append(data)
         return True
 
+    def missing_for(self, n: int) -> int:
+        """How much `reserve` takes from the budget for n more bytes of the tail."""
+        missing = len(self.tail) + n - self._reserved
+        return -(-missing // GRANULE_BYTES) * GRANULE_BYTES if missing > 0 else 0
+
+    async def reserve(self, n: int) -> None:
+        """Wait for the memory for n more bytes of the tail."""
+        missing = self.missing_for(n)
+        await self._context.budget.reserve(missing)
+        self._reserved += missing
+
     def append(self, data: Buffer) -> None:
         """Let the tail grow; the memory for it is reserved."""
         self._mark_changed()
-        self.tail.append(data)
+        try:
+            self.tail += data
+        except BufferError:  # the view that an ended request has of it is not collected yet
+            self.tail = self.tail + data
 
     def take_tail(self) -> bytearray:
         """Hand over the tail and its reserved memory; the spool keeps a copy if it has room."""
         start, end = self.tail_start, self.size
         try:
-            self._put_in_spool(start, self.tail.data)
+            self._put_in_spool(start, self.tail)
         except SpoolFullError:
             self.extents.put(start, end, Origin.SENT)
-        return self.tail.take()
+        tail, self.tail = self.tail, bytearray()
+        spare, self._reserved = self._reserved - len(tail), 0
+        self._context.budget.release(spare)
+        return tail
 
     def spill(self) -> None:
-        """Move the tail to the spool."""
-        self._put_in_spool(self.tail_start, self.tail.data)
-        self.tail.clear()
+        self._put_in_spool(self.tail_start, self.tail)
+        self._drop_tail()
+
+    def _drop_tail(self) -> None:
+        self.tail = bytearray()  # a request may still have a view of the old one
+        self._context.budget.release(self._reserved)
+        self._reserved = 0
 
     def _put_in_spool(self, start: int, data: Buffer) -> None:
         if not data:
@@ -156,7 +178,8 @@ class StagedFile:
         in_front = max(0, min(len(data), self.tail_start - offset))
         self._put_in_spool(offset, data[:in_front])
         if in_front < len(data):
-            self.tail.overwrite(offset + in_front - self.tail_start, data[in_front:])
+            at = offset + in_front - self.tail_start
+            self.tail[at : at + len(data) - in_front] = data[in_front:]
 
     def _check_not_sent(self, start: int, end: int) -> None:
         """Bytes that are in parts only cannot be sent again in another part."""
@@ -169,15 +192,15 @@ class StagedFile:
     async def grow(self, size: int) -> None:
         """Let zeros follow: in memory as long as the file fits one part, else as a hole."""
         zeros = size - self.size
-        largest = MAX_PARTS * largest_part_bytes(self._context, self._part_bytes)
+        largest = self._limits.max_parts * largest_part_bytes(self._context, self._part_bytes)
         if zeros > largest:
             raise FileTooLargeError(
                 f"{self._remote.key}: a hole up to {size}, and holes are sent as zeros",
                 f"at most {largest} bytes; a larger write-part-size or memory-target allows more",
             )
         fits = self.is_in_memory and size <= self._part_bytes
-        if fits and self._context.budget.has_room(self.tail.missing_for(zeros)):
-            await self.tail.reserve(zeros)
+        if fits and self._context.budget.has_room(self.missing_for(zeros)):
+            await self.reserve(zeros)
             self.append(bytes(zeros))
             return
         self._mark_changed()
@@ -193,9 +216,9 @@ class StagedFile:
                 self._check_not_sent(part.start, size)
         self._mark_changed()
         if size >= self.tail_start:
-            self.tail.cut(size - self.tail_start)
+            self.tail = self.tail[: size - self.tail_start]  # as in `_drop_tail`, a new one
         else:
-            self.tail.clear()
+            self._drop_tail()
             self.extents.truncate(size)
             if self._file is not None:
                 self._file.cut(size, left_bytes=self.extents.count(Origin.SPOOL))
@@ -205,15 +228,15 @@ class StagedFile:
     async def load_small(self, *, is_append: bool) -> None:
         """Bring a small stored file into memory whole, before it is changed."""
         is_copied = self.extents.has(Origin.BASE) and (is_append or self._spool.is_there)
-        most = self._min_part_bytes - 1 if is_copied else self._part_bytes
+        most = self._limits.min_part_bytes - 1 if is_copied else self._part_bytes
         is_sent = self._remote.upload is not None or self.extents.has(Origin.SENT)
         if self.is_in_memory or self.size > most or is_sent:
             return
-        await self.tail.reserve(self.size)
+        await self.reserve(self.size)
         data = bytearray(await self.read(0, self.size))
         self.extents.truncate(0)
         self._close_file()
-        self.tail.data = data
+        self.tail = data
 
     async def localise(self, limit_bytes: int) -> None:
         """Copy the base's bytes to the spool, up to limit_bytes, before the object is deleted."""
@@ -234,7 +257,7 @@ class StagedFile:
         """Take all bytes from the base, which has this size; a file in memory stays there."""
         self._close_file()
         if not self.is_in_memory:
-            self.tail.clear()
+            self._drop_tail()
             self.extents.truncate(0)
             self.extents.put(0, size, Origin.BASE)
 
@@ -273,7 +296,7 @@ class StagedFile:
                     "close the file first, or give the volume a larger spool-size",
                 )
         if end > start:
-            pieces.append(bytes(self.tail.data[max(0, offset - start) : end - start]))
+            pieces.append(bytes(self.tail[max(0, offset - start) : end - start]))
         return b"".join(
             [
                 await self._remote.read(p.start, p.size) if isinstance(p, Extent) else p
@@ -308,12 +331,11 @@ class StagedFile:
         self.extents, self._file = description.map(), file
 
     def reset(self) -> None:
-        """Make it an empty file."""
-        self.tail.clear()
+        self._drop_tail()
         self.extents.truncate(0)
         self._close_file()
 
     def close(self) -> None:
         """Give memory and spool back; what is kept stays in the spool."""
-        self.tail.clear()
+        self._drop_tail()
         self._close_file(keep=self.is_kept)

@@ -221,16 +221,13 @@ class SharedFiles(CredentialSource):
         if keys is None:
             profile = session.get_config_variable("profile") or "default"
             return f"no keys for profile {profile!r}"
+        token = Secret(keys.token) if keys.token else None
         return Credentials(
-            keys=AccessKeys(keys.access_key, Secret(keys.secret_key), _token(keys.token)),
+            keys=AccessKeys(keys.access_key, Secret(keys.secret_key), token),
             origin=str(loaded.method),
             source=self,
             expires=getattr(loaded, "_expiry_time", None),
         )
-
-
-def _token(token: str | None) -> Secret | None:
-    return Secret(token) if token else None
 
 
 def _metadata_url(session: AioSession) -> str:

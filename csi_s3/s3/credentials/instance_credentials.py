@@ -8,6 +8,7 @@ no answer, and fall back to the unprotected version 1 of the protocol.
 import asyncio
 import ipaddress
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -76,7 +77,7 @@ class ContainerCredentials(CredentialSource):
             raise CredentialsError(
                 f"no answer from the credentials agent at {url}: {fetch.why(exc)}", _POD_IDENTITY
             ) from exc
-        credentials = _credentials(reply)
+        credentials = _credentials(reply, origin=f"container agent {url}", source=self)
         if credentials is None:
             text = _text(reply.body)
             text = text.replace(token, "***") if token else text
@@ -84,8 +85,7 @@ class ContainerCredentials(CredentialSource):
                 f"the credentials agent at {url} returned none: HTTP {reply.status}: {text}",
                 _POD_IDENTITY,
             )
-        keys, expires = credentials
-        return Credentials(keys=keys, origin=f"container agent {url}", source=self, expires=expires)
+        return credentials
 
     def _authorization(self) -> str:
         if self._token_file is None:  # "Basic ..." has a blank
@@ -134,20 +134,19 @@ class InstanceCredentials(CredentialSource):
             return f"this instance has no instance profile (HTTP {reply.status})"
         url = self._base + _ROLES + quote(lines[0])
         reply = await self._fetch("GET", url, headers=session)
-        credentials = _credentials(reply)
+        origin = f"instance profile, role {lines[0]}"
+        credentials = _credentials(reply, origin=origin, source=self)
         if credentials is None:
             raise CredentialsError(
-                f"instance profile, role {lines[0]}: HTTP {reply.status}: {_text(reply.body)}",
+                f"{origin}: HTTP {reply.status}: {_text(reply.body)}",
                 "check that the role exists and that it trusts ec2.amazonaws.com",
             )
-        keys, expires = credentials
-        if expires is not None:
-            # When the service itself has problems, it returns expired keys that are to be used:
-            # https://docs.aws.amazon.com/sdkref/latest/guide/feature-static-credentials.html
-            expires = max(expires, self._clock.now() + timedelta(minutes=10))
-        return Credentials(
-            keys=keys, origin=f"instance profile, role {lines[0]}", source=self, expires=expires
-        )
+        if credentials.expires is None:
+            return credentials
+        # When the service itself has problems, it returns expired keys that are to be used:
+        # https://docs.aws.amazon.com/sdkref/latest/guide/feature-static-credentials.html
+        least = self._clock.now() + timedelta(minutes=10)
+        return replace(credentials, expires=max(credentials.expires, least))
 
 
 def _is_agent(url: str) -> bool:
@@ -162,7 +161,9 @@ def _is_agent(url: str) -> bool:
         return False
 
 
-def _credentials(reply: fetch.Reply) -> tuple[AccessKeys, datetime | None] | None:
+def _credentials(
+    reply: fetch.Reply, *, origin: str, source: CredentialSource
+) -> Credentials | None:
     try:
         answer: Any = json.loads(reply.body)
         keys = AccessKeys(
@@ -174,7 +175,9 @@ def _credentials(reply: fetch.Reply) -> tuple[AccessKeys, datetime | None] | Non
         return None
     if reply.status != 200:  # noqa: PLR2004
         return None
-    return keys, expires if expires is None or expires.tzinfo else expires.replace(tzinfo=UTC)
+    if expires is not None and expires.tzinfo is None:
+        expires = expires.replace(tzinfo=UTC)
+    return Credentials(keys=keys, origin=origin, source=source, expires=expires)
 
 
 def _text(body: bytes) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -50,15 +50,11 @@ class AccessKeys:
     token: Secret | None
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True, slots=True)
 class CredentialClock:
     """now: the time of day, by which credentials expire. monotonic_s: for pauses."""
 
-    now: Callable[[], datetime] = _now
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
     monotonic_s: Callable[[], float] = time.monotonic
 
 
@@ -155,8 +151,7 @@ class RefreshableCredentials:
                 if self._is_due():
                     await self._refresh()
         if self._failure is not None and self._is_expired():
-            failure = self._failure
-            raise CredentialsError(failure.what, failure.hint, public=failure.public)
+            raise replace(self._failure)  # each caller has its own, with its own traceback
         return self._present().keys
 
     async def renew(self, refused: AccessKeys, *, unknown: bool) -> bool:

@@ -52,8 +52,8 @@ class KeyFiles(CredentialSource):
 
     @override
     async def find(self) -> Credentials | str:
-        self._keys = self._read()
-        return self._credentials() if self._keys else f"{self._name} has no key_id"
+        self._keys = keys = self._read()
+        return self._credentials(keys) if keys else f"{self._name} has no key_id"
 
     def newer(self, *, at_once: bool) -> Credentials | None:
         """As `CredentialFinder.newer`: the files' keys, if they differ from the last ones.
@@ -76,12 +76,10 @@ class KeyFiles(CredentialSource):
         if keys is None or keys == present:
             return None
         self._keys = keys
-        return self._credentials()
+        return self._credentials(keys)
 
-    def _credentials(self) -> Credentials:
-        if self._keys is None:
-            raise RuntimeError("no keys were read")
-        return Credentials(keys=self._keys, origin=self._origin, source=self)
+    def _credentials(self, keys: AccessKeys) -> Credentials:
+        return Credentials(keys=keys, origin=self._origin, source=self)
 
     def _stamp_now(self) -> Stamp:
         return tuple(_stamp(self._directory / name) for name in FILES)

@@ -90,7 +90,11 @@ class WebIdentity(CredentialSource):
                 is_passing=_is_passing,
             )
         except fetch.LOST as exc:
-            raise _unreachable(url, role, exc) from exc
+            raise CredentialsError(
+                f"STS at {url} cannot be reached for role {role}: {fetch.why(exc)}",
+                "check that the mounter can reach it (network policy, proxy, CA bundle),"
+                " AWS_REGION, and AWS_ENDPOINT_URL_STS (values s3.region, sts.endpointUrl)",
+            ) from exc
         credentials = _credentials(reply.body) if reply.status == 200 else None  # noqa: PLR2004
         if credentials is None:
             raise _refused(reply, url, role, token)
@@ -140,14 +144,6 @@ def _below(body: bytes, name: str) -> dict[str, str]:
         if xml.name(element) == name:
             return xml.fields(element)
     return {}
-
-
-def _unreachable(url: str, role: str, exc: Exception) -> CredentialsError:
-    return CredentialsError(
-        f"STS at {url} cannot be reached for role {role}: {fetch.why(exc)}",
-        "check that the mounter can reach it (network policy, proxy, CA bundle), AWS_REGION, and"
-        " AWS_ENDPOINT_URL_STS (values s3.region, sts.endpointUrl)",
-    )
 
 
 def _refused(reply: fetch.Reply, url: str, role: str, token: str) -> CredentialsError:
