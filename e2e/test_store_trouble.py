@@ -65,7 +65,7 @@ def test_a_pod_is_deleted_while_the_server_is_away_and_its_bytes_reach_s3_with_t
     ns.delete(f"pod/{pod}", within_s=150)  # close and release each wait for all retries
     said = ns.event(pod, "UploadFailed.*s3-unavailable", within_s=90)
     assert f"s3://{bucket}/…" in said  # the Event is every pod's, the log has the name
-    assert "is kept in /" in said
+    assert "the volume's next mount on this node uploads it from /" in said
     link.up()
     ns.pod(claim, node=nodes[0])
     kube.until(lambda: s3.keys(bucket) == ["open"], what="the upload by the next worker")
