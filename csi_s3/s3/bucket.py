@@ -180,9 +180,8 @@ class Bucket(ObjectStore):
             self._headers.check_encryption(f"PUT {key!r}", answer.headers)
             etag = version_of(f"PUT {key!r}", answer.headers)
             return ObjectInfo(key=key, size=len(data), etag=etag, last_modified=0.0)
-        is_provable = "If-Match" in condition or bool(
-            metadata
-        )  # else it may be another client's object
+        # Of a request without either, the object may be another client's.
+        is_provable = "If-Match" in condition or bool(metadata)
         if isinstance(error, PreconditionFailedError) and answer.maybe_done and is_provable:
             made = await get_object.find_made(
                 self._http,
