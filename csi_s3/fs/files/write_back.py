@@ -1,6 +1,6 @@
 """What becomes of a file that is changed: it is stored, truncated, moved, or loses its name.
 
-The rules are docs/semantics.md (Writing, Directories and names that change); `DirtyFile` has the
+The rules are docs/semantics.md (Writing, Directories, renames and attributes); `DirtyFile` has the
 bytes. Each step runs to its end in a task of the mount, even if its caller no longer waits.
 """
 
