@@ -16,6 +16,7 @@ from errno import (
     EIO,
     EISDIR,
     ENAMETOOLONG,
+    ENFILE,
     ENOENT,
     ENOMEM,
     ENOSPC,
@@ -336,6 +337,20 @@ class MemoryLimitError(VolumeError):
     """The mounter already serves as many volumes as its memory allows."""
 
     errno, status, code, retryable = ENOMEM, Status.RESOURCE_EXHAUSTED, "memory-limit", True
+    level = logging.WARNING
+
+
+class OutOfMemoryError(VolumeError):
+    """The volume's memory for what is not a file's bytes is in use: names, listings, renames."""
+
+    errno, status, code = ENOMEM, Status.RESOURCE_EXHAUSTED, "out-of-memory"
+    level = logging.WARNING
+
+
+class TooManyOpenFilesError(VolumeError):
+    """The volume's memory for open files and directories is in use."""
+
+    errno, status, code = ENFILE, Status.RESOURCE_EXHAUSTED, "too-many-open-files"
     level = logging.WARNING
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 MIB = 1 << 20
 DEFAULT_MEMORY_BYTES = 512 * MIB
+LEAST_RECORDS_BYTES = 16 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,11 @@ class TreeConfig:
         """The memory for all buffers."""
         return DEFAULT_MEMORY_BYTES if self.memory_bytes is None else self.memory_bytes
 
+    @property
+    def records_bytes(self) -> int:
+        """The memory for everything that is not a buffer: inodes, listings, handles, ..."""
+        return records_bytes(self.budget_bytes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeConfig:
@@ -98,6 +104,11 @@ class CommandOptions:
     no_log: bool = False
     auto_unmount: bool = False
     no_exec: bool = False
+
+
+def records_bytes(budget_bytes: int) -> int:
+    """What a volume with this budget for buffers may hold in records."""
+    return max(budget_bytes // 4, LEAST_RECORDS_BYTES)
 
 
 def canonical(config: VolumeConfig) -> str:

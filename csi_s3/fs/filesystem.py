@@ -5,7 +5,7 @@ the promises. This module has the operations on names, `open_files` those on byt
 what a name stands for.
 """
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,6 +55,7 @@ class FileSystemUsage:
     """What a mount holds at this moment.
 
     inodes_asked: of inodes, those that the kernel was asked to forget and has not yet.
+    memory_bytes, memory_limit_bytes: by kind of memory.
     """
 
     open_files: int
@@ -62,8 +63,8 @@ class FileSystemUsage:
     inodes_limit: int
     inodes_asked: int
     dirty_bytes: int
-    buffers_bytes: int
-    buffers_limit_bytes: int
+    memory_bytes: Mapping[str, int]
+    memory_limit_bytes: Mapping[str, int]
 
 
 class FileSystem:
@@ -114,8 +115,8 @@ class FileSystem:
             inodes_limit=self._tree.inodes_limit,
             inodes_asked=self._inodes.evictions_pending,
             dirty_bytes=sum(w.size for w in writers if w.state.is_dirty),
-            buffers_bytes=self._context.budget.used_bytes,
-            buffers_limit_bytes=self._context.budget.total_bytes,
+            memory_bytes=self._context.memory.used_bytes(),
+            memory_limit_bytes=self._context.memory.limit_bytes(),
         )
 
     async def drain(self) -> list[VolumeError]:

@@ -6,7 +6,7 @@ get their default. An error is sent as {code, what, hint, public} and rebuilt as
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from types import NoneType
 from typing import Any, Self, get_args, get_type_hints
@@ -56,7 +56,11 @@ def _rebuilt(type_: Any, value: Any) -> Any:  # noqa: ANN401 - any field
             **{
                 field.name: _rebuilt(types[field.name], value[field.name])
                 for field in fields(cls)
-                if field.name in value or field.default is MISSING
+                if field.name in value or _is_required(field)
             }
         )
     return cls(value) if issubclass(cls, Enum) else value
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING

@@ -1,6 +1,7 @@
 """Reports and notices of a worker about its mount, on their way to node."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from csi_s3.errors import VolumeError
@@ -20,6 +21,7 @@ class Usage:
     """The worker's current numbers for NodeGetVolumeStats and metrics.
 
     inodes_asked: the inodes that the kernel was asked to forget and has not forgotten yet.
+    memory_bytes, memory_limit_bytes: by kind of memory, see docs/memory.md.
     """
 
     open_files: int = 0
@@ -27,8 +29,8 @@ class Usage:
     inodes_limit: int = 0
     inodes_asked: int = 0
     dirty_bytes: int = 0
-    buffers_bytes: int = 0
-    buffers_limit_bytes: int = 0
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    memory_limit_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,14 +13,20 @@ connections, requests under way, what malloc keeps). Keeper 18 MiB, zygote 45 th
 import logging
 from dataclasses import replace
 
-from csi_s3.config.volume import DEFAULT_MEMORY_BYTES, MIB, VolumeConfig
+from csi_s3.config.volume import (
+    DEFAULT_MEMORY_BYTES,
+    LEAST_RECORDS_BYTES,
+    MIB,
+    VolumeConfig,
+    records_bytes,
+)
 from csi_s3.errors import BadOptionError, MemoryLimitError
 
 log = logging.getLogger(__name__)
 
 RESERVE_BYTES = 96 * MIB  # keeper and zygote
 WORKER_BYTES = 56 * MIB  # of a worker, in addition to its buffers
-PERCENT = 120 + 25  # of the budget for buffers: what it really takes, and the inodes' quarter
+PERCENT = 120  # of the budget for buffers: what it really takes
 LEAST_BYTES = 16 * MIB  # two parts of 8 MiB
 MODEST_BYTES = 64 * MIB  # with less, ten concurrent writers of large files wait for one another
 
@@ -138,9 +144,13 @@ def fitted_to(config: VolumeConfig, memory_bytes: int) -> VolumeConfig:
 
 def _cost(buffers: int) -> int:
     """The memory of a worker with so many bytes of buffers, rounded up."""
-    return WORKER_BYTES + (buffers * PERCENT + 99) // 100
+    return WORKER_BYTES + (buffers * PERCENT + 99) // 100 + records_bytes(buffers)
 
 
 def _buffers(cost: int) -> int:
     """The buffers of a worker that may cost so much, in whole MiB."""
-    return max(0, cost - WORKER_BYTES) * 100 // PERCENT // MIB * MIB
+    left = max(0, cost - WORKER_BYTES)
+    with_records = left * 100 // (PERCENT + 25)  # a quarter of it
+    if records_bytes(with_records) == LEAST_RECORDS_BYTES:
+        with_records = max(0, left - LEAST_RECORDS_BYTES) * 100 // PERCENT
+    return with_records // MIB * MIB

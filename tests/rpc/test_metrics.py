@@ -106,7 +106,7 @@ async def test_a_known_workload_is_counted_as_it_was(idle, ports):
     assert after.value("worker_starts_total", volume="pv-1") == 1
     assert after.value("workers") == 1
     assert after.value("memory_limit_bytes") == LIMIT
-    assert 0 <= after.value("buffers_bytes", volume="pv-1") < 16 * MIB
+    assert 0 <= after.value("memory_bytes", volume="pv-1", kind="buffers") < 16 * MIB
     private = after.value("worker_memory_bytes", volume="pv-1", kind="private")
     assert 5 * MIB < private < after.value("worker_memory_bytes", volume="pv-1", kind="rss")
     assert after.value("node_connected") == after.sum("build_info") == 1

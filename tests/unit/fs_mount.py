@@ -180,7 +180,7 @@ class Mount(Driver):
 
     @property
     def budget(self):
-        return self.fs._context.budget
+        return self.fs._context.memory.buffers
 
     def put(self, key: str, data: bytes = b"", **more: Any) -> None:
         """By another client, long enough ago for every cache to have expired."""
@@ -240,7 +240,9 @@ class Mount(Driver):
         self.settle()
         if len(self.fs._handles) == 0:
             assert self.fs._context.key_lock._entries == [], "a key range is locked"
-            assert self.budget.used_bytes == 0, "memory was not given back"
+            held = self.fs._context.memory.used_bytes()
+            lasting = ("inodes", "listings")  # what the kernel holds, and a cache
+            assert not any(n for kind, n in held.items() if kind not in lasting), held
             known = [d for i in self.fs._inodes if (d := i.runtime.directory) is not None]
             assert [d._observers for d in known] == [0] * len(known), "an observation goes on"
         self.is_ended = True

@@ -10,9 +10,9 @@ from typing import Literal, Self
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import NotPermittedError
-from csi_s3.fs.base.budget import MemoryBudget
 from csi_s3.fs.base.clock import Clock
 from csi_s3.fs.base.key_range_lock import KeyRangeLock
+from csi_s3.fs.base.memory import Memory
 from csi_s3.fs.base.progress_timeout import ProgressTimeout
 from csi_s3.s3.store import ObjectStore
 
@@ -25,7 +25,7 @@ class MountContext:
     config: TreeConfig
     group: asyncio.TaskGroup
     clock: Clock
-    budget: MemoryBudget
+    memory: Memory
     progress_timeout: ProgressTimeout
     key_lock: KeyRangeLock
     abort_within_s: float = 100.0  # for an answer to the abort of an upload
@@ -45,7 +45,7 @@ class MountContext:
             config=config,
             group=group,
             clock=clock,
-            budget=MemoryBudget(config.budget_bytes),
+            memory=Memory(config.budget_bytes, config.records_bytes),
             progress_timeout=ProgressTimeout(group, clock),
             key_lock=KeyRangeLock(),
         )

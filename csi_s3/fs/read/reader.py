@@ -56,7 +56,11 @@ class Reader:
     def __init__(self, context: MountContext, info: ObjectInfo, *, first: Buffer = b"") -> None:
         """first: the object's first bytes, if they are here."""
         self.info = info
-        self._store, self._budget, self._group = context.store, context.budget, context.group
+        self._store, self._budget, self._group = (
+            context.store,
+            context.memory.buffers,
+            context.group,
+        )
         self._first: Buffer = first if self._budget.try_reserve(len(first)) else b""
         self._max_part = context.config.read_part_bytes
         self._window: list[PartRequest] = []

@@ -172,7 +172,7 @@ class DirtyFile:
         missing = self._staged.missing_for(n)
         if missing > 0:
             is_part = tail_bytes >= self._context.store.limits.min_part_bytes and self._can_stream()
-            if is_part and not self._context.budget.has_room(missing):
+            if is_part and not self._context.memory.buffers.has_room(missing):
                 # not a full part yet, but its memory comes back even if all writers wait
                 return 0 if await self._empty_tail() else None
             await self._staged.reserve(n)

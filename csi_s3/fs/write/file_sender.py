@@ -34,7 +34,7 @@ class FileSender:
     """
 
     def __init__(self, context: MountContext, remote: RemoteObject, staged: StagedFile) -> None:
-        self._store, self._budget = context.store, context.budget
+        self._store, self._budget = context.store, context.memory.buffers
         self._part_bytes = context.config.write_part_bytes
         self._remote, self._staged = remote, staged
 

@@ -92,7 +92,11 @@ class ParallelUpload:
         self.head = PartRun(0, last=0, max_number=reserved)
         self.body = PartRun(start, last=reserved, max_number=max_parts)
         self.tried: list[Part] | None = None
-        self._store, self._budget, self._group = context.store, context.budget, context.group
+        self._store, self._budget, self._group = (
+            context.store,
+            context.memory.buffers,
+            context.group,
+        )
         self._progress = context.progress_timeout.made_progress
         self._part_bytes, self._largest_bytes = part_bytes, largest_part_bytes(context, part_bytes)
         self._like = like
@@ -270,4 +274,4 @@ class ParallelUpload:
 
 def largest_part_bytes(context: MountContext, part_bytes: int) -> int:
     """How large parts become as a file grows."""
-    return max(part_bytes, context.budget.total_bytes // LARGEST_SHARE)
+    return max(part_bytes, context.memory.buffers.total_bytes // LARGEST_SHARE)

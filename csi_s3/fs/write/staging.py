@@ -110,7 +110,7 @@ class StagedFile:
     async def reserve(self, n: int) -> None:
         """Wait for the memory for n more bytes of the tail."""
         missing = self.missing_for(n)
-        await self._context.budget.reserve(missing)
+        await self._context.memory.buffers.reserve(missing)
         self._reserved += missing
 
     def append(self, data: Buffer) -> None:
@@ -130,7 +130,7 @@ class StagedFile:
             self.extents.put(start, end, Origin.SENT)
         tail, self.tail = self.tail, bytearray()
         spare, self._reserved = self._reserved - len(tail), 0
-        self._context.budget.release(spare)
+        self._context.memory.buffers.release(spare)
         return tail
 
     def spill(self) -> None:
@@ -139,7 +139,7 @@ class StagedFile:
 
     def _drop_tail(self) -> None:
         self.tail = bytearray()  # a request may still have a view of the old one
-        self._context.budget.release(self._reserved)
+        self._context.memory.buffers.release(self._reserved)
         self._reserved = 0
 
     def _put_in_spool(self, start: int, data: Buffer) -> None:
@@ -199,7 +199,7 @@ class StagedFile:
                 f"at most {largest} bytes; a larger write-part-size or memory-target allows more",
             )
         fits = self.is_in_memory and size <= self._part_bytes
-        if fits and self._context.budget.has_room(self.missing_for(zeros)):
+        if fits and self._context.memory.buffers.has_room(self.missing_for(zeros)):
             await self.reserve(zeros)
             self.append(bytes(zeros))
             return

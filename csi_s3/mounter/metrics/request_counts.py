@@ -30,6 +30,8 @@ def metrics_message(usage: Usage) -> dict[str, Any]:
     metrics.INODES_LIMIT.set(usage.inodes_limit)
     metrics.INODES_ASKED.set(usage.inodes_asked)
     metrics.DIRTY_BYTES.set(usage.dirty_bytes)
-    metrics.BUFFERS_BYTES.set(usage.buffers_bytes)
-    metrics.BUFFERS_LIMIT_BYTES.set(usage.buffers_limit_bytes)
+    for kind, held_bytes in usage.memory_bytes.items():
+        metrics.MEMORY_BYTES.set(held_bytes, kind=kind)
+    for kind, limit_bytes in usage.memory_limit_bytes.items():
+        metrics.MEMORY_BOUND_BYTES.set(limit_bytes, kind=kind)
     return {"families": samples.to_json(samples.take(MetricSource.WORKER))}

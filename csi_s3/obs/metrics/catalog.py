@@ -95,11 +95,19 @@ INODES_ASKED = _worker_gauge(
 DIRTY_BYTES = _worker_gauge(
     "dirty_bytes", "bytes", "Total size of the files that were written and are not in S3 yet."
 )
-BUFFERS_BYTES = _worker_gauge(
-    "buffers_bytes", "bytes", "Memory budget in use: read windows and upload parts."
+MEMORY_BYTES = _worker_gauge(
+    "memory_bytes",
+    "bytes",
+    "Memory whose size programs or the bucket decide. kind: buffers (read windows and upload "
+    "parts), inodes, listings, handles, ...: docs/memory.md.",
+    labels=("kind",),
 )
-BUFFERS_LIMIT_BYTES = _worker_gauge(
-    "buffers_limit_bytes", "bytes", "The memory budget, which is fixed when the volume is mounted."
+MEMORY_BOUND_BYTES = _worker_gauge(
+    "memory_bound_bytes",
+    "bytes",
+    "The most that one kind of memory may take, fixed when the volume is mounted. kind: as in "
+    "memory_bytes; all kinds but buffers share one pool.",
+    labels=("kind",),
 )
 
 # --- of the mounter -------------------------------------------------------------------------------

@@ -1,0 +1,135 @@
+"""The one accountant of a worker: what it holds in memory whose size a program or a bucket decides.
+
+There are two limits, both fixed at mount. Buffers (bytes of files) have a budget for which writers
+wait: `base.budget`. Everything else (inodes, listings, open handles, ...) is records: each kind has
+an account, and all accounts share one pool. What refills by itself is a cache, and gives way when
+another kind needs the room. What cannot give way is refused for the program that asks, before
+anything is changed.
+
+docs/memory.md has a row for each kind: how it is counted, its bound, and what happens there.
+"""
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from csi_s3.errors import OutOfMemoryError, TooManyOpenFilesError
+from csi_s3.fs.base.budget import MemoryBudget
+
+
+class Kind(StrEnum):
+    """The values of the label `kind` of csi_s3_memory_bytes."""
+
+    BUFFERS = "buffers"  # read windows, upload parts, tails of files being changed
+    INODES = "inodes"  # files, directories and links that the kernel or a program refers to
+    LISTINGS = "listings"  # pages of names; a cache
+    HANDLES = "handles"  # open files and directories
+    CHANGES = "changes"  # of names, while requests that may not show them are under way
+    DIRTY_FILES = "dirty-files"  # the records of files being changed, and maps of their bytes
+    RENAMES = "renames"  # what a rename of a directory has copied
+    REQUESTS = "requests"  # of the kernel that wait
+
+
+class _Limit(NamedTuple):
+    """share: of the pool that one kind may take. error: what a refusal raises."""
+
+    share: float
+    error: type[OutOfMemoryError | TooManyOpenFilesError] = OutOfMemoryError
+
+
+_LIMITS: Mapping[Kind, _Limit] = {
+    Kind.INODES: _Limit(1.0),
+    Kind.LISTINGS: _Limit(0.5),
+    Kind.HANDLES: _Limit(0.5, TooManyOpenFilesError),
+    Kind.CHANGES: _Limit(0.25),
+    Kind.DIRTY_FILES: _Limit(0.75, TooManyOpenFilesError),
+    Kind.RENAMES: _Limit(0.5),
+    Kind.REQUESTS: _Limit(0.25),
+}
+
+
+class Account:
+    """What one kind holds. Concurrency: plain code."""
+
+    def __init__(self, memory: "Memory", kind: Kind, limit: _Limit) -> None:
+        self.kind, self.used_bytes = kind, 0
+        self.limit_bytes = int(memory.pool_bytes * limit.share)
+        self._memory, self._error = memory, limit.error
+
+    @property
+    def free_bytes(self) -> int:
+        """How much more this kind may hold now, if caches give way. Below 0: it holds too much."""
+        in_pool = self._memory.pool_bytes - self._memory.held_bytes(besides=self.kind)
+        return min(self.limit_bytes, in_pool) - self.used_bytes
+
+    def add(self, n: int) -> None:
+        """Count n more bytes (fewer, below 0), even above the limit: for what is there already."""
+        self.used_bytes += n
+        if n > 0:
+            self._memory.shrink_caches()
+
+    def charge(self, n: int, what: str) -> None:
+        """Count n more bytes, or refuse them.
+
+        what: is refused, for the message.
+
+        Raises:
+            OutOfMemoryError, TooManyOpenFilesError: by kind; nothing is counted then.
+
+        """
+        if n > self.free_bytes:
+            raise self._error(
+                f"{what}: the volume's {self.limit_bytes >> 20} MiB for {self.kind.value} are in"
+                " use",
+                "close files and directories that are no longer needed, or give the volume a larger"
+                " memory-target",
+            )
+        self.add(n)
+
+
+class Memory:
+    """Lifetime: as the mount. Concurrency: plain code, but waiting for `buffers`."""
+
+    def __init__(self, buffers_bytes: int, pool_bytes: int) -> None:
+        self.buffers = MemoryBudget(buffers_bytes)
+        self.pool_bytes = pool_bytes
+        self.accounts = {kind: Account(self, kind, limit) for kind, limit in _LIMITS.items()}
+        self._caches: dict[Kind, Callable[[int], None]] = {}
+
+    def account(self, kind: Kind) -> Account:
+        return self.accounts[kind]
+
+    def cache(self, kind: Kind, shrink: Callable[[int], None]) -> Account:
+        """The account of a kind that can give way. shrink: drop so many bytes, or what there is."""
+        self._caches[kind] = shrink
+        return self.accounts[kind]
+
+    def held_bytes(self, *, besides: Kind) -> int:
+        """What other kinds hold of the pool and cannot give way."""
+        return sum(
+            a.used_bytes
+            for kind, a in self.accounts.items()
+            if kind is not besides and kind not in self._caches
+        )
+
+    def shrink_caches(self) -> None:
+        """Let caches give way until the pool holds no more than it may."""
+        over = sum(a.used_bytes for a in self.accounts.values()) - self.pool_bytes
+        if over <= 0:
+            return
+        for kind, shrink in self._caches.items():
+            before = self.accounts[kind].used_bytes
+            shrink(over)
+            over -= before - self.accounts[kind].used_bytes
+            if over <= 0:
+                return
+
+    def used_bytes(self) -> Mapping[str, int]:
+        """By kind, for metrics."""
+        used = {kind.value: account.used_bytes for kind, account in self.accounts.items()}
+        return {Kind.BUFFERS.value: self.buffers.used_bytes, **used}
+
+    def limit_bytes(self) -> Mapping[str, int]:
+        """By kind, for metrics; the pool holds less than their sum."""
+        limits = {kind.value: account.limit_bytes for kind, account in self.accounts.items()}
+        return {Kind.BUFFERS.value: self.buffers.total_bytes, **limits}
