@@ -17,7 +17,7 @@ from csi_s3.errors import OutOfMemoryError, TooManyOpenFilesError
 from csi_s3.fs.base.budget import MemoryBudget
 
 
-class Kind(StrEnum):
+class MemoryKind(StrEnum):
     """The values of the label `kind` of csi_s3_memory_bytes."""
 
     BUFFERS = "buffers"  # read windows, upload parts, tails of files being changed
@@ -37,21 +37,21 @@ class _Limit(NamedTuple):
     error: type[OutOfMemoryError | TooManyOpenFilesError] = OutOfMemoryError
 
 
-_LIMITS: Mapping[Kind, _Limit] = {
-    Kind.INODES: _Limit(1.0),
-    Kind.LISTINGS: _Limit(0.5),
-    Kind.HANDLES: _Limit(0.5, TooManyOpenFilesError),
-    Kind.CHANGES: _Limit(0.25),
-    Kind.DIRTY_FILES: _Limit(0.75, TooManyOpenFilesError),
-    Kind.RENAMES: _Limit(0.5),
-    Kind.REQUESTS: _Limit(0.25),
+_LIMITS: Mapping[MemoryKind, _Limit] = {
+    MemoryKind.INODES: _Limit(1.0),
+    MemoryKind.LISTINGS: _Limit(0.5),
+    MemoryKind.HANDLES: _Limit(0.5, TooManyOpenFilesError),
+    MemoryKind.CHANGES: _Limit(0.25),
+    MemoryKind.DIRTY_FILES: _Limit(0.75, TooManyOpenFilesError),
+    MemoryKind.RENAMES: _Limit(0.5),
+    MemoryKind.REQUESTS: _Limit(0.25),
 }
 
 
 class Account:
     """What one kind holds. Concurrency: plain code."""
 
-    def __init__(self, memory: "Memory", kind: Kind, limit: _Limit) -> None:
+    def __init__(self, memory: "Memory", kind: MemoryKind, limit: _Limit) -> None:
         self.kind, self.used_bytes = kind, 0
         self.limit_bytes = int(memory.pool_bytes * limit.share)
         self._memory, self._error = memory, limit.error
@@ -94,17 +94,17 @@ class Memory:
         self.buffers = MemoryBudget(buffers_bytes)
         self.pool_bytes = pool_bytes
         self.accounts = {kind: Account(self, kind, limit) for kind, limit in _LIMITS.items()}
-        self._caches: dict[Kind, Callable[[int], None]] = {}
+        self._caches: dict[MemoryKind, Callable[[int], None]] = {}
 
-    def account(self, kind: Kind) -> Account:
+    def account(self, kind: MemoryKind) -> Account:
         return self.accounts[kind]
 
-    def cache(self, kind: Kind, shrink: Callable[[int], None]) -> Account:
+    def cache(self, kind: MemoryKind, shrink: Callable[[int], None]) -> Account:
         """The account of a kind that can give way. shrink: drop so many bytes, or what there is."""
         self._caches[kind] = shrink
         return self.accounts[kind]
 
-    def held_bytes(self, *, besides: Kind) -> int:
+    def held_bytes(self, *, besides: MemoryKind) -> int:
         """What other kinds hold of the pool and cannot give way."""
         return sum(
             a.used_bytes
@@ -127,9 +127,9 @@ class Memory:
     def used_bytes(self) -> Mapping[str, int]:
         """By kind, for metrics."""
         used = {kind.value: account.used_bytes for kind, account in self.accounts.items()}
-        return {Kind.BUFFERS.value: self.buffers.used_bytes, **used}
+        return {MemoryKind.BUFFERS.value: self.buffers.used_bytes, **used}
 
     def limit_bytes(self) -> Mapping[str, int]:
         """By kind, for metrics; the pool holds less than their sum."""
         limits = {kind.value: account.limit_bytes for kind, account in self.accounts.items()}
-        return {Kind.BUFFERS.value: self.buffers.total_bytes, **limits}
+        return {MemoryKind.BUFFERS.value: self.buffers.total_bytes, **limits}
