@@ -26,10 +26,11 @@ from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
-from csi_s3.fs.names.entries import Entry, Special
+from csi_s3.fs.names.entries import Special
 from csi_s3.fs.names.exclusive_create import put_new_if_possible
 from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, DirHandle, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.kernel_cache import KernelCache
+from csi_s3.fs.names.listing_page import Listed
 from csi_s3.fs.names.symbolic_links import SymbolicLinks
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies
@@ -196,34 +197,32 @@ class FileSystem:
         The caller calls `remember` for each that the kernel took, then `note_answers` once.
         """
         handle = self._handles.directory(fh)
-        if start == 0 and handle.position > 0:
-            self._tree.close_listing(handle.inode, handle.listing)
-            handle.listing = self._tree.list_directory(handle.inode)  # rewinddir
-            handle.position = 0
-        listing, at = handle.listing, start
-        while True:
-            while at >= len(listing.names):
-                if listing.is_complete:
-                    return
-                with self._tree.eviction.reading(handle.inode):
-                    await listing.more()
-            name = listing.names[at]
-            at += 1
-            entry = listing.entries.get(name)
-            if entry is None:
-                continue  # removed since
-            try:
-                inode = await self._listed(handle.inode, name, entry, listing.question_of(name))
-            except NotFoundError:
-                continue
-            handle.position = at
-            attributes = self._tree.attributes(inode)
-            try:
-                yield DirEntry(name=name.encode(), attributes=attributes, position=at)
-            finally:
-                self._inodes.drop_unused(inode)
+        if start == 0 and handle.reader.is_begun:
+            handle.reader = self._tree.rewind(handle.inode, handle.reader)
+        reading = handle.reader.read(start)
+        try:
+            while not reading.is_over:
+                listed = reading.next()
+                if listed is None:
+                    if not reading.is_over:
+                        with self._tree.eviction.reading(handle.inode):
+                            await reading.load()
+                    continue
+                try:
+                    inode = await self._listed(handle.inode, listed)
+                except NotFoundError:
+                    continue
+                name, position = listed.name.encode(), reading.give()
+                attributes = self._tree.attributes(inode)
+                try:
+                    yield DirEntry(name=name, attributes=attributes, position=position)
+                finally:
+                    self._inodes.drop_unused(inode)
+        finally:
+            reading.end()
 
-    async def _listed(self, parent: Inode, name: str, entry: Entry, question: int) -> Inode:
+    async def _listed(self, parent: Inode, listed: Listed) -> Inode:
+        name, entry, question = listed.name, listed.entry, listed.question
         local = self._tree.directory(parent).local.get(name)
         if local is not None:
             return local
@@ -252,7 +251,7 @@ class FileSystem:
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)
         if isinstance(handle, DirHandle):
-            self._tree.close_listing(handle.inode, handle.listing)
+            self._tree.close_listing(handle.inode, handle.reader)
             self._inodes.drop_unused(handle.inode)
 
     async def mkdir(self, parent: int, name: bytes) -> Attributes:
