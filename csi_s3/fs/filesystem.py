@@ -197,8 +197,8 @@ class FileSystem:
         The caller calls `remember` for each that the kernel took, then `note_answers` once.
         """
         handle = self._handles.directory(fh)
-        if start == 0 and handle.reader.is_begun:
-            handle.reader = self._tree.rewind(handle.inode, handle.reader)
+        if start == 0:
+            handle.reader = self._tree.read_from_start(handle.inode, handle.reader)
         reading = handle.reader.read(start)
         try:
             while not reading.is_over:

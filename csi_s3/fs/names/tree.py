@@ -315,12 +315,25 @@ class Tree:
             TooManyOpenFilesError: there is no memory for one more.
 
         """
-        return self._list(inode, since_s=self._clock.monotonic_s() - self._config.metadata_ttl_s)
+        return self._list(inode, since_s=self._fresh_since_s)
 
-    def rewind(self, inode: Inode, reader: Reader) -> Reader:
-        """Begin once more, with the directory as it is now."""
+    def read_from_start(self, inode: Inode, reader: Reader) -> Reader:
+        """The reader for a handle's first READDIR, or after rewinddir: the directory as it is now.
+
+        Raises:
+            TooManyOpenFilesError: there is no memory for one more; the handle stays as it was.
+
+        """
+        since_s = math.inf if reader.is_begun else self._fresh_since_s
+        if not reader.is_begun and reader.listing.is_joinable(since_s):
+            return reader
+        new = self._list(inode, since_s=since_s)
         self.close_listing(inode, reader)
-        return self._list(inode, since_s=math.inf)
+        return new
+
+    @property
+    def _fresh_since_s(self) -> float:
+        return self._clock.monotonic_s() - self._config.metadata_ttl_s
 
     def _list(self, inode: Inode, *, since_s: float) -> Reader:
         directory, listing = self.directory(inode), self.directory(inode).newest
