@@ -38,7 +38,6 @@ ODD = [
 ]
 
 
-
 class Owner:
     def page_dropped(self, page):
         pass

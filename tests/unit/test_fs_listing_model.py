@@ -214,6 +214,7 @@ class Model:
         kinds = [self.read_on, self.read_on, self.read_on, self.open, self.look, self.read_again]
         kinds += [self.rewind] if self.rng.random() < 0.3 else []
         calls += [kind() for kind in self.rng.sample(kinds, self.rng.randrange(1, 4))]
+
         async def all_at_once():
             async with asyncio.TaskGroup() as group:
                 for call in calls:
