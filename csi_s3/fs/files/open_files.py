@@ -186,6 +186,10 @@ class OpenFiles:
 
         """
         above, text, _ = self._tree.new_name(parent, name, is_dir=False)
+        with await self._tree.room(parent, text):
+            return await self._create(above, text, flags)
+
+    async def _create(self, above: Inode, text: str, flags: int) -> tuple[int, Attributes]:
         exclusive = bool(flags & os.O_EXCL)
         if exclusive and text in self._tree.directory(above).local:
             raise ExistsError(f"{text}: exists")
