@@ -6,7 +6,6 @@ from enum import Enum, auto
 
 from csi_s3.fs.names.kernel_cache import CachedName
 
-
 SOON_S = 0.002
 
 
