@@ -221,48 +221,47 @@ class FileSystem:
         needs_inodes: each entry must have one; if there is no memory for it, the READDIR fails.
         """
         handle = self._handles.directory(fh)
-        if start == 0 and handle.position > 0:
-            self._tree.close_listing(handle.inode, handle.listing)
-            handle.listing = self._tree.list_directory(handle.inode)  # rewinddir
-            handle.position = 0
-        listing, at = handle.listing, start
-        while True:
-            while at >= len(listing.names):
-                if listing.is_complete:
-                    return
-                with self._tree.eviction.reading(handle.inode):
-                    await listing.more()
-            name = listing.names[at]
-            at += 1
-            entry = listing.entries.get(name)
-            if entry is None:
-                continue  # removed since
-            local = self._tree.directory(handle.inode).local.get(name)
-            question = listing.question_of(name)
-            if local is None and entry is Special.LOCAL:  # it was; S3 has it now
-                with self._tree.eviction.reading(handle.inode):
-                    entry, question = await self._tree.find(handle.inode, name)
-            if local is None and entry is Special.ABSENT:
-                continue
-            handle.position = at
-            present = local or self._inodes.child(handle.inode.ino, name)
-            if present is None and not needs_inodes and not self._tree.eviction.check():
-                attributes = self._tree.entry_attributes(handle.inode, name, entry)
-                yield DirEntry(
-                    name=name.encode(), attributes=attributes, position=at, has_inode=False
-                )
-                continue
-            try:
-                inode = local or await self._listed(
-                    handle.inode, name, entry, question, needs_room=present is None and needs_inodes
-                )
-            except NotFoundError:
-                continue
-            attributes = self._tree.attributes(inode)
-            try:
-                yield DirEntry(name=name.encode(), attributes=attributes, position=at)
-            finally:
-                self._inodes.drop_unused(inode)
+        if start == 0 and handle.reader.is_begun:
+            handle.reader = self._tree.rewind(handle.inode, handle.reader)
+        reading = handle.reader.read(start)
+        try:
+            while not reading.is_over:
+                listed = reading.next()
+                if listed is None:
+                    if not reading.is_over:
+                        with self._tree.eviction.reading(handle.inode):
+                            await reading.load()
+                    continue
+                name, entry, question = listed.name, listed.entry, listed.question
+                local = self._tree.directory(handle.inode).local.get(name)
+                if local is None and entry is Special.LOCAL:  # it was; S3 has it now
+                    with self._tree.eviction.reading(handle.inode):
+                        entry, question = await self._tree.find(handle.inode, name)
+                if local is None and entry is Special.ABSENT:
+                    continue
+                present = local or self._inodes.child(handle.inode.ino, name)
+                if present is None and not needs_inodes and not self._tree.eviction.check():
+                    yield DirEntry(
+                        name=name.encode(),
+                        attributes=self._tree.entry_attributes(handle.inode, name, entry),
+                        position=reading.give(),
+                        has_inode=False,
+                    )
+                    continue
+                needs_room = present is None and needs_inodes
+                try:
+                    inode = local or await self._listed(
+                        handle.inode, name, entry, question, needs_room=needs_room
+                    )
+                except NotFoundError:
+                    continue
+                attributes, position = self._tree.attributes(inode), reading.give()
+                try:
+                    yield DirEntry(name=name.encode(), attributes=attributes, position=position)
+                finally:
+                    self._inodes.drop_unused(inode)
+        finally:
+            reading.end()
 
     async def _listed(
         self, parent: Inode, name: str, entry: Entry, question: int, *, needs_room: bool
@@ -292,7 +291,7 @@ class FileSystem:
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)
         if isinstance(handle, DirHandle):
-            self._tree.close_listing(handle.inode, handle.listing)
+            self._tree.close_listing(handle.inode, handle.reader)
             self._inodes.drop_unused(handle.inode)
 
     async def mkdir(self, parent: int, name: bytes) -> Attributes:

@@ -245,7 +245,7 @@ class Mount(Driver):
             lasting = ("inodes", "listings")  # what the kernel holds, and a cache
             assert not any(n for kind, n in held.items() if kind not in lasting), held
             known = [d for i in self.fs._inodes if (d := i.runtime.directory) is not None]
-            assert [d._observers for d in known] == [0] * len(known), "an observation goes on"
+            assert not any(d.changes.is_observed for d in known), "an observation goes on"
         self.is_ended = True
         self._end.set()
         self.run(asyncio.wait_for(self._life, WITHIN_S))

@@ -116,9 +116,9 @@ class OpenFiles:
                 raise StaleError(f"{key}: replaced or removed")
             directory = self._tree.directory(self._inodes.get(inode.parent))
             try:
-                with directory.observe() as start:
+                with directory.observe(inode.name) as observation:
                     info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
-                    own_change = directory.change_since(start, inode.name)
+                own_change = observation.change
             except NotFoundError:
                 if self._inodes.key(inode) == key:
                     raise

@@ -16,9 +16,11 @@ from sys import getsizeof
 from types import MappingProxyType
 from typing import NamedTuple
 
+from csi_s3.fs.base.memory import Account
 from csi_s3.fs.names.chain import Link
-from csi_s3.fs.names.directory import Directory, Listing
+from csi_s3.fs.names.directory import Directory
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
+from csi_s3.fs.names.listing_reader import Reader as DirectoryReader
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.s3.store import ObjectInfo
@@ -234,11 +236,11 @@ class Inode(Link):
         if self.runtime.is_pinned:
             self.runtime.is_pinned = False
 
-    def known_names(self) -> "Directory[Inode]":
-        """Of a directory, made at first need."""
+    def known_names(self, changes: Account) -> "Directory[Inode]":
+        """Of a directory, made at first need. changes: the account that it counts them in."""
         runtime = self._own()
         if runtime.directory is None:
-            runtime.directory = Directory()
+            runtime.directory = Directory(changes)
         return runtime.directory
 
     def set_target(self, target: bytes | None) -> None:
@@ -336,8 +338,5 @@ class FileHandle:
 
 @dataclass(slots=True, eq=False)
 class DirHandle:
-    """position: behind the last entry that was handed out; 0 again after a rewind."""
-
     inode: Inode
-    listing: Listing
-    position: int = 0
+    reader: DirectoryReader
