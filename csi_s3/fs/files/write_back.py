@@ -17,6 +17,7 @@ from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.base.progress_timeout import Progress
 from csi_s3.fs.names.entries import Special
 from csi_s3.fs.names.inode import FileHandle, Inode
+from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.write.dirty_file import RECORD_BYTES, DirtyFile
 from csi_s3.fs.write.remote_object import Basis, RemoteObject
@@ -26,6 +27,20 @@ from csi_s3.s3.store import ObjectInfo
 log = logging.getLogger(__name__)
 
 PARALLEL_DRAINED = 64  # files, as many as connections to the store
+
+_NO_BASIS = Basis()  # of all files that are new
+
+
+class _KeyOf:
+    """The key of an inode's file at the time of the call; smaller than a function."""
+
+    __slots__ = ("_inode", "_inodes")
+
+    def __init__(self, inodes: Inodes, inode: Inode) -> None:
+        self._inodes, self._inode = inodes, inode
+
+    def __call__(self) -> str:
+        return self._inodes.key(self._inode)
 
 
 class WriteBack:
@@ -81,7 +96,9 @@ class WriteBack:
 
         """
         self.admit(inode.name)
-        basis = Basis(base=base, rewrites=inode.info, is_exclusive=exclusive)
+        basis = _NO_BASIS
+        if base is not None or inode.info is not None or exclusive:
+            basis = Basis(base=base, rewrites=inode.info, is_exclusive=exclusive)
         self._set_writer(inode, writer := self._dirty_file(inode, basis))
         if base is None:
             inode.set_times(mtime_ns=self._clock.realtime_ns())
@@ -108,7 +125,7 @@ class WriteBack:
             self._writers[inode.ino] = inode
 
     def _dirty_file(self, inode: Inode, basis: Basis) -> DirtyFile:
-        remote = RemoteObject(self._context, partial(self._inodes.key, inode), basis)
+        remote = RemoteObject(self._context, _KeyOf(self._inodes, inode), basis)
         return DirtyFile(self._context, remote, self._spool)
 
     def is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:

@@ -42,6 +42,9 @@ class Extent(NamedTuple):
         return self.end - self.start
 
 
+_NO_ENDS, _NO_ORIGINS, _NO_BYTES = array("Q"), bytearray(), [0] * 4  # shared, never changed
+
+
 class Extents:
     """A map without gaps from 0 to `size`; neighbours of one origin are one extent.
 
@@ -53,9 +56,8 @@ class Extents:
     __slots__ = ("_bytes", "_ends", "_origins")
 
     def __init__(self) -> None:
-        self._ends = array("Q")
-        self._origins = bytearray()
-        self._bytes = [0] * len(_ORIGINS)  # by origin
+        self._ends, self._origins = _NO_ENDS, _NO_ORIGINS
+        self._bytes = _NO_BYTES  # by origin
 
     @property
     def size(self) -> int:
@@ -126,16 +128,25 @@ class Extents:
             raise ValueError(f"a gap from {self.size} to {start}")
         if start >= end:
             return
+        if not n:
+            self._ends, self._origins, self._bytes = array("Q", [end]), bytearray([code]), [0] * 4
+            self._bytes[code] = end
+            return
         low = bisect_right(ends, start)
         if low < n and origins[low] == code and end <= ends[low]:
             return
         for old, length in self._parts(start, end):
             self._bytes[old] -= length
         self._bytes[code] += end - start
-        if low == n > 0 and origins[-1] == code:
+        if low == n and origins[-1] == code:
             ends[-1] = end
             return
-        high = bisect_left(ends, end, low)  # of the extent that holds the byte before end
+        self._splice(low, start, end, code)
+
+    def _splice(self, low: int, start: int, end: int, code: int) -> None:
+        """Put a range into the arrays. low: the extent that holds start, or their number."""
+        ends, origins = self._ends, self._origins
+        n, high = len(ends), bisect_left(ends, end, low)  # of the extent with the byte before end
         items: list[tuple[int, int]] = []
         if self._start(low) < start:
             items.append((start, origins[low]))
