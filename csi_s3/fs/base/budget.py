@@ -42,10 +42,12 @@ class _Waiter:
     """turn: whether it was served; False: nothing is leaving, so it has to make others give way.
 
     was_asked: to make others give way, and nothing has changed since.
+    until_s: of the loop's clock; later, where one that came earlier is served.
     """
 
     n: int
     turn: "asyncio.Future[bool]"
+    until_s: float = math.inf
     was_asked: bool = False
 
 
@@ -97,12 +99,13 @@ class MemoryBudget:
         if self.has_room(n):
             self.used_bytes += n
             return True
-        waiter = _Waiter(n, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(n, loop.create_future(), until_s=loop.time() + within_s)
         self._waiters.append(waiter)
         try:
             self._wake()
             while not await self._turn(waiter, within_s, progress):
-                waiter.turn = asyncio.get_running_loop().create_future()
+                waiter.turn = loop.create_future()
                 await self._make_way(n, waiter.turn)
                 self._wake()
                 if until_stuck and not (waiter.turn.done() or self.leaving_bytes):
@@ -117,17 +120,18 @@ class MemoryBudget:
         return True
 
     async def _turn(self, waiter: _Waiter, within_s: float, progress: Progress | None) -> bool:
-        served = self._served
+        loop, served = asyncio.get_running_loop(), self._served
         while not waiter.turn.done():
             if within_s == math.inf:
                 await waiter.turn
-            else:
-                await asyncio.wait({waiter.turn}, timeout=within_s)
-            if not waiter.turn.done() and served == self._served:
+                break
+            await asyncio.wait({waiter.turn}, timeout=max(0.0, waiter.until_s - loop.time()))
+            if served != self._served:
+                served, waiter.until_s = self._served, loop.time() + within_s
+                if progress is not None:
+                    progress.made()
+            elif not waiter.turn.done():
                 raise TimeoutError
-            served = self._served
-            if progress is not None:
-                progress.made()
         return waiter.turn.result()
 
     def _leave_queue(self, waiter: _Waiter) -> None:
