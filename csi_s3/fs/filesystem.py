@@ -121,13 +121,12 @@ class FileSystem:
         self._recover_renames = partial(recover_renames, context.key_lock, copies, journal)
 
     def usage(self) -> FileSystemUsage:
-        writers = [i.writer for i in self._inodes if i.writer is not None]
         return FileSystemUsage(
             open_files=len(self._handles),
             inodes=len(self._inodes),
             inodes_limit=self._tree.eviction.soft_limit,
             inodes_asked=self._inodes.evictions_pending,
-            dirty_bytes=sum(w.size for w in writers if w.state.is_dirty),
+            dirty_bytes=self._write_back.dirty_bytes,
             memory_bytes=self._context.memory.used_bytes(),
             memory_limit_bytes=self._context.memory.limit_bytes(),
         )

@@ -193,6 +193,7 @@ class OpenFiles:
         exclusive = bool(flags & os.O_EXCL)
         if exclusive and text in self._tree.directory(above).local:
             raise ExistsError(f"{text}: exists")
+        self._write_back.admit(text)
         claimed = None
         if exclusive:  # in a task of the mount, so that a silent store does not block its end
             claim = partial(self._claim, above, text)
@@ -247,7 +248,12 @@ class OpenFiles:
             raise StaleError(f"{handle.inode.name}: no longer open for writing")
         if not writer.try_write(offset, data):
             accepting = partial(writer.write, offset, data)
-            await self._progress_timeout.wait(accepting, f"write to {handle.inode.name}")
+            await self._progress_timeout.wait(
+                accepting,
+                f"write to {handle.inode.name}",
+                progress=lambda: writer.progress,
+                held_bytes=len(data),
+            )
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return len(data)
 

@@ -90,7 +90,7 @@ class Copies:
         whole = Extents()
         whole.put(0, source.size, Origin.BASE)
         try:
-            for piece in plan(whole, 0, part_bytes=part_bytes, limits=limits):
+            for piece in await plan(whole, 0, part_bytes=part_bytes, limits=limits) or ():
                 await upload.copy(upload.body, source, piece.size)
             return await upload.complete(if_none_match=if_none_match)
         except BaseException:
