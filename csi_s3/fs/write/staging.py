@@ -13,7 +13,8 @@ from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.write.extents import Extent, Extents, Origin
 from csi_s3.fs.write.parallel_upload import largest_part_bytes
 from csi_s3.fs.write.remote_object import RemoteObject
-from csi_s3.fs.write.spool import Description, Spool, SpoolFile
+from csi_s3.fs.write.spool import Spool, SpoolFile
+from csi_s3.fs.write.spool_description import Description
 from csi_s3.s3.store import Buffer
 
 GRANULE_BYTES = 256 << 10  # memory is reserved in such pieces as the tail grows
@@ -149,8 +150,7 @@ class StagedFile:
         self._mark_changed()
         if self._file is None:
             self._file = self._new_file()
-        known = sum(e.size for e in self.extents.within(start, end) if e.origin is Origin.SPOOL)
-        self._file.write(start, data, new_bytes=len(data) - known)
+        self._file.write(start, data, self.extents)
         self.extents.put(start, end, Origin.SPOOL)
 
     def _new_file(self) -> SpoolFile:
@@ -221,7 +221,7 @@ class StagedFile:
             self._drop_tail()
             self.extents.truncate(size)
             if self._file is not None:
-                self._file.cut(size, left_bytes=self.extents.count(Origin.SPOOL))
+                self._file.cut(size, self.extents)
         if upload is not None:
             upload.cut(size)
 
