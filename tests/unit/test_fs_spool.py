@@ -167,9 +167,6 @@ def test_what_holds_nothing_is_removed(state):
 
 
 def test_the_limit_is_kept_and_what_was_accepted_stays(mounts, state):
-    """Promise: The spool does not exceed `spool-size`; a change that does not fit is ENOSPC, and
-    the bytes that were accepted stay.
-    """
     mount = mounts(write_part_bytes=8, min_part_bytes=4, state_dir=state, spool_bytes=4 * BLOCK)
     old = bytes(range(256)) * 80  # five blocks
     mount.put("f", old)

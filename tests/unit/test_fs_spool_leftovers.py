@@ -162,7 +162,10 @@ def test_what_can_be_uploaded_gives_way_to_nothing(state):
 @REMOVED
 @pytest.mark.warnings_expected("f could not be uploaded and is kept in")
 def test_a_volume_works_however_often_its_worker_was_killed(mounts, state):
-    """Promise: At least half of `spool-size` is for files in use, however much was left."""
+    """Promise: At least half of `spool-size` is for files in use, however much was left: the oldest
+    of what no worker will upload is removed where they need more, and the log names it. What can be
+    uploaded is never removed.
+    """
     mount = mounts(write_part_bytes=MIB, min_part_bytes=MIB, state_dir=state, spool_bytes=4 * MIB)
     mount.put("f", bytes(8 * MIB))
     for _ in range(10):

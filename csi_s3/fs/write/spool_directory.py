@@ -40,11 +40,11 @@ class SpoolDirectory:
             OSError, ValueError, TypeError: it cannot be read.
 
         """
-        return Description.from_json(read_json(Path(self.description(number))))
+        return Description.from_json(read_json(self.description(number)))
 
     def describe(self, number: int, description: Description) -> int:
         """Replace the description, whole or not at all. Returns its bytes; raises OSError."""
-        return write_json(Path(self.description(number)), description.to_json())
+        return write_json(self.description(number), description.to_json())
 
     def describe_new(self, number: int, key: str) -> int:
         """Describe a new file. Returns the description's bytes; raises OSError."""

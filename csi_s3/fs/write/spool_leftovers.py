@@ -16,7 +16,6 @@ import sys
 from collections.abc import AsyncIterator, Container
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from csi_s3.fs.base.few_lines import FewLines
 from csi_s3.fs.base.json_file import NEW_SUFFIX
@@ -263,7 +262,7 @@ def _left(description: Description) -> Description:
 
 def _unlink(path: str) -> None:
     with suppress(OSError):
-        Path(path).unlink()
+        os.unlink(path)  # noqa: PTH108 - as in `spool_directory`
 
 
 def _mtime_s(path: str) -> float:
