@@ -107,7 +107,9 @@ class FileSystem:
         self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
         self._handles = Handles()
-        self._spool = spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
+        self._spool = spool = Spool(
+            state_dir, limit_bytes=context.config.spool_bytes, memory=context.memory
+        )
         self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
         self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
         self.links = SymbolicLinks(context, tree)

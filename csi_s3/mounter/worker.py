@@ -28,6 +28,7 @@ from csi_s3.fuse import boundary
 from csi_s3.fuse.boundary import give_up
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.session import Session
+from csi_s3.kernel.process_limits import raise_descriptor_limit
 from csi_s3.link.channel import Channel
 from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import MountSpec
@@ -49,6 +50,7 @@ def run_worker(sock: socket.socket) -> int:
 
     To be called in a process of its own, without an event loop and with one thread.
     """
+    raise_descriptor_limit()
     return uvloop.run(_run(Channel(sock)))
 
 

@@ -242,7 +242,7 @@ class Mount(Driver):
         if len(self.fs._handles) == 0:
             assert self.fs._context.key_lock._entries == [], "a key range is locked"
             held = self.fs._context.memory.used_bytes()
-            lasting = ("inodes", "listings")  # what the kernel holds, and a cache
+            lasting = ("inodes", "listings", "leftovers")  # the kernel's, a cache, the disk's
             assert not any(n for kind, n in held.items() if kind not in lasting), held
             known = [d for i in self.fs._inodes if (d := i.runtime.directory) is not None]
             assert not any(d.changes.is_observed for d in known), "an observation goes on"

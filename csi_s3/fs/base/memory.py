@@ -27,6 +27,7 @@ class MemoryKind(StrEnum):
     CHANGES = "changes"  # of names, while requests that may not show them are under way
     DIRTY_FILES = "dirty-files"  # the records of files being changed, and maps of their bytes
     RENAMES = "renames"  # what a rename of a directory has copied
+    LEFTOVERS = "leftovers"  # what earlier workers could not upload, on the node's disk
     REQUESTS = "requests"  # of the kernel that wait
 
 
@@ -44,6 +45,7 @@ _LIMITS: Mapping[MemoryKind, _Limit] = {
     MemoryKind.CHANGES: _Limit(0.25),
     MemoryKind.DIRTY_FILES: _Limit(0.75, TooManyOpenFilesError),
     MemoryKind.RENAMES: _Limit(0.5),
+    MemoryKind.LEFTOVERS: _Limit(0.25),
     MemoryKind.REQUESTS: _Limit(0.25),
 }
 
