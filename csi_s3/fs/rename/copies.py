@@ -177,23 +177,23 @@ class Copies:
                 yield item
 
         remain = await self._store.delete_many(counted())
-        refused = {k: e for k, e in remain.items() if not isinstance(e, ObjectChangedError)}
-        if refused:
-            key, why = next(iter(refused.items()))
+        changed = remain.counts.get(ObjectChangedError, 0)
+        if refused := [kind for kind in remain.first if kind is not ObjectChangedError]:
+            key, why = remain.first[refused[0]]
             kinds = (AccessDeniedError, StoreUnavailableError)
             kind = next((k for k in kinds if isinstance(why, k)), StoreRefusedError)
             raise kind(
-                f"{len(refused)} of {asked} objects could not be deleted, the first {key}:"
+                f"{len(remain) - changed} of {asked} objects could not be deleted, the first {key}:"
                 f" {why.what}",
                 f"they have both names now; {why.hint}",
             )
-        if remain:
+        if changed:
             log.info(
                 "%d objects stay: they were modified concurrently, the first is %s",
-                len(remain),
-                next(iter(remain)),
+                changed,
+                remain.first[ObjectChangedError][0],
             )
-        return bool(remain)
+        return changed > 0
 
     async def pages(self, prefix: str) -> AsyncGenerator[Sequence[ObjectInfo], None]:
         """Every object under prefix, a page of LIST at a time. An empty page is no progress."""
