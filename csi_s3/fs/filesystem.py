@@ -98,7 +98,8 @@ class FileSystem:
         self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
         self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
         self.links = SymbolicLinks(context, tree)
-        copies, journal = Copies(context), RenameJournal(state_dir)
+        copies = Copies(context)
+        journal = RenameJournal(state_dir, context.memory, limit_bytes=context.config.spool_bytes)
         directories = DirectoryRenames(
             context, tree=tree, write_back=write_back, copies=copies, journal=journal
         )

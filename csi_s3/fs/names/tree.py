@@ -4,6 +4,8 @@ Asks S3 (or a listing that is fresh enough) and turns answers into inodes; chang
 """
 
 from collections import deque
+from collections.abc import Iterable
+from itertools import chain
 
 from csi_s3.aio import KeyLocks
 from csi_s3.errors import (
@@ -33,6 +35,7 @@ from csi_s3.fs.names.kernel_cache import KernelCache
 from csi_s3.fs.names.lookup import NameResolver
 from csi_s3.fs.names.pages import first_below
 from csi_s3.fs.names.sizes import Sizes
+from csi_s3.fs.names.unfinished_moves import UnfinishedMoves
 from csi_s3.s3.store import ObjectInfo
 
 INODE_BYTES = 950  # measured: 777 to 949, as full as tables are; a key of 25 characters
@@ -44,6 +47,7 @@ class Tree:
 
     Cancellation: every method may be cancelled, with or without the effect of S3's answer.
     versions: a lock for each inode whose version may change.
+    moves: of directories, while files below still stand for the versions at their old keys.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Tree:
     ) -> None:
         self.inodes = Inodes(prefix, numbers)
         self.versions: KeyLocks[int] = KeyLocks()
+        self.moves = UnfinishedMoves()
         self._store, self._config, self._kernel = context.store, context.config, kernel
         self._context, self._clock = context, context.clock
         self._resolver = NameResolver(context.store, links=context.config.symlinks)
@@ -183,6 +188,7 @@ class Tree:
         if inode.is_version(info) and not self.versions.busy(inode.ino):
             inode.set_version(info, question=question)
             return True
+        await self.moves.wait()
         async with self.versions.hold(inode.ino):
             self._check_key(inode, info)
             if inode.question <= question and await self.renew_held(inode, info):
@@ -284,9 +290,9 @@ class Tree:
         self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
         self.keep(above)  # until rmdir, even if that was its last name
 
-    def moved(self, inode: Inode) -> None:
-        """A directory has another key, and so has all that is below it."""
-        for child in (inode, *self.inodes.below(inode)):
+    def moved(self, inode: Inode, below: Iterable[Inode]) -> None:
+        """A directory has another key, and so has all that is known below it."""
+        for child in chain((inode,), below):
             if child.runtime.directory is not None:
                 child.runtime.directory.moved(self.inodes.key(child))
 
