@@ -93,7 +93,7 @@ class FileSystem:
         self._progress_timeout = context.progress_timeout
         self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
-        self._handles = Handles()
+        self._handles = Handles(context.memory)
         self._spool = spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
         self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
         self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
@@ -182,8 +182,15 @@ class FileSystem:
         return self._tree.attributes(inode)
 
     async def opendir(self, ino: int) -> int:
+        """Open a directory, and begin to list it.
+
+        Raises:
+            TooManyOpenFilesError: there is no memory for another handle.
+
+        """
         inode = self._inodes.get(ino)
-        return self._handles.add(DirHandle(inode, self._tree.list_directory(inode)))
+        with self._handles.opening(inode.name) as opening:
+            return opening.add(DirHandle(inode, self._tree.list_directory(inode)))
 
     def dots(self, fh: int) -> tuple[Attributes, Attributes]:
         """The attributes of `.` and `..` of an open directory."""
