@@ -240,7 +240,7 @@ class Mount(Driver):
             return
         self.settle()
         if len(self.fs._handles) == 0:
-            assert self.fs._context.key_lock._entries == [], "a key range is locked"
+            assert self.fs._context.key_lock.is_free, "a key range is locked"
             held = self.fs._context.memory.used_bytes()
             lasting = ("inodes", "listings", "leftovers")  # the kernel's, a cache, the disk's
             assert not any(n for kind, n in held.items() if kind not in lasting), held
