@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 from pyfuse3 import FUSEError
 
-from csi_s3.errors import NotPermittedError, VolumeError
+from csi_s3.errors import NotPermittedError, Occurrence, VolumeError
 from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ REFUSALS_EVERY_S = 10.0
 
 # A process serves one mount.
 _timeouts: set[asyncio.Timeout] = set()  # of requests under way
-_logged: WeakSet[VolumeError] = WeakSet()  # a lost upload fails flush and release with one error
+_logged: WeakSet[Occurrence] = WeakSet()  # a lost upload fails many calls
 _refused_at: dict[str, float] = {}  # by the option that an operation needs
 
 
@@ -102,8 +102,8 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
         return int(exc.errno)
     if isinstance(exc, VolumeError):
         metrics.ERRORS.inc(code=exc.code)
-        if exc not in _logged:
-            _logged.add(exc)
+        if exc.occurrence not in _logged:
+            _logged.add(exc.occurrence)
             _log(op, exc)
             if (listener := error_listener.get()) is not None:
                 listener(op, exc)

@@ -176,7 +176,7 @@ class Reader:
             if request in self._window:
                 self._window.remove(request)
                 self._budget.release(request.end - request.start)
-            raise data
+            raise data.again()
         return memoryview(data)[at - request.start : min(end, request.end) - request.start]
 
     async def _fetch_now(self, start: int, end: int) -> Buffer:

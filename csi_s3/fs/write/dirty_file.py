@@ -101,7 +101,7 @@ class DirtyFile:
     def _fail_if_lost(self, error: VolumeError) -> None:
         """Raises the error where bytes were in an upload alone, and it is gone."""
         if self._staged.has_lost_bytes:
-            self._become(FilePhase.FAILED, error)
+            self._become(FilePhase.FAILED, error.again())
             self._staged.reset()
             raise error
 
@@ -113,7 +113,7 @@ class DirtyFile:
         """Raise what became of the file, unless it can be used."""
         self._check_open()
         if self.state.error is not None:
-            raise self.state.error
+            raise self.state.error.again()
 
     # changes
 
@@ -234,7 +234,7 @@ class DirtyFile:
         joined = self.state.attempt if joins else None
         async with self._lock:
             if joined is not None and joined.error is not None:
-                raise joined.error
+                raise joined.error.again()
             if not self.state.is_dirty:
                 return self.base
             self._check_whole()
@@ -247,7 +247,7 @@ class DirtyFile:
                     self._become(FilePhase.DIRTY)
             if isinstance(result, VolumeError):
                 if attempt is not None:
-                    attempt.error = result
+                    attempt.error = result.again()
                 self._fail_if_lost(result)
                 raise result
             self._remote.replace(result)

@@ -189,7 +189,7 @@ class ParallelUpload:
         for sent in self.parts:
             part = await asyncio.shield(sent.task)
             if isinstance(part, VolumeError):
-                raise part
+                raise part.again()
             parts.append(part)
         return parts
 
@@ -230,7 +230,7 @@ class ParallelUpload:
             await self._slots.acquire()
             if self._failure is not None:
                 self._slots.release()
-                raise self._failure
+                raise self._failure.again()
             if run is not None and run.last >= run.max_number:
                 self._slots.release()
                 raise FileTooLargeError(
