@@ -141,7 +141,7 @@ class SourceMounts:
         return True
 
     def all_ids(self) -> Iterator[str]:
-        """The ids of all mounts that have directories; mounts may come and go meanwhile."""
+        """The ids of all mounts that have directories, while mounts come and go."""
         with os.scandir(self.volumes) as entries:
             for entry in entries:
                 if _MOUNT_ID.fullmatch(entry.name):
