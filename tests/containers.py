@@ -38,15 +38,18 @@ class Container(NamedTuple):
 def aliases(trees: Iterable[ast.Module]) -> set[str]:
     """The names of types that are containers, as `Samples: TypeAlias = dict[...]`."""
     return {
-        statement.target.id
+        target.id
         for tree in trees
         for statement in tree.body
-        if isinstance(statement, ast.AnnAssign)
-        and isinstance(statement.target, ast.Name)
-        and ast.unparse(statement.annotation) == "TypeAlias"
+        if isinstance(statement, ast.Assign | ast.AnnAssign)
         and isinstance(statement.value, ast.Subscript)
+        and isinstance(target := _target(statement), ast.Name)
         and _type(statement.value, set())
     }
+
+
+def _target(statement: ast.Assign | ast.AnnAssign) -> ast.expr:
+    return statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
 
 
 def containers(module: str, tree: ast.Module, names: set[str]) -> Iterator[Container]:

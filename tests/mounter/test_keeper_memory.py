@@ -1,4 +1,4 @@
-"""What the keeper holds of mounts that have ended: the totals of the latest volumes, and no more."""
+"""Of mounts that have ended the keeper holds the totals of the latest volumes, and no more."""
 
 import gc
 import os

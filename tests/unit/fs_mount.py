@@ -64,8 +64,9 @@ class Mount(Driver):
         """As the kernel reads them: it takes a reference to each."""
         found = []
         async for entry in self.fs.readdir(fh, start):
-            self.fs.remember(entry.attributes.ino)
-            self.held.append(entry.attributes.ino)
+            if entry.has_inode:
+                self.fs.remember(entry.attributes.ino)
+                self.held.append(entry.attributes.ino)
             found.append(entry.name.decode())
         return found
 
@@ -244,7 +245,7 @@ class Mount(Driver):
             lasting = ("inodes", "listings")  # what the kernel holds, and a cache
             assert not any(n for kind, n in held.items() if kind not in lasting), held
             known = [d for i in self.fs._inodes if (d := i.runtime.directory) is not None]
-            assert [d._observers for d in known] == [0] * len(known), "an observation goes on"
+            assert not any(d.changes.is_observed for d in known), "an observation goes on"
         self.is_ended = True
         self._end.set()
         self.run(asyncio.wait_for(self._life, WITHIN_S))
@@ -305,6 +306,8 @@ def mounts():
         state_dir: Path | None = None,
         min_part_bytes: int = 1,
         abort_within_s: float = 100.0,
+        room_within_s: float = 5.0,
+        records_bytes: int | None = None,
         **options: Any,
     ) -> Mount:
         given = {"allow_delete": True, "allow_overwrite": True, **options}
@@ -314,6 +317,8 @@ def mounts():
             state_dir=state_dir,
             min_part_bytes=min_part_bytes,
             abort_within_s=abort_within_s,
+            room_within_s=room_within_s,
+            records_bytes=records_bytes,
         )
         made.append(mount)
         mount.successors = made

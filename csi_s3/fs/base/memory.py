@@ -65,6 +65,7 @@ class Account:
     def add(self, n: int) -> None:
         """Count n more bytes (fewer, below 0), even above the limit: for what is there already."""
         self.used_bytes += n
+        self._memory.used_in_all_bytes += n
         if n > 0:
             self._memory.shrink_caches()
 
@@ -93,6 +94,7 @@ class Memory:
     def __init__(self, buffers_bytes: int, pool_bytes: int) -> None:
         self.buffers = MemoryBudget(buffers_bytes)
         self.pool_bytes = pool_bytes
+        self.used_in_all_bytes = 0  # of the pool, by all accounts
         self.accounts = {kind: Account(self, kind, limit) for kind, limit in _LIMITS.items()}
         self._caches: dict[MemoryKind, Callable[[int], None]] = {}
 
@@ -106,15 +108,12 @@ class Memory:
 
     def held_bytes(self, *, besides: MemoryKind) -> int:
         """What other kinds hold of the pool and cannot give way."""
-        return sum(
-            a.used_bytes
-            for kind, a in self.accounts.items()
-            if kind is not besides and kind not in self._caches
-        )
+        caches = sum(self.accounts[k].used_bytes for k in self._caches if k is not besides)
+        return self.used_in_all_bytes - self.accounts[besides].used_bytes - caches
 
     def shrink_caches(self) -> None:
         """Let caches give way until the pool holds no more than it may."""
-        over = sum(a.used_bytes for a in self.accounts.values()) - self.pool_bytes
+        over = self.used_in_all_bytes - self.pool_bytes
         if over <= 0:
             return
         for kind, shrink in self._caches.items():

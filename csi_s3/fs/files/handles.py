@@ -41,7 +41,7 @@ class Handles:
         """End what is under way for them; plain code, at the end of the mount."""
         for handle in self._open.values():
             if isinstance(handle, DirHandle):
-                handle.listing.close()
+                handle.reader.listing.stop()
             elif handle.reader is not None:
                 handle.reader.close()
 

@@ -116,9 +116,9 @@ class OpenFiles:
                 raise StaleError(f"{key}: replaced or removed")
             directory = self._tree.directory(self._inodes.get(inode.parent))
             try:
-                with directory.observe() as start:
+                with directory.observe(inode.name) as observation:
                     info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
-                    own_change = directory.change_since(start, inode.name)
+                own_change = observation.change
             except NotFoundError:
                 if self._inodes.key(inode) == key:
                     raise
@@ -186,6 +186,10 @@ class OpenFiles:
 
         """
         above, text, _ = self._tree.new_name(parent, name, is_dir=False)
+        with await self._tree.room(parent, text):
+            return await self._create(above, text, flags)
+
+    async def _create(self, above: Inode, text: str, flags: int) -> tuple[int, Attributes]:
         exclusive = bool(flags & os.O_EXCL)
         if exclusive and text in self._tree.directory(above).local:
             raise ExistsError(f"{text}: exists")
