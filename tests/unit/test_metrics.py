@@ -217,3 +217,25 @@ def test_the_list_is_complete_and_each_entry_says_what_it_is():
 def test_no_metric_has_a_pod_as_a_label():
     labels = {label for metric in metrics.ALL for label in metric.exported_labels}
     assert not [label for label in labels if "pod" in label or "uid" in label]
+
+
+# Each value of a label is one of a set, or has a limit of its own.
+BOUNDED_LABELS = {
+    "op": "the requests of FUSE",
+    "result": "the errnos of the tree of errors",
+    "code": "the tree of errors",
+    "kind": "kinds of requests, of memory, of records: words of this code",
+    "status": "of S3: a list and the classes; of gRPC: its codes",
+    "direction": "up, down",
+    "volume": "volumes that are mounted, and the latest that were",
+    "cause": "signals and exit codes",
+    "method": "of CSI",
+    "version": "one",
+    "python": "one",
+}
+
+
+def test_the_values_of_each_label_are_known_to_be_bounded():
+    labels = {label for metric in metrics.ALL for label in metric.exported_labels}
+    new = sorted(labels - BOUNDED_LABELS.keys())
+    assert not new, f"say in BOUNDED_LABELS what bounds the values of {new}"
