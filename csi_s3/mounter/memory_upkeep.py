@@ -31,8 +31,18 @@ WORTH_A_COLLECTION = 10
 OVERDUE = 1000  # even if it takes long: every seven million objects
 
 
+def prepare() -> None:
+    """Prepare a process that has just imported everything and will serve one mount.
+
+    The zygote does the same before it forks: in a worker, both would write to shared pages.
+    """
+    Heap().configure()
+    gc.collect()
+    gc.freeze()
+
+
 class MemoryUpkeep:
-    """Lifetime: the worker's process; `start` before its threads, `run` as a task.
+    """Lifetime: the worker's process, after `prepare`; `run` is a task.
 
     Cancellation of `run` leaves at most a trim in its thread.
     """
@@ -42,15 +52,9 @@ class MemoryUpkeep:
         self._answered = 0.0
         self._collection_s = 0.0  # what the last full one took
 
-    def start(self) -> None:
-        """Take over from glibc and CPython what they would do at times of their own."""
-        self._heap.configure()
-        gc.collect()
-        gc.freeze()  # modules and what they hold; a forked worker shares those pages
-        young, middle, _ = gc.get_threshold()
-        gc.set_threshold(young, middle, 1 << 30)
-
     async def run(self) -> None:
+        young, middle, _ = gc.get_threshold()
+        gc.set_threshold(young, middle, 1 << 30)  # full collections are made here
         while True:
             await asyncio.sleep(self._every_s)
             self._collect()

@@ -53,12 +53,10 @@ def run_worker(sock: socket.socket) -> int:
 
     To be called in a process of its own, without an event loop and with one thread.
     """
-    upkeep = MemoryUpkeep(Heap())
-    upkeep.start()
-    return uvloop.run(_run(Channel(sock), upkeep))
+    return uvloop.run(_run(Channel(sock)))
 
 
-async def _run(channel: Channel, upkeep: MemoryUpkeep) -> int:
+async def _run(channel: Channel) -> int:
     message = await channel.receive()
     if message is None or message.type != "serve":
         return 1
@@ -66,7 +64,7 @@ async def _run(channel: Channel, upkeep: MemoryUpkeep) -> int:
     logs.bind(spec.log_fields)
     if (memory_bytes := message.body.get("memory_bytes")) is not None:
         spec = replace(spec, volume=fitted_to(spec.volume, memory_bytes))
-    worker = Worker(channel, spec, upkeep, message.body.get("credentials_dir", ""))
+    worker = Worker(channel, spec, message.body.get("credentials_dir", ""))
     try:
         await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
     except (Exception, BaseExceptionGroup) as exc:
@@ -96,11 +94,9 @@ def _cause(exc: BaseException) -> VolumeError:
 class Worker:
     """Lifetime: the process. Concurrency: one task group, which ends with the session."""
 
-    def __init__(
-        self, channel: Channel, spec: MountSpec, upkeep: MemoryUpkeep, credentials_dir: str = ""
-    ) -> None:
+    def __init__(self, channel: Channel, spec: MountSpec, credentials_dir: str = "") -> None:
         """credentials_dir: for a spec without one."""
-        self._channel, self._spec, self._upkeep = channel, spec, upkeep
+        self._channel, self._spec = channel, spec
         directory = spec.credentials_dir or credentials_dir
         self._credentials_dir = Path(directory) if directory else None
         self._state_dir = Path(spec.state_dir) if spec.state_dir else None
@@ -153,7 +149,7 @@ class Worker:
                 state_dir=None if volume.read_only else self._state_dir,  # leftovers stay there
             )
             self._usage = lambda: Usage(**asdict(fs.usage()))
-            background.append(group.create_task(self._upkeep.run()))
+            background.append(group.create_task(MemoryUpkeep(Heap()).run()))
             background.append(group.create_task(self._report_changes(store)))
             background.append(group.create_task(fs.recover()))
             serving = group.create_task(session.serve(self._bridge(fs)))
