@@ -79,6 +79,7 @@ def answered(
                         _timeouts.discard(timeout)
             except Exception as exc:
                 number = _errno(op, exc, deadline_s)
+                _drop_frames(exc)
                 metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
                 timer.observe(perf_counter() - began_s)
                 raise FUSEError(number) from exc
@@ -96,6 +97,16 @@ def answered(
         return inner
 
     return wrap
+
+
+def _drop_frames(exc: BaseException | None) -> None:
+    """Drop the frames that an error came through: their variables often refer to the error.
+
+    Such a cycle would keep the request's bytes until a collection finds it.
+    """
+    while exc is not None and exc.__traceback__ is not None:
+        exc.__traceback__ = None
+        exc = exc.__cause__ or exc.__context__
 
 
 _NAMES = {**errorcode, EOPNOTSUPP: "EOPNOTSUPP"}  # Linux has two names for 95

@@ -1,5 +1,8 @@
 """Put, head, read, copy and delete, on every store."""
 
+import contextlib
+import gc
+
 import pytest
 
 from csi_s3.errors import (
@@ -267,3 +270,24 @@ async def test_delete_many_spares_another_version(subject, store):
 async def test_delete_many_of_nothing_asks_nothing(subject, store):
     assert not await store.delete_many([])
     assert subject.requests["DELETE-MANY"] == 0
+
+
+async def test_a_missing_key_leaves_nothing_to_the_garbage_collector(store):
+    """An error's traceback holds frames: one that refers to the error would keep the answer."""
+
+    async def ask():
+        with contextlib.suppress(NotFoundError):  # pytest.raises makes a cycle of its own
+            await store.head("missing")
+
+    await ask()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await ask()
+        gc.collect()
+        assert [found for found in gc.garbage if isinstance(found, NotFoundError)] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()

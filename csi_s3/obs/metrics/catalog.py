@@ -114,6 +114,13 @@ MEMORY_BOUND_BYTES = _worker_gauge(
     "memory_bytes; all kinds but buffers share one pool.",
     labels=("kind",),
 )
+SLOW_STEPS = _worker_counter(
+    "slow_steps",
+    "steps",
+    "Steps that held the event loop longer than CSI_S3_SLOW_STEP_MS; none are counted without it. "
+    "cause: cpu, or blocked (by a system call or another thread).",
+    labels=("cause",),
+)
 
 # --- of the mounter -------------------------------------------------------------------------------
 

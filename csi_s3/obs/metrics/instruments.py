@@ -172,6 +172,10 @@ class Counter(Metric[Cell]):
         cell = self._cells.get(self._label_values(labels))
         return 0 if cell is None else cell.count
 
+    def total(self) -> float:
+        """What was counted in this process for all labels."""
+        return sum(cell.count for cell in self._cells.values())
+
     @override
     def values(self) -> dict[Labels, Value]:
         return {values: cell.count for values, cell in self._cells.items() if cell.count}
