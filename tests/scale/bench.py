@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from tests.scale.watch import Watch, resident_mib
 
 BASELINE_S = 4.0  # for the second volume's steps before the workload
 BACK_WITHIN_S = 30.0
-WARM = "warm"
+END_WITHIN_S = 30.0  # for a program that has printed its result
 
 
 @dataclass(frozen=True)
@@ -97,28 +99,29 @@ async def run(case: Case, n: int) -> Outcome:
         failure, said = await work(case.work or case.name, at, n, within_s=within_s)
         ended = time.monotonic()
         outcome.requests = await at.server.counts() - before
-        await _come_back(watch, outcome.before_mib + BACK_WITHIN_MIB)
+        await _come_back(at.volume, watch, outcome.before_mib + BACK_WITHIN_MIB)
         watching.cancel()
         outcome.seconds, outcome.said = ended - began, [said] if said else []
         outcome.peak_mib, outcome.after_mib = watch.peak_mib, watch.rss_mib
-        _judge(case, outcome, watch, failure)
-        if not watch.killed:
+        if failure:
+            outcome.failures.append(failure)
+        _judge(case, outcome, watch, is_alive=not at.volume.is_aborted)
+        if not at.volume.is_aborted:
             await _end(at, outcome)
+        outcome.said += logged(at.mounter.base / "mounter.log")
     outcome.neighbour = Neighbour.of(steps, (began, ended))
     outcome.failures += outcome.neighbour.failures()
     return outcome
 
 
-def _judge(case: Case, outcome: Outcome, watch: Watch, failure: str) -> None:
+def _judge(case: Case, outcome: Outcome, watch: Watch, *, is_alive: bool) -> None:
     found = outcome.failures
     if watch.killed:
         found.append(f"{watch.killed}, the bound is {case.bound_mib:.0f}")
     elif outcome.peak_mib > case.bound_mib:
         found.append(f"peak {outcome.peak_mib:.0f} MiB, the bound is {case.bound_mib:.0f}")
-    if failure:
-        found.append(failure)
     growth = outcome.after_mib - outcome.before_mib
-    if not watch.killed and growth > BACK_WITHIN_MIB:
+    if is_alive and growth > BACK_WITHIN_MIB:
         held = ", ".join(f"{kind} {mib:.1f}" for kind, mib in watch.held.items() if mib >= 1)
         found.append(f"{growth:.0f} MiB have not come down (counted: {held or 'nothing'})")
     found += watch.over.values()
@@ -132,11 +135,11 @@ def _judge(case: Case, outcome: Outcome, watch: Watch, failure: str) -> None:
         outcome.said.append(f"{watch.stale:.0f} scrapes without an answer in time")
 
 
-async def _come_back(watch: Watch, mib: float) -> None:
+async def _come_back(volume: Volume, watch: Watch, mib: float) -> None:
     """Wait until no more than this is resident, or for a while."""
     deadline = time.monotonic() + BACK_WITHIN_S
     await asyncio.sleep(2)
-    while watch.rss_mib > mib and time.monotonic() < deadline and not watch.killed:
+    while watch.rss_mib > mib and time.monotonic() < deadline and not volume.is_aborted:
         await asyncio.sleep(0.5)
 
 
@@ -149,6 +152,20 @@ async def _end(at: Bench, outcome: Outcome) -> None:
         return
     if report.error is not None:
         outcome.failures.append(f"at the end: {report.error}")
+
+
+def logged(path: Path) -> list[str]:
+    """How many lines of each level from WARNING on, with the first of each code."""
+    counts: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], str] = {}
+    for text in path.read_text(errors="replace").splitlines():
+        with suppress(ValueError):
+            line = json.loads(text)
+            if line["level"] not in ("DEBUG", "INFO"):
+                kind = line["level"], line.get("code", "")
+                counts[kind] += 1
+                first.setdefault(kind, line["message"])
+    return [f"log: {k} {kind[0]} {kind[1]}: {first[kind][:150]}" for kind, k in counts.items()]
 
 
 async def work(name: str, at: Bench, n: int, *, within_s: float) -> tuple[str, str]:
@@ -164,18 +181,22 @@ async def work(name: str, at: Bench, n: int, *, within_s: float) -> tuple[str, s
         env={**os.environ, "LC_ALL": "C"},
         process_group=0,
     )
+    result, rest = None, b""
     try:
         async with asyncio.timeout(within_s):
-            out, _ = await process.communicate()
+            while result is None and (line := await process.stdout.readline()):
+                rest += line
+                with suppress(ValueError):
+                    result = json.loads(line)
+        async with asyncio.timeout(END_WITHIN_S):
+            await process.wait()
     except TimeoutError:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, 9)
+            os.killpg(process.pid, signal.SIGKILL)
         at.volume.abort()
         await process.wait()
-        return f"not done after {within_s:.0f} s", ""
-    *_, last = out.splitlines() or [b""]
-    try:
-        said = json.loads(last)
-    except ValueError:
-        return f"ended with {process.returncode}: {out[-300:].decode(errors='replace')}", ""
-    return said["failure"], said["said"]
+        if result is None:
+            return f"not done after {within_s:.0f} s", ""
+    if result is None:
+        return f"ended with {process.returncode}: {rest[-300:].decode(errors='replace')}", ""
+    return result["failure"], result["said"]

@@ -5,7 +5,7 @@
 Every bucket name is the same bucket, and signatures are not checked. The layout, by kind:
 big: N files in big/, file i with i % 5000 bytes. tree: {"directories", "files"}: so many files in
 each of so many directories of tree/. dirs: N directories in dirs/, one empty file in each. old: N
-small files in old/, to be renamed or removed. large: {"bytes"}: one object large/f0.
+small files in old/, to be renamed or removed. large: {"bytes"}: one object large/f0000000.
 
 Beside S3 it answers below /_made-up/: GET counts (requests by kind), GET memory (its own, in KiB),
 POST rules (a list of `Rule`, in place of the present ones).
@@ -41,7 +41,7 @@ class Rule:
     """What happens to requests of a kind for keys that match, after the first `skip` of them.
 
     hang: no answer until the rules change. Otherwise status and code are the answer. A LIST's key
-    is its prefix, a DELETE-MANY's is "".
+    is its prefix, a DELETE-MANY's is ""; each key of a DELETE-MANY is also a DELETE.
     """
 
     kind: str = ""
@@ -96,13 +96,15 @@ class MadeUpBucket:
         self._counts[kind] += 1
         asked = request.query.get("prefix", "") if kind == "LIST" else key
         body = await request.read()
-        for rule in self._rules:
-            if rule.fits(kind, asked):
-                if not rule.hang:
-                    return _error(rule.status, rule.code)
-                await self._rules_changed.wait()
-                break
+        rule = self._rule_of(kind, asked)
+        if rule is not None and not rule.hang:
+            return _error(rule.status, rule.code)
+        if rule is not None:
+            await self._rules_changed.wait()
         return getattr(self, f"_{kind.lower().replace('-', '_')}")(request, key, body)
+
+    def _rule_of(self, kind: str, key: str) -> Rule | None:
+        return next((rule for rule in self._rules if rule.fits(kind, key)), None)
 
     async def _own(self, request: web.Request) -> web.Response:
         match request.path.removeprefix(OWN):
@@ -194,9 +196,17 @@ class MadeUpBucket:
         return web.Response(status=204)
 
     def _delete_many(self, _request: web.Request, _key: str, body: bytes) -> web.Response:
+        errors = []
         for element in etree.fromstring(body).iter("{*}Key"):
-            self._keys.remove(element.text or "")
-        return _xml(f"<DeleteResult {NAMESPACE}></DeleteResult>")
+            key = element.text or ""
+            if (rule := self._rule_of("DELETE", key)) is None:
+                self._keys.remove(key)
+            else:
+                errors.append(
+                    f"<Error><Key>{escape(key)}</Key><Code>{rule.code}</Code>"
+                    "<Message>made up</Message></Error>"
+                )
+        return _xml(f"<DeleteResult {NAMESPACE}>{''.join(errors)}</DeleteResult>")
 
     def _create_upload(self, _request: web.Request, key: str, _body: bytes) -> web.Response:
         self._next_upload += 1

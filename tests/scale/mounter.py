@@ -29,15 +29,20 @@ KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "u
 
 
 class Volume:
-    """One mounted volume. pid: its worker's. fd: a duplicate of the connection's descriptor."""
+    """One mounted volume.
+
+    pid: its worker's. fd: a duplicate of the connection's descriptor. is_aborted: by `abort`.
+    """
 
     def __init__(self, name: str, path: Path, fd: int, minor: int) -> None:
         self.name, self.path, self.fd, self.minor = name, path, fd, minor
         self.pid = 0
+        self.is_aborted = False
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
 
     def abort(self) -> None:
         """Kill the worker, and free every process that waits in the mount."""
+        self.is_aborted = True
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
         fusectl.abort(self.minor, fd=self.fd)

@@ -9,6 +9,7 @@ this process ends, however it ends, no mount and no process is left. Exit status
 import argparse
 import asyncio
 import os
+import signal
 import sys
 
 from tests.scale import special
@@ -23,7 +24,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.scale.run", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help="default: all")
     parser.add_argument("--full", action="store_true", help="sizes that take hours")
-    parser.add_argument("--n", type=int, help="one n for all cases; each runs at 10 n as well")
+    parser.add_argument("--n", type=int, help="one n for all cases but leftovers and volumes")
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     return parser.parse_args(argv)
 
@@ -39,6 +40,11 @@ def enter_namespaces(module: str) -> None:
     os.execvpe("unshare", words, {**os.environ, INSIDE: "1"})
 
 
+def end_at_signal() -> None:
+    """End in order at SIGTERM, which the first process of a namespace would not notice."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+
+
 def show(outcome: Outcome) -> None:
     seconds, peak = outcome.seconds, outcome.peak_mib
     print(f"{outcome.case} {outcome.n}: {outcome.verdict}, {seconds:.1f} s, peak {peak:.0f} MiB")
@@ -50,7 +56,7 @@ def show(outcome: Outcome) -> None:
 
 
 async def pair(case: Case, *, is_full: bool, n: int | None) -> list[Outcome]:
-    size = n or case.sizes[is_full]
+    size = case.sizes[is_full] if n is None or case.name in special.RUNS else n
     show(small := await _run(case, size))
     large = await _run(case, 10 * size)
     compare(small, large, scales=case.scales, is_full=is_full)
@@ -74,6 +80,7 @@ def main() -> int:
     if unknown := set(asked.cases) - known.keys():
         raise SystemExit(f"no case {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     enter_namespaces("tests.scale.run")
+    end_at_signal()
     outcomes: list[Outcome] = []
     for name in asked.cases or known:
         outcomes += asyncio.run(pair(known[name], is_full=asked.full, n=asked.n))

@@ -25,7 +25,7 @@ from tests.scale.bench import neighbour, tree_config
 from tests.scale.cases import BOUND_MIB, MEMORY_MIB
 from tests.scale.mounter import ROOT, Volume
 from tests.scale.outcome import Neighbour
-from tests.scale.run import enter_namespaces
+from tests.scale.run import end_at_signal, enter_namespaces
 from tests.scale.server import made_up_server
 from tests.scale.soak_programs import LAYOUT, STEPS
 from tests.scale.watch import Watch
@@ -132,6 +132,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     asked = parser.parse_args()
     enter_namespaces("tests.scale.soak")
+    end_at_signal()
     found = asyncio.run(soak(asked.minutes, asked.programs or list(STEPS)))
     for line in found:
         print(f"FAILED: {line}")

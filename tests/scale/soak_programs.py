@@ -143,7 +143,7 @@ def mover(_mount: Path, own: Path, rng: random.Random) -> None:
 def reader(mount: Path, _own: Path, rng: random.Random) -> None:
     """Reads ahead, and stops somewhere."""
     until = rng.randrange(LARGE_BYTES)
-    with (mount / "large" / "f0").open("rb") as file:
+    with (mount / "large" / "f0000000").open("rb") as file:
         at = 0
         while at < until:
             data = file.read(1 << 20)

@@ -107,7 +107,7 @@ def scattered_edits(at: Place) -> str:
     """One byte in each block of a large stored file; the spool may have no room for all."""
     order = list(range(at.n))
     random.Random(at.n).shuffle(order)
-    path, size = at.path / "large" / "f0", at.n * BLOCK
+    path, size = at.path / "large" / "f0000000", at.n * BLOCK
     fd, done = os.open(path, os.O_RDWR), set()
     try:
         for i in order:
@@ -196,7 +196,7 @@ def edit_and_hold(at: Place) -> None:
     is_written, tell = os.pipe()
     if os.fork() == 0:
         os.closerange(0, 3)
-        fd = os.open(at.path / "large" / "f0", os.O_RDWR)
+        fd = os.open(at.path / "large" / "f0000000", os.O_RDWR)
         for i in range(at.n):
             os.pwrite(fd, b"!", i * BLOCK)
         os.write(tell, b".")
@@ -209,10 +209,10 @@ def edit_and_hold(at: Place) -> None:
 @program
 def edit(at: Place) -> None:
     """Changes it in all its blocks, and closes it."""
-    with (at.path / "large" / "f0").open("r+b", buffering=0) as file:
+    with (at.path / "large" / "f0000000").open("r+b", buffering=0) as file:
         for i in range(at.n):
             file.seek(i * BLOCK)
             file.write(b"?")
-    with (at.path / "large" / "f0").open("rb") as file:
+    with (at.path / "large" / "f0000000").open("rb") as file:
         for i in range(at.n):
             expect(file.read(BLOCK)[:1] == b"?", f"block {i}: wrong bytes")
