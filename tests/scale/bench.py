@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +108,9 @@ async def run(case: Case, n: int) -> Outcome:
         _judge(case, outcome, watch, is_alive=not at.volume.is_aborted)
         if not at.volume.is_aborted:
             await _end(at, outcome)
-        outcome.said += logged(at.mounter.base / "mounter.log")
+        lines = list(warnings(at.mounter.base / "mounter.log"))
+        outcome.said += summary(lines)
+        outcome.failures += slow_steps(lines)
     outcome.neighbour = Neighbour.of(steps, (began, ended))
     outcome.failures += outcome.neighbour.failures()
     return outcome
@@ -154,18 +156,31 @@ async def _end(at: Bench, outcome: Outcome) -> None:
         outcome.failures.append(f"at the end: {report.error}")
 
 
-def logged(path: Path) -> list[str]:
-    """How many lines of each level from WARNING on, with the first of each code."""
-    counts: Counter[tuple[str, str]] = Counter()
-    first: dict[tuple[str, str], str] = {}
-    for text in path.read_text(errors="replace").splitlines():
+def warnings(log: Path) -> Iterator[dict[str, str]]:
+    """The lines of the mounter's log from WARNING on."""
+    for text in log.read_text(errors="replace").splitlines():
         with suppress(ValueError):
             line = json.loads(text)
             if line["level"] not in ("DEBUG", "INFO"):
-                kind = line["level"], line.get("code", "")
-                counts[kind] += 1
-                first.setdefault(kind, line["message"])
-    return [f"log: {k} {kind[0]} {kind[1]}: {first[kind][:150]}" for kind, k in counts.items()]
+                yield line
+
+
+def summary(lines: list[dict[str, str]]) -> list[str]:
+    """How many there are of each level and code, with the first."""
+    counts = Counter((line["level"], line.get("code", "")) for line in lines)
+    return [
+        f"log: {k} {level} {code}: "
+        + next(x["message"] for x in lines if (x["level"], x.get("code", "")) == (level, code))[
+            :150
+        ]
+        for (level, code), k in counts.items()
+    ]
+
+
+def slow_steps(lines: list[dict[str, str]]) -> list[str]:
+    """The first two of what the switch for slow steps has reported, but for blocked ones."""
+    texts = [line["message"] for line in lines if "held the event loop" in line["message"]]
+    return [text[:200] for text in texts if "was blocked" not in text][:2]
 
 
 async def work(name: str, at: Bench, n: int, *, within_s: float) -> tuple[str, str]:

@@ -25,6 +25,7 @@ MIB = 1 << 20
 ADDRESS_SPACE_BYTES = 6 << 30  # of each process: a bug must not take the machine
 START_WITHIN_S = 60
 END_WITHIN_S = 90
+SLOW_STEP_MS = 100  # of CPU time; a suite's bound is above the program's own 50
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
 
 
@@ -150,7 +151,11 @@ async def running(base: Path) -> AsyncIterator[Mounter]:
     with (base / "mounter.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *("prlimit", f"--as={ADDRESS_SPACE_BYTES}", "setpriv", "--pdeathsig", "KILL", *words),
-            env={"PATH": "/usr/bin:/bin", **KEYS},
+            env={
+                "PATH": "/usr/bin:/bin",
+                "CSI_S3_SLOW_STEP_MS": str(SLOW_STEP_MS),
+                **KEYS,
+            },
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -46,7 +47,11 @@ class Soak:
     async def running(self, name: str, volume: Volume) -> AsyncIterator[None]:
         words = [sys.executable, "-m", "tests.scale.soak_programs", name, str(volume.path), "1"]
         process = await asyncio.create_subprocess_exec(
-            *words, stdout=asyncio.subprocess.PIPE, cwd=ROOT, env={**os.environ, "LC_ALL": "C"}
+            *words,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "LC_ALL": "C"},
+            process_group=0,
         )
 
         async def read() -> None:
@@ -61,7 +66,7 @@ class Soak:
         try:
             yield
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGKILL)  # and what it runs
             try:
                 async with asyncio.timeout(END_WITHIN_S):
                     await process.wait()
