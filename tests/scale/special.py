@@ -17,6 +17,7 @@ from tests.scale.watch import on_disk_mib, resident_mib
 
 SPOOL_MIB = 64
 EDITED_BYTES = 24 << 20  # what each killed worker leaves
+EXIT_WITHIN_S = 10.0  # of a worker that has reported its end
 KEEPER_MIB = 3.0  # by which the keeper may grow
 
 CASES = (
@@ -73,7 +74,10 @@ async def volumes(case: Case, n: int) -> Outcome:
                     outcome.before_mib = resident_mib(at.pid)[0]
             outcome.after_mib, outcome.peak_mib = resident_mib(at.pid)
             outcome.requests = await server.counts()
-            if left := at.workers():
+            deadline = time.monotonic() + EXIT_WITHIN_S
+            while (left := at.workers()) and time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+            if left:
                 outcome.failures.append(f"{len(left)} workers are left")
     growth = outcome.after_mib - outcome.before_mib
     outcome.said.append(f"the keeper has grown by {growth:.1f} MiB")
