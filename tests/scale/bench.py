@@ -95,7 +95,7 @@ async def run(case: Case, n: int) -> Outcome:
         watch = Watch(at.mounter, at.volume, case.bound_mib)
         watching = asyncio.create_task(watch.run())
         began = time.monotonic()
-        within_s = case.within_s + 0.06 * n
+        within_s = case.within_s + 0.02 * n
         failure, said = await work(case.work or case.name, at, n, within_s=within_s)
         ended = time.monotonic()
         outcome.requests = await at.server.counts() - before
