@@ -46,8 +46,8 @@ def end_at_signal() -> None:
 
 
 def show(outcome: Outcome) -> None:
-    seconds, peak = outcome.seconds, outcome.peak_mib
-    print(f"{outcome.case} {outcome.n}: {outcome.verdict}, {seconds:.1f} s, peak {peak:.0f} MiB")
+    memory = f"{outcome.before_mib:.0f}, {outcome.peak_mib:.0f}, {outcome.after_mib:.0f} MiB"
+    print(f"{outcome.case} {outcome.n}: {outcome.verdict}, {outcome.seconds:.1f} s, {memory}")
     for text in outcome.said:
         print(f"    {text}")
     for text in outcome.failures:
