@@ -4,6 +4,9 @@ Asks S3 (or a listing that is fresh enough) and turns answers into inodes; chang
 """
 
 import math
+from collections.abc import Iterable
+from itertools import chain
+from sys import getsizeof
 
 from csi_s3.aio import KeyLocks
 from csi_s3.errors import (
@@ -12,6 +15,7 @@ from csi_s3.errors import (
     NotDirectoryError,
     NotEmptyError,
     NotFoundError,
+    OutOfMemoryError,
     StaleError,
 )
 from csi_s3.fs.base.context import MountContext
@@ -24,11 +28,11 @@ from csi_s3.fs.base.keys import (
     link_name,
 )
 from csi_s3.fs.base.memory import MemoryKind
-from csi_s3.fs.names.attributes import Attributes, attributes
+from csi_s3.fs.names.attributes import Attributes, attributes, entry_attributes
 from csi_s3.fs.names.directory import Directory
 from csi_s3.fs.names.entries import Entry, Packer, Special, SymbolicLink
-from csi_s3.fs.names.eviction import Eviction
-from csi_s3.fs.names.inode import ROOT, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.eviction import Eviction, Room
+from csi_s3.fs.names.inode import NEW_INODE_BYTES, ROOT, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import KernelCache
 from csi_s3.fs.names.listing import Lister, Listing
@@ -36,11 +40,13 @@ from csi_s3.fs.names.listing_reader import Reader
 from csi_s3.fs.names.lookup import NameResolver
 from csi_s3.fs.names.page_cache import PageCache
 from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.names.recent_keys import KEY_BYTES, RecentKeys
 from csi_s3.fs.names.sizes import Sizes
+from csi_s3.fs.names.unfinished_moves import UnfinishedMoves
 from csi_s3.s3.store import ObjectInfo
 
-INODE_BYTES = 950  # measured: 777 to 949, as full as tables are; a key of 25 characters
-INODES_SHARE = 4  # of the memory budget; buffers have a budget of their own
+MADE_HERE_SHARE = 1 / 32  # of the memory for inodes
+KEPT_SHARE = 1 / 4  # of the memory for inodes that directories may take which only the mount holds
 
 
 class Tree:
@@ -48,19 +54,28 @@ class Tree:
 
     Cancellation: every method may be cancelled, with or without the effect of S3's answer.
     versions: a lock for each inode whose version may change.
+    made_here: the keys of directories made through this mount, which rmdir may remove without
+        allow-delete.
+    moves: of directories, while files below still stand for the versions at their old keys.
     """
 
     def __init__(
         self, context: MountContext, *, prefix: str, kernel: KernelCache, numbers: InodeNumbers
     ) -> None:
-        self.inodes = Inodes(prefix, numbers)
+        account = context.memory.account(MemoryKind.INODES)
+        self.inodes = Inodes(prefix, numbers, account=account)
+        most = int(account.limit_bytes * MADE_HERE_SHARE / KEY_BYTES)
+        self.made_here = RecentKeys(account, limit=most)
         self.versions: KeyLocks[int] = KeyLocks()
+        self.moves = UnfinishedMoves()
         self._store, self._config, self._kernel = context.store, context.config, kernel
         self._context, self._clock = context, context.clock
         self._resolver = NameResolver(context.store, links=context.config.symlinks)
         self._mounted_ns = context.clock.realtime_ns()
-        self.inodes_limit = context.config.budget_bytes // INODES_SHARE // INODE_BYTES
-        self.eviction = Eviction(self.inodes, kernel, context.group, limit=self.inodes_limit)
+        self.eviction = Eviction(
+            self.inodes, kernel, context.group, wait_within_s=context.room_within_s
+        )
+        self.kept_limit = int(context.memory.pool_bytes * KEPT_SHARE / NEW_INODE_BYTES)
         self.sizes = Sizes(kernel)
         self._changes = context.memory.account(MemoryKind.CHANGES)
         self._cache = PageCache(context.memory)
@@ -71,6 +86,9 @@ class Tree:
     def directory(self, inode: Inode) -> Directory[Inode]:
         if not inode.is_dir:
             raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
+        if inode.runtime.directory is None:
+            inode.known_names(self._changes)
+            self.inodes.recount(inode)
         return inode.known_names(self._changes)
 
     async def lookup(self, parent: Inode, name: str) -> Inode:
@@ -134,6 +152,8 @@ class Tree:
         if entry is Special.ABSENT or entry is Special.LOCAL:
             if present is not None:
                 self._vanished(present)
+            if self.made_here:
+                self.made_here.discard(child_key(self.inodes.key(parent), name, is_dir=True))
             raise NotFoundError(f"no file or directory {name!r}")
         if entry is Special.DIRECTORY:
             if present is not None and present.is_dir:
@@ -157,8 +177,7 @@ class Tree:
         the same inode if its name comes back.
         """
         if inode.is_dir:
-            inode.unpin()
-            self.inodes.drop_unused(inode)
+            self.inodes.let_go(inode)
         else:
             self.inodes.unlink(inode)
 
@@ -187,6 +206,7 @@ class Tree:
         if inode.is_version(info) and not self.versions.busy(inode.ino):
             inode.set_version(info, question=question)
             return True
+        await self.moves.wait()
         async with self.versions.hold(inode.ino):
             self._check_key(inode, info)
             if inode.question <= question and await self.renew_held(inode, info):
@@ -247,6 +267,11 @@ class Tree:
 
     def drop_local(self, parent: Inode, name: str) -> None:
         """Let S3 decide again whether the name exists, and the directories above it."""
+        if self.inodes.local_only:
+            self.inodes.note_keys_below(parent)
+        self._drop_local(parent, name)
+
+    def _drop_local(self, parent: Inode, name: str) -> None:
         self.directory(parent).drop_local(name)
         while parent.ino != ROOT and parent.is_linked:
             if parent.runtime.is_pinned or self.directory(parent).local:
@@ -267,11 +292,34 @@ class Tree:
             raise NotEmptyError(f"{key}: not empty")
         return bool(keys)
 
-    def keep(self, inode: Inode) -> None:
-        """Let a directory exist even if S3 has no key for it."""
-        if inode.ino != ROOT and inode.is_linked:
-            inode.pin()
-            self.add_local(self.inodes.get(inode.parent), inode)
+    def keep(self, inode: Inode, *, is_local: bool = False) -> None:
+        """Let a directory exist even if S3 has no key for it.
+
+        There is a limit: at it, S3 decides again whether the one exists that was kept first. Not of
+        those that are local: S3 has never had a key of theirs; see `check_local_directory`.
+        """
+        if inode.ino == ROOT or not inode.is_linked:
+            return
+        self.inodes.keep(inode, is_local=is_local)
+        self.add_local(self.inodes.get(inode.parent), inode)
+        while len(self.inodes.kept) > self.kept_limit:
+            first = self.inodes.get(next(iter(self.inodes.kept)))
+            if not self.directory(first).local:
+                self._drop_local(self.inodes.get(first.parent), first.name)
+            self.inodes.let_go(first)
+
+    def check_local_directory(self) -> None:
+        """Whether there may be one more directory of which S3 has no key.
+
+        Raises:
+            OutOfMemoryError: there are too many already.
+
+        """
+        if len(self.inodes.local_only) >= self.kept_limit:
+            raise OutOfMemoryError(
+                f"{self.kept_limit} directories that are not in S3, because no file is in them",
+                "put files into them, or mount without dir-markers=off",
+            )
 
     def move(self, inode: Inode, into: Inode, new: str) -> None:
         """Give it another name: in the table, in what is local, and in what listings show."""
@@ -288,9 +336,9 @@ class Tree:
         self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
         self.keep(above)  # until rmdir, even if that was its last name
 
-    def moved(self, inode: Inode) -> None:
-        """A directory has another key, and so has all that is below it."""
-        for child in (inode, *self.inodes.below(inode)):
+    def moved(self, inode: Inode, below: Iterable[Inode]) -> None:
+        """A directory has another key, and so has all that is known below it."""
+        for child in chain((inode,), below):
             if child.runtime.directory is not None:
                 child.runtime.directory.moved(self.inodes.key(child))
 
@@ -303,8 +351,13 @@ class Tree:
     def remember(self, inode: Inode) -> bool:
         """Count a reference of the kernel. False: it should not be given many more inodes now."""
         self.inodes.remember(inode)
-        self.eviction.check()
-        return self.eviction.has_room
+        return self.eviction.check()
+
+    async def room(self, parent: int, name: str, *, is_look_up: bool = False) -> Room:
+        """As `Eviction.room`, for one inode of that name."""
+        above = self.inodes.get(parent)
+        n = NEW_INODE_BYTES + 2 * getsizeof(name) + getsizeof(self.inodes.key(above))
+        return await self.eviction.room(n, is_look_up=is_look_up)
 
     # listings
 
@@ -383,6 +436,10 @@ class Tree:
 
     def attributes(self, inode: Inode) -> Attributes:
         return attributes(inode, self._config, mounted_ns=self._mounted_ns)
+
+    def entry_attributes(self, parent: Inode, name: str, entry: Entry) -> Attributes:
+        """Of a listed name for which there is no inode."""
+        return entry_attributes(f"{parent.ino}/{name}", entry, self._config)
 
     def entries_changed(self, directory: Inode) -> None:
         """This mount made or removed a name in it: set its time, for programs that cache listings.
