@@ -124,6 +124,8 @@ class FileSystem:
         self._recover_renames = partial(recover_renames, context.key_lock, copies, journal)
 
     def usage(self) -> FileSystemUsage:
+        """What it holds, once listings that can answer nothing any more are dropped."""
+        self._tree.drop_old_pages()
         return FileSystemUsage(
             open_files=len(self._handles),
             inodes=len(self._inodes),

@@ -25,7 +25,7 @@ def name(n):
     return f"file-{n:08}"
 
 
-def make_up(store: MemoryStore, count: int, **of_each):
+def make_up(store: MemoryStore, count: int, *, in_page: int = 1000):
     """Let `d/` have so many files, which were never put. Answers the numbers of pages asked for."""
     asked: list[int] = []
     whole = store.list_page
@@ -35,9 +35,9 @@ def make_up(store: MemoryStore, count: int, **of_each):
             return await whole(prefix, token=token, max_keys=max_keys, delimiter=delimiter)
         await store._enter("LIST", prefix)
         first = int(token or 0)
-        asked.append(first // 1000)
-        last = min(count, first + max_keys)
-        objects = [replace(INFO, key=f"d/{name(n)}", **of_each) for n in range(first, last)]
+        asked.append(first // in_page)
+        last = min(count, first + min(max_keys, in_page))
+        objects = [replace(INFO, key=f"d/{name(n)}") for n in range(first, last)]
         return ListPage(
             objects=objects, prefixes=[], next_token=str(last) if last < count else None
         )
@@ -68,11 +68,11 @@ async def count(mount, fh, start=0):
             return n, start
 
 
-@pytest.mark.parametrize("names", [5000, 50_000])
+@pytest.mark.parametrize("names", [2000, 20_000])
 def test_a_long_directory_costs_its_pages_once_and_a_bounded_cache(mount, names):
     asked = make_up(mount.store, names)
     cache = mount.fs._context.memory.account(MemoryKind.LISTINGS)
-    cache.limit_bytes = 1 << 20
+    cache.limit_bytes = 1 << 18
     fh = mount.run(mount.fs.opendir(mount.ino("d")))
     tracemalloc.start()
     mount.fs.releasedir(fh)
@@ -83,7 +83,7 @@ def test_a_long_directory_costs_its_pages_once_and_a_bounded_cache(mount, names)
     tracemalloc.stop()
     assert asked == list(range(names // 1000))
     assert cache.used_bytes <= cache.limit_bytes
-    assert cache.used_bytes > min(50 * names, cache.limit_bytes - 100_000)
+    assert cache.used_bytes > min(50 * names, cache.limit_bytes - 120_000)
     assert held < 1.25 * cache.used_bytes + 150_000  # and what else this is the first use of
     assert peak < held + (3 << 20)
     mount.fs.releasedir(fh)
@@ -116,7 +116,7 @@ def test_a_page_that_was_dropped_is_asked_for_once_by_its_mark(mount):
 
 
 def test_seekdir_far_back_asks_for_the_page_and_for_a_few_before_it(mount):
-    asked = make_up(mount.store, 100_000)
+    asked = make_up(mount.store, 10_000, in_page=100)
     fh = mount.run(mount.fs.opendir(mount.ino("d")))
     mount.run(count(mount, fh))
     listing = mount.fs._handles.directory(fh).reader.listing
@@ -129,7 +129,7 @@ def test_seekdir_far_back_asks_for_the_page_and_for_a_few_before_it(mount):
         await entries.aclose()
         return entry.name.decode()
 
-    assert mount.run(one((42 << 13) + 7)) == name(42_006)  # the page begins with 41,999
+    assert mount.run(one((42 << 13) + 7)) == name(4206)  # the page begins with 4199
     assert asked[-1] == 42
     assert len(asked) <= listing._stride
     mount.fs.releasedir(fh)
@@ -151,7 +151,7 @@ def test_a_hundred_handles_of_one_directory_share_a_listing(mount):
     assert used(mount, MemoryKind.HANDLES) == before
 
 
-@pytest.mark.parametrize("handles", [100, 1000])
+@pytest.mark.parametrize("handles", [50, 300])
 def test_handles_opened_over_hours_are_corrected_by_a_bounded_number_of_steps(mount, handles):
     for n in range(3):
         mount.put(f"d/{n}")
@@ -192,7 +192,7 @@ def test_opendir_is_refused_when_the_share_of_handles_is_used_up(mount, is_begun
     assert account.used_bytes == 0
 
 
-@pytest.mark.parametrize("names", [100, 1000])
+@pytest.mark.parametrize("names", [50, 300])
 def test_an_empty_directory_counts_as_well(mount, names):
     for n in range(names):
         mount.put(f"d/{n}/")
@@ -211,11 +211,10 @@ def test_an_empty_directory_counts_as_well(mount, names):
     tracemalloc.stop()
     assert used(mount, MemoryKind.LISTINGS) > 0.75 * (held - 700 * names)  # and their directories
     mount.time.now_s += 60
-    mount.fs._tree._cache.expire(mount.time.now_s)
-    assert used(mount, MemoryKind.LISTINGS) == 0
+    assert mount.fs.usage().memory_bytes["listings"] == 0
 
 
-@pytest.mark.parametrize("changes", [2000, 20_000])
+@pytest.mark.parametrize("changes", [2000, 10_000])
 def test_an_open_scandir_remembers_no_change(mount, changes):
     """The second page has come, and is not read."""
     make_up(mount.store, 1001)
@@ -331,16 +330,16 @@ def test_a_store_that_refuses_an_old_token_is_asked_from_the_beginning(mount):
 
 def test_a_store_whose_listing_has_no_end_takes_a_bounded_cache(mount):
     """An infinite listing, of names that cannot be shown among others."""
-    asked = make_up(mount.store, 10**8)
+    asked = make_up(mount.store, 10**8, in_page=100)
     cache = mount.fs._context.memory.account(MemoryKind.LISTINGS)
-    cache.limit_bytes = 1 << 20
+    cache.limit_bytes = 1 << 17
     fh = mount.run(mount.fs.opendir(mount.ino("d")))
 
     async def some():
         n = 0
         async for _ in mount.fs.readdir(fh, 0):
             n += 1
-            if n == 50_000:
+            if n == 5000:
                 return
 
     mount.run(some())
@@ -389,7 +388,7 @@ def test_names_that_cannot_be_shown_are_a_number_and_the_first(mount, caplog):
     assert "500 keys in 'd/' cannot be shown" in caplog.text
 
 
-@pytest.mark.parametrize("names", [500, 5000])
+@pytest.mark.parametrize("names", [500, 4500])
 def test_names_that_only_this_mount_has_are_listed_in_pages(mounts, names):
     mount = mounts(dir_markers=False)
     mount.put("d/")

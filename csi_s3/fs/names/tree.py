@@ -390,19 +390,23 @@ class Tree:
 
     def _list(self, inode: Inode, *, since_s: float) -> Reader:
         directory, listing = self.directory(inode), self.directory(inode).newest
-        self._cache.expire(self._clock.monotonic_s())
+        self.drop_old_pages()
         if not isinstance(listing, Listing) or not listing.is_joinable(since_s):
             listing = Listing(self._lister, self.inodes.key(inode), directory)
         reader = Reader(self._lister, listing)
         directory.opened(listing)
         return reader
 
+    def drop_old_pages(self) -> None:
+        """Give back what closed listings hold after `metadata-ttl`."""
+        self._cache.expire(self._clock.monotonic_s())
+
     def close_listing(self, inode: Inode, reader: Reader) -> None:
         now_s = self._clock.monotonic_s()
         reader.close(valid_until=now_s + self._config.metadata_ttl_s)
         if reader.listing.readers == 0:
             self.directory(inode).closed(reader.listing)
-        self._cache.expire(now_s)
+        self.drop_old_pages()
 
     # attributes
 
