@@ -242,10 +242,10 @@ class FileSystem:
             if local is None and entry is Special.LOCAL:  # it was; S3 has it now
                 with self._tree.eviction.reading(handle.inode):
                     entry, question = await self._tree.find(handle.inode, name)
-            if local is None and entry is Special.ABSENT:
+            present = local or self._inodes.child(handle.inode.ino, name)
+            if present is None and entry is Special.ABSENT:
                 continue
             handle.position = at
-            present = local or self._inodes.child(handle.inode.ino, name)
             if present is None and not needs_inodes and not self._tree.eviction.check():
                 attributes = self._tree.entry_attributes(handle.inode, name, entry)
                 yield DirEntry(

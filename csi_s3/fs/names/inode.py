@@ -16,9 +16,9 @@ from sys import getsizeof
 from types import MappingProxyType
 from typing import NamedTuple
 
-from csi_s3.fs.names.chain import Link
 from csi_s3.fs.names.directory import Directory, Listing
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
+from csi_s3.fs.names.record_chain import Link
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.s3.store import ObjectInfo
