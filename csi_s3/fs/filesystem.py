@@ -250,9 +250,9 @@ class FileSystem:
                 if local is None and entry is Special.LOCAL:  # it was; S3 has it now
                     with self._tree.eviction.reading(handle.inode):
                         entry, question = await self._tree.find(handle.inode, name)
-                if local is None and entry is Special.ABSENT:
-                    continue
                 present = local or self._inodes.child(handle.inode.ino, name)
+                if present is None and entry is Special.ABSENT:
+                    continue
                 if present is None and not needs_inodes and not self._tree.eviction.check():
                     yield DirEntry(
                         name=name.encode(),

@@ -24,7 +24,7 @@ from csi_s3.fuse.session import Session
 from csi_s3.kernel import mount
 from csi_s3.s3.memory_store import MemoryStore
 
-path, names, limit, minor = sys.argv[1], *map(int, sys.argv[2:5])
+path, names, limit, minor, which = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5]
 pool = 2 * limit * 700  # the kernel is asked to drop names above half of it
 most = {"listed": 0, "walked": 0, "bytes": 0}
 
@@ -63,8 +63,11 @@ async def settled(fs):
 async def main():
     store = MemoryStore()
     for n in range(names):
-        store.put_now(f"big/{n:06}", b"x" * (n % 100))
-        store.put_now(f"tree/{n % 30}/{n:06}")
+        if which == "directories":
+            store.put_now(f"directories/{n:06}/f")
+        else:
+            store.put_now(f"big/{n:06}", b"x" * (n % 100))
+            store.put_now(f"tree/{n % 30}/{n:06}")
     fd = mount.open_fuse()
     mount.mount_fuse(fd, path, source_name="test")
     init = bytearray(mount.read_init(fd, 10))
@@ -78,13 +81,16 @@ async def main():
         fs = Counted(context, prefix="", kernel=session)
         serving = group.create_task(session.serve(Bridge(fs)))
         await session.is_answered.wait()
-        said = {
-            "listed": await run(LISTED),
-            "walked": await run(WALKED),
-            "tree": await run(TREE),
-            "held": await run(HELD),
-        }
-        said["left"] = await settled(fs)
+        if which == "directories":
+            said = {"directories": await run(DIRECTORIES)}
+        else:
+            said = {
+                "listed": await run(LISTED),
+                "walked": await run(WALKED),
+                "tree": await run(TREE),
+                "held": await run(HELD),
+                "left": await settled(fs),
+            }
         await asyncio.to_thread(mount.umount, path)
         await serving
         fs.close()
@@ -106,6 +112,14 @@ print(sum(os.stat("big/" + n).st_size == int(n) % 100 for n in found))
 TREE = '''
 os.chdir("tree/7")
 print(sum(len(files) for _, _, files in os.walk("..")), os.getcwd() == here + "/tree/7")
+'''
+DIRECTORIES = '''
+os.chdir("directories/000007")
+held, refused = os.open("../000009", os.O_PATH), []
+found = sum(len(files) for _, _, files in os.walk("..", onerror=refused.append))
+print(found + len(refused), len(refused) > 0, {e.errno for e in refused} <= {12}, end=" ")
+print(os.getcwd() == here + "/directories/000007", end=" ")
+print(os.readlink(f"/proc/self/fd/{held}") == here + "/directories/000009")
 '''
 HELD = '''
 import errno
@@ -134,22 +148,38 @@ uvloop.run(main())
 """
 
 
-@pytest.mark.parametrize("minor", [44, 99], ids=["name by name", "as the kernel can"])
+MINOR = pytest.mark.parametrize("minor", [44, 99], ids=["name by name", "as the kernel can"])
+
+
+def run(path, names: int, minor: int, which: str) -> dict:
+    words = [sys.executable, "-c", PROGRAM, path, str(names), str(LIMIT), str(minor), which]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=WITHIN_S)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["most"]["bytes"] <= said["pool"]
+    return said
+
+
+@MINOR
 def test_more_names_than_the_limit_are_listed_while_a_handle_is_open(tmp_path, minor):
     """And looked up, and walked in a tree, while a program works in one of its directories.
 
     Then a program holds files open until no more fit: it alone is refused, names are still listed,
     and all goes on once they are closed.
     """
-    words = [sys.executable, "-c", PROGRAM, tmp_path, str(NAMES), str(LIMIT), str(minor)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=WITHIN_S)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = run(tmp_path, NAMES, minor, "files")
     assert said["listed"] == f"{NAMES} {NAMES} {NAMES}"
     assert said["walked"] == f"{NAMES}"
     assert said["tree"] == f"{NAMES} True"
     assert said["held"] == f"ENOMEM ENOMEM ENOMEM ENOMEM {NAMES} True True {NAMES - 1} None"
     assert said["most"]["listed"] < 2 * LIMIT
     assert said["most"]["walked"] < 2 * LIMIT
-    assert said["most"]["bytes"] <= said["pool"]
     assert said["left"] <= 2 * LIMIT
+
+
+@MINOR
+def test_more_directories_than_the_limit_are_walked_and_those_in_use_left_alone(tmp_path, minor):
+    """Name by name the kernel is not asked for them: it would cut off those in use."""
+    said = run(tmp_path, 2 * LIMIT, minor, "directories")
+    is_refused = minor == 44
+    assert said["directories"] == f"{2 * LIMIT} {is_refused} True True True"

@@ -1,9 +1,9 @@
 """Keeps the inode table within its share of memory: a `find` pins every name it has seen.
 
-The bound is what the other kinds of records leave of their pool. Above half of it the kernel is
-asked to drop names that are not in use, each once until it is used again. Above three quarters,
-listings bring the kernel no more inodes. What needs an inode then waits for the kernel to drop
-some, for a short time, and is refused at the bound before anything is changed.
+The bound is what the other kinds of records leave of their pool. Above five eighths of it the
+kernel is asked to drop names that are not in use, each once until it is used again. Above thirteen
+sixteenths, listings bring the kernel no more inodes. What needs an inode then waits for the kernel
+to drop some, for a short time, and is refused at the bound before anything is changed.
 
 Of what the kernel was asked for and has not dropped, half is taken to stay: so others are asked for
 in its place, however many the kernel cannot drop.
@@ -28,7 +28,7 @@ BATCH = 256  # a thread for each; READDIR brings some 200 names at most
 CHECK_EVERY_S = 0.1  # whether there is room for those that wait
 # Parts of the bound: the kernel is asked to drop names above SOFT, READDIR brings no inodes above
 # LISTED, and above MADE there are none but for look-ups: `rm` frees memory, and looks names up.
-SOFT, LISTED, MADE = 1 / 2, 3 / 4, 15 / 16
+SOFT, LISTED, MADE = 5 / 8, 13 / 16, 15 / 16
 
 
 class Room:
@@ -202,7 +202,7 @@ class Eviction:
         return names
 
     def _asked_before(self) -> Sequence[CachedName]:
-        """Names that the kernel had in use when it was asked, and may have no more."""
+        """Names that the kernel had in use when it was asked, and may no longer have."""
         names: dict[int, CachedName] = {}
         while len(names) < BATCH and (inode := self._inodes.ask_again()) is not None:
             if inode.ino in names:

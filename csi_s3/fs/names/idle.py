@@ -10,8 +10,8 @@ again and again), and a scan of the inode table.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from csi_s3.fs.names.chain import Chain, Link, remove
 from csi_s3.fs.names.inode import Inode
+from csi_s3.fs.names.record_chain import Chain, Link, remove
 
 
 class _Names(Link):

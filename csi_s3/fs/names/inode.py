@@ -17,10 +17,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from csi_s3.fs.base.memory import Account
-from csi_s3.fs.names.chain import Link
 from csi_s3.fs.names.directory import Directory
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
 from csi_s3.fs.names.listing_reader import Reader as DirectoryReader
+from csi_s3.fs.names.record_chain import Link
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.s3.store import ObjectInfo

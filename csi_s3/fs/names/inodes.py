@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from csi_s3.errors import StaleError
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.base.memory import Account
-from csi_s3.fs.names.chain import Chain, remove
 from csi_s3.fs.names.idle import IdleNames
 from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.record_chain import Chain, remove
 from csi_s3.s3.store import ObjectInfo
 
 

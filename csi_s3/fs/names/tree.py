@@ -296,7 +296,7 @@ class Tree:
         """Let a directory exist even if S3 has no key for it.
 
         There is a limit: at it, S3 decides again whether the one exists that was kept first. Not of
-        those that are local: S3 has never had a key of theirs; see `check_local_directory`.
+        those that are local, of which S3 has never had a key; see `check_local_directory`.
         """
         if inode.ino == ROOT or not inode.is_linked:
             return

@@ -92,10 +92,11 @@ INODES = _worker_gauge(
 INODES_LIMIT = _worker_gauge(
     "inodes_limit",
     "inodes",
-    "The number of inodes above which the kernel is asked to forget files.",
+    "The number of inodes, if they take as much memory as those that are there, above which the "
+    "kernel is asked to forget some.",
 )
 INODES_ASKED = _worker_gauge(
-    "inodes_asked", "inodes", "Files that the kernel was asked to forget and has not forgotten yet."
+    "inodes_asked", "inodes", "Those that the kernel was asked to forget and has not forgotten yet."
 )
 DIRTY_BYTES = _worker_gauge(
     "dirty_bytes", "bytes", "Total size of the files that were written and are not in S3 yet."
