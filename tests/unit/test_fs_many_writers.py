@@ -45,7 +45,9 @@ def give_up_soon(mount, after_s=SOON_S):
 
 @pytest.mark.parametrize("n", [300, 3000])
 def test_any_number_of_open_files_has_a_byte_written_to_each(small, n):
-    """Promise: Files that are open for writing never stop a volume, however many they are."""
+    """Promise: Any number of files may be open for writing: what can neither be uploaded yet nor
+    stay in memory goes to the spool.
+    """
     mount = small()
     handles = [mount.create(f"f{i}") for i in range(n)]
     for i, fh in enumerate(handles):
@@ -144,7 +146,6 @@ def test_a_long_file_without_any_memory_leaves_from_the_spool(small):
 
 
 def test_a_stream_waits_while_parts_are_leaving(small):
-    """Promise: A full memory budget is back-pressure."""
     mount = small()
     held = Held(mount.store, "UPLOAD_PART")
     fh = mount.create("f")
@@ -183,7 +184,9 @@ def test_storing_many_spooled_files_at_once_exceeds_the_budget_by_one_part_at_mo
 
 @pytest.mark.parametrize("in_use", [0, MIB])
 def test_where_the_spool_is_full_only_the_program_that_asks_for_more_fails(small, in_use):
-    """Promise: what cannot be afforded is refused for the program that asks."""
+    """Promise: Where neither memory nor spool has room, only the program that asks for more waits,
+    and then fails with ENOSPC.
+    """
     mount = small(has_spool=in_use > 0, spool_bytes=1)
     give_up_soon(mount)
     first = mount.create("first")

@@ -1,4 +1,4 @@
-"""Files that are written at random: the map of their bytes is counted, bounded, and never scanned."""
+"""Files written at random: the map of their bytes is counted, bounded, and never scanned."""
 
 import asyncio
 import os
