@@ -36,7 +36,8 @@ async def main():
         await asyncio.to_thread(subprocess, [sys.executable, "-c", WRITER, path, str(files)])
         right = sum(store.objects[str(n)].data == b"%d" % n for n in range(files))
         requests = {k: n for k, n in store.requests.items() if k.startswith(("PUT", "UPLOAD"))}
-        held = {k: n for k, n in context.memory.used_bytes().items() if k in ("buffers", "requests")}
+        used = context.memory.used_bytes()
+        held = {kind: used[kind] for kind in ("buffers", "requests")}
         await asyncio.to_thread(mount.umount, path)
         await serving
         fs.close()

@@ -11,6 +11,7 @@ import pytest
 
 from csi_s3.errors import OutOfMemoryError, SpoolFullError, TooManyOpenFilesError
 from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.base.progress_timeout import WAIT_BYTES
 from csi_s3.fs.names.inode import Kind
 from csi_s3.fs.write.dirty_file import RECORD_BYTES
 from csi_s3.fs.write.remote_object import Basis
@@ -323,3 +324,27 @@ def test_without_a_spool_a_small_stored_file_that_finds_no_memory_is_out_of_memo
     mount.write(fh, b"+", 6)
     mount.close_file(fh)
     assert mount.data("f") == b"stored+"
+
+
+@pytest.mark.parametrize("n", [500, 5000])
+def test_a_write_that_waits_takes_what_is_counted(small, n):
+    mount = small(has_spool=False)
+    handles = [mount.create(f"f{i}") for i in range(n)]
+    mount.budget.take(MIB)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    writes = [mount.start(mount.fs.files.write(fh, 0, b"1")) for fh in handles]
+    mount.settle()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    requests = account(mount, MemoryKind.REQUESTS)
+    assert requests.used_bytes == n * (WAIT_BYTES + 1)
+    assert 0.75 * WAIT_BYTES < (after - before) / n < 1.25 * WAIT_BYTES
+    mount.budget.release(MIB)
+    mount.budget.total_bytes = n * FIRST_GRANULE_BYTES
+    mount.budget.release(0)
+    for task in writes:
+        mount.wait(task)
+    for fh in handles:
+        mount.close_file(fh)
+    assert requests.used_bytes == 0
