@@ -12,7 +12,13 @@ from weakref import WeakSet
 
 from pyfuse3 import FUSEError
 
-from csi_s3.errors import NotPermittedError, Occurrence, VolumeError
+from csi_s3.errors import (
+    NotPermittedError,
+    Occurrence,
+    OutOfMemoryError,
+    TooManyOpenFilesError,
+    VolumeError,
+)
 from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
@@ -30,7 +36,7 @@ REFUSALS_EVERY_S = 10.0
 # A process serves one mount.
 _timeouts: set[asyncio.Timeout] = set()  # of requests under way
 _logged: WeakSet[Occurrence] = WeakSet()  # a lost upload fails many calls
-_refused_at: dict[str, float] = {}  # by the option that an operation needs
+_refused_at: dict[str, float] = {}  # by the option that an operation needs, or the error's code
 
 
 def give_up() -> None:
@@ -73,6 +79,7 @@ def answered(
                         _timeouts.discard(timeout)
             except Exception as exc:
                 number = _errno(op, exc, deadline_s)
+                _drop_frames(exc)
                 metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
                 timer.observe(perf_counter() - began_s)
                 raise FUSEError(number) from exc
@@ -90,6 +97,16 @@ def answered(
         return inner
 
     return wrap
+
+
+def _drop_frames(exc: BaseException | None) -> None:
+    """Drop the frames that an error came through: their variables often refer to the error.
+
+    Such a cycle would keep the request's bytes until a collection finds it.
+    """
+    while exc is not None and exc.__traceback__ is not None:
+        exc.__traceback__ = None
+        exc = exc.__cause__ or exc.__context__
 
 
 _NAMES = {**errorcode, EOPNOTSUPP: "EOPNOTSUPP"}  # Linux has two names for 95
@@ -120,11 +137,14 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
 
 
 def _log(op: str, error: VolumeError) -> None:
-    if isinstance(error, NotPermittedError) and error.option:  # `rm -r` fails for each file
+    what = error.option if isinstance(error, NotPermittedError) else ""
+    if isinstance(error, OutOfMemoryError | TooManyOpenFilesError):
+        what = error.code
+    if what:  # `rm -r` fails for each file, and a `find` for each directory
         now = perf_counter()
-        if now - _refused_at.get(error.option, -REFUSALS_EVERY_S) < REFUSALS_EVERY_S:
+        if now - _refused_at.get(what, -REFUSALS_EVERY_S) < REFUSALS_EVERY_S:
             return
-        _refused_at[error.option] = now
+        _refused_at[what] = now
     # No caller gets the error of a release, and its bytes are not stored.
     level = max(error.level, logging.ERROR) if op == "release" else error.level
     log.log(level, "%s: %s", op, error, extra={"op": op, "code": error.code})

@@ -29,6 +29,7 @@ class MountContext:
     progress_timeout: ProgressTimeout
     key_lock: KeyRangeLock
     abort_within_s: float = 100.0  # for an answer to the abort of an upload
+    room_within_s: float = 5.0  # for the kernel to drop names, where there is no room for another
 
     @classmethod
     def create(

@@ -84,7 +84,7 @@ class WriteBack:
 
     def is_exempt(self, inode: Inode) -> bool:
         """A file created through this mount while the handle that created it is open."""
-        return any(h.is_creator for h in inode.file_handles)
+        return inode.runtime.creators > 0
 
     def begin(
         self, inode: Inode, *, base: ObjectInfo | None = None, exclusive: bool = False
@@ -130,8 +130,10 @@ class WriteBack:
 
     def is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:
         """Whether another handle writes, or reads what only the writer of an unlinked file has."""
-        others = (h for h in inode.file_handles if h is not besides)
-        return any(h.is_writable or not inode.is_linked for h in others)
+        mine = besides is not None and besides.is_open
+        if not inode.is_linked:
+            return inode.handles > mine
+        return inode.runtime.writable > (mine and besides is not None and besides.is_writable)
 
     # into the store
 
@@ -344,16 +346,15 @@ class WriteBack:
         return writer.base
 
     def moved(self, inode: Inode, info: ObjectInfo) -> None:
-        """Take over the version that the store has at a file's new key."""
+        """Take over the version that the store has at a file's new key.
+
+        Readers of handles see at their next read that they have the old key.
+        """
         if inode.mtime_ns is None:
             inode.set_times(mtime_ns=self._tree.attributes(inode).mtime_ns)
         inode.set_version(info)
         if inode.writer is not None:
             inode.writer.rebase(info)
-        for handle in inode.file_handles:
-            if handle.reader is not None:
-                handle.reader.close()
-                handle.reader = None
 
 
 def _progress(inode: Inode) -> Progress | None:

@@ -53,6 +53,20 @@ class Reader:
     Cancellation: a cancelled `read` leaves its part under way for the next one.
     """
 
+    __slots__ = (
+        "_budget",
+        "_closed",
+        "_expected",
+        "_first",
+        "_group",
+        "_head",
+        "_max_part",
+        "_store",
+        "_stream_start",
+        "_window",
+        "info",
+    )
+
     def __init__(self, context: MountContext, info: ObjectInfo, *, first: Buffer = b"") -> None:
         """first: the object's first bytes, if they are here."""
         self.info = info

@@ -29,7 +29,8 @@ from csi_s3.fs.write.extents import Origin
 from csi_s3.fs.write.file_sender import FileSender
 from csi_s3.fs.write.file_state import FilePhase, FileState
 from csi_s3.fs.write.remote_object import RemoteObject
-from csi_s3.fs.write.spool import Description, Spool, SpoolFile
+from csi_s3.fs.write.spool import Spool, SpoolFile
+from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.staging import StagedFile
 from csi_s3.s3.store import ObjectInfo
 
@@ -330,7 +331,7 @@ class DirtyFile:
                 raise result
             self._remote.replace(result)
             self._staged.mark_stored(result.size)
-            self._spool.supersede(result.key)
+            self._spool.supersede(result.key, is_edit=self._remote.like is not None)
             self._become(FilePhase.CLEAN)
             self.progress.made()
             return result

@@ -15,7 +15,8 @@ from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.write.extents import EXTENT_BYTES, Extent, Extents, Origin
 from csi_s3.fs.write.parallel_upload import largest_part_bytes
 from csi_s3.fs.write.remote_object import RemoteObject
-from csi_s3.fs.write.spool import Description, Spool, SpoolFile
+from csi_s3.fs.write.spool import Spool, SpoolFile
+from csi_s3.fs.write.spool_description import Description
 from csi_s3.s3.store import Buffer
 
 # Memory is reserved as the tail grows: the first, then as much again, at most the second at once.
@@ -241,8 +242,7 @@ class StagedFile:
         self._mark_changed()
         if self._file is None:
             self._file = self._new_file()
-        known = self.extents.count_within(start, end, Origin.SPOOL)
-        self._file.write(start, data, new_bytes=len(data) - known)
+        self._file.write(start, data, self.extents)
         self.extents.put(start, end, Origin.SPOOL)
         self._count_extents()
 
@@ -379,7 +379,7 @@ class StagedFile:
             self.extents.truncate(size)
             self._count_extents()
             if self._file is not None:
-                self._file.cut(size, left_bytes=self.extents.count(Origin.SPOOL))
+                self._file.cut(size, self.extents)
         if upload is not None:
             upload.cut(size)
 
