@@ -218,10 +218,10 @@ class StagedFile:
         if size >= self.tail_start:
             self.tail = self.tail[: size - self.tail_start]  # as in `_drop_tail`, a new one
         else:
-            self._drop_tail()
-            self.extents.truncate(size)
             if self._file is not None:
                 self._file.cut(size, self.extents)
+            self._drop_tail()
+            self.extents.truncate(size)
         if upload is not None:
             upload.cut(size)
 
