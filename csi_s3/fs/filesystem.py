@@ -106,14 +106,15 @@ class FileSystem:
         self._progress_timeout = context.progress_timeout
         self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
-        self._handles = Handles()
+        self._handles = Handles(context.memory)
         self._spool = spool = Spool(
             state_dir, limit_bytes=context.config.spool_bytes, memory=context.memory
         )
         self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
         self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
         self.links = SymbolicLinks(context, tree)
-        copies, journal = Copies(context), RenameJournal(state_dir)
+        copies = Copies(context)
+        journal = RenameJournal(state_dir, context.memory, limit_bytes=context.config.spool_bytes)
         directories = DirectoryRenames(
             context, tree=tree, write_back=write_back, copies=copies, journal=journal
         )
@@ -123,13 +124,12 @@ class FileSystem:
         self._recover_renames = partial(recover_renames, context.key_lock, copies, journal)
 
     def usage(self) -> FileSystemUsage:
-        writers = [i.writer for i in self._inodes if i.writer is not None]
         return FileSystemUsage(
             open_files=len(self._handles),
             inodes=len(self._inodes),
             inodes_limit=self._tree.eviction.soft_limit,
             inodes_asked=self._inodes.evictions_pending,
-            dirty_bytes=sum(w.size for w in writers if w.state.is_dirty),
+            dirty_bytes=self._write_back.dirty_bytes,
             memory_bytes=self._context.memory.used_bytes(),
             memory_limit_bytes=self._context.memory.limit_bytes(),
         )
@@ -203,10 +203,19 @@ class FileSystem:
         return self._tree.attributes(inode)
 
     async def opendir(self, ino: int) -> int:
+        """Open a directory, and begin to list it.
+
+        Raises:
+            TooManyOpenFilesError: there is no memory for another handle.
+
+        """
         inode = self._inodes.get(ino)
         needed_bytes = 0 if inode.has_runtime else DIRECTORY_BYTES
-        with await self._tree.eviction.room(needed_bytes, is_look_up=True):
-            return self._handles.add(DirHandle(inode, self._tree.list_directory(inode)))
+        with (
+            self._handles.opening(inode.name) as opening,
+            await self._tree.eviction.room(needed_bytes, is_look_up=True),
+        ):
+            return opening.add(DirHandle(inode, self._tree.list_directory(inode)))
 
     def dots(self, fh: int) -> tuple[Attributes, Attributes]:
         """The attributes of `.` and `..` of an open directory."""

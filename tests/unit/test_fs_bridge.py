@@ -198,3 +198,27 @@ def test_every_request_of_the_kernel_passes_through_the_door():
     ours = {n: f for n, f in vars(Bridge).items() if asyncio.iscoroutinefunction(f)}
     bare = {n for n, f in ours.items() if not hasattr(f, "__wrapped__")}
     assert bare == {"forget", "getxattr"}
+
+
+@pytest.mark.parametrize("requests", [1, 10])
+def test_a_forget_of_many_inodes_lets_other_requests_in_between(mount, requests):
+    """In proportion, and what is forgotten is the same."""
+    mount.put("a")
+    made = mount.lookup("a")
+    many = 10_000 * requests
+    for _ in range(many):
+        mount.fs.remember(made.ino)
+
+    async def turns():
+        forgetting = asyncio.create_task(Bridge(mount.fs).forget([(made.ino, 1)] * many))
+        n = 0
+        while not forgetting.done():
+            n += 1
+            await asyncio.sleep(0)
+        return n
+
+    assert mount.run(turns()) in range(2 * requests, 4 * requests + 1)
+    assert mount.fs.usage().inodes == 2  # the first look-up's
+    mount.fs.forget(made.ino, 1)
+    mount.held.remove(made.ino)
+    assert mount.fs.usage().inodes == 1

@@ -80,6 +80,11 @@ class Account:
             OutOfMemoryError, TooManyOpenFilesError: by kind; nothing is counted then.
 
         """
+        self.check(n, what)
+        self.add(n)
+
+    def check(self, n: int, what: str) -> None:
+        """Raises as `charge`, and counts nothing."""
         if n > self.free_bytes:
             raise self._error(
                 f"{what}: the volume's {self.limit_bytes >> 20} MiB for {self.kind.value} are in"
@@ -87,7 +92,6 @@ class Account:
                 "close files and directories that are no longer needed, or give the volume a larger"
                 " memory-target",
             )
-        self.add(n)
 
 
 class Memory:

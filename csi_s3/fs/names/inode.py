@@ -9,7 +9,7 @@ Each field has one owner. Names, references and evictions are written by `Inodes
 the methods below.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from sys import getsizeof
@@ -62,6 +62,8 @@ class Runtime:
 
     children: how many inodes have it as their parent. names: of those that are linked.
     is_pinned: a directory that exists although S3 may have no key for it.
+    handles, writable, creators: how many handles are open; of them, how many write, and how many
+        made the file.
     writer: set while the file is being changed through this mount.
     directory: what is known of a directory's names beyond S3's answers.
     target: of a symbolic link, once it was read; of this version.
@@ -70,14 +72,15 @@ class Runtime:
     children: int = 0
     names: "dict[str, Inode]" = field(default_factory=lambda: _NO_NAMES)
     is_pinned: bool = False
-    handles: "dict[FileHandle | DirHandle, None]" = field(default_factory=lambda: _NO_HANDLES)
+    handles: int = 0
+    writable: int = 0
+    creators: int = 0
     writer: DirtyFile | None = None
     directory: "Directory[Inode] | None" = None
     target: bytes | None = None
 
 
-_NO_HANDLES: "dict[FileHandle | DirHandle, None]" = {}  # shared as well
-_NO_NAMES: "dict[str, Inode]" = {}
+_NO_NAMES: "dict[str, Inode]" = {}  # shared as well
 _NOTHING = Runtime()  # shared by all inodes without a runtime half; never written
 
 
@@ -157,12 +160,9 @@ class Inode(Link):
         return 0 if self.info is None else self.info.size
 
     @property
-    def handles(self) -> "Collection[FileHandle | DirHandle]":
+    def handles(self) -> int:
+        """How many are open."""
         return self.runtime.handles
-
-    @property
-    def file_handles(self) -> "list[FileHandle]":
-        return [h for h in self.handles if isinstance(h, FileHandle)]
 
     @property
     def is_in_use(self) -> bool:
@@ -255,13 +255,19 @@ class Inode(Link):
             self.atime_ns = atime_ns
 
     def add_handle(self, handle: "FileHandle | DirHandle") -> None:
-        runtime = self._own()
-        runtime.handles = runtime.handles or {}
-        runtime.handles[handle] = None
+        self._count_handle(handle, 1)
 
     def remove_handle(self, handle: "FileHandle | DirHandle") -> None:
-        self.runtime.handles.pop(handle, None)
+        """Once, after `add_handle`."""
+        self._count_handle(handle, -1)
         self._trim()
+
+    def _count_handle(self, handle: "FileHandle | DirHandle", n: int) -> None:
+        runtime, handle.is_open = self._own(), n > 0
+        runtime.handles += n
+        if isinstance(handle, FileHandle):
+            runtime.writable += n * handle.is_writable
+            runtime.creators += n * handle.is_creator
 
     def set_writer(self, writer: DirtyFile | None) -> None:
         """The file is being changed from now on, or (None) is not any more."""
@@ -327,16 +333,21 @@ class Inode(Link):
 class FileHandle:
     """is_creator: it made the file, which exempts the file from the guards while it is open.
 
-    reader: made at first need where open did not bring bytes along.
+    reader: made at first need where open did not bring bytes along; set by `Handles`.
+    is_open: set by `Inode`, which counts it.
     """
 
     inode: Inode
     is_writable: bool = False
     is_creator: bool = False
     reader: Reader | None = None
+    is_open: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class DirHandle:
+    """is_open: as of `FileHandle`."""
+
     inode: Inode
     reader: DirectoryReader
+    is_open: bool = False

@@ -147,7 +147,8 @@ class Inodes:
         self._settle(inode)
         inode.is_linked = False
         self._unpin(inode)
-        self._by_number[inode.parent].remove_name(inode.name)
+        if self.child(inode.parent, inode.name) is inode:  # else it was forgotten meanwhile
+            self._by_number[inode.parent].remove_name(inode.name)
         self.drop_unused(inode)
 
     def keep(self, directory: Inode, *, is_local: bool = False) -> None:

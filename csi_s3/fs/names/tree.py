@@ -4,6 +4,8 @@ Asks S3 (or a listing that is fresh enough) and turns answers into inodes; chang
 """
 
 import math
+from collections.abc import Iterable
+from itertools import chain
 from sys import getsizeof
 
 from csi_s3.aio import KeyLocks
@@ -40,9 +42,9 @@ from csi_s3.fs.names.page_cache import PageCache
 from csi_s3.fs.names.pages import first_below
 from csi_s3.fs.names.recent_keys import KEY_BYTES, RecentKeys
 from csi_s3.fs.names.sizes import Sizes
+from csi_s3.fs.names.unfinished_moves import UnfinishedMoves
 from csi_s3.s3.store import ObjectInfo
 
-SNAPSHOT_NAME_BYTES = 950
 MADE_HERE_SHARE = 1 / 32  # of the memory for inodes
 KEPT_SHARE = 1 / 4  # of the memory for inodes that directories may take which only the mount holds
 
@@ -54,6 +56,7 @@ class Tree:
     versions: a lock for each inode whose version may change.
     made_here: the keys of directories made through this mount, which rmdir may remove without
         allow-delete.
+    moves: of directories, while files below still stand for the versions at their old keys.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Tree:
         most = int(account.limit_bytes * MADE_HERE_SHARE / KEY_BYTES)
         self.made_here = RecentKeys(account, limit=most)
         self.versions: KeyLocks[int] = KeyLocks()
+        self.moves = UnfinishedMoves()
         self._store, self._config, self._kernel = context.store, context.config, kernel
         self._context, self._clock = context, context.clock
         self._resolver = NameResolver(context.store, links=context.config.symlinks)
@@ -202,6 +206,7 @@ class Tree:
         if inode.is_version(info) and not self.versions.busy(inode.ino):
             inode.set_version(info, question=question)
             return True
+        await self.moves.wait()
         async with self.versions.hold(inode.ino):
             self._check_key(inode, info)
             if inode.question <= question and await self.renew_held(inode, info):
@@ -331,9 +336,9 @@ class Tree:
         self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
         self.keep(above)  # until rmdir, even if that was its last name
 
-    def moved(self, inode: Inode) -> None:
-        """A directory has another key, and so has all that is below it."""
-        for child in (inode, *self.inodes.below(inode)):
+    def moved(self, inode: Inode, below: Iterable[Inode]) -> None:
+        """A directory has another key, and so has all that is known below it."""
+        for child in chain((inode,), below):
             if child.runtime.directory is not None:
                 child.runtime.directory.moved(self.inodes.key(child))
 
