@@ -375,11 +375,11 @@ class StagedFile:
         if size >= self.tail_start:
             self.tail = self.tail[: size - self.tail_start]  # as in `_drop_tail`, a new one
         else:
+            if self._file is not None:
+                self._file.cut(size, self.extents)
             self._drop_tail()
             self.extents.truncate(size)
             self._count_extents()
-            if self._file is not None:
-                self._file.cut(size, self.extents)
         if upload is not None:
             upload.cut(size)
 
