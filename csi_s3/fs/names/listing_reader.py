@@ -32,15 +32,19 @@ class Reader:
     Concurrency: any number of calls. is_begun: names were given.
     """
 
-    def __init__(self, lister: Lister, listing: Listing) -> None:
-        """Join the listing.
+    def __init__(self, lister: Lister, listing: Listing, *, is_new: bool = True) -> None:
+        """Join the listing. is_new: False for a handle that had another reader before.
 
         Raises:
-            TooManyOpenFilesError: there is no memory for one more.
+            TooManyOpenFilesError: there is no memory for a new one.
 
         """
         is_first = listing.readers == 0
-        lister.handles.charge(READER_BYTES + is_first * LISTING_BYTES, "opendir")
+        n = READER_BYTES + is_first * LISTING_BYTES
+        if is_new:
+            lister.handles.charge(n, "opendir")
+        else:
+            lister.handles.add(n)
         listing.readers += 1
         self.listing, self.is_begun = listing, False
         self._handles = lister.handles
