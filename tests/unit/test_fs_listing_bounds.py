@@ -229,7 +229,7 @@ def test_an_open_scandir_remembers_no_change(mount, changes):
 
     mount.run(first())
     mount.settle()
-    directory = mount.fs._inodes.get(mount.ino("d")).runtime.directory
+    directory = mount.fs._tree.directory(mount.fs._inodes.get(mount.ino("d")))
     for n in range(changes):
         directory.note(f"new-{n}", Special.DIRECTORY)
     assert used(mount, MemoryKind.CHANGES) == 0
@@ -265,7 +265,7 @@ def test_a_page_that_takes_too_many_changes_is_asked_for_again(mount, changes):
     account.limit_bytes = 500_000
     for n in range(3):
         mount.put(f"d/old-{n}")
-    directory = mount.fs._inodes.get(mount.ino("d")).runtime.directory
+    directory = mount.fs._tree.directory(mount.fs._inodes.get(mount.ino("d")))
     fh = mount.run(mount.fs.opendir(mount.ino("d")))
     held = Held(mount.store, "LIST", after=True)
     before = mount.store.requests["LIST"]
@@ -331,7 +331,6 @@ def test_a_store_that_refuses_an_old_token_is_asked_from_the_beginning(mount):
 
 
 def test_a_store_whose_listing_has_no_end_takes_a_bounded_cache(mount):
-    """An infinite listing, of names that cannot be shown among others."""
     asked = make_up(mount.store, 10**8, in_page=100)
     cache = mount.fs._context.memory.account(MemoryKind.LISTINGS)
     cache.limit_bytes = 1 << 17
@@ -364,8 +363,8 @@ def test_a_token_is_as_long_as_a_request_can_be(mount, length, fits):
     listed = mount.store.list_page
     for n in range(60):
         mount.put(f"d/{n:02}")
-    mount.store.list_page = list_page
     fh = mount.run(mount.fs.opendir(mount.ino("d")))
+    mount.store.list_page = list_page
     if fits:
         assert len(mount.run(mount.entries(fh))) == 60
         listing = mount.fs._handles.directory(fh).reader.listing
@@ -382,6 +381,7 @@ def test_names_that_cannot_be_shown_are_a_number_and_the_first(mount, caplog):
         mount.store.put_now("d/" + f"{n:04}" * 250)
     paged(mount.store, 100)
     fh = mount.run(mount.fs.opendir(mount.ino("d")))
+    caplog.set_level("INFO")
     assert mount.run(mount.entries(fh)) == []
     listing = mount.fs._handles.directory(fh).reader.listing
     assert (listing.hidden, len(listing.first_hidden)) == (500, 1002)
@@ -394,7 +394,7 @@ def test_names_that_cannot_be_shown_are_a_number_and_the_first(mount, caplog):
 def test_names_that_only_this_mount_has_are_listed_in_pages(mounts, names):
     mount = mounts(dir_markers=False)
     mount.put("d/")
-    directory = mount.fs._inodes.get(mount.ino("d")).runtime.directory
+    directory = mount.fs._tree.directory(mount.fs._inodes.get(mount.ino("d")))
     ino = mount.ino("d")
     for n in range(names):
         made = mount.run(mount.fs.mkdir(ino, name(n).encode()))

@@ -46,7 +46,7 @@ class Reader:
         else:
             lister.handles.add(n)
         listing.readers += 1
-        self.listing, self.is_begun = listing, False
+        self.listing, self.is_begun, self._is_closed = listing, False, False
         self._handles = lister.handles
         self._places: tuple[_Place, ...] = ()
         self._places_bytes = 0
@@ -60,7 +60,9 @@ class Reader:
         return Reading(self, (start, self.listing.mark_near(number), 0, None))
 
     def note(self, places: tuple[_Place, ...]) -> None:
-        """Remember where a call began and ended."""
+        """Remember where a call began and ended, unless the handle was closed before the call."""
+        if self._is_closed:
+            return
         self._places = places
         marks = {id(mark): mark.size_bytes for _, mark, _, _ in places}
         before, self._places_bytes = self._places_bytes, sum(marks.values())
@@ -69,6 +71,7 @@ class Reader:
     def close(self, *, valid_until: float) -> None:
         """Leave the listing. valid_until: as long its pages may answer look-ups."""
         self.note(())
+        self._is_closed = True
         self._handles.add(-READER_BYTES)
         self.listing.readers -= 1
         if self.listing.readers == 0:
