@@ -32,17 +32,21 @@ class Reader:
     Concurrency: any number of calls. is_begun: names were given.
     """
 
-    def __init__(self, lister: Lister, listing: Listing) -> None:
-        """Join the listing.
+    def __init__(self, lister: Lister, listing: Listing, *, is_new: bool = True) -> None:
+        """Join the listing. is_new: False for a handle that had another reader before.
 
         Raises:
-            TooManyOpenFilesError: there is no memory for one more.
+            TooManyOpenFilesError: there is no memory for a new one.
 
         """
         is_first = listing.readers == 0
-        lister.handles.charge(READER_BYTES + is_first * LISTING_BYTES, "opendir")
+        n = READER_BYTES + is_first * LISTING_BYTES
+        if is_new:
+            lister.handles.charge(n, "opendir")
+        else:
+            lister.handles.add(n)
         listing.readers += 1
-        self.listing, self.is_begun = listing, False
+        self.listing, self.is_begun, self._is_closed = listing, False, False
         self._handles = lister.handles
         self._places: tuple[_Place, ...] = ()
         self._places_bytes = 0
@@ -56,7 +60,9 @@ class Reader:
         return Reading(self, (start, self.listing.mark_near(number), 0, None))
 
     def note(self, places: tuple[_Place, ...]) -> None:
-        """Remember where a call began and ended."""
+        """Remember where a call began and ended, unless the handle was closed before the call."""
+        if self._is_closed:
+            return
         self._places = places
         marks = {id(mark): mark.size_bytes for _, mark, _, _ in places}
         before, self._places_bytes = self._places_bytes, sum(marks.values())
@@ -65,6 +71,7 @@ class Reader:
     def close(self, *, valid_until: float) -> None:
         """Leave the listing. valid_until: as long its pages may answer look-ups."""
         self.note(())
+        self._is_closed = True
         self._handles.add(-READER_BYTES)
         self.listing.readers -= 1
         if self.listing.readers == 0:

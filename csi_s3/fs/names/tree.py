@@ -371,16 +371,11 @@ class Tree:
         return self._list(inode, since_s=self._fresh_since_s)
 
     def read_from_start(self, inode: Inode, reader: Reader) -> Reader:
-        """The reader for a handle's first READDIR, or after rewinddir: the directory as it is now.
-
-        Raises:
-            TooManyOpenFilesError: there is no memory for one more; the handle stays as it was.
-
-        """
+        """The reader of a first READDIR, or after rewinddir: the directory as it is now."""
         since_s = math.inf if reader.is_begun else self._fresh_since_s
         if not reader.is_begun and reader.listing.is_joinable(since_s):
             return reader
-        new = self._list(inode, since_s=since_s)
+        new = self._list(inode, since_s=since_s, is_new=False)
         self.close_listing(inode, reader)
         return new
 
@@ -388,12 +383,12 @@ class Tree:
     def _fresh_since_s(self) -> float:
         return self._clock.monotonic_s() - self._config.metadata_ttl_s
 
-    def _list(self, inode: Inode, *, since_s: float) -> Reader:
+    def _list(self, inode: Inode, *, since_s: float, is_new: bool = True) -> Reader:
         directory, listing = self.directory(inode), self.directory(inode).newest
         self.drop_old_pages()
         if not isinstance(listing, Listing) or not listing.is_joinable(since_s):
             listing = Listing(self._lister, self.inodes.key(inode), directory)
-        reader = Reader(self._lister, listing)
+        reader = Reader(self._lister, listing, is_new=is_new)
         directory.opened(listing)
         return reader
 
