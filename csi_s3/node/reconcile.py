@@ -27,7 +27,7 @@ from csi_s3.node.source_mounts import SourceMount, SourceMounts, off_loop
 from csi_s3.node.targets import Target, Targets
 
 _AGAIN_S = 1.0  # after mountinfo could not be read
-_IDS = 256  # for one call: 256 directories take some 30 ms
+_IDS = 256  # for one call
 
 log = logging.getLogger(__name__)
 
