@@ -138,8 +138,10 @@ def _worker(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     logs.configure("worker", debug=args.debug)
 
+    from csi_s3.mounter.memory_upkeep import prepare
     from csi_s3.mounter.worker import run_worker
 
+    prepare()
     code = run_worker(socket.socket(fileno=args.fd))
     if args.mounted is not None:
         from csi_s3.local.user_mount import release

@@ -5,6 +5,8 @@ Every test is checked for
 - an asyncio task that is still running when its fixtures are gone;
 - an open descriptor or a mount that was not there before it (what a fixture of a wider scope than
   "function" opened while it was set up belongs to that fixture, and is allowed);
+- a step of an asyncio task that holds the event loop for too long (`tests.slow_steps`), in this
+  process; fixtures that start workers look into the workers' logs;
 - a WARNING or worse from the loggers of csi_s3 or asyncio that it did not declare with
   `@pytest.mark.warnings_expected("regular expression", ...)`, searched in "logger: message".
 
@@ -27,7 +29,7 @@ import pytest
 import pytest_asyncio
 import uvloop
 
-from tests import watchdog
+from tests import slow_steps, watchdog
 
 CLONE_NEWNS = 0x20000
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
@@ -74,6 +76,7 @@ class Guards:
 
     def pytest_sessionstart(self) -> None:
         uvloop.new_event_loop().close()  # with its first loop, libuv opens a pipe that stays open
+        slow_steps.switch_on()
         for name in ("csi_s3", "asyncio"):
             logging.getLogger(name).addHandler(self._log)
         if self._own_namespace:
@@ -200,6 +203,7 @@ def _task_guard(scope: str) -> Callable[..., object]:
     @pytest_asyncio.fixture(loop_scope=scope, name=f"no_task_left_in_{scope}_loop")
     async def guard():
         before = asyncio.all_tasks()
+        slow_steps.watched_steps().watch(asyncio.get_running_loop())
         yield
         for _ in range(5):
             await asyncio.sleep(0)

@@ -6,9 +6,12 @@ use. aiohttp's trust_env would read the proxy variables and ~/.netrc at every re
 
 import ipaddress
 import os
+import re
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from csi_s3.errors import BadOptionError
 
 _environ = os.environ
 
@@ -26,6 +29,23 @@ def aws_endpoint_url(service: str = "S3") -> str | None:
 def credentials_secret() -> str | None:
     """The name of the Secret that --credentials-dir is mounted from, for messages."""
     return _environ.get("CSI_S3_CREDENTIALS_SECRET") or None
+
+
+def slow_step_ms() -> int | None:
+    """From how many ms on a step of the event loop is reported; None: no step is timed.
+
+    Raises:
+        BadOptionError: it is not a number of ms.
+
+    """
+    text = _environ.get("CSI_S3_SLOW_STEP_MS")
+    if not text:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", text):
+        raise BadOptionError(
+            f"CSI_S3_SLOW_STEP_MS={text}", "expected a number of milliseconds, such as 50"
+        )
+    return int(text)
 
 
 def proxy_for(url: str) -> str | None:

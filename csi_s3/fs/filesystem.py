@@ -106,12 +106,15 @@ class FileSystem:
         self._progress_timeout = context.progress_timeout
         self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
-        self._handles = Handles()
-        self._spool = spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
+        self._handles = Handles(context.memory)
+        self._spool = spool = Spool(
+            state_dir, limit_bytes=context.config.spool_bytes, memory=context.memory
+        )
         self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
         self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
         self.links = SymbolicLinks(context, tree)
-        copies, journal = Copies(context), RenameJournal(state_dir)
+        copies = Copies(context)
+        journal = RenameJournal(state_dir, context.memory, limit_bytes=context.config.spool_bytes)
         directories = DirectoryRenames(
             context, tree=tree, write_back=write_back, copies=copies, journal=journal
         )
@@ -121,13 +124,12 @@ class FileSystem:
         self._recover_renames = partial(recover_renames, context.key_lock, copies, journal)
 
     def usage(self) -> FileSystemUsage:
-        writers = [i.writer for i in self._inodes if i.writer is not None]
         return FileSystemUsage(
             open_files=len(self._handles),
             inodes=len(self._inodes),
             inodes_limit=self._tree.eviction.soft_limit,
             inodes_asked=self._inodes.evictions_pending,
-            dirty_bytes=sum(w.size for w in writers if w.state.is_dirty),
+            dirty_bytes=self._write_back.dirty_bytes,
             memory_bytes=self._context.memory.used_bytes(),
             memory_limit_bytes=self._context.memory.limit_bytes(),
         )
@@ -201,10 +203,19 @@ class FileSystem:
         return self._tree.attributes(inode)
 
     async def opendir(self, ino: int) -> int:
+        """Open a directory, and begin to list it.
+
+        Raises:
+            TooManyOpenFilesError: there is no memory for another handle.
+
+        """
         inode = self._inodes.get(ino)
         needed_bytes = 0 if inode.has_runtime else DIRECTORY_BYTES
-        with await self._tree.eviction.room(needed_bytes, is_look_up=True):
-            return self._handles.add(DirHandle(inode, self._tree.list_directory(inode)))
+        with (
+            self._handles.opening(inode.name) as opening,
+            await self._tree.eviction.room(needed_bytes, is_look_up=True),
+        ):
+            return opening.add(DirHandle(inode, self._tree.list_directory(inode)))
 
     def dots(self, fh: int) -> tuple[Attributes, Attributes]:
         """The attributes of `.` and `..` of an open directory."""
@@ -221,48 +232,47 @@ class FileSystem:
         needs_inodes: each entry must have one; if there is no memory for it, the READDIR fails.
         """
         handle = self._handles.directory(fh)
-        if start == 0 and handle.position > 0:
-            self._tree.close_listing(handle.inode, handle.listing)
-            handle.listing = self._tree.list_directory(handle.inode)  # rewinddir
-            handle.position = 0
-        listing, at = handle.listing, start
-        while True:
-            while at >= len(listing.names):
-                if listing.is_complete:
-                    return
-                with self._tree.eviction.reading(handle.inode):
-                    await listing.more()
-            name = listing.names[at]
-            at += 1
-            entry = listing.entries.get(name)
-            if entry is None:
-                continue  # removed since
-            local = self._tree.directory(handle.inode).local.get(name)
-            question = listing.question_of(name)
-            if local is None and entry is Special.LOCAL:  # it was; S3 has it now
-                with self._tree.eviction.reading(handle.inode):
-                    entry, question = await self._tree.find(handle.inode, name)
-            present = local or self._inodes.child(handle.inode.ino, name)
-            if present is None and entry is Special.ABSENT:
-                continue
-            handle.position = at
-            if present is None and not needs_inodes and not self._tree.eviction.check():
-                attributes = self._tree.entry_attributes(handle.inode, name, entry)
-                yield DirEntry(
-                    name=name.encode(), attributes=attributes, position=at, has_inode=False
-                )
-                continue
-            try:
-                inode = local or await self._listed(
-                    handle.inode, name, entry, question, needs_room=present is None and needs_inodes
-                )
-            except NotFoundError:
-                continue
-            attributes = self._tree.attributes(inode)
-            try:
-                yield DirEntry(name=name.encode(), attributes=attributes, position=at)
-            finally:
-                self._inodes.drop_unused(inode)
+        if start == 0 and handle.reader.is_begun:
+            handle.reader = self._tree.rewind(handle.inode, handle.reader)
+        reading = handle.reader.read(start)
+        try:
+            while not reading.is_over:
+                listed = reading.next()
+                if listed is None:
+                    if not reading.is_over:
+                        with self._tree.eviction.reading(handle.inode):
+                            await reading.load()
+                    continue
+                name, entry, question = listed.name, listed.entry, listed.question
+                local = self._tree.directory(handle.inode).local.get(name)
+                if local is None and entry is Special.LOCAL:  # it was; S3 has it now
+                    with self._tree.eviction.reading(handle.inode):
+                        entry, question = await self._tree.find(handle.inode, name)
+                present = local or self._inodes.child(handle.inode.ino, name)
+                if present is None and entry is Special.ABSENT:
+                    continue
+                if present is None and not needs_inodes and not self._tree.eviction.check():
+                    yield DirEntry(
+                        name=name.encode(),
+                        attributes=self._tree.entry_attributes(handle.inode, name, entry),
+                        position=reading.give(),
+                        has_inode=False,
+                    )
+                    continue
+                needs_room = present is None and needs_inodes
+                try:
+                    inode = local or await self._listed(
+                        handle.inode, name, entry, question, needs_room=needs_room
+                    )
+                except NotFoundError:
+                    continue
+                attributes, position = self._tree.attributes(inode), reading.give()
+                try:
+                    yield DirEntry(name=name.encode(), attributes=attributes, position=position)
+                finally:
+                    self._inodes.drop_unused(inode)
+        finally:
+            reading.end()
 
     async def _listed(
         self, parent: Inode, name: str, entry: Entry, question: int, *, needs_room: bool
@@ -292,7 +302,7 @@ class FileSystem:
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)
         if isinstance(handle, DirHandle):
-            self._tree.close_listing(handle.inode, handle.listing)
+            self._tree.close_listing(handle.inode, handle.reader)
             self._inodes.drop_unused(handle.inode)
 
     async def mkdir(self, parent: int, name: bytes) -> Attributes:

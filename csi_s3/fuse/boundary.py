@@ -14,6 +14,7 @@ from pyfuse3 import FUSEError
 
 from csi_s3.errors import (
     NotPermittedError,
+    Occurrence,
     OutOfMemoryError,
     TooManyOpenFilesError,
     VolumeError,
@@ -34,7 +35,7 @@ REFUSALS_EVERY_S = 10.0
 
 # A process serves one mount.
 _timeouts: set[asyncio.Timeout] = set()  # of requests under way
-_logged: WeakSet[VolumeError] = WeakSet()  # a lost upload fails flush and release with one error
+_logged: WeakSet[Occurrence] = WeakSet()  # a lost upload fails many calls
 _refused_at: dict[str, float] = {}  # by the option that an operation needs, or the error's code
 
 
@@ -78,6 +79,7 @@ def answered(
                         _timeouts.discard(timeout)
             except Exception as exc:
                 number = _errno(op, exc, deadline_s)
+                _drop_frames(exc)
                 metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
                 timer.observe(perf_counter() - began_s)
                 raise FUSEError(number) from exc
@@ -97,6 +99,16 @@ def answered(
     return wrap
 
 
+def _drop_frames(exc: BaseException | None) -> None:
+    """Drop the frames that an error came through: their variables often refer to the error.
+
+    Such a cycle would keep the request's bytes until a collection finds it.
+    """
+    while exc is not None and exc.__traceback__ is not None:
+        exc.__traceback__ = None
+        exc = exc.__cause__ or exc.__context__
+
+
 _NAMES = {**errorcode, EOPNOTSUPP: "EOPNOTSUPP"}  # Linux has two names for 95
 
 
@@ -107,8 +119,8 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
         return int(exc.errno)
     if isinstance(exc, VolumeError):
         metrics.ERRORS.inc(code=exc.code)
-        if exc not in _logged:
-            _logged.add(exc)
+        if exc.occurrence not in _logged:
+            _logged.add(exc.occurrence)
             _log(op, exc)
             if (listener := error_listener.get()) is not None:
                 listener(op, exc)

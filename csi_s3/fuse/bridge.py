@@ -25,7 +25,7 @@ BLOCK_BYTES = 4096
 FREE_BYTES = 1 << 63  # 8 EiB: 9007199254740992 1K-blocks in df
 FREE_FILES = 1 << 40
 RENAME_NOREPLACE = 1
-FORGETS = 1000  # in one step of the event loop; the kernel sends 65,000 at a time
+FORGET_AT_ONCE = 1000  # inodes, in one step of the event loop
 DOTS = 2  # `.` and `..` come first in a directory
 
 _READ, _WRITTEN = metrics.READ_BYTES.labels(), metrics.WRITTEN_BYTES.labels()
@@ -70,10 +70,12 @@ class Bridge(pyfuse3.Operations):
 
     @override
     async def forget(self, inode_list: Any) -> None:
-        for at in range(0, len(inode_list), FORGETS):
-            for ino, n in inode_list[at : at + FORGETS]:
+        """One request may name 65,000 inodes, and no program waits for it."""
+        for start in range(0, len(inode_list), FORGET_AT_ONCE):
+            for ino, n in inode_list[start : start + FORGET_AT_ONCE]:
                 self._fs.forget(ino, n)
-            await asyncio.sleep(0)
+            if start + FORGET_AT_ONCE < len(inode_list):
+                await asyncio.sleep(0)
 
     @override
     @answered(ANSWER_WITHIN_S)

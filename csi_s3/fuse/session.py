@@ -60,7 +60,8 @@ def add_init_flags(reply: bytes) -> bytes:
 class _Nursery(pyfuse3.asyncio._Nursery):  # noqa: SLF001 - its hook; see Session.serve
     """Its tasks go on when a request is withdrawn before it is read: its caller was killed.
 
-    pyfuse3 would end the task, and with it one of MAX_TASKS and its buffer.
+    pyfuse3 would end the task, and with it one of MAX_TASKS and its buffer. And a task that has
+    ended is dropped at once: pyfuse3 keeps those that began later until it has ended as well.
     """
 
     @override
@@ -74,7 +75,10 @@ class _Nursery(pyfuse3.asyncio._Nursery):  # noqa: SLF001 - its hook; see Sessio
                 except BlockingIOError:
                     log.debug("a request was withdrawn before it was read")
 
-        super().start_soon(reading, name=name)
+        task = asyncio.create_task(reading())  # noqa: TID251 - this is the group of its tasks
+        setattr(task, "name", name)  # noqa: B010 - pyfuse3 reads it
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
 
 class Session:

@@ -20,6 +20,7 @@ from typing import Any
 import uvloop
 
 from csi_s3.aio import finish
+from csi_s3.config.environment import slow_step_ms
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.context import MountContext
@@ -28,14 +29,18 @@ from csi_s3.fuse import boundary
 from csi_s3.fuse.boundary import give_up
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.session import Session
-from csi_s3.link.channel import Channel
+from csi_s3.kernel.process_limits import raise_descriptor_limit
+from csi_s3.kernel.process_memory import Heap
+from csi_s3.link.channel import Channel, MessageTooLargeError
 from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.bucket_health import BucketHealth, HealthReporter
 from csi_s3.mounter.memory_shares import fitted_to
+from csi_s3.mounter.memory_upkeep import MemoryUpkeep
 from csi_s3.mounter.metrics import request_counts
 from csi_s3.mounter.notices import Notices, final_error
 from csi_s3.obs import logs
+from csi_s3.obs.slow_steps import SlowSteps
 from csi_s3.s3.bucket import open_bucket
 from csi_s3.s3.store import ObjectStore
 
@@ -49,6 +54,7 @@ def run_worker(sock: socket.socket) -> int:
 
     To be called in a process of its own, without an event loop and with one thread.
     """
+    raise_descriptor_limit()
     return uvloop.run(_run(Channel(sock)))
 
 
@@ -99,6 +105,7 @@ class Worker:
         self._usage: Callable[[], Usage] = Usage
         self._stopping = asyncio.Event()
         self._has_ended = False
+        self._slow_steps: SlowSteps | None = None
         self._health = BucketHealth(spec.volume.bucket.prefix, time.monotonic)
         self._notices = Notices(spec.mount_id, self._notify, clock=time.monotonic)
         self._health_reporter: HealthReporter | None = None
@@ -115,6 +122,7 @@ class Worker:
         6. open files are uploaded if `_stop` has not done it, and ENDED is reported.
 
         Raises:
+            BadOptionError: CSI_S3_SLOW_STEP_MS is not a number.
             ExceptionGroup of VolumeError: the bucket did not answer, or the kernel refused INIT.
 
         """
@@ -122,6 +130,9 @@ class Worker:
         owner_and_root = volume.allow_root and not volume.allow_other  # never on CSI volumes
         session = Session(fuse_fd, init_request, only_owner_and_root=owner_and_root)
         loop = asyncio.get_running_loop()
+        if (limit_ms := slow_step_ms()) is not None:
+            self._slow_steps = SlowSteps(limit_ms / 1000)
+            self._slow_steps.watch(loop)
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # a terminal's, meant for the parent
         bucket = open_bucket(
@@ -140,6 +151,7 @@ class Worker:
                 state_dir=None if volume.read_only else self._state_dir,  # leftovers stay there
             )
             self._usage = lambda: Usage(**asdict(fs.usage()))
+            background.append(group.create_task(MemoryUpkeep(Heap()).run()))
             background.append(group.create_task(self._report_changes(store)))
             background.append(group.create_task(fs.recover()))
             serving = group.create_task(session.serve(self._bridge(fs)))
@@ -164,11 +176,14 @@ class Worker:
         tree = self._spec.volume.tree
         others_may_write = tree.dir_mode & (stat.S_IWGRP | stat.S_IWOTH)
         is_root_s = self._spec.has_node and not (tree.uid or tree.gid or others_may_write)
-        return Bridge(
+        bridge = Bridge(
             fs,
             negative_ttl_s=tree.negative_metadata_ttl_s,
             on_other_user=self._notices.take_other_user if is_root_s else None,
         )
+        if self._slow_steps is not None:
+            self._slow_steps.watch_methods(bridge)
+        return bridge
 
     async def report(self, state: State, error: VolumeError | None = None) -> None:
         """Report to the channel's other end, if it is still there; nothing after the last state."""
@@ -186,6 +201,8 @@ class Worker:
             await self._channel.send(type_, body)
         except ConnectionError:
             log.debug("%s not sent: the channel is closed", type_)
+        except MessageTooLargeError as exc:  # the mount is more than its numbers
+            log.error("not sent: %s", exc)  # noqa: TRY400
 
     async def _until_answered(self, session: Session, serving: "asyncio.Task[None]") -> None:
         answered = asyncio.create_task(session.is_answered.wait())  # noqa: TID251 - ends here

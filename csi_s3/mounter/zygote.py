@@ -25,7 +25,6 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
-import gc
 import json
 import logging
 import os
@@ -37,6 +36,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from csi_s3.errors import VolumeError
+from csi_s3.mounter.memory_upkeep import prepare
 from csi_s3.obs import logs
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,7 @@ def serve_forks(control: socket.socket, worker: WorkerMain) -> None:
     wakeup, signals = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(signals, warn_on_full_buffer=False)
-    gc.collect()
-    gc.freeze()  # a collection in a worker would write to every shared page
+    prepare()  # a collection in a worker would write to every shared page
     workers = _Workers(control, worker)
     while True:
         ready, _, _ = select.select([control.fileno(), wakeup], [], [])

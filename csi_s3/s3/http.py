@@ -141,9 +141,12 @@ class Http:
 
     async def done(self, request: Request) -> Response:
         answer = await self.send(request)
-        if answer.error is not None:
-            raise answer.error
-        return answer
+        try:
+            if answer.error is not None:
+                raise answer.error
+            return answer
+        finally:
+            del answer  # the error's traceback holds this frame: a cycle, left to the collector
 
     def error(self, request: Request, fault: Fault) -> VolumeError:
         return faults.to_error(fault, self._context(request))

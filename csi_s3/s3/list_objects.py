@@ -4,6 +4,7 @@ Keys travel URL-encoded (encoding-type=url), the only way to list control charac
 seconds for 100,000 names, against 5.9 of aiobotocore's parser.
 """
 
+import asyncio
 from datetime import UTC, datetime
 from urllib.parse import unquote_plus
 
@@ -14,6 +15,9 @@ from csi_s3.s3 import xml
 from csi_s3.s3.http import Http
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ListPage, ObjectInfo
+
+# A thousand names of fifty bytes take 11 ms, and one byte that is encoded takes 0.2 µs.
+STEP_KEY_BYTES = 128 << 10
 
 ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
@@ -45,18 +49,18 @@ async def list_page(
     )
     root = (await http.done(request)).root
     assert root is not None  # noqa: S101 - for the type checker: answered_with
-    return page_of(root)
+    return await page_of(root)
 
 
-def page_of(root: etree._Element) -> ListPage:
-    """One page, keys decoded.
+async def page_of(root: etree._Element) -> ListPage:
+    """One page, keys decoded. It gives way to other requests where keys are long.
 
     Raises:
         IntegrityError: the listing lacks something.
 
     """
     try:
-        return _page(root)
+        return await _page(root)
     except (KeyError, ValueError) as exc:
         raise IntegrityError(
             f"LIST: an entry is incomplete or malformed: {exc!r}",
@@ -64,13 +68,18 @@ def page_of(root: etree._Element) -> ListPage:
         ) from exc
 
 
-def _page(root: etree._Element) -> ListPage:
+async def _page(root: etree._Element) -> ListPage:
     encoded = any(xml.name(c) == "EncodingType" and c.text == "url" for c in root)
     objects: list[ObjectInfo] = []
     prefixes: list[str] = []
     token: str | None = None
     truncated = False
+    step_bytes = 0
     for child in root:
+        step_bytes += len(child[0].text or "") if len(child) else 0  # the key or the prefix
+        if step_bytes > STEP_KEY_BYTES:
+            step_bytes = 0
+            await asyncio.sleep(0)
         match xml.name(child):
             case "Contents":
                 objects.append(_object(child, encoded=encoded))

@@ -3,9 +3,15 @@
 Stores use different namespaces, or none, so names are compared without them.
 """
 
+import re
+
 from lxml import etree
 
-_ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
+)
+# https://www.w3.org/TR/xml/#charsets
+_NO_CHAR = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def parse(body: bytes) -> etree._Element | None:
@@ -39,11 +45,9 @@ def quoted_etag(etag: str) -> str:
 
 def escape(text: str) -> str:
     """Text for an element. Line ends as references: a parser would normalize them."""
-    return "".join(_ESCAPES.get(c, c) for c in text)
+    return text.translate(_ESCAPES)
 
 
 def is_xml_text(text: str) -> bool:
-    """Whether XML 1.0 can represent it (https://www.w3.org/TR/xml/#charsets)."""
-    return all(c >= " " or c in "\t\n\r" for c in text) and not (
-        {"\ufffe", "\uffff"} & set(text) or any("\ud800" <= c <= "\udfff" for c in text)
-    )
+    """Whether XML 1.0 can represent it."""
+    return _NO_CHAR.search(text) is None

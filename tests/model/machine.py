@@ -23,6 +23,7 @@ from csi_s3.fs.filesystem import FileSystem
 from csi_s3.s3.memory_store import MemoryStore
 from csi_s3.s3.store import Limits
 from tests.model.caches import Caches
+from tests.slow_steps import watched_steps
 
 CALL_WITHIN_S = 60.0  # a call takes milliseconds; more, and it waits for what never comes
 UNREADABLE = b"in an upload that is not complete: staging will keep it readable"
@@ -68,6 +69,7 @@ class Driver:
         self.config, self.prefix, self.state_dir = config, prefix, state_dir
         self.is_ended = False
         self.loop = asyncio.new_event_loop()
+        watched_steps().watch(self.loop)
         self._end = asyncio.Event()
         self.fs: FileSystem
         ready = self.loop.create_future()

@@ -16,6 +16,7 @@ import pytest
 
 from tests.mount.command import WITHIN_S, free_directory, mount
 from tests.servers import Server, running
+from tests.slow_steps import assert_none_in
 
 UID = 12574
 AS_USER = ("setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "--inh-caps=-all")
@@ -69,6 +70,7 @@ def mounted(minio: Server, env: dict[str, str]) -> Iterator[Mounted]:
         done = mount("data", path, *OPEN, "--log-directory", logs, env=env)
         assert done.returncode == 0, done.stderr
         yield Mounted(minio, path, logs, env)
+        assert_none_in(logs.iterdir())
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from lxml import etree
 
 from tests.mount.command import free_directory, mount, wait_gone, worker
 from tests.servers import Server, running
+from tests.slow_steps import assert_none_in
 
 WITHIN_S = 100  # of any program
 ROOT = Path(__file__).parents[2]
@@ -210,3 +211,4 @@ def twice(minio: Server, tmp_path: Path, request: pytest.FixtureRequest) -> Iter
         )
         yield made
         made.unmount()
+        assert_none_in(logs.iterdir())

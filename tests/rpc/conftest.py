@@ -18,6 +18,7 @@ from csi_s3 import csi_pb2 as csi
 from csi_s3 import csi_pb2_grpc
 from csi_s3.kernel import syscalls
 from csi_s3.kernel.mountinfo import MountEntry, mounts_at, parse_mountinfo
+from tests import slow_steps
 from tests.rpc.fake_mounter import FakeMounter, until
 
 MS_SHARED = 1 << 20
@@ -197,10 +198,11 @@ class NodeUnderTest:
 @contextlib.contextmanager
 def real_mounter(node: NodeUnderTest, env: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """`csi-s3 mounter` with nothing in its environment but env."""
-    with (node.base / "mounter.log").open("ab") as log:
+    path = node.base / "mounter.log"
+    with path.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "csi_s3", "mounter", "--socket", str(node.mounter_socket)],
-            env={"PATH": "/usr/bin:/bin", **env},
+            env={"PATH": "/usr/bin:/bin", **slow_steps.environment(), **env},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -215,6 +217,7 @@ def real_mounter(node: NodeUnderTest, env: Mapping[str, str]) -> Iterator[subpro
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(20)
+    slow_steps.assert_none_in([path])
 
 
 def run(*argv: str | Path, inside: int | None = None) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fuse import boundary
 from csi_s3.fuse.boundary import answered, give_up
-from csi_s3.fuse.bridge import FORGETS, Bridge
+from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.entry_without_inode import EntryWithoutInode
 from tests.unit.fs_mount import fail, mount, mounts
 
@@ -216,18 +216,6 @@ def test_every_request_of_the_kernel_passes_through_the_door():
     assert bare == {"forget", "getxattr"}
 
 
-@pytest.mark.parametrize("times", [10, 100])
-def test_many_forgets_at_a_time_let_other_requests_be_answered_in_between(mount, bridge, times):
-    async def forget() -> int:
-        task, turns = asyncio.create_task(bridge.forget([(7, 1)] * (times * FORGETS))), 0
-        while not task.done():
-            await asyncio.sleep(0)
-            turns += 1
-        return turns
-
-    assert mount.run(forget()) >= times
-
-
 def test_an_entry_that_brings_no_inode_keeps_everything_but_that():
     without = EntryWithoutInode.create()
     assert without is not None
@@ -241,3 +229,27 @@ def test_an_entry_that_brings_no_inode_keeps_everything_but_that():
     assert (entry.st_ino, entry.generation, entry.st_size) == (0, 9, 10)
     assert entry.st_mode == stat.S_IFDIR | 0o755
     assert ctypes.string_at(id(entry), type(entry).__basicsize__).count(number) == 1
+
+
+@pytest.mark.parametrize("requests", [1, 10])
+def test_a_forget_of_many_inodes_lets_other_requests_in_between(mount, requests):
+    """In proportion, and what is forgotten is the same."""
+    mount.put("a")
+    made = mount.lookup("a")
+    many = 10_000 * requests
+    for _ in range(many):
+        mount.fs.remember(made.ino)
+
+    async def turns():
+        forgetting = asyncio.create_task(Bridge(mount.fs).forget([(made.ino, 1)] * many))
+        n = 0
+        while not forgetting.done():
+            n += 1
+            await asyncio.sleep(0)
+        return n
+
+    assert mount.run(turns()) in range(2 * requests, 4 * requests + 1)
+    assert mount.fs.usage().inodes == 2  # the first look-up's
+    mount.fs.forget(made.ino, 1)
+    mount.held.remove(made.ino)
+    assert mount.fs.usage().inodes == 1

@@ -159,6 +159,7 @@ def test_at_the_bound_a_file_can_be_removed_and_a_known_one_used(small):
     with pytest.raises(OutOfMemoryError):
         mount.create("new")
     assert mount.cat("00000") == b""
+    mount.fs.releasedir(mount.run(mount.fs.opendir(ROOT)))
     for i in range(30 * LIMIT):
         ino = mount.lookup(f"{i:05}").ino
         mount.unlink(f"{i:05}")

@@ -35,7 +35,7 @@ def table(prefix: str = "", numbers: InodeNumbers = FIRST_NUMBERS) -> Inodes:
 
 
 def test_an_inode_is_held_by_the_kernel_by_handles_and_by_what_is_below_it():
-    inodes, handles = table("prefix/"), Handles()
+    inodes, handles = table("prefix/"), Handles(Memory(0, 1 << 30))
     above = inodes.add(ROOT, "d", Kind.DIRECTORY)
     file = inodes.add(above.ino, "f", Kind.FILE)
     assert inodes.key(file) == "prefix/d/f"
@@ -107,17 +107,17 @@ def test_versions_are_compared_by_what_they_are_and_not_by_what_answers_say():
 
 def grow(inodes: Inodes, n: int, what: str) -> None:
     """What a `find` has seen, or what a program has read and written, or links, or directories."""
-    handles, above = Handles(), ROOT
+    handles, above = Handles(Memory(0, 1 << 40)), ROOT
     for i in range(n):
         name = f"name-of-a-file-{i:08d}"
         if what.startswith("directories"):
             inode = inodes.add(above, name, Kind.DIRECTORY)
             if what == "directories with a file":
-                inode.known_names()
+                inode.known_names(Memory(0, 1 << 40).account(MemoryKind.CHANGES))
                 file = inodes.add(inode.ino, name, Kind.FILE, info=info(f"d/{name}/{name}", i))
                 inodes.remember(file)
             elif what == "directories that were listed":
-                inode.known_names()
+                inode.known_names(Memory(0, 1 << 40).account(MemoryKind.CHANGES))
         elif what == "links":
             inode = inodes.add(ROOT, name, Kind.LINK, info=info(f"d/{name}.rclonelink", i))
             inode.set_target(b"x" * (i % 4000) + b"%d" % i)
@@ -168,15 +168,15 @@ def test_the_memory_that_is_counted_is_what_the_table_takes(n, what):
 
 
 def test_the_runtime_half_goes_when_nothing_is_in_it():
-    inodes, handles = table(), Handles()
+    inodes, handles = table(), Handles(Memory(0, 1 << 30))
     file = inodes.add(ROOT, "f", Kind.FILE)
     idle = file.runtime
     fh = handles.add(FileHandle(file))
-    assert file.file_handles == [handles.file(fh)]
+    assert (file.handles, handles.file(fh).inode) == (1, file)
     assert file.runtime is not idle
     handles.remove(fh)
     assert file.runtime is idle
-    assert (len(idle.handles), idle.children) == (0, 0)
+    assert (idle.handles, idle.children) == (0, 0)
 
 
 def test_no_module_writes_a_field_of_an_inode_but_its_own_and_the_table():

@@ -22,9 +22,11 @@ async def waits():
         def wait(what):
             return group.create_task(_caught(timeout.wait(never, what)))
 
-        wait.now_s = 0.0
+        wait.now_s, wait.held = 0.0, []
         clock = Clock(monotonic_s=lambda: wait.now_s)
-        timeout = ProgressTimeout(group, clock, stalled_after_s=STALLED_AFTER_S)
+        timeout = ProgressTimeout(
+            group, clock, held=wait.held.append, stalled_after_s=STALLED_AFTER_S
+        )
         wait.timeout = timeout
         yield wait
         wait.now_s += 1000

@@ -21,11 +21,11 @@ except OSError as exc:
     print(exc.strerror)
 """
 INNER = """
-import asyncio, logging, os
+import asyncio, logging, os, time
 import pytest, pytest_asyncio
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, rule
-from tests import watchdog
+from tests import slow_steps, watchdog
 
 log = logging.getLogger("csi_s3.s3.bucket")
 
@@ -43,6 +43,17 @@ async def beat():
 
 async def test_task_of_a_fixture(beat):
     await asyncio.sleep(0)
+
+async def computing(share):
+    until = time.thread_time() + share * slow_steps.bound_s()
+    while time.thread_time() < until:
+        pass
+
+async def test_has_a_long_step():
+    await asyncio.get_running_loop().create_task(computing(1.1))
+
+async def test_has_a_short_step():
+    await asyncio.get_running_loop().create_task(computing(0.5))
 
 def test_leaves_descriptor():
     os.open("/dev/null", os.O_RDONLY)
@@ -124,7 +135,7 @@ def inner(tmp_path_factory) -> dict[str, str]:
     sections = re.split(r"^_+ ERROR at teardown of (\S+) _+$", done.stdout, flags=re.MULTILINE)
     for name, text in zip(sections[1::2], sections[2::2], strict=True):
         blamed[name] = text.partition("\n=====")[0]
-    assert len(blamed) == 13, done.stdout
+    assert len(blamed) == 15, done.stdout
     return blamed
 
 
@@ -134,6 +145,14 @@ def test_a_task_left_running_fails_the_test_by_name(inner):
 
 def test_a_task_that_a_fixture_ends_is_no_fault(inner):
     assert inner["test_task_of_a_fixture"] == ""
+
+
+def test_a_step_that_holds_the_event_loop_fails_the_test(inner):
+    assert "a step held the event loop: computing ran for" in inner["test_has_a_long_step"]
+
+
+def test_a_step_within_the_bound_is_no_fault(inner):
+    assert inner["test_has_a_short_step"] == ""
 
 
 def test_a_descriptor_left_open_fails_the_test(inner):

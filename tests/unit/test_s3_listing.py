@@ -1,5 +1,7 @@
 """LIST pages as the stores write them."""
 
+import asyncio
+
 import pytest
 
 from csi_s3.errors import IntegrityError
@@ -25,7 +27,7 @@ def entry(key="k", kind="STANDARD", more=""):
 
 
 def parse_page(body):
-    return page_of(xml.parse(body))
+    return asyncio.run(page_of(xml.parse(body)))
 
 
 def test_keys_and_prefixes_are_url_decoded_with_plus_for_blank():
@@ -84,3 +86,20 @@ def test_an_etag_without_quotes_gets_them():
 def test_entities_are_not_expanded():
     bomb = b'<!DOCTYPE x [<!ENTITY a "AAAA">]>' + page(entry("&a;")).split(b"?>", 1)[1]
     assert parse_page(bomb).objects[0].key != "AAAA"
+
+
+@pytest.mark.parametrize("names", [1, 10])
+def test_a_page_of_long_keys_is_read_in_steps_that_do_not_grow_with_it(names):
+    async def steps(body):
+        reading, n = asyncio.get_running_loop().create_task(page_of(xml.parse(body))), 0
+        while not reading.done():
+            n += 1
+            await asyncio.sleep(0)
+        assert len(reading.result().objects) == names * 100
+        return n
+
+    long, short = "%C3%A4" * 500, "f" * 50
+    keys = [f"{n:06}{long}" for n in range(names * 100)]
+    assert asyncio.run(steps(page(*map(entry, keys)))) in range(names * 2, names * 4)
+    keys = [f"{n:06}{short}" for n in range(names * 100)]
+    assert asyncio.run(steps(page(*map(entry, keys)))) <= 2

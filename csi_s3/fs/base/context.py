@@ -12,7 +12,7 @@ from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import NotPermittedError
 from csi_s3.fs.base.clock import Clock
 from csi_s3.fs.base.key_range_lock import KeyRangeLock
-from csi_s3.fs.base.memory import Memory
+from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.base.progress_timeout import ProgressTimeout
 from csi_s3.s3.store import ObjectStore
 
@@ -41,13 +41,15 @@ class MountContext:
     ) -> Self:
         """Of a mount that begins now."""
         clock = clock or Clock()
+        memory = Memory(config.budget_bytes, config.records_bytes)
+        waiting = memory.account(MemoryKind.REQUESTS)
         return cls(
             store=store,
             config=config,
             group=group,
             clock=clock,
-            memory=Memory(config.budget_bytes, config.records_bytes),
-            progress_timeout=ProgressTimeout(group, clock),
+            memory=memory,
+            progress_timeout=ProgressTimeout(group, clock, held=waiting.add),
             key_lock=KeyRangeLock(),
         )
 

@@ -27,6 +27,7 @@ class MemoryKind(StrEnum):
     CHANGES = "changes"  # of names, while requests that may not show them are under way
     DIRTY_FILES = "dirty-files"  # the records of files being changed, and maps of their bytes
     RENAMES = "renames"  # what a rename of a directory has copied
+    LEFTOVERS = "leftovers"  # what earlier workers could not upload, on the node's disk
     REQUESTS = "requests"  # of the kernel that wait
 
 
@@ -44,6 +45,7 @@ _LIMITS: Mapping[MemoryKind, _Limit] = {
     MemoryKind.CHANGES: _Limit(0.25),
     MemoryKind.DIRTY_FILES: _Limit(0.75, TooManyOpenFilesError),
     MemoryKind.RENAMES: _Limit(0.5),
+    MemoryKind.LEFTOVERS: _Limit(0.25),
     MemoryKind.REQUESTS: _Limit(0.25),
 }
 
@@ -78,6 +80,11 @@ class Account:
             OutOfMemoryError, TooManyOpenFilesError: by kind; nothing is counted then.
 
         """
+        self.check(n, what)
+        self.add(n)
+
+    def check(self, n: int, what: str) -> None:
+        """Raises as `charge`, and counts nothing."""
         if n > self.free_bytes:
             raise self._error(
                 f"{what}: the volume's {self.limit_bytes >> 20} MiB for {self.kind.value} are in"
@@ -85,7 +92,6 @@ class Account:
                 "close files and directories that are no longer needed, or give the volume a larger"
                 " memory-target",
             )
-        self.add(n)
 
 
 class Memory:

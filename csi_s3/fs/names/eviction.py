@@ -40,7 +40,8 @@ class Room:
         self._account, self._n = account, n
 
     def __enter__(self) -> None:
-        self._account.charge(self._n, "a name")
+        if self._n:
+            self._account.charge(self._n, "a name")
 
     def __exit__(
         self,
@@ -110,6 +111,8 @@ class Eviction:
     async def room(self, n: int, *, is_look_up: bool = False) -> Room:
         """Memory for n bytes of inodes, to be entered at once; waits for it if need be.
 
+        None are needed for what is known already: that is never refused.
+
         is_look_up: it may have the part that is left for look-ups.
 
         Raises:
@@ -117,7 +120,7 @@ class Eviction:
 
         """
         kept_bytes = 0 if is_look_up else int(self.bound_bytes * (1 - MADE))
-        if n + kept_bytes > self._account.free_bytes and not await self._wait(n + kept_bytes):
+        if n and n + kept_bytes > self._account.free_bytes and not await self._wait(n + kept_bytes):
             raise OutOfMemoryError(
                 f"the volume's {self.bound_bytes >> 20} MiB for files and directories that are in"
                 " use are taken",

@@ -9,15 +9,15 @@ Each field has one owner. Names, references and evictions are written by `Inodes
 the methods below.
 """
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from sys import getsizeof
-from types import MappingProxyType
 from typing import NamedTuple
 
-from csi_s3.fs.names.directory import Directory, Listing
+from csi_s3.fs.base.memory import Account
+from csi_s3.fs.names.directory import Directory
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
+from csi_s3.fs.names.listing_reader import Reader as DirectoryReader
 from csi_s3.fs.names.record_chain import Link
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.dirty_file import DirtyFile
@@ -60,6 +60,8 @@ class Runtime:
 
     children: how many inodes have it as their parent. names: of those that are linked.
     is_pinned: a directory that exists although S3 may have no key for it.
+    handles, writable, creators: how many handles are open; of them, how many write, and how many
+        made the file.
     writer: set while the file is being changed through this mount.
     directory: what is known of a directory's names beyond S3's answers.
     target: of a symbolic link, once it was read; of this version.
@@ -68,14 +70,15 @@ class Runtime:
     children: int = 0
     names: "dict[str, Inode]" = field(default_factory=lambda: _NO_NAMES)
     is_pinned: bool = False
-    handles: "dict[FileHandle | DirHandle, None]" = field(default_factory=lambda: _NO_HANDLES)
+    handles: int = 0
+    writable: int = 0
+    creators: int = 0
     writer: DirtyFile | None = None
     directory: "Directory[Inode] | None" = None
     target: bytes | None = None
 
 
-_NO_HANDLES: "dict[FileHandle | DirHandle, None]" = {}  # shared as well
-_NO_NAMES: "dict[str, Inode]" = {}
+_NO_NAMES: "dict[str, Inode]" = {}  # shared as well
 _NOTHING = Runtime()  # shared by all inodes without a runtime half; never written
 
 
@@ -155,12 +158,9 @@ class Inode(Link):
         return 0 if self.info is None else self.info.size
 
     @property
-    def handles(self) -> "Collection[FileHandle | DirHandle]":
+    def handles(self) -> int:
+        """How many are open."""
         return self.runtime.handles
-
-    @property
-    def file_handles(self) -> "list[FileHandle]":
-        return [h for h in self.handles if isinstance(h, FileHandle)]
 
     @property
     def is_in_use(self) -> bool:
@@ -182,11 +182,6 @@ class Inode(Link):
             return self.ino != ROOT
         has_names = r.children or (r.directory is not None and r.directory.local)
         return not (has_names or r.is_pinned or self.ino == ROOT)
-
-    @property
-    def children(self) -> "Mapping[str, Inode]":
-        """The linked inodes that have it as their parent, by name."""
-        return MappingProxyType(self.runtime.names)
 
     @property
     def has_runtime(self) -> bool:
@@ -234,11 +229,11 @@ class Inode(Link):
         if self.runtime.is_pinned:
             self.runtime.is_pinned = False
 
-    def known_names(self) -> "Directory[Inode]":
-        """Of a directory, made at first need."""
+    def known_names(self, changes: Account) -> "Directory[Inode]":
+        """Of a directory, made at first need. changes: the account that it counts them in."""
         runtime = self._own()
         if runtime.directory is None:
-            runtime.directory = Directory()
+            runtime.directory = Directory(changes)
         return runtime.directory
 
     def set_target(self, target: bytes | None) -> None:
@@ -253,13 +248,19 @@ class Inode(Link):
             self.atime_ns = atime_ns
 
     def add_handle(self, handle: "FileHandle | DirHandle") -> None:
-        runtime = self._own()
-        runtime.handles = runtime.handles or {}
-        runtime.handles[handle] = None
+        self._count_handle(handle, 1)
 
     def remove_handle(self, handle: "FileHandle | DirHandle") -> None:
-        self.runtime.handles.pop(handle, None)
+        """Once, after `add_handle`."""
+        self._count_handle(handle, -1)
         self._trim()
+
+    def _count_handle(self, handle: "FileHandle | DirHandle", n: int) -> None:
+        runtime, handle.is_open = self._own(), n > 0
+        runtime.handles += n
+        if isinstance(handle, FileHandle):
+            runtime.writable += n * handle.is_writable
+            runtime.creators += n * handle.is_creator
 
     def set_writer(self, writer: DirtyFile | None) -> None:
         """The file is being changed from now on, or (None) is not any more."""
@@ -325,19 +326,21 @@ class Inode(Link):
 class FileHandle:
     """is_creator: it made the file, which exempts the file from the guards while it is open.
 
-    reader: made at first need where open did not bring bytes along.
+    reader: made at first need where open did not bring bytes along; set by `Handles`.
+    is_open: set by `Inode`, which counts it.
     """
 
     inode: Inode
     is_writable: bool = False
     is_creator: bool = False
     reader: Reader | None = None
+    is_open: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class DirHandle:
-    """position: behind the last entry that was handed out; 0 again after a rewind."""
+    """is_open: as of `FileHandle`."""
 
     inode: Inode
-    listing: Listing
-    position: int = 0
+    reader: DirectoryReader
+    is_open: bool = False

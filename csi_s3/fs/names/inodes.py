@@ -7,7 +7,6 @@ below it.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
 from csi_s3.errors import StaleError
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
@@ -48,9 +47,6 @@ class Inodes:
 
     def __len__(self) -> int:
         return len(self._by_number)
-
-    def __iter__(self) -> Iterator[Inode]:
-        return iter(list(self._by_number.values()))
 
     def get(self, ino: int) -> Inode:
         """The inode.
@@ -147,7 +143,8 @@ class Inodes:
         self._settle(inode)
         inode.is_linked = False
         self._unpin(inode)
-        self._by_number[inode.parent].remove_name(inode.name)
+        if self.child(inode.parent, inode.name) is inode:  # else it was forgotten meanwhile
+            self._by_number[inode.parent].remove_name(inode.name)
         self.drop_unused(inode)
 
     def keep(self, directory: Inode, *, is_local: bool = False) -> None:

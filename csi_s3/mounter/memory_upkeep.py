@@ -1,0 +1,76 @@
+"""Keeps a worker's memory near what it uses, without long steps on the event loop.
+
+Two things are left to neither glibc nor CPython. Free memory inside of the heap is returned to the
+system when there is much of it. And a full collection of cycles looks at every object: 0.16 s for
+300,000 inodes (measured), at moments that CPython chooses. Here it runs when no program waits. That
+may be late, because almost nothing depends on it: requests leave no cycles behind, failed ones
+included, and what does is mostly found by the collections of young objects, which stay automatic.
+
+Rejected: gc.freeze() after each full collection, so that no object is looked at twice (a cycle that
+is alive then would never be found, with the buffers that it refers to); PYTHONMALLOC=malloc (the
+objects of Python would share the heap with buffers).
+"""
+
+import asyncio
+import gc
+import logging
+import time
+
+from csi_s3.aio import blocking
+from csi_s3.kernel.process_memory import Heap
+from csi_s3.obs.metrics import catalog as metrics
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 10.0
+TRIM_WITHIN_S = 30.0
+WORTH_A_TRIM_BYTES = 8 << 20
+SHORT_STEP_S = 0.03
+# Collections of the middle generation, each of which may leave 7,000 objects to the oldest.
+WORTH_A_COLLECTION = 10
+OVERDUE = 1000  # even if it takes long: every seven million objects
+
+
+def prepare() -> None:
+    """Prepare a process that has just imported everything and will serve one mount.
+
+    The zygote does the same before it forks: in a worker, both would write to shared pages.
+    """
+    Heap().configure()
+    gc.collect()
+    gc.freeze()
+
+
+class MemoryUpkeep:
+    """Lifetime: the worker's process, after `prepare`; `run` is a task.
+
+    Cancellation of `run` leaves at most a trim in its thread.
+    """
+
+    def __init__(self, heap: Heap, *, every_s: float = LOOK_EVERY_S) -> None:
+        self._heap, self._every_s = heap, every_s
+        self._answered = 0.0
+        self._collection_s = 0.0  # what the last full one took
+
+    async def run(self) -> None:
+        young, middle, _ = gc.get_threshold()
+        gc.set_threshold(young, middle, 1 << 30)  # full collections are made here
+        while True:
+            await asyncio.sleep(self._every_s)
+            self._collect()
+            if self._heap.reclaimable_bytes() >= WORTH_A_TRIM_BYTES:
+                try:
+                    await blocking(self._heap.trim, within_s=TRIM_WITHIN_S)
+                except TimeoutError:
+                    log.debug("the heap is still being trimmed")
+
+    def _collect(self) -> None:
+        """Collect all cycles, if it is worth while and no request is delayed."""
+        answered = metrics.FUSE_OPERATIONS.total()
+        is_idle, self._answered = answered == self._answered, answered
+        waiting = gc.get_count()[2]
+        is_free = is_idle or self._collection_s < SHORT_STEP_S
+        if waiting >= OVERDUE or (waiting >= WORTH_A_COLLECTION and is_free):
+            began_s = time.thread_time()
+            gc.collect()
+            self._collection_s = time.thread_time() - began_s

@@ -1,0 +1,60 @@
+"""The switch for slow steps in the suites: how long a step may take here before its test fails.
+
+The program's own measure, 50 ms, would fail tests on slow machines. The bound is five times that,
+and grows with the machine: a loop like the program's own work (objects, dicts, strings) is timed
+once, by CPU time as steps are, so that other work on the machine does not count. On a machine ten
+times slower than the reference both a step and the bound take ten times longer.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from csi_s3.obs.slow_steps import SlowSteps
+
+BOUND_S = 0.25
+REFERENCE_S = 0.009  # the loop below on a core of a cloud machine of 2024, CPython 3.11
+
+
+@cache
+def bound_s() -> float:
+    """The longest step that a test may cause, in CPU seconds."""
+    fastest_s = min(_work_s() for _ in range(5))
+    return BOUND_S * max(1.0, fastest_s / REFERENCE_S)
+
+
+def _work_s() -> float:
+    began_s = time.thread_time()
+    names = {f"directory/{n:06}": [n, str(n)] for n in range(10_000)}
+    sorted(names, key=lambda name: names[name][1])
+    return time.thread_time() - began_s
+
+
+@cache
+def watched_steps() -> SlowSteps:
+    """One for the session; its WARNING fails the test as any undeclared one does."""
+    return SlowSteps(bound_s(), every_s=0, is_suite=True)
+
+
+def environment() -> dict[str, str]:
+    """What a worker needs in its environment to report."""
+    return {"CSI_S3_SLOW_STEP_MS": str(round(bound_s() * 1000))}
+
+
+def switch_on() -> None:
+    """Have the workers report that tests start with this process's environment."""
+    os.environ.update(environment())
+
+
+def is_blocked_step(line: str) -> bool:
+    """Whether a line of a worker's log reports a step that a slow disk may have blocked."""
+    return re.search(r"held the event loop: \S+ was blocked", line) is not None
+
+
+def assert_none_in(logs: Iterable[Path]) -> None:
+    """No worker that logged there had a step that ran longer than the bound."""
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    assert [x for x in lines if "held the event loop" in x and not is_blocked_step(x)] == []

@@ -1,0 +1,141 @@
+"""What was freed goes back to the system, and cycles are collected when no program waits."""
+
+import asyncio
+import contextlib
+import gc
+import subprocess
+import sys
+
+import pyfuse3
+import pytest
+
+from csi_s3.errors import NotFoundError
+from csi_s3.fuse.boundary import answered
+from csi_s3.mounter.memory_upkeep import OVERDUE, WORTH_A_COLLECTION, MemoryUpkeep
+from csi_s3.obs.metrics import catalog as metrics
+
+# 200 MB in blocks as tails of files have them, each with a small one behind it that stays.
+PROGRAM = """
+import ctypes, sys
+from csi_s3.kernel.process_memory import Heap, memory_of
+import os
+heap = Heap()
+heap.configure()
+before = memory_of(os.getpid()).rss
+large, small = [], []
+for _ in range(1600):
+    large.append(bytearray(125 << 10))
+    small.append(bytearray(600))
+assert memory_of(os.getpid()).rss - before > 180 << 20
+large.clear()
+reclaimable = heap.reclaimable_bytes()
+heap.trim()
+left = memory_of(os.getpid()).rss - before
+part = bytearray(9 << 20)
+del part
+part = bytearray(5 << 20)
+mapped = memory_of(os.getpid()).rss
+del part
+print(reclaimable >> 20, left >> 20, heap.reclaimable_bytes() >> 20,
+      (mapped - memory_of(os.getpid()).rss) >> 20)
+"""
+
+
+def test_the_pages_of_freed_blocks_go_back_though_small_ones_stay_between_them():
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=60
+    )
+    reclaimable, left, again, of_a_part = map(int, done.stdout.split())
+    assert reclaimable > 180
+    assert left < 8
+    assert again == 0  # what was returned is not asked for again
+    assert of_a_part >= 4  # at once, though a larger one was freed before
+
+
+class FakeHeap:
+    """A heap of which so much can be returned."""
+
+    def __init__(self, *reclaimable: int) -> None:
+        self.reclaimable, self.trims = list(reclaimable), 0
+
+    def configure(self) -> None:
+        pass
+
+    def reclaimable_bytes(self) -> int:
+        return self.reclaimable.pop(0) if self.reclaimable else 0
+
+    def trim(self) -> None:
+        self.trims += 1
+
+
+async def looks(upkeep, until):
+    task = asyncio.get_running_loop().create_task(upkeep.run())
+    async with asyncio.timeout(10):
+        while not until():
+            await asyncio.sleep(0.001)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_the_heap_is_trimmed_where_it_is_worth_while():
+    heap = FakeHeap(1 << 20, 100 << 20, 1 << 20, 9 << 20)
+    await looks(MemoryUpkeep(heap, every_s=0.001), lambda: not heap.reclaimable)
+    assert heap.trims >= 1
+    await looks(MemoryUpkeep(heap, every_s=0.001), lambda: True)
+    assert heap.trims == 2
+
+
+@pytest.fixture
+def collections(monkeypatch):
+    """Count full collections; the counts of the collector are the test's."""
+    found = []
+    waiting = [0]
+    monkeypatch.setattr(gc, "get_count", lambda: (0, 0, waiting[0]))
+    monkeypatch.setattr(gc, "collect", lambda: found.append(waiting[0]))
+    return found, waiting
+
+
+def test_cycles_are_collected_when_no_request_was_answered_since(collections):
+    found, waiting = collections
+    upkeep = MemoryUpkeep(FakeHeap())
+    upkeep._collection_s = 1.0  # it took long before
+    waiting[0] = WORTH_A_COLLECTION
+    metrics.FUSE_OPERATIONS.inc(op="lookup", result="ok")
+    upkeep._collect()
+    assert found == []
+    upkeep._collect()
+    assert found == [WORTH_A_COLLECTION]
+
+
+def test_cycles_are_collected_in_any_case_when_it_is_overdue(collections):
+    found, waiting = collections
+    upkeep = MemoryUpkeep(FakeHeap())
+    upkeep._collection_s = 1.0
+    waiting[0] = OVERDUE
+    metrics.FUSE_OPERATIONS.inc(op="lookup", result="ok")
+    upkeep._collect()
+    assert found == [OVERDUE]
+
+
+def test_an_error_that_was_answered_leaves_nothing_to_the_garbage_collector():
+    async def lookup():
+        error = NotFoundError("no name")
+        raise error
+
+    handler = answered(10)(lookup)
+
+    async def requests(n):
+        for _ in range(n):
+            with contextlib.suppress(pyfuse3.FUSEError):
+                await handler()
+
+    with asyncio.Runner() as runner:
+        runner.run(requests(1))
+        gc.collect()
+        gc.disable()
+        try:
+            runner.run(requests(20))
+            assert gc.collect() < 20
+        finally:
+            gc.enable()
