@@ -124,6 +124,8 @@ class FileSystem:
         self._recover_renames = partial(recover_renames, context.key_lock, copies, journal)
 
     def usage(self) -> FileSystemUsage:
+        """What it holds, once listings that can answer nothing any more are dropped."""
+        self._tree.drop_old_pages()
         return FileSystemUsage(
             open_files=len(self._handles),
             inodes=len(self._inodes),
@@ -232,8 +234,8 @@ class FileSystem:
         needs_inodes: each entry must have one; if there is no memory for it, the READDIR fails.
         """
         handle = self._handles.directory(fh)
-        if start == 0 and handle.reader.is_begun:
-            handle.reader = self._tree.rewind(handle.inode, handle.reader)
+        if start == 0:
+            handle.reader = self._tree.read_from_start(handle.inode, handle.reader)
         reading = handle.reader.read(start)
         try:
             while not reading.is_over:

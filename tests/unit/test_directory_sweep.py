@@ -44,7 +44,7 @@ def left(sources, n, *, with_file=()):
 
 @pytest.mark.parametrize("n", [100, 1000])
 async def test_any_number_is_removed_a_part_at_a_time(sources, n):
-    left(sources, n)
+    await asyncio.to_thread(left, sources, n)
     (sources.volumes / "other").mkdir()
     sweep = DirectorySweep(sources, lambda _: False, part=PART)
     largest = 0

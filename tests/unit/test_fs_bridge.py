@@ -216,21 +216,6 @@ def test_every_request_of_the_kernel_passes_through_the_door():
     assert bare == {"forget", "getxattr"}
 
 
-def test_an_entry_that_brings_no_inode_keeps_everything_but_that():
-    without = EntryWithoutInode.create()
-    assert without is not None
-    entry = pyfuse3.EntryAttributes()
-    entry.st_ino, entry.generation, entry.st_size = 0x0102030405060708, 9, 10
-    entry.st_mode = stat.S_IFDIR | 0o755
-    number = entry.st_ino.to_bytes(8, sys.byteorder)
-    memory = ctypes.string_at(id(entry), type(entry).__basicsize__)
-    assert memory.count(number) == 2
-    without.remove(entry)
-    assert (entry.st_ino, entry.generation, entry.st_size) == (0, 9, 10)
-    assert entry.st_mode == stat.S_IFDIR | 0o755
-    assert ctypes.string_at(id(entry), type(entry).__basicsize__).count(number) == 1
-
-
 @pytest.mark.parametrize("requests", [1, 10])
 def test_a_forget_of_many_inodes_lets_other_requests_in_between(mount, requests):
     """In proportion, and what is forgotten is the same."""
@@ -253,3 +238,18 @@ def test_a_forget_of_many_inodes_lets_other_requests_in_between(mount, requests)
     mount.fs.forget(made.ino, 1)
     mount.held.remove(made.ino)
     assert mount.fs.usage().inodes == 1
+
+
+def test_an_entry_that_brings_no_inode_keeps_everything_but_that():
+    without = EntryWithoutInode.create()
+    assert without is not None
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino, entry.generation, entry.st_size = 0x0102030405060708, 9, 10
+    entry.st_mode = stat.S_IFDIR | 0o755
+    number = entry.st_ino.to_bytes(8, sys.byteorder)
+    memory = ctypes.string_at(id(entry), type(entry).__basicsize__)
+    assert memory.count(number) == 2
+    without.remove(entry)
+    assert (entry.st_ino, entry.generation, entry.st_size) == (0, 9, 10)
+    assert entry.st_mode == stat.S_IFDIR | 0o755
+    assert ctypes.string_at(id(entry), type(entry).__basicsize__).count(number) == 1

@@ -11,6 +11,7 @@ import pytest
 
 from csi_s3.errors import OutOfMemoryError, SpoolFullError, TooManyOpenFilesError
 from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.base.progress_timeout import WAIT_BYTES
 from csi_s3.fs.names.inode import Kind
 from csi_s3.fs.write.dirty_file import RECORD_BYTES
 from csi_s3.fs.write.remote_object import Basis
@@ -45,7 +46,9 @@ def give_up_soon(mount, after_s=SOON_S):
 
 @pytest.mark.parametrize("n", [300, 3000])
 def test_any_number_of_open_files_has_a_byte_written_to_each(small, n):
-    """Promise: Files that are open for writing never stop a volume, however many they are."""
+    """Promise: Any number of files may be open for writing: what can neither be uploaded yet nor
+    stay in memory goes to the spool.
+    """
     mount = small()
     handles = [mount.create(f"f{i}") for i in range(n)]
     for i, fh in enumerate(handles):
@@ -144,7 +147,6 @@ def test_a_long_file_without_any_memory_leaves_from_the_spool(small):
 
 
 def test_a_stream_waits_while_parts_are_leaving(small):
-    """Promise: A full memory budget is back-pressure."""
     mount = small()
     held = Held(mount.store, "UPLOAD_PART")
     fh = mount.create("f")
@@ -183,7 +185,9 @@ def test_storing_many_spooled_files_at_once_exceeds_the_budget_by_one_part_at_mo
 
 @pytest.mark.parametrize("in_use", [0, MIB])
 def test_where_the_spool_is_full_only_the_program_that_asks_for_more_fails(small, in_use):
-    """Promise: what cannot be afforded is refused for the program that asks."""
+    """Promise: Where neither memory nor spool has room, only the program that asks for more waits,
+    and then fails with ENOSPC.
+    """
     mount = small(has_spool=in_use > 0, spool_bytes=1)
     give_up_soon(mount)
     first = mount.create("first")
@@ -320,3 +324,27 @@ def test_without_a_spool_a_small_stored_file_that_finds_no_memory_is_out_of_memo
     mount.write(fh, b"+", 6)
     mount.close_file(fh)
     assert mount.data("f") == b"stored+"
+
+
+@pytest.mark.parametrize("n", [500, 5000])
+def test_a_write_that_waits_takes_what_is_counted(small, n):
+    mount = small(has_spool=False)
+    handles = [mount.create(f"f{i}") for i in range(n)]
+    mount.budget.take(MIB)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    writes = [mount.start(mount.fs.files.write(fh, 0, b"1")) for fh in handles]
+    mount.settle()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    requests = account(mount, MemoryKind.REQUESTS)
+    assert requests.used_bytes == n * (WAIT_BYTES + 1)
+    assert 0.75 * WAIT_BYTES < (after - before) / n < 1.25 * WAIT_BYTES
+    mount.budget.release(MIB)
+    mount.budget.total_bytes = n * FIRST_GRANULE_BYTES
+    mount.budget.release(0)
+    for task in writes:
+        mount.wait(task)
+    for fh in handles:
+        mount.close_file(fh)
+    assert requests.used_bytes == 0

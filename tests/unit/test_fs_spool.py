@@ -55,8 +55,8 @@ def test_its_blocks_are_counted_and_given_back(state):
         put(file, extents, 2 * BLOCK, b"x")
     put(file, extents, 5, b"y" * (2 * BLOCK - 5))
     assert file.read(0, 10) == b"012abyyyyy"
-    extents.truncate(4)
     file.cut(4, extents)
+    extents.truncate(4)
     assert spool.used_bytes == 2 * BLOCK
     put(file, extents, 4, b"xyz")
     assert file.read(2, 5) == b"2axyz"

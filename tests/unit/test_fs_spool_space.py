@@ -74,12 +74,12 @@ def test_the_count_is_what_the_disk_says_after_any_order_of_writes_and_cuts(stat
     file = spool.create("f")
     for _ in range(2000):
         if rng.random() < 0.02 and extents.size:
-            extents.truncate(size := rng.randrange(extents.size))
-            file.cut(size, extents)
+            file.cut(size := rng.randrange(extents.size), extents)
+            extents.truncate(size)
         else:
             data = b"x" * rng.choice((1, 100, BLOCK, 3 * BLOCK + 1))
             put(file, extents, rng.randrange(2000) * 1000, data)
-        assert spool.used_bytes == BLOCK + spool.disk.space.map_bytes(extents)
+        assert spool.used_bytes == BLOCK + spool.disk.space.freed_bytes(extents, 0)
     os.sync()
     assert abs(spool.used_bytes - disk_use(state)) <= SLACK
     file.close(keep=False)
@@ -120,7 +120,7 @@ def test_a_name_of_a_thousand_bytes_has_room_in_its_block(state):
     file.close(keep=False)
 
 
-@pytest.mark.parametrize("n", [1000, 10_000])
+@pytest.mark.parametrize("n", [300, 3000])
 def test_the_record_of_a_file_is_as_large_as_it_counts(state, n):
     """And no file keeps its description's map in memory."""
     spool = spool_of(state, blocks=10 * n)

@@ -58,6 +58,7 @@ async def raised(call):
     try:
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(RAISES):
+            await asyncio.sleep(0)
             depths.add((await caller(bytes(64 * KIB)))[0])
         gc.collect()
         return depths, tracemalloc.get_traced_memory()[0] - before

@@ -87,7 +87,7 @@ async def test_volumes_that_were_refused_are_forgotten_as_well(n):
     assert sum(volume.startswith("refused") for volume, _ in found) == 10
 
 
-async def test_what_an_ended_volume_costs_is_what_the_limit_is_made_of():
+def test_what_an_ended_volume_costs_is_what_the_limit_is_made_of():
     """An ordinary worker: 30 operations, 10 errors, 10 kinds of requests."""
     ops, few = [f"operation{n}" for n in range(30)], [f"NAME{n}" for n in range(10)]
     families = {

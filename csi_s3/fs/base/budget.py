@@ -89,7 +89,7 @@ class MemoryBudget:
         """Wait for room. A single demand above the whole budget waits until all else is free.
 
         within_s: between two that are served of those that came earlier, and then this one.
-        progress: is told of each that is served. until_stuck: return False where nothing is
+        progress: is made with each that is served. until_stuck: return False where nothing is
         leaving, and no one gives way.
 
         Raises:

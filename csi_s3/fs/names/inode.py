@@ -30,7 +30,7 @@ ROOT = 1
 RECORD_BYTES = 340  # with its number, its links and its places in the tables
 VERSION_BYTES = 180  # ObjectInfo, and when it was asked for
 RUNTIME_BYTES = 120
-DIRECTORY_BYTES = 490  # the runtime half of a directory, with its Directory
+DIRECTORY_BYTES = 860  # the runtime half of a directory, with its Directory
 NAMES_BYTES = 220  # the smallest table of children, and their place among idle names
 NEW_INODE_BYTES = RECORD_BYTES + VERSION_BYTES + DIRECTORY_BYTES + NAMES_BYTES + 150  # at most
 

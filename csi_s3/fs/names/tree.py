@@ -368,28 +368,45 @@ class Tree:
             TooManyOpenFilesError: there is no memory for one more.
 
         """
-        return self._list(inode, since_s=self._clock.monotonic_s() - self._config.metadata_ttl_s)
+        return self._list(inode, since_s=self._fresh_since_s)
 
-    def rewind(self, inode: Inode, reader: Reader) -> Reader:
-        """Begin once more, with the directory as it is now."""
+    def read_from_start(self, inode: Inode, reader: Reader) -> Reader:
+        """The reader for a handle's first READDIR, or after rewinddir: the directory as it is now.
+
+        Raises:
+            TooManyOpenFilesError: there is no memory for one more; the handle stays as it was.
+
+        """
+        since_s = math.inf if reader.is_begun else self._fresh_since_s
+        if not reader.is_begun and reader.listing.is_joinable(since_s):
+            return reader
+        new = self._list(inode, since_s=since_s)
         self.close_listing(inode, reader)
-        return self._list(inode, since_s=math.inf)
+        return new
+
+    @property
+    def _fresh_since_s(self) -> float:
+        return self._clock.monotonic_s() - self._config.metadata_ttl_s
 
     def _list(self, inode: Inode, *, since_s: float) -> Reader:
         directory, listing = self.directory(inode), self.directory(inode).newest
-        self._cache.expire(self._clock.monotonic_s())
+        self.drop_old_pages()
         if not isinstance(listing, Listing) or not listing.is_joinable(since_s):
             listing = Listing(self._lister, self.inodes.key(inode), directory)
         reader = Reader(self._lister, listing)
         directory.opened(listing)
         return reader
 
+    def drop_old_pages(self) -> None:
+        """Give back what closed listings hold after `metadata-ttl`."""
+        self._cache.expire(self._clock.monotonic_s())
+
     def close_listing(self, inode: Inode, reader: Reader) -> None:
         now_s = self._clock.monotonic_s()
         reader.close(valid_until=now_s + self._config.metadata_ttl_s)
         if reader.listing.readers == 0:
             self.directory(inode).closed(reader.listing)
-        self._cache.expire(now_s)
+        self.drop_old_pages()
 
     # attributes
 

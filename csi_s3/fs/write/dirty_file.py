@@ -213,30 +213,34 @@ class DirtyFile:
                 if await staged.reserve(len(data), until_stuck=True):
                     staged.append(data)
                     return len(data)
-        try:
-            staged.append_to_spool(data)
-        except SpoolFullError as full:
-            await self._wait_for_memory(staged.reserve(len(data)), full)
-            staged.append(data)
-        else:
+        full = self._append_to_spool(data)
+        if full is None:
             await self._send_spooled()
+        else:
+            try:
+                await staged.reserve(len(data))
+            except TimeoutError:
+                raise full from None
+            staged.append(data)
         return len(data)
 
-    async def _wait_for_memory(self, waiting: Awaitable[object], error: VolumeError) -> None:
-        """Raises the error if there is none in time."""
+    def _append_to_spool(self, data: memoryview) -> SpoolFullError | None:
+        """Returns why the spool does not take them; a wait must not hold what was raised."""
         try:
-            await waiting
-        except TimeoutError:
-            raise error.again() from None
+            self._staged.append_to_spool(data)
+        except SpoolFullError as exc:
+            return exc.again()
+        return None
 
     async def _load_small(self, *, is_append: bool) -> None:
-        within_s = self._context.progress_timeout.memory_within_s
-        error = OutOfMemoryError(
-            f"{self._remote.key}: the volume's memory for file contents was in use for"
-            f" {within_s:.0f} s, and there is no spool",
-            "give the volume a larger memory-target",
-        )
-        await self._wait_for_memory(self._staged.load_small(is_append=is_append), error)
+        try:
+            await self._staged.load_small(is_append=is_append)
+        except TimeoutError:
+            raise OutOfMemoryError(
+                f"{self._remote.key}: the volume's memory for file contents is in use, and there is"
+                " no spool",
+                "give the volume a larger memory-target",
+            ) from None
 
     def _can_stream(self) -> bool:
         """Whether the tail can leave as a part, with what is in the spool before it."""

@@ -236,12 +236,12 @@ class SpoolFile:
         return b"".join(pieces)
 
     def cut(self, size: int, extents: Extents) -> None:
-        """Drop bytes from size on. extents: where the rest is."""
+        """Drop bytes from size on. extents: where the file's bytes were before."""
         with _disk_errors():
             os.ftruncate(self._descriptor(), size)
-        left_bytes = self._disk.space.map_bytes(extents)
-        self._disk.space.add(left_bytes - self._data_bytes)
-        self._data_bytes = left_bytes
+        freed_bytes = self._disk.space.freed_bytes(extents, size)
+        self._disk.space.add(-freed_bytes)
+        self._data_bytes -= freed_bytes
 
     def describe(self, description: Description) -> None:
         """Replace the description, whole or not at all.

@@ -225,7 +225,7 @@ class Leftovers:
         Where nothing was written yet, its worker died while it made the description.
         """
         try:
-            return self._directory.read(number)
+            return self._directory.read_head(number)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError) as exc:

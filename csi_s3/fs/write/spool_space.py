@@ -60,9 +60,11 @@ class SpoolSpace:
         last = self.rounded(end)
         return last - first - self._touched(extents.within(first, last))
 
-    def map_bytes(self, extents: Extents) -> int:
-        """What a file with this map takes."""
-        return self._touched(extents)
+    def freed_bytes(self, extents: Extents, size: int) -> int:
+        """What a file with this map gives back when it is cut to a size."""
+        first = size // self.block_bytes * self.block_bytes
+        there = self._touched(extents.within(first, extents.size))
+        return there - self._touched(extents.within(first, size))
 
     def _touched(self, extents: Iterable[Extent]) -> int:
         total = at = 0

@@ -31,7 +31,7 @@ STEP_EXTENTS = 1000  # are read before other tasks get their turn
 class StagedFile:
     """Lifetime: as its `DirtyFile`; `close` gives memory and spool back.
 
-    Concurrency: the file's lock orders changes; `read` may run beside them. While nobody has the
+    Concurrency: the file's lock orders changes; `read` may run beside them. While no task has the
     lock, the tail may have to give way to others that need memory: it goes to the spool.
     Cancellation: a cancelled call has changed nothing, or only where bytes are.
 
@@ -375,11 +375,11 @@ class StagedFile:
         if size >= self.tail_start:
             self.tail = self.tail[: size - self.tail_start]  # as in `_drop_tail`, a new one
         else:
+            if self._file is not None:
+                self._file.cut(size, self.extents)
             self._drop_tail()
             self.extents.truncate(size)
             self._count_extents()
-            if self._file is not None:
-                self._file.cut(size, self.extents)
         if upload is not None:
             upload.cut(size)
 
