@@ -247,7 +247,11 @@ class Mount(Driver):
             held = self.fs._context.memory.used_bytes()
             lasting = ("inodes", "listings", "leftovers")  # the kernel's, a cache, the disk's
             assert not any(n for kind, n in held.items() if kind not in lasting), held
-            known = [d for i in self.fs._inodes if (d := i.runtime.directory) is not None]
+            known = [
+                d
+                for i in self.fs._inodes._by_number.values()
+                if (d := i.runtime.directory) is not None
+            ]
             assert not any(d.changes.is_observed for d in known), "an observation goes on"
         self.is_ended = True
         self._end.set()

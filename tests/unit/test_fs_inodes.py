@@ -107,17 +107,18 @@ def test_versions_are_compared_by_what_they_are_and_not_by_what_answers_say():
 
 def grow(inodes: Inodes, n: int, what: str) -> None:
     """What a `find` has seen, or what a program has read and written, or links, or directories."""
+    changes = Memory(0, 1 << 40).account(MemoryKind.CHANGES)
     handles, above = Handles(Memory(0, 1 << 40)), ROOT
     for i in range(n):
         name = f"name-of-a-file-{i:08d}"
         if what.startswith("directories"):
             inode = inodes.add(above, name, Kind.DIRECTORY)
             if what == "directories with a file":
-                inode.known_names(Memory(0, 1 << 40).account(MemoryKind.CHANGES))
+                inode.known_names(changes)
                 file = inodes.add(inode.ino, name, Kind.FILE, info=info(f"d/{name}/{name}", i))
                 inodes.remember(file)
             elif what == "directories that were listed":
-                inode.known_names(Memory(0, 1 << 40).account(MemoryKind.CHANGES))
+                inode.known_names(changes)
         elif what == "links":
             inode = inodes.add(ROOT, name, Kind.LINK, info=info(f"d/{name}.rclonelink", i))
             inode.set_target(b"x" * (i % 4000) + b"%d" % i)

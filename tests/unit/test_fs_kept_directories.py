@@ -21,7 +21,7 @@ def emptied(mount, n: int) -> None:
 
 @pytest.mark.parametrize("times", [2, 20])
 def test_of_directories_that_were_emptied_the_last_are_kept(mounts, times):
-    """Promise: Directories that exist here without a key in S3 have a limit, 7,000 with a
+    """Promise: Directories that exist here without a key in S3 have a limit, 5,500 with a
     `memory-target` of 148 MiB and in proportion with others. Above it, of those that were emptied
     the first exists only if S3 has keys below it again, and mkdir with `dir-markers=off` gives
     ENOMEM. Of those made here, the latest 11,000 are exempt from `allow-delete`.

@@ -1,9 +1,10 @@
 """Keeps the inode table within its share of memory: a `find` pins every name it has seen.
 
-The bound is what the other kinds of records leave of their pool. Above five eighths of it the
-kernel is asked to drop names that are not in use, each once until it is used again. Above thirteen
-sixteenths, listings bring the kernel no more inodes. What needs an inode then waits for the kernel
-to drop some, for a short time, and is refused at the bound before anything is changed.
+The bound is what the other kinds of records leave of their pool, and 7/8 of it at most. Above five
+eighths of the bound the kernel is asked to drop names that are not in use, each once until it is
+used again. Above thirteen sixteenths, listings bring the kernel no inodes that it has not. What
+needs an inode then waits for the kernel to drop some, for a short time, and is refused at the bound
+before anything is changed.
 
 Of what the kernel was asked for and has not dropped, half is taken to stay: so others are asked for
 in its place, however many the kernel cannot drop.
@@ -29,6 +30,7 @@ CHECK_EVERY_S = 0.1  # whether there is room for those that wait
 # Parts of the bound: the kernel is asked to drop names above SOFT, READDIR brings no inodes above
 # LISTED, and above MADE there are none but for look-ups: `rm` frees memory, and looks names up.
 SOFT, LISTED, MADE = 5 / 8, 13 / 16, 15 / 16
+MOST = 7 / 8  # of the pool
 
 
 class Room:
@@ -40,7 +42,8 @@ class Room:
         self._account, self._n = account, n
 
     def __enter__(self) -> None:
-        self._account.charge(self._n, "a name")
+        if self._n:
+            self._account.charge(self._n, "a name")
 
     def __exit__(
         self,
@@ -74,9 +77,15 @@ class Eviction:
         self._is_closed = False
 
     @property
+    def _free_bytes(self) -> int:
+        """An eighth of the pool is left to other records: a known file can always be opened."""
+        account = self._account
+        return min(account.free_bytes, int(account.limit_bytes * MOST) - account.used_bytes)
+
+    @property
     def bound_bytes(self) -> int:
         """What inodes may take at this moment."""
-        return max(0, self._account.used_bytes + self._account.free_bytes)
+        return max(0, self._account.used_bytes + self._free_bytes)
 
     @property
     def soft_limit(self) -> int:
@@ -110,6 +119,8 @@ class Eviction:
     async def room(self, n: int, *, is_look_up: bool = False) -> Room:
         """Memory for n bytes of inodes, to be entered at once; waits for it if need be.
 
+        None are needed for what is known already: that is never refused.
+
         is_look_up: it may have the part that is left for look-ups.
 
         Raises:
@@ -117,7 +128,7 @@ class Eviction:
 
         """
         kept_bytes = 0 if is_look_up else int(self.bound_bytes * (1 - MADE))
-        if n + kept_bytes > self._account.free_bytes and not await self._wait(n + kept_bytes):
+        if n and n + kept_bytes > self._free_bytes and not await self._wait(n + kept_bytes):
             raise OutOfMemoryError(
                 f"the volume's {self.bound_bytes >> 20} MiB for files and directories that are in"
                 " use are taken",
@@ -128,7 +139,7 @@ class Eviction:
 
     def has_room_for(self, n: int) -> bool:
         """Whether n bytes may be taken that nothing needs."""
-        return n <= self._account.free_bytes - self.bound_bytes * (1 - LISTED)
+        return n <= self._free_bytes - self.bound_bytes * (1 - LISTED)
 
     def freed(self) -> None:
         """To be called when the kernel has forgotten inodes: those that wait may have room."""
@@ -139,7 +150,7 @@ class Eviction:
         """Whether n bytes became free in time."""
         try:
             async with asyncio.timeout(self._wait_within_s):
-                while n > self._account.free_bytes:
+                while n > self._free_bytes:
                     if not (self._inodes.idle or self._inodes.evictions_pending):
                         return False  # the kernel has nothing that it could drop
                     waiter = asyncio.get_running_loop().create_future()
@@ -155,7 +166,7 @@ class Eviction:
 
     def _admit(self) -> None:
         """Let those go on that fit, in the order in which they came."""
-        free = self._account.free_bytes
+        free = self._free_bytes
         for waiter, n in self._waiting.items():
             free -= n
             if free < 0:

@@ -9,11 +9,9 @@ Each field has one owner. Names, references and evictions are written by `Inodes
 the methods below.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from sys import getsizeof
-from types import MappingProxyType
 from typing import NamedTuple
 
 from csi_s3.fs.base.memory import Account
@@ -32,7 +30,7 @@ ROOT = 1
 RECORD_BYTES = 340  # with its number, its links and its places in the tables
 VERSION_BYTES = 180  # ObjectInfo, and when it was asked for
 RUNTIME_BYTES = 120
-DIRECTORY_BYTES = 490  # the runtime half of a directory, with its Directory
+DIRECTORY_BYTES = 860  # the runtime half of a directory, with its Directory
 NAMES_BYTES = 220  # the smallest table of children, and their place among idle names
 NEW_INODE_BYTES = RECORD_BYTES + VERSION_BYTES + DIRECTORY_BYTES + NAMES_BYTES + 150  # at most
 
@@ -184,11 +182,6 @@ class Inode(Link):
             return self.ino != ROOT
         has_names = r.children or (r.directory is not None and r.directory.local)
         return not (has_names or r.is_pinned or self.ino == ROOT)
-
-    @property
-    def children(self) -> "Mapping[str, Inode]":
-        """The linked inodes that have it as their parent, by name."""
-        return MappingProxyType(self.runtime.names)
 
     @property
     def has_runtime(self) -> bool:

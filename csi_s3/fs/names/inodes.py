@@ -7,7 +7,6 @@ below it.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
 from csi_s3.errors import StaleError
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
@@ -48,9 +47,6 @@ class Inodes:
 
     def __len__(self) -> int:
         return len(self._by_number)
-
-    def __iter__(self) -> Iterator[Inode]:
-        return iter(list(self._by_number.values()))
 
     def get(self, ino: int) -> Inode:
         """The inode.
