@@ -54,7 +54,7 @@ def test_any_number_of_open_files_has_a_byte_written_to_each(small, n):
     for i, fh in enumerate(handles):
         mount.write(fh, b"%d" % i)
         assert mount.budget.used_bytes <= MIB
-    assert account(mount, MemoryKind.DIRTY_FILES).used_bytes == n * RECORD_BYTES
+    assert account(mount, MemoryKind.DIRTY_FILES).used_bytes >= n * RECORD_BYTES  # and spool files
     with mount.requests(PUT=n):
         for fh in handles:
             mount.close_file(fh)
