@@ -6,7 +6,7 @@ import pytest
 
 from csi_s3.errors import StoreTimeoutError
 from csi_s3.fs.base.clock import Clock
-from csi_s3.fs.base.progress_timeout import WAIT_BYTES, Progress, ProgressTimeout
+from csi_s3.fs.base.progress_timeout import WAIT_BYTES, FileProgress, ProgressTimeout
 
 STALLED_AFTER_S = 0.05  # also how often a wait looks at the clock, which the test sets
 
@@ -55,7 +55,7 @@ async def test_a_wait_that_begins_does_not_prolong_those_that_have_begun(waits):
 
 
 async def test_progress_of_a_file_prolongs_the_waits_for_it_and_no_other(waits):
-    one, other = Progress(waits.clock), Progress(waits.clock)
+    one, other = FileProgress(waits.clock), FileProgress(waits.clock)
     first, second = (waits(f"{n}", progress=lambda p=p: p) for n, p in enumerate((one, other)))
     await asyncio.sleep(0)
     waits.now_s = 0.04

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from csi_s3.errors import VolumeError
-from csi_s3.fs.base.progress_timeout import Progress
+from csi_s3.fs.base.progress_timeout import FileProgress
 
 READ_AHEAD_SHARE = 0.75  # idle readers keep theirs, and must not stop every writer
 WAY_SHARE = 8  # of the budget: as much is made free at once where others have to give way
@@ -83,7 +83,7 @@ class MemoryBudget:
         n: int,
         *,
         within_s: float = math.inf,
-        progress: Progress | None = None,
+        progress: FileProgress | None = None,
         until_stuck: bool = False,
     ) -> bool:
         """Wait for room. A single demand above the whole budget waits until all else is free.
@@ -119,7 +119,7 @@ class MemoryBudget:
             raise
         return True
 
-    async def _turn(self, waiter: _Waiter, within_s: float, progress: Progress | None) -> bool:
+    async def _turn(self, waiter: _Waiter, within_s: float, progress: FileProgress | None) -> bool:
         loop, served = asyncio.get_running_loop(), self._served
         while not waiter.turn.done():
             if within_s == math.inf:

@@ -2,7 +2,7 @@
 
 No fixed deadline fits an upload, which depends on the file's size. So each wait has a start of its
 own, and counts from what has moved since of that which it waits for: the bytes of its own file
-(`Progress`), or a rename's, for which any request may have to wait. Other files' uploads, and
+(`FileProgress`), or a rename's, for which any request may have to wait. Other files' uploads, and
 others that wait, prolong nothing.
 """
 
@@ -25,7 +25,7 @@ WAIT_BYTES = 9000  # measured with tracemalloc, 1,000 and 10,000 writes that wai
 MEMORY_SHARE = 0.8  # of it: a wait for memory fails before the request that needs it
 
 
-class Progress:
+class FileProgress:
     """When bytes of one file moved last. Lifetime: as the file is being changed."""
 
     __slots__ = ("_clock", "at_s")
@@ -58,7 +58,7 @@ class ProgressTimeout:
     ) -> None:
         self.stalled_after_s = stalled_after_s
         self._group, self._clock, self._held = group, clock, held
-        self._rename = Progress(clock)
+        self._rename = FileProgress(clock)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -75,7 +75,7 @@ class ProgressTimeout:
         work: Callable[[], Awaitable[T]],
         what: str,
         *,
-        progress: Callable[[], Progress | None] | None = None,
+        progress: Callable[[], FileProgress | None] | None = None,
         held_bytes: int = 0,
     ) -> T:
         """Wait for work, which goes on if the wait ends before it.

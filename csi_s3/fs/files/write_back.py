@@ -14,7 +14,7 @@ from pathlib import Path
 from csi_s3.errors import IsDirectoryError, SpoolFullError, StaleError, VolumeError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.memory import MemoryKind
-from csi_s3.fs.base.progress_timeout import Progress
+from csi_s3.fs.base.progress_timeout import FileProgress
 from csi_s3.fs.names.entries import Special
 from csi_s3.fs.names.inode import FileHandle, Inode
 from csi_s3.fs.names.inodes import Inodes
@@ -357,6 +357,6 @@ class WriteBack:
             inode.writer.rebase(info)
 
 
-def _progress(inode: Inode) -> Progress | None:
+def _progress(inode: Inode) -> FileProgress | None:
     """Of its bytes, while it is being changed."""
     return None if inode.writer is None else inode.writer.progress

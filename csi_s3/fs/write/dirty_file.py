@@ -24,7 +24,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.memory import MemoryKind
-from csi_s3.fs.base.progress_timeout import Progress
+from csi_s3.fs.base.progress_timeout import FileProgress
 from csi_s3.fs.write.extents import Origin
 from csi_s3.fs.write.file_sender import FileSender
 from csi_s3.fs.write.file_state import FilePhase, FileState
@@ -86,7 +86,7 @@ class DirtyFile:
         return self._remote.base
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> FileProgress:
         """When bytes of it moved last."""
         return self._remote.progress
 

@@ -24,7 +24,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.key_range_lock import KeyOf
-from csi_s3.fs.base.progress_timeout import Progress
+from csi_s3.fs.base.progress_timeout import FileProgress
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.parallel_upload import ParallelUpload
 from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
@@ -79,7 +79,7 @@ class RemoteObject:
     def __init__(self, context: MountContext, key_of: KeyOf, basis: Basis) -> None:
         self.base, self.is_adopted = basis.base, basis.is_adopted
         self.upload: ParallelUpload | None = None
-        self.progress = Progress(context.clock)
+        self.progress = FileProgress(context.clock)
         self._context = context
         self._key_of, self._basis = key_of, basis
         self._reader: Reader | None = None  # of the base
