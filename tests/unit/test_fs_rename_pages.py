@@ -208,7 +208,10 @@ def test_pages_without_a_record_are_removed(mounts, tmp_path):
 
 
 def test_a_disk_that_is_full_ends_the_rename_before_anything_is_deleted(mounts, tmp_path):
-    """Promise: a rename whose copies cannot be written down fails with ENOSPC, and is undone."""
+    """Promise: A rename of a directory takes the same memory for any number of keys. What it has
+    copied is noted on the node's disk, some 50 bytes for each key; where there is no room for that,
+    it is ENOSPC, and is undone.
+    """
     mount = small_pages(mounts(state_dir=tmp_path / "state", spool_bytes=150), 2)
     with pytest.raises(SpoolFullError, match="spool-size is 150"):
         rename_now(mount)
