@@ -97,12 +97,11 @@ class DirectoryRenames:
         with closing(entry.copied) as copied:
             try:
                 await self._copies.tree(record.old, record.new, copied)
-                await below.check_keys(record.old, record.new)  # of names made during the copy
+                known = await below.check_keys(record.old, record.new)  # made during the copy
             except VolumeError:
                 await self._undo(entry, record)
                 raise
             entry.update(replace(record, phase="deleting", newest=copied.newest))
-            known = self._inodes.below(inode)
             above, old = self._inodes.get(inode.parent), inode.name
             if target is not None:
                 self._tree.drop_local(self._inodes.get(target.parent), target.name)

@@ -29,21 +29,21 @@ class KnownBelow:
         self._inodes = tree.inodes
         self._checked: set[int] = set()
 
-    async def check_keys(self, old: str, new: str) -> None:
+    async def check_keys(self, old: str, new: str) -> Sequence[Inode]:
         """Whether all names below can have their new keys; those checked before can.
 
-        Also of files that are not stored yet: they could not be stored later. No name is added
-        between the check of the last one and the return.
+        Also of files that are not stored yet: they could not be stored later. Returns what is known
+        below when the last one has been checked, without an await in between.
 
         Raises:
             KeyTooLongError: one cannot.
 
         """
-        if len(new.encode()) <= len(old.encode()):
-            return
+        is_longer = len(new.encode()) > len(old.encode())
         is_over = False
         while not is_over:
-            left = [i for i in self._inodes.below(self._directory) if i.ino not in self._checked]
+            known = self._inodes.below(self._directory)
+            left = [i for i in known if i.ino not in self._checked] if is_longer else []
             is_over = len(left) <= STEP
             for inodes in _steps(left):
                 for inode in inodes:
@@ -52,6 +52,7 @@ class KnownBelow:
                 if not is_over:
                     await asyncio.sleep(0)
             self._checked.update(i.ino for i in left)
+        return known
 
     async def follow(self, known: Sequence[Inode], copied: TreeCopy, old: str) -> None:
         """Let the files below stand for the copies; the directory has its new key.
