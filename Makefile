@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.setup
 
-.PHONY: help setup demo test programs apps lint docs e2e deploy bench build smoke clean
+.PHONY: help setup demo test programs apps lint docs e2e deploy bench scale soak build smoke clean
 
 help:
 	@echo "make demo     the main job end to end, on an S3 server of its own (root)"
@@ -14,6 +14,8 @@ help:
 	@echo "make docs     the documentation as a site, in build/docs"
 	@echo "make e2e      the driver on a real Kubernetes (root; builds one if none is given)"
 	@echo "make bench    speed, side by side with the peers that are installed (root)"
+	@echo "make scale    memory and requests of everything that grows, at n and at 10 n (root)"
+	@echo "make soak     half an hour of mixed work with little memory (root; SOAK_MINUTES)"
 	@echo "make build    dist/*.whl"
 	@echo "make smoke    the wheel in an environment of its own, with the demo (root)"
 	@echo "make clean    removes what make has made"
@@ -66,6 +68,13 @@ deploy: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m bench.run
+
+# CASES="ls-l find" runs some of them; SCALE=full takes sizes of up to 10,000,000 names, and hours.
+scale: $(STAMP)
+	@$(BIN)/python -m tests.scale.run $(if $(filter full,$(SCALE)),--full) $(CASES)
+
+soak: $(STAMP)
+	@$(BIN)/python -m tests.scale.soak --minutes $(or $(SOAK_MINUTES),30)
 
 build: $(STAMP)
 	@rm -rf dist

@@ -75,16 +75,48 @@ async def back_off(
     await pause(secrets.SystemRandom().uniform(most_s / 2, most_s))
 
 
-async def blocking(call: Callable[[], T], *, within_s: float) -> T:
+class LateCalls:
+    """The threads of calls that did not return in time; some never do.
+
+    most: of them, before no further call is begun. Concurrency: plain code.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._threads: list[threading.Thread] = []
+
+    def add(self, thread: threading.Thread) -> None:
+        self._threads.append(thread)
+
+    def refuse_more(self) -> None:
+        """Check that another call may be begun.
+
+        Raises:
+            TimeoutError: too many have not returned.
+
+        """
+        if len(self._threads) >= self._most:
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+        if len(self._threads) >= self._most:
+            raise TimeoutError(f"{len(self._threads)} earlier calls have not returned")
+
+
+_LATE = LateCalls(64)
+
+
+async def blocking(call: Callable[[], T], *, within_s: float, late: LateCalls = _LATE) -> T:
     """Run a call that may hang in a thread of its own and wait for it within a deadline.
 
     The thread is a daemon: a call that never returns (on a dead mount) does not keep the process
     from ending.
+    late: the process's.
 
     Raises:
-        TimeoutError: the deadline passed; the call may still take effect later.
+        TimeoutError: the deadline passed; the call may still take effect later. With a text: very
+            many earlier calls have not returned, and this one was not begun.
 
     """
+    late.refuse_more()
     done: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def run() -> None:
@@ -99,6 +131,11 @@ async def blocking(call: Callable[[], T], *, within_s: float) -> T:
         if not done.cancelled():
             done.set_exception(outcome)
 
-    threading.Thread(target=run, daemon=True).start()
-    async with asyncio.timeout(within_s):
-        return await asyncio.wrap_future(done)
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        async with asyncio.timeout(within_s):
+            return await asyncio.wrap_future(done)
+    except (TimeoutError, asyncio.CancelledError):
+        late.add(thread)
+        raise

@@ -5,7 +5,7 @@ answer from the same facts. Any other exception that reaches a boundary is a bug
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from errno import (
     EACCES,
@@ -27,7 +27,7 @@ from errno import (
     ESTALE,
     ETIMEDOUT,
 )
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from typing_extensions import override
 
@@ -49,11 +49,18 @@ class Status(Enum):
     INTERNAL = auto()
 
 
+class Occurrence:
+    """That something failed, once: the same for all errors that tell of it; see `again`."""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(eq=False)
 class VolumeError(Exception):
     """Base of the tree. `what`: what failed and where. `hint`: what to do.
 
     public: replaces `what` outside of logs, see `as_public`.
+    occurrence: what is logged once.
     """
 
     errno: ClassVar[int] = EIO
@@ -66,6 +73,7 @@ class VolumeError(Exception):
     what: str
     hint: str = ""
     public: str = field(default="", kw_only=True, repr=False)
+    occurrence: Occurrence = field(default_factory=Occurrence, init=False, repr=False)
 
     @property
     def keeps_bytes(self) -> bool:
@@ -75,6 +83,17 @@ class VolumeError(Exception):
     @override
     def __str__(self) -> str:
         return f"{self.what} ({self.hint})" if self.hint else self.what
+
+    def again(self) -> Self:
+        """An equal error of the same occurrence, to be stored, or raised where it was stored.
+
+        An error that has been raised refers to the frames of all callers that it went through,
+        with their buffers, and each further raise adds some. So a stored error is never raised
+        itself, and one that was raised is never stored.
+        """
+        error = replace(self)
+        error.occurrence = self.occurrence
+        return error
 
     def as_public(self) -> "VolumeError":
         """The error for CSI answers and Events, in the same words each time: kubelet counts them.

@@ -8,13 +8,13 @@ account tokens in `volume_context` are not among them.
 import logging
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import grpc
 from typing_extensions import override
 
+from csi_s3.bounded import Recent
 from csi_s3.errors import BusyError, UnsupportedError, VolumeError, shortened
 from csi_s3.obs.metrics import catalog as metrics
 
@@ -60,8 +60,7 @@ class Refusals:
     """
 
     def __init__(self, max_targets: int = 1000) -> None:
-        self._max_targets = max_targets
-        self._last_texts: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._last_texts: Recent[tuple[str, str], str] = Recent(max_targets)
 
     def level(self, op: str, target: str, error: VolumeError) -> int:
         """At least WARNING if a pod waits for it, the first time; DEBUG until the cause differs.
@@ -74,9 +73,6 @@ class Refusals:
         if self._last_texts.get((op, target)) == text:
             return logging.DEBUG
         self._last_texts[op, target] = text
-        self._last_texts.move_to_end((op, target))
-        if len(self._last_texts) > self._max_targets:
-            self._last_texts.popitem(last=False)
         return max(error.level, logging.WARNING)
 
     def succeeded(self, op: str, target: str) -> None:

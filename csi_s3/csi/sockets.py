@@ -1,4 +1,8 @@
-"""Unix sockets of the gRPC servers, which only root may connect to."""
+"""The gRPC servers and their Unix sockets, which only root may connect to.
+
+kubelet is trusted, but a server is bounded all the same: many pods may start at once, and another
+program of root may call by mistake.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,8 +10,25 @@ from pathlib import Path
 
 import grpc
 
+from csi_s3.csi.interceptors import ErrorInterceptor
 from csi_s3.errors import BadOptionError
 from csi_s3.link import unix_socket
+
+MAX_CALLS = 1000
+MAX_REQUEST_BYTES = 1 << 20  # etcd holds no object of more than 1.5 MB
+
+
+def new_server(*, max_calls: int = MAX_CALLS) -> grpc.aio.Server:
+    """A server whose handlers raise errors of `csi_s3.errors`.
+
+    max_calls: at a time; another one is answered RESOURCE_EXHAUSTED at once, which kubelet takes as
+        temporary. A larger request than MAX_REQUEST_BYTES is answered likewise.
+    """
+    return grpc.aio.server(
+        interceptors=[ErrorInterceptor()],
+        maximum_concurrent_rpcs=max_calls,
+        options=[("grpc.max_receive_message_length", MAX_REQUEST_BYTES)],
+    )
 
 
 @contextmanager

@@ -28,7 +28,15 @@ from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import Entry, Special
 from csi_s3.fs.names.exclusive_create import put_new_if_possible
-from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, DirHandle, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.inode import (
+    DIRECTORY_BYTES,
+    FIRST_NUMBERS,
+    ROOT,
+    DirHandle,
+    Inode,
+    InodeNumbers,
+    Kind,
+)
 from csi_s3.fs.names.kernel_cache import KernelCache
 from csi_s3.fs.names.symbolic_links import SymbolicLinks
 from csi_s3.fs.names.tree import Tree
@@ -43,17 +51,22 @@ from csi_s3.fs.write.spool_recovery import upload_leftovers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirEntry:
-    """position: where the next `readdir` continues after this entry."""
+    """position: where the next `readdir` continues after this entry.
+
+    has_inode: False where the kernel has enough of them: then it is given name and type only.
+    """
 
     name: bytes
     attributes: Attributes
     position: int
+    has_inode: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSystemUsage:
     """What a mount holds at this moment.
 
+    inodes_limit: about so many make the kernel be asked to drop some.
     inodes_asked: of inodes, those that the kernel was asked to forget and has not yet.
     memory_bytes, memory_limit_bytes: by kind of memory.
     """
@@ -93,12 +106,15 @@ class FileSystem:
         self._progress_timeout = context.progress_timeout
         self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
-        self._handles = Handles()
-        self._spool = spool = Spool(state_dir, limit_bytes=context.config.spool_bytes)
+        self._handles = Handles(context.memory)
+        self._spool = spool = Spool(
+            state_dir, limit_bytes=context.config.spool_bytes, memory=context.memory
+        )
         self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
         self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
         self.links = SymbolicLinks(context, tree)
-        copies, journal = Copies(context), RenameJournal(state_dir)
+        copies = Copies(context)
+        journal = RenameJournal(state_dir, context.memory, limit_bytes=context.config.spool_bytes)
         directories = DirectoryRenames(
             context, tree=tree, write_back=write_back, copies=copies, journal=journal
         )
@@ -108,13 +124,14 @@ class FileSystem:
         self._recover_renames = partial(recover_renames, context.key_lock, copies, journal)
 
     def usage(self) -> FileSystemUsage:
-        writers = [i.writer for i in self._inodes if i.writer is not None]
+        """What it holds, once listings that can answer nothing any more are dropped."""
+        self._tree.drop_old_pages()
         return FileSystemUsage(
             open_files=len(self._handles),
             inodes=len(self._inodes),
-            inodes_limit=self._tree.inodes_limit,
+            inodes_limit=self._tree.eviction.soft_limit,
             inodes_asked=self._inodes.evictions_pending,
-            dirty_bytes=sum(w.size for w in writers if w.state.is_dirty),
+            dirty_bytes=self._write_back.dirty_bytes,
             memory_bytes=self._context.memory.used_bytes(),
             memory_limit_bytes=self._context.memory.limit_bytes(),
         )
@@ -144,14 +161,21 @@ class FileSystem:
             text = decode_name(name)
         except InvalidNameError as exc:
             raise NotFoundError(str(exc)) from exc
-        start = self._tree.sizes.now
-        inode = await self._tree.lookup(self._inodes.get(parent), text)
-        self._tree.remember(inode)
+        above, start = self._inodes.get(parent), self._tree.sizes.now
+        if self._inodes.child(parent, text) is not None:  # then no memory is needed
+            inode = await self._tree.lookup(above, text)
+            self._tree.remember(inode)
+        else:
+            with await self._tree.room(parent, text, is_look_up=True):
+                inode = await self._tree.lookup(above, text)
+                self._tree.remember(inode)
         self._tree.sizes.note_answer(inode, start=start)
         return self._tree.attributes(inode)
 
     def forget(self, ino: int, n: int) -> None:
+        """The kernel gives back n of its references."""
         self._inodes.forget(ino, n)
+        self._tree.eviction.freed()
 
     async def getattr(self, ino: int) -> Attributes:
         inode, start = self._inodes.get(ino), self._tree.sizes.now
@@ -181,8 +205,19 @@ class FileSystem:
         return self._tree.attributes(inode)
 
     async def opendir(self, ino: int) -> int:
+        """Open a directory, and begin to list it.
+
+        Raises:
+            TooManyOpenFilesError: there is no memory for another handle.
+
+        """
         inode = self._inodes.get(ino)
-        return self._handles.add(DirHandle(inode, self._tree.list_directory(inode)))
+        needed_bytes = 0 if inode.has_runtime else DIRECTORY_BYTES
+        with (
+            self._handles.opening(inode.name) as opening,
+            await self._tree.eviction.room(needed_bytes, is_look_up=True),
+        ):
+            return opening.add(DirHandle(inode, self._tree.list_directory(inode)))
 
     def dots(self, fh: int) -> tuple[Attributes, Attributes]:
         """The attributes of `.` and `..` of an open directory."""
@@ -190,47 +225,64 @@ class FileSystem:
         above = here if here.ino == ROOT else self._inodes.get(here.parent)
         return self._tree.attributes(here), self._tree.attributes(above)
 
-    async def readdir(self, fh: int, start: int) -> AsyncGenerator[DirEntry, None]:
+    async def readdir(
+        self, fh: int, start: int, *, needs_inodes: bool = False
+    ) -> AsyncGenerator[DirEntry, None]:
         """Entries from a position on (0: the beginning), without `.` and `..`: see `dots`.
 
-        The caller calls `remember` for each that the kernel took, then `note_answers` once.
+        The caller calls `remember` for each inode that the kernel took, then `note_answers` once.
+        needs_inodes: each entry must have one; if there is no memory for it, the READDIR fails.
         """
         handle = self._handles.directory(fh)
-        if start == 0 and handle.position > 0:
-            self._tree.close_listing(handle.inode, handle.listing)
-            handle.listing = self._tree.list_directory(handle.inode)  # rewinddir
-            handle.position = 0
-        listing, at = handle.listing, start
-        while True:
-            while at >= len(listing.names):
-                if listing.is_complete:
-                    return
-                with self._tree.eviction.reading(handle.inode):
-                    await listing.more()
-            name = listing.names[at]
-            at += 1
-            entry = listing.entries.get(name)
-            if entry is None:
-                continue  # removed since
-            try:
-                inode = await self._listed(handle.inode, name, entry, listing.question_of(name))
-            except NotFoundError:
-                continue
-            handle.position = at
-            attributes = self._tree.attributes(inode)
-            try:
-                yield DirEntry(name=name.encode(), attributes=attributes, position=at)
-            finally:
-                self._inodes.drop_unused(inode)
+        if start == 0:
+            handle.reader = self._tree.read_from_start(handle.inode, handle.reader)
+        reading = handle.reader.read(start)
+        try:
+            while not reading.is_over:
+                listed = reading.next()
+                if listed is None:
+                    if not reading.is_over:
+                        with self._tree.eviction.reading(handle.inode):
+                            await reading.load()
+                    continue
+                name, entry, question = listed.name, listed.entry, listed.question
+                local = self._tree.directory(handle.inode).local.get(name)
+                if local is None and entry is Special.LOCAL:  # it was; S3 has it now
+                    with self._tree.eviction.reading(handle.inode):
+                        entry, question = await self._tree.find(handle.inode, name)
+                present = local or self._inodes.child(handle.inode.ino, name)
+                if present is None and entry is Special.ABSENT:
+                    continue
+                if present is None and not needs_inodes and not self._tree.eviction.check():
+                    yield DirEntry(
+                        name=name.encode(),
+                        attributes=self._tree.entry_attributes(handle.inode, name, entry),
+                        position=reading.give(),
+                        has_inode=False,
+                    )
+                    continue
+                needs_room = present is None and needs_inodes
+                try:
+                    inode = local or await self._listed(
+                        handle.inode, name, entry, question, needs_room=needs_room
+                    )
+                except NotFoundError:
+                    continue
+                attributes, position = self._tree.attributes(inode), reading.give()
+                try:
+                    yield DirEntry(name=name.encode(), attributes=attributes, position=position)
+                finally:
+                    self._inodes.drop_unused(inode)
+        finally:
+            reading.end()
 
-    async def _listed(self, parent: Inode, name: str, entry: Entry, question: int) -> Inode:
-        local = self._tree.directory(parent).local.get(name)
-        if local is not None:
-            return local
-        if entry is Special.LOCAL:  # it was; S3 has it now
-            with self._tree.eviction.reading(parent):
-                entry, question = await self._tree.find(parent, name)
-        return await self._tree.adopt(parent, name, entry, question=question)
+    async def _listed(
+        self, parent: Inode, name: str, entry: Entry, question: int, *, needs_room: bool
+    ) -> Inode:
+        if not needs_room:
+            return await self._tree.adopt(parent, name, entry, question=question)
+        with await self._tree.room(parent.ino, name, is_look_up=True):
+            return await self._tree.adopt(parent, name, entry, question=question)
 
     def remember(self, ino: int) -> bool:
         """Count a reference of the kernel, which took a listed entry.
@@ -252,7 +304,7 @@ class FileSystem:
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)
         if isinstance(handle, DirHandle):
-            self._tree.close_listing(handle.inode, handle.listing)
+            self._tree.close_listing(handle.inode, handle.reader)
             self._inodes.drop_unused(handle.inode)
 
     async def mkdir(self, parent: int, name: bytes) -> Attributes:
@@ -266,21 +318,30 @@ class FileSystem:
         directory = self._tree.directory(above)
         if text in directory.local or (await self._tree.find(above, text))[0] is not Special.ABSENT:
             raise ExistsError(f"{key}: exists")
-        if self._config.dir_markers:
+        with await self._tree.room(parent, text):
+            inode = await self._make_directory(above, text)
+            self._tree.remember(inode)
+        return self._tree.attributes(inode)
+
+    async def _make_directory(self, above: Inode, text: str) -> Inode:
+        directory = self._tree.directory(above)
+        if not self._config.dir_markers:
+            self._tree.check_local_directory()
+        else:
             async with self._change(above):
                 marker = child_key(self._inodes.key(above), text, is_dir=True)
                 await put_new_if_possible(self._store, marker, b"")
         present = self._inodes.child(above.ino, text)
         inode = present if present is not None and present.is_dir else None
         inode = inode or self._inodes.add(above.ino, text, Kind.DIRECTORY)
-        inode.mark_made_here()
+        if not self._config.allow_delete:
+            self._tree.made_here.add(self._inodes.key(inode))
         if not self._config.dir_markers:
-            self._tree.keep(inode)
+            self._tree.keep(inode, is_local=True)
         directory.note(text, Special.DIRECTORY)
         for changed in (above, inode):
             self._tree.entries_changed(changed)
-        self._tree.remember(inode)
-        return self._tree.attributes(inode)
+        return inode
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """Remove a directory that holds nothing but its marker, even if the caller gives up.
@@ -294,7 +355,7 @@ class FileSystem:
         inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
         if not inode.is_dir:
             raise NotDirectoryError(f"{text}: not a directory")
-        if not inode.runtime.is_made_here:
+        if self._inodes.key(inode) not in self._tree.made_here:
             self._context.check_allowed("allow-delete", f"rmdir of {self._inodes.key(inode)}")
 
         async def removing() -> None:
@@ -354,6 +415,8 @@ class FileSystem:
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""
+        if inode.is_dir:
+            self._tree.made_here.discard(self._inodes.key(inode))
         self._tree.drop_local(above, name)
         self._tree.directory(above).note(name, Special.ABSENT)
         self._tree.entries_changed(above)

@@ -12,7 +12,13 @@ from weakref import WeakSet
 
 from pyfuse3 import FUSEError
 
-from csi_s3.errors import NotPermittedError, VolumeError
+from csi_s3.errors import (
+    NotPermittedError,
+    Occurrence,
+    OutOfMemoryError,
+    TooManyOpenFilesError,
+    VolumeError,
+)
 from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
@@ -29,8 +35,8 @@ REFUSALS_EVERY_S = 10.0
 
 # A process serves one mount.
 _timeouts: set[asyncio.Timeout] = set()  # of requests under way
-_logged: WeakSet[VolumeError] = WeakSet()  # a lost upload fails flush and release with one error
-_refused_at: dict[str, float] = {}  # by the option that an operation needs
+_logged: WeakSet[Occurrence] = WeakSet()  # a lost upload fails many calls
+_refused_at: dict[str, float] = {}  # by the option that an operation needs, or the error's code
 
 
 def give_up() -> None:
@@ -113,8 +119,8 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
         return int(exc.errno)
     if isinstance(exc, VolumeError):
         metrics.ERRORS.inc(code=exc.code)
-        if exc not in _logged:
-            _logged.add(exc)
+        if exc.occurrence not in _logged:
+            _logged.add(exc.occurrence)
             _log(op, exc)
             if (listener := error_listener.get()) is not None:
                 listener(op, exc)
@@ -131,11 +137,14 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
 
 
 def _log(op: str, error: VolumeError) -> None:
-    if isinstance(error, NotPermittedError) and error.option:  # `rm -r` fails for each file
+    what = error.option if isinstance(error, NotPermittedError) else ""
+    if isinstance(error, OutOfMemoryError | TooManyOpenFilesError):
+        what = error.code
+    if what:  # `rm -r` fails for each file, and a `find` for each directory
         now = perf_counter()
-        if now - _refused_at.get(error.option, -REFUSALS_EVERY_S) < REFUSALS_EVERY_S:
+        if now - _refused_at.get(what, -REFUSALS_EVERY_S) < REFUSALS_EVERY_S:
             return
-        _refused_at[error.option] = now
+        _refused_at[what] = now
     # No caller gets the error of a release, and its bytes are not stored.
     level = max(error.level, logging.ERROR) if op == "release" else error.level
     log.log(level, "%s: %s", op, error, extra={"op": op, "code": error.code})

@@ -16,6 +16,7 @@ from csi_s3.fs.base.keys import MAX_NAME_BYTES
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fuse.boundary import answered
+from csi_s3.fuse.entry_without_inode import EntryWithoutInode
 from csi_s3.obs.metrics import catalog as metrics
 
 ANSWER_WITHIN_S = 120.0  # longer than the store's own retries
@@ -24,7 +25,7 @@ BLOCK_BYTES = 4096
 FREE_BYTES = 1 << 63  # 8 EiB: 9007199254740992 1K-blocks in df
 FREE_FILES = 1 << 40
 RENAME_NOREPLACE = 1
-FORGET_AT_ONCE = 4096  # inodes; 2 µs each
+FORGET_AT_ONCE = 1000  # inodes, in one step of the event loop
 DOTS = 2  # `.` and `..` come first in a directory
 
 _READ, _WRITTEN = metrics.READ_BYTES.labels(), metrics.WRITTEN_BYTES.labels()
@@ -49,6 +50,7 @@ class Bridge(pyfuse3.Operations):
         super().__init__()
         self._fs, self._negative_ttl_s = fs, negative_ttl_s
         self._on_other_user = on_other_user
+        self._without_inode = EntryWithoutInode.create()
 
     def _check_user(self, ctx: Context) -> None:
         if self._on_other_user is not None and ctx.uid != 0:
@@ -110,13 +112,20 @@ class Bridge(pyfuse3.Operations):
             ):
                 return
         start, listed = self._fs.now, []
-        async with aclosing(self._fs.readdir(fh, max(0, start_id - DOTS))) as entries:
+        without = self._without_inode
+        names = self._fs.readdir(fh, max(0, start_id - DOTS), needs_inodes=without is None)
+        async with aclosing(names) as entries:
             async for found in entries:
                 position = found.position + DOTS
-                if not pyfuse3.readdir_reply(token, found.name, entry(found.attributes), position):
+                answer = entry(found.attributes)
+                if without is not None and not found.has_inode:
+                    without.remove(answer)
+                if not pyfuse3.readdir_reply(token, found.name, answer, position):
                     break
+                if not found.has_inode:
+                    continue
                 listed.append(found.attributes.ino)
-                if not self._fs.remember(found.attributes.ino):
+                if not self._fs.remember(found.attributes.ino) and without is None:
                     break
         self._fs.note_answers(listed, start=start)
 

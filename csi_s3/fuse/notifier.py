@@ -48,12 +48,12 @@ class Notifier:
     """Lifetime: from the INIT reply to `close`. Concurrency: `drop` is called in a thread.
 
     The number of its descriptor is never freed, so that a thread that returns late cannot write
-    into another file.
+    into another file. can_prune: the kernel leaves alone what is in use, directories as well.
     """
 
     def __init__(self, fuse_fd: int, init_request: bytes) -> None:
         self._fd = fcntl.fcntl(fuse_fd, fcntl.F_DUPFD_CLOEXEC, 0)
-        self._can_prune = can_prune(init_request)
+        self.can_prune = can_prune(init_request)
         self._is_closed = False
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class Notifier:
         Skipped are names of directories that are being read. A READDIR that is answered without
         the store, or that this process has not seen yet, is waited for.
         """
-        if self._can_prune:
+        if self.can_prune:
             self._write(prune([name.ino for name in names]))
             return ()
         skipped = []

@@ -139,6 +139,11 @@ class Session:
             self._is_ended = True
             pyfuse3.terminate()
 
+    @property
+    def can_drop_directories(self) -> bool:
+        """With FUSE_NOTIFY_PRUNE only: see `notifier`."""
+        return self._notifier is not None and self._notifier.can_prune
+
     async def invalidate_inode(self, ino: int) -> None:
         """Drop the kernel's pages and attributes of an inode, if it has any."""
         await blocking(partial(_invalidate, ino, attr_only=False), within_s=INVALIDATE_WITHIN_S)

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from csi_s3.bounded import Recent
 from csi_s3.config.api_server import ApiServer
 from csi_s3.errors import shortened
 from csi_s3.kubernetes.api_client import ApiError, ApiLimits, JsonClient
@@ -51,7 +51,7 @@ class ClusterApi:
         self._client = JsonClient(server, limits)
         self._component, self._host, self._now = component, host, now
         self._limits = limits
-        self._sent: OrderedDict[tuple[str, str, str], _PostedEvent] = OrderedDict()
+        self._sent: Recent[tuple[str, str, str], _PostedEvent] = Recent(limits.events_remembered)
         self._sending = asyncio.Lock()
         self._waiting = 0
         self._warned: set[tuple[str, str]] = set()
@@ -112,7 +112,7 @@ class ClusterApi:
                 if exc.status != _NOT_FOUND:  # expired: after an hour by default
                     raise
             else:
-                self._remember(key, sent)
+                self._sent[key] = sent
                 return
         sent = _PostedEvent(f"{pod.name[:200]}.{secrets.token_hex(8)}", 1, now)
         body = self._body(pod, sent, reason, message)
@@ -121,7 +121,7 @@ class ClusterApi:
         except ApiError as exc:
             if exc.status != _CONFLICT:  # it exists: the first try took effect
                 raise
-        self._remember(key, sent)
+        self._sent[key] = sent
 
     def _body(self, pod: PodRef, sent: "_PostedEvent", reason: str, message: str) -> dict[str, Any]:
         return {
@@ -139,12 +139,6 @@ class ClusterApi:
             "firstTimestamp": _timestamp(sent.last),
             "lastTimestamp": _timestamp(sent.last),
         }
-
-    def _remember(self, key: tuple[str, str, str], sent: "_PostedEvent") -> None:
-        self._sent[key] = sent
-        self._sent.move_to_end(key)
-        while len(self._sent) > self._limits.events_remembered:
-            self._sent.popitem(last=False)
 
     def _log_failure(self, action: str, error: ApiError, consequence: str) -> None:
         kind = (action, error.kind)

@@ -39,6 +39,10 @@ MAX_MESSAGE_BYTES = 128 << 10
 MAX_FDS = 8
 
 
+class MessageTooLargeError(ValueError):
+    """A message of more than MAX_MESSAGE_BYTES: nothing was sent, and the channel is as it was."""
+
+
 @dataclass(slots=True)
 class Message:
     """A received message owns its descriptors: the receiver takes or closes each."""
@@ -101,11 +105,14 @@ class Channel:
 
         Raises:
             ConnectionError: the peer has closed its end.
+            MessageTooLargeError: no peer could receive it.
 
         """
         data = json.dumps({"type": type_, **body}, separators=(",", ":")).encode()
         if len(data) > MAX_MESSAGE_BYTES:
-            raise ValueError(f"message {type_!r} of {len(data)} bytes, at most {MAX_MESSAGE_BYTES}")
+            raise MessageTooLargeError(
+                f"message {type_!r} of {len(data)} bytes, at most {MAX_MESSAGE_BYTES}"
+            )
         async with self._sending:
             while True:
                 try:

@@ -2,7 +2,8 @@
 
 Node and mounter are upgraded one after the other: fields of a newer peer are dropped, missing ones
 get their default. An error is sent as {code, what, hint, public} and rebuilt as the class of
-`errors` with that code, so no program parses log text.
+`errors` with that code, so no program parses log text. Its texts are cut at MAX_TEXT_BYTES: a
+store's answer, of any length, must not make a message too large for the channel.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from enum import Enum
 from types import NoneType
 from typing import Any, Self, get_args, get_type_hints
 
-from csi_s3.errors import InternalError, VolumeError, by_code
+from csi_s3.errors import InternalError, VolumeError, by_code, shortened
+
+MAX_TEXT_BYTES = 4 << 10  # of each text of an error; six times as much in JSON at worst
 
 
 class JsonValue:
@@ -37,7 +40,8 @@ class JsonValue:
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any field
     if isinstance(value, VolumeError):
-        return {name: getattr(value, name) for name in ("code", "what", "hint", "public")}
+        texts = {name: getattr(value, name) for name in ("what", "hint", "public")}
+        return {"code": value.code, **{n: shortened(t, MAX_TEXT_BYTES) for n, t in texts.items()}}
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     return value.value if isinstance(value, Enum) else value

@@ -100,7 +100,7 @@ class BucketHealth:
             self._set(None)
 
     def _set(self, failure: VolumeError | None) -> None:
-        before, self.failure = self.failure, failure
+        before, self.failure = self.failure, failure and failure.again()
         if _code(before) != _code(failure):
             self.changed.set()
 

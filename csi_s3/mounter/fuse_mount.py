@@ -131,7 +131,9 @@ class FuseMount:
         """Report that the mount is not served any more, unless its end has been reported."""
         if not self._has_ended:
             usage = {"usage": self.report.usage} if self.report else {}
-            report = Report(mount_id=self.spec.mount_id, state=State.FAILED, error=error, **usage)
+            report = Report(
+                mount_id=self.spec.mount_id, state=State.FAILED, error=error.again(), **usage
+            )
             self._pass_on(report)
 
     def close(self) -> None:

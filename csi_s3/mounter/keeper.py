@@ -145,6 +145,8 @@ class Keeper:
     async def collect(self) -> bytes:
         """The text of /metrics: this mounter's numbers and those of all its workers."""
         metrics.NODE_CONNECTED.set(self._outbox is not None)
+        waiting = 0 if self._outbox is None else self._outbox.waiting
+        metrics.MOUNTER_RECORDS.set(waiting, kind="messages")
         samples = await self._totals.collect()
         text = partial(exposition.text, samples)
         return await blocking(text, within_s=self._deadlines.exposition_s)
@@ -246,13 +248,13 @@ class Keeper:
         fuse_mount = self._mounts.get(mount_id)
         if message.type == "stop":
             if fuse_mount is None:
-                self._send(Report(mount_id=mount_id, state=State.ENDED))
+                self._answer(Report(mount_id=mount_id, state=State.ENDED))
             else:
                 self._stop(fuse_mount)
         elif message.type == "usage":
             if fuse_mount is None:
                 error = VolumeNotFoundError(f"mount {mount_id} is not served here")
-                self._send(Report(mount_id=mount_id, state=State.FAILED, error=error))
+                self._answer(Report(mount_id=mount_id, state=State.FAILED, error=error))
             else:
                 await fuse_mount.worker.request_usage()
         else:
@@ -260,9 +262,18 @@ class Keeper:
 
     def _send(self, message: Report | Notice) -> None:
         """Without a connection nothing is sent: `have` will tell, and the log has the notice."""
+        if self._outbox is None:
+            return
+        if isinstance(message, Report):
+            self._outbox.put("report", {"report": message.to_json()}, subject=message.mount_id)
+        else:
+            self._outbox.put("notice", {"notice": message.to_json()})
+
+    def _answer(self, report: Report) -> None:
+        """Send a report of a mount that is not here; one that tells why may still wait."""
         if self._outbox is not None:
-            type_ = "report" if isinstance(message, Report) else "notice"
-            self._outbox.put(type_, {type_: message.to_json()})
+            subject = f"not here: {report.mount_id}"
+            self._outbox.put("report", {"report": report.to_json()}, subject=subject)
 
     # --- mounts -----------------------------------------------------------------------------------
 
@@ -328,7 +339,9 @@ class Keeper:
 
     def _refuse(self, spec: Mapping[str, Any], error: VolumeError) -> None:
         """Refuse a mount that never becomes a `FuseMount`, which counts its own failures."""
-        metrics.MOUNT_FAILURES.inc(volume=str(spec.get("volume_handle", "")), code=error.code)
+        volume = str(spec.get("volume_handle", ""))
+        metrics.MOUNT_FAILURES.inc(volume=volume, code=error.code)
+        self._totals.refused(volume)
         mount_id = str(spec.get("mount_id"))
         self._send(Report(mount_id=mount_id, state=State.FAILED, error=error))
 

@@ -14,6 +14,7 @@ from csi_s3.link.report import Notice, Reason
 log = logging.getLogger(__name__)
 
 UPLOADS_EVERY_S = 60.0
+QUEUED = 100  # for a keeper that does not read; the log has all failures
 # In place of an error's own message, which names the file: the Event is on all pods of the mount.
 _PUBLIC = {
     Reason.UPLOAD_FAILED: "a file could not be stored",
@@ -37,7 +38,7 @@ class Notices:
         self._mount_id, self._send, self._clock = mount_id, send, clock
         self._options: set[str] = set()
         self._sent_at: dict[Reason, float] = {}
-        self._queue: asyncio.Queue[Notice] = asyncio.Queue()
+        self._queue: asyncio.Queue[Notice] = asyncio.Queue(QUEUED)
 
     def take(self, op: str, error: VolumeError) -> None:
         reason = _reason(op, error)
@@ -65,6 +66,8 @@ class Notices:
         await self._queue.join()
 
     def _put(self, reason: Reason, error: VolumeError) -> None:
+        if self._queue.full():
+            return
         error = _published(error, _PUBLIC.get(reason, ""))
         self._queue.put_nowait(Notice(mount_id=self._mount_id, reason=reason, error=error))
 

@@ -1,30 +1,64 @@
 """An ordered send queue for one connection, which never makes its callers wait."""
 
 import asyncio
+import logging
 import os
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from csi_s3.link.channel import Channel
+from csi_s3.link.channel import Channel, MessageTooLargeError
+
+log = logging.getLogger(__name__)
+
+
+class _Letter(NamedTuple):
+    type: str
+    body: dict[str, Any]
+    fds: Sequence[int]
 
 
 class Outbox:
     """A queue of messages with their descriptors, and the task that sends them.
 
-    Lifetime: the connection's; `close` closes the descriptors that were not sent. The queue grows
-    only with changes of state and with answers, so it has no bound.
+    A peer that stops to read, and reads again, gets the latest message of each subject and the
+    first of those without one. So the queue is bounded by the mounts and by `most`.
+    Lifetime: the connection's; `close` closes the descriptors that were not sent.
     """
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._queue: asyncio.Queue[tuple[str, dict[str, Any], tuple[int, ...]]] = asyncio.Queue()
+    def __init__(self, channel: Channel, *, most: int = 1000) -> None:
+        """most: messages without a subject and a descriptor that wait; more are dropped."""
+        self._channel, self._most = channel, most
+        self._letters: OrderedDict[object, _Letter] = OrderedDict()  # by subject, or by any object
+        self._subjectless = 0
+        self._has_some, self._is_idle = asyncio.Event(), asyncio.Event()
+        self._is_idle.set()
+        self._is_full_logged = False
+
+    @property
+    def waiting(self) -> int:
+        return len(self._letters)
 
     def close(self) -> None:
-        while not self._queue.empty():
-            self._discard(self._queue.get_nowait()[2])
+        while self._letters:
+            _close(self._take())
 
-    def put(self, type_: str, body: dict[str, Any], *fds: int) -> None:
-        """Queue a message; the outbox closes its descriptors."""
-        self._queue.put_nowait((type_, body, fds))
+    def put(self, type_: str, body: dict[str, Any], *fds: int, subject: str = "") -> None:
+        """Queue a message; the outbox closes its descriptors.
+
+        subject: what it tells the state of: an earlier one that still waits is not sent.
+        """
+        if subject:
+            self._letters.pop(subject, None)
+        elif self._subjectless >= self._most and not fds:
+            if not self._is_full_logged:
+                log.warning("node does not read its messages; some are dropped: %r", type_)
+            self._is_full_logged = True
+            return
+        self._subjectless += not subject
+        self._letters[subject or object()] = _Letter(type_, body, fds)
+        self._has_some.set()
+        self._is_idle.clear()
 
     async def run(self) -> None:
         """Send until cancelled.
@@ -33,24 +67,36 @@ class Outbox:
         """
         is_closed = False
         while True:
-            type_, body, fds = await self._queue.get()
+            await self._has_some.wait()
+            letter = self._take()
             try:
                 if not is_closed:
-                    await self._channel.send(type_, body, fds)
+                    await self._channel.send(letter.type, letter.body, letter.fds)
             except ConnectionError:
                 is_closed = True
+            except MessageTooLargeError as exc:
+                log.error("not sent: %s", exc)  # noqa: TRY400 - a fault of one mount
             finally:
-                self._discard(fds)
+                _close(letter)
+            if not self._letters:
+                self._is_idle.set()
 
     async def flush(self, *, within_s: float) -> None:
         """Wait until everything is sent or the deadline has passed."""
         try:
             async with asyncio.timeout(within_s):
-                await self._queue.join()
+                await self._is_idle.wait()
         except TimeoutError:
             return
 
-    def _discard(self, fds: tuple[int, ...]) -> None:
-        for fd in fds:
-            os.close(fd)
-        self._queue.task_done()
+    def _take(self) -> _Letter:
+        subject, letter = self._letters.popitem(last=False)
+        self._subjectless -= not isinstance(subject, str)
+        if not self._letters:
+            self._has_some.clear()
+        return letter
+
+
+def _close(letter: _Letter) -> None:
+    for fd in letter.fds:
+        os.close(fd)

@@ -29,8 +29,9 @@ from csi_s3.fuse import boundary
 from csi_s3.fuse.boundary import give_up
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.session import Session
+from csi_s3.kernel.process_limits import raise_descriptor_limit
 from csi_s3.kernel.process_memory import Heap
-from csi_s3.link.channel import Channel
+from csi_s3.link.channel import Channel, MessageTooLargeError
 from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.bucket_health import BucketHealth, HealthReporter
@@ -53,6 +54,7 @@ def run_worker(sock: socket.socket) -> int:
 
     To be called in a process of its own, without an event loop and with one thread.
     """
+    raise_descriptor_limit()
     return uvloop.run(_run(Channel(sock)))
 
 
@@ -199,6 +201,8 @@ class Worker:
             await self._channel.send(type_, body)
         except ConnectionError:
             log.debug("%s not sent: the channel is closed", type_)
+        except MessageTooLargeError as exc:  # the mount is more than its numbers
+            log.error("not sent: %s", exc)  # noqa: TRY400
 
     async def _until_answered(self, session: Session, serving: "asyncio.Task[None]") -> None:
         answered = asyncio.create_task(session.is_answered.wait())  # noqa: TID251 - ends here

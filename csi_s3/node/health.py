@@ -1,6 +1,7 @@
 """The answers of node's HTTP endpoint: metrics, and whether volumes can be mounted now."""
 
 import os
+from dataclasses import asdict
 
 from csi_s3.kernel.mount import open_fuse
 from csi_s3.node.mounter_link import MounterLink
@@ -38,9 +39,11 @@ class Health:
         return self._mounter_link.is_connected
 
     async def collect(self) -> bytes:
-        mounts, targets = self._volumes.counts()
-        metrics.MOUNTS.set(mounts)
-        metrics.TARGETS.set(targets)
+        counts = asdict(self._volumes.counts())
+        metrics.MOUNTS.set(counts.pop("mounts"))
+        metrics.TARGETS.set(counts.pop("targets"))
+        for kind, number in counts.items():
+            metrics.NODE_RECORDS.set(number, kind=kind)
         metrics.MOUNTER_CONNECTED.set(self._mounter_link.is_connected)
         metrics.REGISTERED.set(self._registration.is_registered)
         return exposition.text(samples.take(MetricSource.NODE, MetricSource.BOTH))

@@ -17,6 +17,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from csi_s3.bounded import Recent
 from csi_s3.errors import NotEmptyError, TargetNotEmptyError
 from csi_s3.kernel.syscalls import open_fd
 from csi_s3.node import event_texts
@@ -25,6 +26,7 @@ from csi_s3.node.source_mounts import off_loop
 from csi_s3.node.targets import Target
 
 _NAME_BYTES = 200
+_STUCK = 1000
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class Leftovers:
 
     def __init__(self, directory: Path, pod_events: PodEvents) -> None:
         self._directory, self._pod_events = directory, pod_events
-        self._stuck: set[Target] = set()  # cannot be moved, and an Event says so
+        self._stuck: Recent[Target, None] = Recent(_STUCK)  # an Event said that it cannot be moved
 
     def report_hidden(self, target: Target, volume: str) -> None:
         text = event_texts.files_hidden(volume, target.path, self._directory)
@@ -53,10 +55,10 @@ class Leftovers:
             moved_to = await off_loop(partial(self._remove, target), "removing the target")
         except TargetNotEmptyError as exc:
             if target not in self._stuck:  # kubelet repeats the request
-                self._stuck.add(target)
+                self._stuck[target] = None
                 self._pod_events.post_last(target, event_texts.FILES_ON_NODE, str(exc))
             raise
-        self._stuck.discard(target)
+        self._stuck.pop(target, None)
         if moved_to is not None:
             text = event_texts.files_moved(target.path, moved_to)
             log.warning("%s", text, extra={"target": target.path})

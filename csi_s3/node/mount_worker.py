@@ -85,11 +85,11 @@ class MountWorker:
         """Fail what waits for it. True: it had not started, and `start` raises the error."""
         for waiter in self._usage_waiters:
             if not waiter.done():
-                waiter.set_exception(error)
+                waiter.set_exception(error.again())
         if self._start is None:
             return False
         if not self._start.done():
-            self._start.set_exception(error)
+            self._start.set_exception(error.again())
         return True
 
     def death(self, how: str) -> WorkerDiedError:

@@ -15,9 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from csi_s3.errors import MounterUnavailableError
+from csi_s3.errors import BadOptionError, MounterUnavailableError
 from csi_s3.link import unix_socket
-from csi_s3.link.channel import Channel, Message, listen
+from csi_s3.link.channel import (
+    MAX_MESSAGE_BYTES,
+    Channel,
+    Message,
+    MessageTooLargeError,
+    listen,
+)
 from csi_s3.link.report import Notice, Report
 from csi_s3.link.spec import VERSION, MountSpec
 
@@ -99,6 +105,7 @@ class MounterLink:
 
         Raises:
             MounterUnavailableError: none is connected, or it disconnected.
+            BadOptionError: the message, with a volume's options in it, is too large.
 
         """
         if self._channel is None:
@@ -107,6 +114,11 @@ class MounterLink:
             await self._channel.send(type_, body, fds)
         except ConnectionError as exc:
             raise _unavailable() from exc
+        except MessageTooLargeError as exc:
+            raise BadOptionError(
+                f"the volume's options do not fit into {MAX_MESSAGE_BYTES >> 10} KiB",
+                "shorten its mountOptions, volumeAttributes and volumeHandle",
+            ) from exc
 
     async def run(self, listener: MounterListener) -> None:
         loop = asyncio.get_running_loop()

@@ -9,13 +9,25 @@ and Events that were due since then are posted.
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
+from csi_s3.bounded import Recent
 from csi_s3.kubernetes.cluster_api import PodRef
 from csi_s3.node.targets import Target
 
-MAX_FORMER = 1000
-MAX_QUEUED = 1000
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventLimits:
+    """former: pods of unpublished targets. queued: Events for the API server; more are dropped.
+
+    unknown: targets whose pod is not known yet. each: Events that wait for one such pod.
+    """
+
+    former: int = 1000
+    queued: int = 1000
+    unknown: int = 1000
+    each: int = 8
 
 
 class EventSink(Protocol):
@@ -30,12 +42,27 @@ class PodEvents:
     sink: None where Events are off; then nothing is recorded.
     """
 
-    def __init__(self, sink: EventSink | None) -> None:
-        self._sink = sink
+    def __init__(
+        self,
+        sink: EventSink | None,
+        limits: EventLimits = EventLimits(),
+    ) -> None:
+        self._sink, self._each = sink, limits.each
         self._pods: dict[Target, PodRef] = {}
-        self._former: dict[Target, PodRef] = {}  # of unpublished targets, the latest last
-        self._pending: dict[Target, list[tuple[str, str]]] = {}  # until the pod is known
-        self._queue: asyncio.Queue[tuple[PodRef, str, str]] = asyncio.Queue(MAX_QUEUED)
+        self._former: Recent[Target, PodRef] = Recent(limits.former)
+        # of targets whose pod is not known yet: the Events in their order
+        self._pending: Recent[Target, dict[tuple[str, str], None]] = Recent(limits.unknown)
+        self._queue: asyncio.Queue[tuple[PodRef, str, str]] = asyncio.Queue(limits.queued)
+
+    @property
+    def waiting(self) -> int:
+        """How many Events wait: for the API server, or until their pod is known."""
+        return self._queue.qsize() + sum(map(len, self._pending.values()))
+
+    @property
+    def pods(self) -> int:
+        """How many targets are known with their pod."""
+        return len(self._pods)
 
     async def run(self) -> None:
         while self._sink is not None:
@@ -56,8 +83,6 @@ class PodEvents:
         pod = self._pods.pop(target, None)
         if pod is not None:
             self._former[target] = pod
-            if len(self._former) > MAX_FORMER:
-                del self._former[next(iter(self._former))]
 
     def post(self, targets: Iterable[Target], reason: str, message: str) -> None:
         """Post an Event on each pod of the targets, once; on an unknown one when it is learned."""
@@ -67,7 +92,7 @@ class PodEvents:
         for target in targets:
             pod = self._pods.get(target) or self._former.get(target)
             if pod is None:
-                self._pending.setdefault(target, []).append((reason, message))
+                self._wait_for_pod(target, reason, message)
             elif pod not in done:
                 done.add(pod)
                 self._post(pod, reason, message)
@@ -76,6 +101,12 @@ class PodEvents:
         """Post an Event on the pod of a target that is being removed, if the pod is known."""
         if pod := self._pods.get(target) or self._former.get(target):
             self._post(pod, reason, message)
+
+    def _wait_for_pod(self, target: Target, reason: str, message: str) -> None:
+        """One Event of each text, the first few: kubelet may take long to name the pod."""
+        events = self._pending.setdefault(target, {})
+        if len(events) < self._each:
+            events[reason, message] = None
 
     def _post(self, pod: PodRef, reason: str, message: str) -> None:
         if not self._queue.full():  # else the API server is away; the log has all of it

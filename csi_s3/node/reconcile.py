@@ -3,23 +3,31 @@
 A restart of node leaves the mounts of pods alone, so the table is rebuilt from the mounter's `have`
 messages and mountinfo. A mount that no worker serves is aborted, because any access to it would
 hang, and its source is removed; on the targets it stays, dead (`node.binds`).
-Everything here blocks: call it in a thread.
+
+Directories of mounts that are gone stay as long as they have files that a worker could not upload,
+and their number has no limit. So they are looked at afterwards, while node serves, a part at a
+time.
 """
 
+import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from csi_s3.errors import VolumeError
 from csi_s3.kernel import fusectl, mount
 from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
 from csi_s3.link.spec import MountSpec
 from csi_s3.node.mounter_link import HeldMount
-from csi_s3.node.source_mounts import SourceMount, SourceMounts
+from csi_s3.node.source_mounts import SourceMount, SourceMounts, off_loop
 from csi_s3.node.targets import Target, Targets
+
+_AGAIN_S = 1.0  # after mountinfo could not be read
+_IDS = 256  # for one call: 256 directories take some 30 ms
 
 log = logging.getLogger(__name__)
 
@@ -37,65 +45,138 @@ class LiveMount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """lost: targets whose mount is dead, each with the mount's source."""
+    """dead: source mounts without a worker, by mount id. lost: their targets, with the source."""
 
     live: list[LiveMount]
+    dead: dict[str, MountEntry]
     lost: dict[Target, str]
 
 
-def survey(
+async def survey(
     held: Sequence[HeldMount], known: AbstractSet[str], sources: SourceMounts, targets: Targets
 ) -> Survey:
-    """Match them, and clean up. known: ids of the mounts in the table, which are left alone.
+    """Match them. known: ids of the mounts in the table, which are left alone.
 
     Takes over the held mounts' descriptors: each goes to a LiveMount or is closed.
     """
-    entries = read_mountinfo()
-    targets_on = partial(targets.all_on, entries=entries, except_below=sources.volumes)
-    at = {entry.mount_point: entry for entry in entries if entry.fs_type == mount.FS_TYPE}
+    mounted, targets_on = await _look(sources, targets)
     live = []
     for one in held:
         mount_id = one.spec.mount_id
         if mount_id in known or mount.is_over(one.fd):
             os.close(one.fd)
             continue
-        entry = at.get(str(sources.path(mount_id)))
+        entry = mounted.get(mount_id)
         device = "" if entry is None else entry.device
         live.append(
             LiveMount(
                 spec=one.spec,
                 source=SourceMount(mount_id=mount_id, fd=one.fd, device=device, init=one.init),
-                targets={} if entry is None else targets_on(device),
+                targets=targets_on.get(device, {}),
                 leaving=entry is None,
                 bucket_error=None if one.report is None else one.report.error,
             )
         )
-    lost: dict[Target, str] = {}
     served = known | {one.spec.mount_id for one in live}
-    for mount_id in sources.left_behind():
-        if mount_id not in served:
-            entry = at.get(str(sources.path(mount_id)))
-            if entry is not None:
-                lost |= dict.fromkeys(targets_on(entry.device), entry.source)
-            _clean(mount_id, entry, sources)
-    return Survey(live=live, lost=lost)
+    dead = {mount_id: entry for mount_id, entry in mounted.items() if mount_id not in served}
+    lost = {target: e.source for e in dead.values() for target in targets_on[e.device]}
+    return Survey(live=live, dead=dead, lost=lost)
 
 
-def _clean(mount_id: str, entry: MountEntry | None, sources: SourceMounts) -> None:
-    if entry is not None:
+async def _look(
+    sources: SourceMounts, targets: Targets
+) -> tuple[dict[str, MountEntry], dict[str, dict[Target, bool]]]:
+    """The source mounts by id, and the targets by device; waits until the kernel answers."""
+
+    def look() -> tuple[dict[str, MountEntry], dict[str, dict[Target, bool]]]:
+        entries = read_mountinfo()
+        mounted = sources.mounted(entries)
+        devices = {entry.device for entry in mounted.values()}
+        return mounted, targets.all_on(devices, entries, except_below=sources.volumes)
+
+    while True:
+        try:
+            return await off_loop(look, "looking for mounts")
+        except VolumeError as exc:
+            log.error("%s; trying again", exc, extra={"code": exc.code})  # noqa: TRY400
+        await asyncio.sleep(_AGAIN_S)
+
+
+async def end_dead(dead: dict[str, MountEntry], sources: SourceMounts) -> None:
+    """Abort these mounts and remove their sources; a failure is logged."""
+    for mount_id, entry in dead.items():
         log.warning(
             "a mount of %s is left that no worker serves; it is aborted. Containers that use it "
             "must be restarted",
             entry.source,
             extra={"mount": mount_id},
         )
-    steps: list[Callable[[], object]] = [
-        *([] if entry is None else [partial(fusectl.abort, entry.minor)]),
-        partial(sources.detach, mount_id),
-        partial(sources.remove, mount_id),
-    ]
-    for step in steps:
+        steps: list[Callable[[], object]] = [
+            partial(fusectl.abort, entry.minor),
+            partial(sources.detach, mount_id),
+            partial(sources.remove, mount_id),
+        ]
+        for step in steps:
+            try:
+                await off_loop(step, f"ending the mount {mount_id}")
+            except VolumeError as exc:
+                log.error("%s", exc, extra={"mount": mount_id, "code": exc.code})  # noqa: TRY400
+
+
+class DirectorySweep:
+    """Removes the directories of mounts that are gone, a part at a time.
+
+    ids: whose directories are being removed; no mount may be made with one of them.
+    Lifetime: node's. Concurrency: one `run` at a time does something, the next returns at once.
+    is_used: whether there is a mount with this id.
+    """
+
+    def __init__(
+        self, sources: SourceMounts, is_used: Callable[[str], bool], *, part: int = _IDS
+    ) -> None:
+        self.ids: AbstractSet[str] = frozenset()
+        self._sources, self._is_used, self._part = sources, is_used, part
+        self._is_running = False
+
+    async def run(self) -> None:
+        """Go through all of them once; a failure is logged, and the next start tries again."""
+        if self._is_running:
+            return
+        self._is_running = True
         try:
-            step()
+            kept = await self._remove(self._sources.all_ids())
+        except VolumeError as exc:  # the call may still run: its ids stay reserved
+            log.error("%s", exc, extra={"code": exc.code})  # noqa: TRY400
+        else:
+            self._is_running = False
+            if kept:
+                log.warning(
+                    "%d volumes that are not mounted have data that was not uploaded, in"
+                    " directories of %s; a volume's next mount uploads them",
+                    kept,
+                    self._sources.volumes,
+                )
+
+    async def _remove(self, ids: Iterator[str]) -> int:
+        """Returns how many stay, because there are files in them."""
+        kept = 0
+        while part := await off_loop(partial(_next, ids, self._part), "looking for directories"):
+            self.ids = frozenset(mount_id for mount_id in part if not self._is_used(mount_id))
+            remove = partial(_remove_all, self.ids, self._sources)
+            kept += await off_loop(remove, "removing directories")
+            self.ids = frozenset()
+        return kept
+
+
+def _next(ids: Iterator[str], most: int) -> list[str]:
+    return list(islice(ids, most))
+
+
+def _remove_all(ids: AbstractSet[str], sources: SourceMounts) -> int:
+    kept = 0
+    for mount_id in ids:
+        try:
+            kept += not sources.remove_empty(mount_id)
         except VolumeError as exc:
             log.error("%s", exc, extra={"mount": mount_id, "code": exc.code})  # noqa: TRY400
+    return kept

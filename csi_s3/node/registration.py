@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from csi_s3 import pluginregistration_pb2 as api
 from csi_s3 import pluginregistration_pb2_grpc
-from csi_s3.csi.interceptors import Context, ErrorInterceptor
-from csi_s3.csi.sockets import bound
+from csi_s3.csi.interceptors import Context
+from csi_s3.csi.sockets import bound, new_server
 
 VERSIONS = ("1.0.0",)  # of CSI; kubelet compares the major number
 
@@ -58,7 +58,7 @@ class Registration(pluginregistration_pb2_grpc.RegistrationServicer):
         if self._directory is None:
             yield
             return
-        self._server = server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+        self._server = server = new_server()
         pluginregistration_pb2_grpc.add_RegistrationServicer_to_server(  # type: ignore[no-untyped-call]
             self, server
         )

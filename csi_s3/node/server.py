@@ -6,21 +6,18 @@ import os
 import signal
 from contextlib import suppress
 
-import grpc
-
 from csi_s3 import csi_pb2_grpc
 from csi_s3.config.defaults import FLAG
 from csi_s3.config.programs import NodeConfig
 from csi_s3.csi.identity_service import IdentityService
-from csi_s3.csi.interceptors import ErrorInterceptor
-from csi_s3.csi.sockets import bound
+from csi_s3.csi.sockets import bound, new_server
 from csi_s3.errors import BadOptionError, MounterUnavailableError
 from csi_s3.kubernetes.cluster_api import ClusterApi
 from csi_s3.node.health import Health
 from csi_s3.node.mounter_link import MounterLink
 from csi_s3.node.node_deadlines import NodeDeadlines
 from csi_s3.node.node_service import NodeService
-from csi_s3.node.pod_events import EventSink
+from csi_s3.node.pod_events import EventSink, PodEvents
 from csi_s3.node.registration import Registration
 from csi_s3.node.source_mounts import SourceMounts
 from csi_s3.node.targets import Targets
@@ -60,7 +57,7 @@ async def serve(
         node.registration.listening(),
     ):
         await _run(node, config, deadlines, stop)
-    if node.volumes.counts()[0] == 0:
+    if node.volumes.counts().mounts == 0:
         _remove_empty_directories(config, node.mounter_link)
 
 
@@ -88,13 +85,13 @@ class _Node:
             self.cluster = ClusterApi(config.api_server, component=name, host=config.node_id)
         sink = events or (self.cluster if config.events else None)
         self.volumes = Volumes(
-            sources, targets, self.mounter_link, events=sink, deadlines=deadlines
+            sources, targets, self.mounter_link, pod_events=PodEvents(sink), deadlines=deadlines
         )
         self.registration = Registration(
             config.registration_dir, driver_name=name, endpoint=config.kubelet_endpoint
         )
         self.health = Health(self.volumes, self.mounter_link, self.registration)
-        self.server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+        self.server = new_server()
         csi_pb2_grpc.add_IdentityServicer_to_server(  # type: ignore[no-untyped-call]
             IdentityService(name, self.health.can_mount), self.server
         )

@@ -10,22 +10,25 @@ or data that a worker could not upload. Everything here blocks: call it by `off_
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from errno import ENOTEMPTY
 from pathlib import Path
 from typing import TypeVar
 
-from csi_s3.aio import blocking
+from csi_s3.aio import LateCalls, blocking
 from csi_s3.errors import MountError, VolumeError
 from csi_s3.kernel import fusectl, mount
-from csi_s3.kernel.mountinfo import mount_at
+from csi_s3.kernel.mountinfo import MountEntry, mount_at
 
 KERNEL_S = 20.0  # for calls that take milliseconds
 INIT_S = 5.0
+_MOUNT_ID = re.compile("[0-9a-f]{32}")
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+_LATE = LateCalls(64)  # of calls that concern no mount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +117,16 @@ class SourceMounts:
 
     def remove(self, mount_id: str) -> None:
         """Remove those of the mount's directories that are empty."""
+        if not self.remove_empty(mount_id):
+            log.warning(
+                "%s is not removed: a worker left files in it, possibly data that was not "
+                "uploaded; the volume's next mount uploads them",
+                self.state(mount_id),
+                extra={"mount": mount_id},
+            )
+
+    def remove_empty(self, mount_id: str) -> bool:
+        """As `remove`. False: a worker left files in the state directory, which stays."""
         state = self.state(mount_id)
         for directory in (self.path(mount_id), state, state.parent):
             try:
@@ -124,15 +137,24 @@ class SourceMounts:
                 if exc.errno != ENOTEMPTY:
                     raise MountError(f"cannot remove {directory}: {exc.strerror}") from exc
                 if directory == state:
-                    log.warning(
-                        "%s is not removed: a worker left files in it, possibly data that was not "
-                        "uploaded; the volume's next mount uploads them",
-                        state,
-                        extra={"mount": mount_id},
-                    )
+                    return False
+        return True
 
-    def left_behind(self) -> list[str]:
-        return [p.name for p in self.volumes.iterdir() if re.fullmatch("[0-9a-f]{32}", p.name)]
+    def all_ids(self) -> Iterator[str]:
+        """The ids of all mounts that have directories, while mounts come and go."""
+        with os.scandir(self.volumes) as entries:
+            for entry in entries:
+                if _MOUNT_ID.fullmatch(entry.name):
+                    yield entry.name
+
+    def mounted(self, entries: Iterable[MountEntry]) -> dict[str, MountEntry]:
+        """The source mounts among these entries, by their ids."""
+        found: dict[str, MountEntry] = {}
+        for entry in entries:
+            volume, _, name = entry.mount_point.removeprefix(f"{self.volumes}/").partition("/")
+            if entry.fs_type == mount.FS_TYPE and name == "fs" and _MOUNT_ID.fullmatch(volume):
+                found[volume] = entry
+        return found
 
 
 def _device(path: Path) -> str:
@@ -142,8 +164,10 @@ def _device(path: Path) -> str:
     return entry.device
 
 
-async def off_loop(call: Callable[[], T], action: str) -> T:
+async def off_loop(call: Callable[[], T], action: str, late: LateCalls = _LATE) -> T:
     """Run a blocking call in a thread: a kernel that does not answer must not stop the plugin.
+
+    late: of one mount, so that a mount that hangs does not use up what others need.
 
     Raises:
         MountError: no answer in time (the call may still take effect), or an unexpected failure
@@ -151,8 +175,9 @@ async def off_loop(call: Callable[[], T], action: str) -> T:
 
     """
     try:
-        return await blocking(call, within_s=KERNEL_S)
+        return await blocking(call, within_s=KERNEL_S, late=late)
     except TimeoutError as exc:
-        raise MountError(f"{action} took over {KERNEL_S:.0f} s", "is the node overloaded?") from exc
+        why = str(exc) or f"it took over {KERNEL_S:.0f} s"
+        raise MountError(f"{action} failed: {why}", "is the node overloaded?") from exc
     except OSError as exc:
         raise MountError(f"{action} failed: {exc}") from exc

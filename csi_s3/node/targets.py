@@ -10,6 +10,7 @@ Mounts can be stacked on one path: `node.binds` says why they are.
 
 import os
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EBUSY, EEXIST, ELOOP, ENOENT, ENOTDIR, ENOTEMPTY, EXDEV
@@ -225,22 +226,26 @@ class Targets:
         raise self._outside(path)
 
     def all_on(
-        self, device: str, entries: list[MountEntry], *, except_below: Path
-    ) -> dict[Target, bool]:
-        """The targets whose top mount is of this device; the value: whether it is read-only.
+        self, devices: AbstractSet[str], entries: list[MountEntry], *, except_below: Path
+    ) -> dict[str, dict[Target, bool]]:
+        """By device, the targets whose top mount is of it; the value: whether it is read-only.
 
         except_below: holds no targets; the source mounts may lie below kubelet's directory.
         A bind of a part of the file system is a subPath, which kubelet makes and unmounts itself:
         no unpublish would come for it.
         """
-        on_device: dict[Target, bool] = {}
+        on_device: dict[str, dict[Target, bool]] = {device: {} for device in devices}
         for path, entry in {entry.mount_point: entry for entry in entries}.items():
-            if entry.device != device or entry.root != "/" or path.startswith(f"{except_below}/"):
+            if (
+                entry.device not in devices
+                or entry.root != "/"
+                or path.startswith(f"{except_below}/")
+            ):
                 continue
             if path.startswith(f"{self._root}/"):
                 target = Target(self._root, path.removeprefix(f"{self._root}/"))
                 if not target.is_subpath:
-                    on_device[target] = entry.read_only
+                    on_device[entry.device][target] = entry.read_only
         return on_device
 
     def _outside(self, path: str) -> BadRequestError:

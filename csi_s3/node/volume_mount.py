@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from typing_extensions import override
 
+from csi_s3.aio import LateCalls
 from csi_s3.config.volume import VolumeConfig, canonical
 from csi_s3.errors import VolumeError, WorkerDiedError
 from csi_s3.kernel import mount, tuning
@@ -68,6 +69,8 @@ class VolumeMount:
         self._last_target: Target | None = None  # of those that were unpublished
         self._dead_subpaths: dict[Target, list[str]] = {}  # as logged last
         self._source: SourceMount | None = None
+        self._ending: SourceMount | None = None  # whose end is a job that waits or runs
+        self._late = LateCalls(8)
         self._jobs = JobQueue()
         self._publishing = 0  # jobs that wait or run
 
@@ -131,8 +134,10 @@ class VolumeMount:
             VolumeError: the mount is down, or nothing answers; the text says which.
 
         """
+        if self._source is None and self.failure is not None:
+            raise self.failure.again()
         if self._source is None:
-            raise self.failure or WorkerDiedError("the volume is not mounted")
+            raise WorkerDiedError("the volume is not mounted")
         return await self._worker.usage()
 
     # --- reports from the mounter's connection; plain code ----------------------------------------
@@ -157,9 +162,11 @@ class VolumeMount:
 
     def _worker_ended(self, error: VolumeError, *, is_expected: bool) -> None:
         """is_expected: it is no failure, unless a pod or container still had the mount."""
-        if not self._worker.ended(error) and self._source is not None:
-            source = self._source
-            self._jobs.later(partial(self._end, source, error, is_expected=is_expected))
+        source = self._source
+        if self._worker.ended(error) or source is None or source is self._ending:
+            return
+        self._ending = source
+        self._jobs.later(partial(self._end, source, error, is_expected=is_expected))
 
     # --- jobs -------------------------------------------------------------------------------------
 
@@ -221,7 +228,8 @@ class VolumeMount:
         try:
             await self._worker.start(source)
         except Exception as exc:
-            self.failure = exc if isinstance(exc, VolumeError) else self._worker.death("failed")
+            error = exc if isinstance(exc, VolumeError) else self._worker.death("failed")
+            self.failure = error.again()
             await self._take_down()
             raise
         self.failure = None
@@ -258,7 +266,7 @@ class VolumeMount:
             return  # taken down since
         fields = {**self.spec.log_fields, "code": error.code}
         if not (self.leaving and mount.is_over(source.fd)):
-            self.failure = error
+            self.failure = error.again()
             log.error("%s", error, extra=fields)
             self._pod_events.post(
                 self._users(), event_texts.VOLUME_BROKEN, event_texts.mount_died(error)
@@ -300,7 +308,7 @@ class VolumeMount:
                 log.error("%s", exc, extra={**self.spec.log_fields, "code": exc.code})  # noqa: TRY400
 
     async def _call(self, step: Callable[[], T], action: str) -> T:
-        return await off_loop(step, f"{action} (volume {self.spec.volume_handle})")
+        return await off_loop(step, f"{action} (volume {self.spec.volume_handle})", self._late)
 
 
 def mount_identity(handle: str, config: VolumeConfig) -> str:

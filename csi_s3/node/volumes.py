@@ -13,11 +13,12 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Any
 
+from csi_s3.bounded import Recent
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import (
     BadRequestError,
@@ -37,8 +38,8 @@ from csi_s3.node.job_queue import JobQueue
 from csi_s3.node.leftovers import Leftovers
 from csi_s3.node.mounter_link import HeldMount, MounterLink
 from csi_s3.node.node_deadlines import NodeDeadlines
-from csi_s3.node.pod_events import EventSink, PodEvents
-from csi_s3.node.reconcile import survey
+from csi_s3.node.pod_events import PodEvents
+from csi_s3.node.reconcile import DirectorySweep, end_dead, survey
 from csi_s3.node.source_mounts import SourceMounts, off_loop
 from csi_s3.node.targets import Target, Targets
 from csi_s3.node.volume_mount import NodeContext, VolumeMount, mount_identity
@@ -51,7 +52,25 @@ _NOT_FINAL = {
     Status.UNAVAILABLE,
 }
 
+MAX_OPERATIONS = 1000  # at a time; some go on after their callers have given up
+MAX_TARGETS = 10_000  # of which something is remembered; kubelet runs some 110 pods on a node
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordCounts:
+    """What the table holds, for metrics. targets: with a bind of a mount that is up.
+
+    pods: that are known by their target. lost: targets whose mount died. events: that wait.
+    """
+
+    mounts: int
+    targets: int
+    pods: int
+    lost: int
+    operations: int
+    events: int
 
 
 class Volumes:
@@ -68,11 +87,10 @@ class Volumes:
         targets: Targets,
         mounter_link: MounterLink,
         *,
-        events: EventSink | None = None,
+        pod_events: PodEvents,
         deadlines: NodeDeadlines,
     ) -> None:
         self._targets = targets
-        pod_events = PodEvents(events)
         self._context = NodeContext(
             sources=sources,
             mounter_link=mounter_link,
@@ -82,9 +100,12 @@ class Volumes:
         )
         self._mounts: dict[str, VolumeMount] = {}
         self._busy: set[Target] = set()
-        self._lost: set[Target] = set()  # of running pods, whose mount died and is in no table
-        self._outdated: dict[Target, str] = {}  # the identity that is wanted and not served
+        # of running pods, whose mount died and is in no table
+        self._lost: Recent[Target, None] = Recent(MAX_TARGETS)
+        # the identity that is wanted and not served
+        self._outdated: Recent[Target, str] = Recent(MAX_TARGETS)
         self._unowned_jobs = JobQueue()
+        self._sweep = DirectorySweep(sources, self._mounts.__contains__)
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -110,7 +131,7 @@ class Volumes:
 
         Raises:
             BadRequestError: path may not be used.
-            BusyError: another operation on it is in progress.
+            BusyError: another operation on it is in progress, or very many on others.
             ExistsError: it holds another volume, or this one with the other read_only.
             VolumeError: from mounter, worker or kernel; nothing of this attempt is left.
                 Of a volume that is mounted there: why it cannot be used now; it stays.
@@ -133,7 +154,7 @@ class Volumes:
                 if is_repeated and exc.status not in _NOT_FINAL:
                     await self._refuse_retryably(target, exc)
                 raise
-            self._lost.discard(target)
+            self._lost.pop(target, None)
             self._context.pod_events.learn(target, pod)
             if is_new and not is_repeated:
                 self._warn_of_duplicate_handle(mount, target)
@@ -147,7 +168,7 @@ class Volumes:
 
         Raises:
             BadRequestError: path may not be used.
-            BusyError: another operation on it is in progress.
+            BusyError: another operation on it is in progress, or very many on others.
             TargetNotEmptyError: it holds files, which cannot be moved; they are left.
 
         """
@@ -155,7 +176,7 @@ class Volumes:
         self._refuse_busy(target)
         mount = self._mount_on(target)
         self._context.pod_events.unpublished(target)
-        self._lost.discard(target)
+        self._lost.pop(target, None)
         self._outdated.pop(target, None)
         if mount is None:
             job = self._unowned_jobs.enqueue(partial(self._unpublish_unowned, target))
@@ -191,10 +212,15 @@ class Volumes:
                 return target, mount
         raise VolumeNotFoundError(f"volume {handle!r} is not published at {path!r}")
 
-    def counts(self) -> tuple[int, int]:
-        """How many mounts there are, and targets that have a bind of a mount that is up."""
-        up = (len(mount.targets) for mount in self._mounts.values() if mount.is_up)
-        return len(self._mounts), sum(up)
+    def counts(self) -> RecordCounts:
+        return RecordCounts(
+            mounts=len(self._mounts),
+            targets=sum(len(mount.targets) for mount in self._mounts.values() if mount.is_up),
+            pods=self._context.pod_events.pods,
+            lost=len(self._lost),
+            operations=len(self._busy),
+            events=self._context.pod_events.waiting,
+        )
 
     # --- MounterListener --------------------------------------------------------------------------
 
@@ -234,6 +260,11 @@ class Volumes:
             raise BusyError(
                 f"another operation on {target.path} is in progress", "kubelet repeats the request"
             )
+        if len(self._busy) >= MAX_OPERATIONS:
+            raise BusyError(
+                f"{len(self._busy)} operations are in progress on this node",
+                "kubelet repeats the request; if their number does not fall, see this log",
+            )
 
     def _mount_on(self, target: Target) -> VolumeMount | None:
         return next((m for m in self._mounts.values() if target in m.targets), None)
@@ -257,7 +288,7 @@ class Volumes:
                     )
                 return present
             present.disown(target)
-            self._lost.add(target)
+            self._lost[target] = None
         for mount in self._mounts.values():
             if mount.identity == identity and not mount.leaving:
                 return mount
@@ -290,7 +321,7 @@ class Volumes:
 
     def _new_mount(self, handle: str, config: VolumeConfig, identity: str) -> VolumeMount:
         ids = (_mount_id(identity, number) for number in count())
-        mount_id = next(i for i in ids if i not in self._mounts)
+        mount_id = next(i for i in ids if i not in self._mounts and i not in self._sweep.ids)
         spec = MountSpec(
             mount_id=mount_id,
             volume_handle=handle,
@@ -310,10 +341,10 @@ class Volumes:
 
     async def _adopt(self, held: Sequence[HeldMount]) -> None:
         known = frozenset(self._mounts)
-        look = partial(survey, held, known, self._context.sources, self._targets)
-        result = await off_loop(look, "looking for mounts")
-        self._lost |= result.lost.keys()
+        sources = self._context.sources
+        result = await survey(held, known, sources, self._targets)
         for target, source in result.lost.items():
+            self._lost[target] = None
             text = event_texts.mount_lost(source)
             self._context.pod_events.post([target], event_texts.VOLUME_BROKEN, text)
         for live in result.live:
@@ -321,6 +352,8 @@ class Volumes:
             mount.adopt(live)
             self._run(mount)
             log.info("volume is still mounted", extra=live.spec.log_fields)
+        await end_dead(result.dead, sources)
+        self._group.create_task(self._sweep.run())
 
     async def _unpublish_unowned(self, target: Target) -> None:
         mount = self._mount_on(target)

@@ -17,7 +17,7 @@ from typing_extensions import override
 from csi_s3 import __version__
 from csi_s3.aio import finish
 from csi_s3.config.volume import BucketConfig
-from csi_s3.errors import IntegrityError, NotFoundError, PreconditionFailedError, VolumeError
+from csi_s3.errors import IntegrityError, NotFoundError, PreconditionFailedError
 from csi_s3.s3 import checksums, copy_object, get_object, list_objects, xml
 from csi_s3.s3.checksums import Algorithm
 from csi_s3.s3.credentials.chain import ca_bundle, chain_for, session_for
@@ -31,7 +31,7 @@ from csi_s3.s3.preserved_headers import PreservedHeaders
 from csi_s3.s3.request_headers import RequestHeaders
 from csi_s3.s3.response_headers import conditions, stored, version_of
 from csi_s3.s3.signing import Request
-from csi_s3.s3.store import Buffer, Chunk, Limits, ListPage, ObjectInfo, ObjectStore
+from csi_s3.s3.store import Buffer, Chunk, Limits, ListPage, ObjectInfo, ObjectStore, Undeleted
 from csi_s3.tls import tls_context
 
 log = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ class Bucket(ObjectStore):
         await self._deletion.delete(key, if_match=if_match)
 
     @override
-    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
+    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Undeleted:
         return await self._deletion.delete_many(objects)
 
     @override

@@ -20,6 +20,7 @@ from csi_s3.s3 import faults, get_object, xml
 from csi_s3.s3.http import Http
 from csi_s3.s3.response_headers import conditions
 from csi_s3.s3.signing import Request
+from csi_s3.s3.store import Undeleted
 
 BATCH = 1000
 # A separate DELETE decides: the version is another one, or its ETag is only written differently.
@@ -49,9 +50,9 @@ class Deletion:
                 raise
             await self.delete(key)  # this store cannot compare
 
-    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
+    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Undeleted:
         """As `store.ObjectStore.delete_many`; keys that XML cannot hold go one by one."""
-        remain: dict[str, VolumeError] = {}
+        remain = Undeleted()
         rest = iter(objects)
         while batch := dict(islice(rest, BATCH)):
             together = {k: etag for k, etag in batch.items() if xml.is_xml_text(k)}
@@ -64,12 +65,12 @@ class Deletion:
                 if fault.is_retryable or fault.code in _UNCERTAIN:
                     alone.append(key)
                 else:
-                    remain[key] = self._http.error(_request(key), fault)
+                    remain.add(key, self._http.error(_request(key), fault))
             for key in alone:
                 try:
                     await self.delete(key, if_match=batch[key] or None)
                 except VolumeError as exc:
-                    remain[key] = exc
+                    remain.add(key, exc)
         return remain
 
     async def _batch(self, objects: Mapping[str, str]) -> dict[str, faults.Fault]:

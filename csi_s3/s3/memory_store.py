@@ -19,7 +19,6 @@ from csi_s3.errors import (
     ObjectChangedError,
     PreconditionFailedError,
     StoreRefusedError,
-    VolumeError,
 )
 from csi_s3.s3.store import (
     MAX_KEY_BYTES,
@@ -30,6 +29,7 @@ from csi_s3.s3.store import (
     ObjectInfo,
     ObjectStore,
     Part,
+    Undeleted,
     Upload,
 )
 
@@ -190,8 +190,8 @@ class MemoryStore(ObjectStore):
         self.objects.pop(key, None)
 
     @override
-    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Mapping[str, VolumeError]:
-        remain: dict[str, VolumeError] = {}
+    async def delete_many(self, objects: Iterable[tuple[str, str]]) -> Undeleted:
+        remain = Undeleted()
         rest = iter(objects)
         while batch := tuple(itertools.islice(rest, 1000)):
             async with self.call("DELETE_MANY", batch[0][0]):
@@ -199,7 +199,7 @@ class MemoryStore(ObjectStore):
                     try:
                         self._delete(key, etag)
                     except ObjectChangedError as exc:
-                        remain[key] = exc
+                        remain.add(key, exc)
         return remain
 
     @override

@@ -77,6 +77,8 @@ class Caches:
         self.forgotten.append((parent, name))
         self._names.pop((parent, name), None)
 
+    can_drop_directories = True
+
     async def drop_names(self, names, *, is_read):
         """It may keep them all; tests.model.forgetting has one that drops some."""
         return ()

@@ -18,6 +18,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.clock import Clock
 from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.base.memory import Memory
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.s3.memory_store import MemoryStore
 from csi_s3.s3.store import Limits
@@ -50,9 +51,14 @@ class Driver:
         state_dir: Path | None = None,
         min_part_bytes: int = 1,
         abort_within_s: float = 100.0,
+        room_within_s: float = 5.0,
+        records_bytes: int | None = None,
         before: "Driver | None" = None,
     ) -> None:
-        """before: the mount's previous worker, whose bucket and clock this one takes over."""
+        """before: the mount's previous worker, whose bucket and clock this one takes over.
+
+        records_bytes: instead of the share that the configuration gives.
+        """
         self.held: list[int] = []
         self.time, self.kernel = before.time if before else FakeClock(), Caches(self)
         if before is None:
@@ -71,8 +77,14 @@ class Driver:
         async def live() -> None:
             async with asyncio.TaskGroup() as group:
                 context = MountContext.create(self.store, config, group, self.time.clock())
+                context = replace(
+                    context, abort_within_s=abort_within_s, room_within_s=room_within_s
+                )
+                if records_bytes is not None:
+                    memory = Memory(config.budget_bytes, records_bytes)
+                    context = replace(context, memory=memory)
                 self.fs = FileSystem(
-                    replace(context, abort_within_s=abort_within_s),
+                    context,
                     prefix=prefix,
                     kernel=self.kernel,
                     state_dir=state_dir,

@@ -54,7 +54,7 @@ async def test_what_a_killed_worker_said_last_is_added_to_what_its_successor_cou
         os.close(fuse)
     after = await scraped(running)
     assert after.value("read_bytes_total", volume="counts") == 2
-    assert "csi_s3_buffers_limit_bytes" not in after.names()
+    assert "csi_s3_memory_bound_bytes" not in after.names()
     assert after.value("worker_memory_bytes", volume="counts", kind="rss") == 0
     assert after.value("workers") == 0
 
@@ -110,7 +110,7 @@ async def test_a_volume_gets_its_share_and_one_too_many_is_refused(tmp_path):
             assert (await running.node.report()).state is State.SERVING
         found = await scraped(running)
         assert shares.share_bytes > 16 * MIB
-        budgets = found.value("buffers_limit_bytes", volume="counts")
+        budgets = found.value("memory_bound_bytes", volume="counts", kind="buffers")
         assert budgets == 2 * shares.share_bytes
 
         refused = await running.node.serve("counts", mount_id="c" * 32)

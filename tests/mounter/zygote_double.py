@@ -71,7 +71,7 @@ def families(memory_bytes: int) -> dict:
     asked = next(_numbers)
     return {
         "csi_s3_read_bytes_total": [[asked]],
-        "csi_s3_buffers_limit_bytes": [[memory_bytes]],
+        "csi_s3_memory_bound_bytes": [["buffers", memory_bytes]],
     }
 
 

@@ -52,6 +52,10 @@ CASES = {
         {"volume_capability": capability(["allow-deletes"])},
         "allow-deletes",
     ),
+    "options that fit into no message": (
+        {"volume_capability": capability([f"endpoint-url=http://{'h' * (128 << 10)}"])},
+        "the volume's options do not fit into 128 KiB (shorten its mountOptions",
+    ),
     "a bad value": ({"volume_capability": capability(["uid=root"])}, "uid"),
 }
 

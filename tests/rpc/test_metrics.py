@@ -195,7 +195,7 @@ async def test_a_volume_s_budget_is_its_share_of_the_limit_or_less(idle, ports, 
     _, at_mounter = ports
     await idle.publish(idle.target("a"), *OPTIONS, *asked, bucket="data", handle="pv-1")
     found = await scraped(at_mounter)
-    assert found.value("buffers_limit_bytes", volume="pv-1") == budget
+    assert found.value("memory_bound_bytes", volume="pv-1", kind="buffers") == budget
     log = (idle.base / "mounter.log").read_text()
     assert ("is more than a volume's share" in log) == (asked == ("memory-target 4096",))
 

@@ -65,8 +65,9 @@ class Mount(Driver):
         """As the kernel reads them: it takes a reference to each, and asks again for each page."""
         found = []
         async for entry in self.fs.readdir(fh, start):
-            self.fs.remember(entry.attributes.ino)
-            self.held.append(entry.attributes.ino)
+            if entry.has_inode:
+                self.fs.remember(entry.attributes.ino)
+                self.held.append(entry.attributes.ino)
             found.append(entry.name.decode())
             if len(found) % NAMES_IN_A_REPLY == 0:
                 await asyncio.sleep(0)
@@ -242,12 +243,12 @@ class Mount(Driver):
             return
         self.settle()
         if len(self.fs._handles) == 0:
-            assert self.fs._context.key_lock._entries == [], "a key range is locked"
+            assert self.fs._context.key_lock.is_free, "a key range is locked"
             held = self.fs._context.memory.used_bytes()
-            lasting = ("inodes", "listings")  # what the kernel holds, and a cache
+            lasting = ("inodes", "listings", "leftovers")  # the kernel's, a cache, the disk's
             assert not any(n for kind, n in held.items() if kind not in lasting), held
             known = [d for i in self.fs._inodes if (d := i.runtime.directory) is not None]
-            assert [d._observers for d in known] == [0] * len(known), "an observation goes on"
+            assert not any(d.changes.is_observed for d in known), "an observation goes on"
         self.is_ended = True
         self._end.set()
         self.run(asyncio.wait_for(self._life, WITHIN_S))
@@ -308,6 +309,8 @@ def mounts():
         state_dir: Path | None = None,
         min_part_bytes: int = 1,
         abort_within_s: float = 100.0,
+        room_within_s: float = 5.0,
+        records_bytes: int | None = None,
         **options: Any,
     ) -> Mount:
         given = {"allow_delete": True, "allow_overwrite": True, **options}
@@ -317,6 +320,8 @@ def mounts():
             state_dir=state_dir,
             min_part_bytes=min_part_bytes,
             abort_within_s=abort_within_s,
+            room_within_s=room_within_s,
+            records_bytes=records_bytes,
         )
         made.append(mount)
         mount.successors = made

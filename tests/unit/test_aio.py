@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from csi_s3.aio import LONGEST_PAUSE_S, KeyLocks, back_off, blocking, finish
+from csi_s3.aio import LONGEST_PAUSE_S, KeyLocks, LateCalls, back_off, blocking, finish
 
 WITHIN_S = 20
 
@@ -158,3 +158,21 @@ async def test_pauses_between_attempts_grow_to_the_longest():
         await back_off(failures, pause, first_s=0.1)
     assert 0.1 <= pauses[0] <= 0.2 <= pauses[1] <= 0.4 <= pauses[2] <= 0.8
     assert all(LONGEST_PAUSE_S / 2 <= seconds <= LONGEST_PAUSE_S for seconds in pauses[8:])
+
+
+@pytest.mark.parametrize("n", [4, 40])
+async def test_calls_that_never_return_have_no_more_threads_than_they_may(n):
+    go, late, refused = threading.Event(), LateCalls(4), 0
+    before = threading.active_count()
+    for _ in range(n):
+        try:
+            await blocking(go.wait, within_s=0.001, late=late)
+        except TimeoutError as exc:
+            refused += str(exc) == "4 earlier calls have not returned"
+    assert (threading.active_count() - before, refused) == (4, n - 4)
+    assert await blocking(lambda: 1, within_s=WITHIN_S, late=LateCalls(4)) == 1  # another's
+    go.set()
+    for thread in threading.enumerate():
+        if thread.daemon and thread is not threading.current_thread():
+            thread.join(0.5)
+    assert await blocking(lambda: 1, within_s=WITHIN_S, late=late) == 1

@@ -58,9 +58,9 @@ def outcome(health, error=None, *, listed=None):
 async def test_a_failure_of_the_whole_bucket_holds_until_anything_succeeds(health, cls):
     error = cls("no")
     outcome(health, error)
-    assert health.failure is error
+    assert health.failure.occurrence is error.occurrence
     outcome(health, NotFoundError("no such key"))
-    assert health.failure is error
+    assert health.failure.occurrence is error.occurrence
     outcome(health)
     assert health.failure is None
 
@@ -78,9 +78,9 @@ async def test_the_refusal_of_one_object_is_not_the_volumes(health, cls):
 async def test_a_failed_list_of_the_mounts_prefix_is_the_volumes_until_it_succeeds(health, cls):
     error = cls("LIST s3://b/p/: no")
     outcome(health, error, listed=PREFIX)
-    assert health.failure is error
+    assert health.failure.occurrence is error.occurrence
     outcome(health)  # reading may be allowed all the while
-    assert health.failure is error
+    assert health.failure.occurrence is error.occurrence
     outcome(health, listed=PREFIX)
     assert health.failure is None
 
@@ -214,7 +214,7 @@ async def test_a_bucket_that_is_slow_to_answer_does_not_delay_the_answer_to_node
         async with asyncio.timeout(10):
             while not reports:
                 await asyncio.sleep(0.01)
-        assert reports == [error]
+        assert list(map(str, reports)) == ["down"]
         clock.now += 2 * module.PROBE_EVERY_S
         watch.ask()
         await asyncio.sleep(0.05)
@@ -240,16 +240,16 @@ async def test_changes_are_told_at_once_and_then_at_intervals(health, clock):
         error = StoreUnavailableError("down")
         outcome(health, error)
         await settle()
-        assert reports == [error]
+        assert list(map(str, reports)) == ["down"]
         for _ in range(5):  # it flaps
             outcome(health)
             outcome(health, error)
         outcome(health)
         await settle()
-        assert reports == [error]
+        assert list(map(str, reports)) == ["down"]
         pauses.release()
         await settle()
-        assert reports == [error, None]
+        assert list(map(str, reports)) == ["down", "None"]
 
 
 @LOGGED

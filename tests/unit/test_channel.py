@@ -9,7 +9,14 @@ import pytest
 import uvloop
 
 from csi_s3.link import unix_socket
-from csi_s3.link.channel import MAX_FDS, MAX_MESSAGE_BYTES, Channel, connect, listen
+from csi_s3.link.channel import (
+    MAX_FDS,
+    MAX_MESSAGE_BYTES,
+    Channel,
+    MessageTooLargeError,
+    connect,
+    listen,
+)
 
 WITHIN_S = 20
 NULL = Path("/dev/null")
@@ -77,7 +84,7 @@ async def test_the_largest_message_arrives_and_a_larger_one_is_refused_before_it
     room = MAX_MESSAGE_BYTES - len('{"type":"t","x":""}')
     await one.send("t", {"x": "a" * room})
     assert len((await two.receive()).body["x"]) == room
-    with pytest.raises(ValueError, match=f"at most {MAX_MESSAGE_BYTES}"):
+    with pytest.raises(MessageTooLargeError, match=f"at most {MAX_MESSAGE_BYTES}"):
         await one.send("t", {"x": "a" * (room + 1)})
 
 

@@ -1,8 +1,10 @@
 """The door between kernel and file system: every request is answered, whatever happens inside."""
 
 import asyncio
+import ctypes
 import errno
 import stat
+import sys
 
 import pyfuse3
 import pytest
@@ -12,12 +14,15 @@ from csi_s3.errors import (
     NoSuchBucketError,
     NotFoundError,
     NotPermittedError,
+    OutOfMemoryError,
     StoreUnavailableError,
+    TooManyOpenFilesError,
     by_code,
 )
 from csi_s3.fuse import boundary
 from csi_s3.fuse.boundary import answered, give_up
 from csi_s3.fuse.bridge import Bridge
+from csi_s3.fuse.entry_without_inode import EntryWithoutInode
 from tests.unit.fs_mount import fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -79,6 +84,17 @@ async def test_refusals_for_want_of_an_option_do_not_fill_the_log(caplog):
         "request: 0 (needs the mount option allow-first)",
         "request: 0 (needs the mount option allow-second)",
     ]
+
+
+@pytest.mark.warnings_expected("request: first", "request: second")
+async def test_refusals_for_lack_of_memory_do_not_fill_the_log(caplog, monkeypatch):
+    monkeypatch.setattr(boundary, "_refused_at", {})
+    caplog.set_level("INFO", logger="csi_s3")
+    for n in range(100):
+        for cls, what in ((OutOfMemoryError, "first"), (TooManyOpenFilesError, "second")):
+            assert await errno_of(raising(cls(f"{what} {n}", ""))()) == cls.errno
+    lines = [r.getMessage() for r in caplog.records if r.name == "csi_s3.fuse.boundary"]
+    assert lines == ["request: first 0", "request: second 0"]
 
 
 @pytest.mark.warnings_expected("bug in request")
@@ -222,3 +238,18 @@ def test_a_forget_of_many_inodes_lets_other_requests_in_between(mount, requests)
     mount.fs.forget(made.ino, 1)
     mount.held.remove(made.ino)
     assert mount.fs.usage().inodes == 1
+
+
+def test_an_entry_that_brings_no_inode_keeps_everything_but_that():
+    without = EntryWithoutInode.create()
+    assert without is not None
+    entry = pyfuse3.EntryAttributes()
+    entry.st_ino, entry.generation, entry.st_size = 0x0102030405060708, 9, 10
+    entry.st_mode = stat.S_IFDIR | 0o755
+    number = entry.st_ino.to_bytes(8, sys.byteorder)
+    memory = ctypes.string_at(id(entry), type(entry).__basicsize__)
+    assert memory.count(number) == 2
+    without.remove(entry)
+    assert (entry.st_ino, entry.generation, entry.st_size) == (0, 9, 10)
+    assert entry.st_mode == stat.S_IFDIR | 0o755
+    assert ctypes.string_at(id(entry), type(entry).__basicsize__).count(number) == 1

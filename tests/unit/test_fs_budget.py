@@ -79,17 +79,18 @@ async def test_a_guess_leaves_room_for_writers():
 def most_used(mount):
     """The most memory that was ever used; read it with []."""
     most = [0]
-    reserve, take = mount.budget.reserve, mount.budget.take
 
-    async def reserving(n):
-        await reserve(n)
-        most[0] = max(most[0], mount.budget.used_bytes)
+    def noting(name):
+        call = getattr(mount.budget, name)
 
-    def taking(n):
-        take(n)
-        most[0] = max(most[0], mount.budget.used_bytes)
+        def note(*args):
+            call(*args)
+            most[0] = max(most[0], mount.budget.used_bytes)
 
-    mount.budget.reserve, mount.budget.take = reserving, taking
+        setattr(mount.budget, name, note)
+
+    for name in ("take", "release", "left", "stay", "leave", "holds"):
+        noting(name)
     return most
 
 

@@ -105,7 +105,8 @@ def test_an_edit_whose_store_was_cancelled_is_stored_by_the_close(slow, turns, c
 @AT_EACH_AWAIT
 @pytest.mark.parametrize("offset", [0, 20, 40, 90])
 def test_a_cancelled_write_into_a_file_is_done_once_it_has_begun(slow, turns, offset):
-    for name, old in (("small", b"0123456"), ("large", LARGE)):
+    small, large = ("small", b"0123456"), ("large", LARGE)
+    for name, old in (small, large) if offset else (small,):  # bytes within a large one: no wait
         slow.put(name, old)
         fh = slow.open(name, os.O_RDWR)
         cancelled_after(slow, turns, slow.fs.files.write(fh, offset, b"!" * 30))

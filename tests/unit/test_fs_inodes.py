@@ -10,11 +10,19 @@ import pytest
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import StaleError
+from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.names.attributes import attributes
-from csi_s3.fs.names.inode import ROOT, FileHandle, Inode, InodeNumbers, Kind, Runtime
+from csi_s3.fs.names.inode import (
+    FIRST_NUMBERS,
+    ROOT,
+    FileHandle,
+    Inode,
+    InodeNumbers,
+    Kind,
+    Runtime,
+)
 from csi_s3.fs.names.inodes import Inodes
-from csi_s3.fs.names.tree import INODE_BYTES
 from csi_s3.fuse.bridge import entry
 from csi_s3.s3.store import ObjectInfo, Version
 from tests.unit.fs_mount import mount, mounts
@@ -22,8 +30,12 @@ from tests.unit.fs_mount import mount, mounts
 __all__ = ["mount", "mounts"]
 
 
+def table(prefix: str = "", numbers: InodeNumbers = FIRST_NUMBERS) -> Inodes:
+    return Inodes(prefix, numbers, account=Memory(0, 1 << 40).account(MemoryKind.INODES))
+
+
 def test_an_inode_is_held_by_the_kernel_by_handles_and_by_what_is_below_it():
-    inodes, handles = Inodes("prefix/"), Handles()
+    inodes, handles = table("prefix/"), Handles(Memory(0, 1 << 30))
     above = inodes.add(ROOT, "d", Kind.DIRECTORY)
     file = inodes.add(above.ino, "f", Kind.FILE)
     assert inodes.key(file) == "prefix/d/f"
@@ -42,7 +54,7 @@ def test_an_inode_is_held_by_the_kernel_by_handles_and_by_what_is_below_it():
 
 
 def test_a_name_that_stands_for_another_inode_keeps_the_old_one_while_it_is_held():
-    inodes = Inodes("")
+    inodes = table()
     old = inodes.add(ROOT, "f", Kind.FILE)
     inodes.remember(old)
     new = inodes.add(ROOT, "f", Kind.FILE)
@@ -55,7 +67,7 @@ def test_a_name_that_stands_for_another_inode_keeps_the_old_one_while_it_is_held
 
 
 def test_numbers_are_never_used_twice():
-    inodes, seen = Inodes(""), set()
+    inodes, seen = table(), set()
     for _ in range(100):
         inode = inodes.add(ROOT, "f", Kind.FILE)
         assert inode.ino not in seen
@@ -65,7 +77,7 @@ def test_numbers_are_never_used_twice():
 
 
 def test_a_successor_counts_on_in_a_generation_of_its_own():
-    inodes = Inodes("", InodeNumbers(first=1000, generation=3))
+    inodes = table("", InodeNumbers(first=1000, generation=3))
     inode = inodes.add(ROOT, "f", Kind.FILE)
     assert (inode.ino, inodes.add(ROOT, "g", Kind.FILE).ino) == (1000, 1001)
     shown = entry(attributes(inode, TreeConfig(), mounted_ns=0))
@@ -73,7 +85,7 @@ def test_a_successor_counts_on_in_a_generation_of_its_own():
 
 
 def test_what_is_below_a_directory_is_found_at_any_depth():
-    inodes = Inodes("")
+    inodes = table()
     deep = [inodes.add(ROOT, f"d{n}", Kind.DIRECTORY) for n in range(3000)]
     for inner, outer in pairwise(deep):
         inodes.move(inner, outer.ino, inner.name)  # each was made before what is above it
@@ -81,8 +93,8 @@ def test_what_is_below_a_directory_is_found_at_any_depth():
     removed = inodes.add(deep[7].ino, "removed", Kind.FILE)
     inodes.remember(removed)
     inodes.unlink(removed)
-    assert inodes.below(deep[2990]) == deep[:2990]
-    assert inodes.below(inodes.get(ROOT)) == [*deep, beside]
+    assert inodes.below(deep[2990]) == deep[2989::-1]
+    assert set(inodes.below(inodes.get(ROOT))) == {*deep, beside}
 
 
 def test_versions_are_compared_by_what_they_are_and_not_by_what_answers_say():
@@ -93,43 +105,78 @@ def test_versions_are_compared_by_what_they_are_and_not_by_what_answers_say():
     assert first.version != Version('"e"', metadata_digest="chmod")
 
 
-def idle_bytes(n: int, *, was_used: bool = False) -> float:
-    """What one file costs that a `find` has seen, or that a program has read and written."""
-    gc.collect()
-    tracemalloc.start()
-    inodes, handles = Inodes("d/"), Handles()
+def grow(inodes: Inodes, n: int, what: str) -> None:
+    """What a `find` has seen, or what a program has read and written, or links, or directories."""
+    handles, above = Handles(Memory(0, 1 << 40)), ROOT
     for i in range(n):
         name = f"name-of-a-file-{i:08d}"
-        info = ObjectInfo(key=f"d/{name}", size=i, etag=f'"{i:032x}"', last_modified=float(i))
-        inode = inodes.add(ROOT, name, Kind.FILE, info=info, question=i)
-        inode.note_size()
-        inode.set_fresh(i + 0.5)
+        if what.startswith("directories"):
+            inode = inodes.add(above, name, Kind.DIRECTORY)
+            if what == "directories with a file":
+                inode.known_names(Memory(0, 1 << 40).account(MemoryKind.CHANGES))
+                file = inodes.add(inode.ino, name, Kind.FILE, info=info(f"d/{name}/{name}", i))
+                inodes.remember(file)
+            elif what == "directories that were listed":
+                inode.known_names(Memory(0, 1 << 40).account(MemoryKind.CHANGES))
+        elif what == "links":
+            inode = inodes.add(ROOT, name, Kind.LINK, info=info(f"d/{name}.rclonelink", i))
+            inode.set_target(b"x" * (i % 4000) + b"%d" % i)
+        else:
+            key = f"d/{name}" if what != "long keys" else f"d/{'x' * 900}{i:08}"
+            name = name if what != "long keys" else f"{'x' * 200}{i:08}"
+            inode = inodes.add(ROOT, name, Kind.FILE, info=info(key, i), question=i)
+            inode.note_size()
+            inode.set_fresh(i + 0.5)
         inodes.remember(inode)
-        if was_used:
+        if what == "used files":
             handles.remove(handles.add(FileHandle(inode)))
-            inode.replace_version(info, at=10**9 + i)
+            inode.replace_version(info(key, i), at=10**9 + i)
             inode.set_times(mtime_ns=10**18 + i)
+            inodes.drop_unused(inode)
+
+
+def info(key: str, i: int) -> ObjectInfo:
+    return ObjectInfo(key=key, size=10**6 + i, etag=f'"{i:032x}"', last_modified=float(i))
+
+
+WHAT = (
+    "files",
+    "used files",
+    "long keys",
+    "links",
+    "directories",
+    "directories that were listed",
+    "directories with a file",
+)
+
+
+@pytest.mark.parametrize("what", WHAT)
+@pytest.mark.parametrize("n", [3_000, 30_000])
+def test_the_memory_that_is_counted_is_what_the_table_takes(n, what):
+    inodes = table("d/")
+    before = inodes.account.used_bytes
+    gc.collect()
+    tracemalloc.start()
+    grow(inodes, n, what)
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return used / n
-
-
-@pytest.mark.parametrize("was_used", [False, True])
-@pytest.mark.parametrize("n", [3_000, 30_000])
-def test_an_idle_name_costs_no_more_than_is_reckoned(n, was_used):
-    assert idle_bytes(n, was_used=was_used) < INODE_BYTES
+    counted = inodes.account.used_bytes - before
+    assert 0.75 * used < counted < 1.25 * used
+    for ino in list(inodes._by_number):
+        inodes.forget(ino, 1)
+    assert inodes.account.used_bytes == before
 
 
 def test_the_runtime_half_goes_when_nothing_is_in_it():
-    inodes, handles = Inodes(""), Handles()
+    inodes, handles = table(), Handles(Memory(0, 1 << 30))
     file = inodes.add(ROOT, "f", Kind.FILE)
     idle = file.runtime
     fh = handles.add(FileHandle(file))
-    assert file.file_handles == [handles.file(fh)]
+    assert (file.handles, handles.file(fh).inode) == (1, file)
     assert file.runtime is not idle
     handles.remove(fh)
     assert file.runtime is idle
-    assert (len(idle.handles), idle.children) == (0, 0)
+    assert (idle.handles, idle.children) == (0, 0)
 
 
 def test_no_module_writes_a_field_of_an_inode_but_its_own_and_the_table():
@@ -147,7 +194,7 @@ def test_no_module_writes_a_field_of_an_inode_but_its_own_and_the_table():
 
 
 def test_a_forget_too_many_is_harmless():
-    inodes = Inodes("")
+    inodes = table()
     inodes.forget(77, 1)
     inodes.forget(ROOT, 1000)
     assert inodes.get(ROOT).is_dir

@@ -20,7 +20,7 @@ def test_a_record_that_cannot_be_replaced_stays_as_it_was(tmp_path, monkeypatch)
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(OSError, match="No space left"):
         write_json(path, {"n": 2})
     assert read_json(path) == {"n": 1}

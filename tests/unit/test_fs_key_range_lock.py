@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from csi_s3.fs.base.key_range_lock import KeyRangeLock
+from csi_s3.errors import StaleError
+from csi_s3.fs.base.key_range_lock import KeyRangeLock, _Turn
 
 
 class Turn:
@@ -35,8 +36,7 @@ async def settle():
 def lock():
     lock = KeyRangeLock()
     yield lock
-    assert lock._entries == []
-    assert lock._moves == 0
+    assert lock.is_free
 
 
 def change(lock, key):
@@ -136,3 +136,83 @@ async def test_who_is_cancelled_gives_the_turn_up(lock, is_waiting):
     else:
         await second.go()
         await third.go()
+
+
+class Keys:
+    """Counts how often turns ask for their keys."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __call__(self, key):
+        def ask():
+            self.asked += 1
+            return key
+
+        return ask
+
+
+@pytest.mark.parametrize("n", [1000, 10_000])
+async def test_the_cost_of_n_changes_is_proportional_to_n(lock, n):
+    keys, began = Keys(), asyncio.Event()
+
+    async def one(key):
+        async with lock.change(keys(key)):
+            await began.wait()
+
+    async with asyncio.TaskGroup() as changes:
+        for i in range(n):
+            changes.create_task(one(f"d/{i}"))
+        await settle()
+        began.set()
+    assert keys.asked == n
+
+
+@pytest.mark.parametrize("n", [1000, 10_000])
+async def test_a_move_among_n_changes_compares_each_a_few_times(lock, n, monkeypatch):
+    """Before it n changes that it waits for, and behind it n that wait for it."""
+    keys, compared = Keys(), 0
+    whole = _Turn.touches
+
+    def touches(self, other):
+        nonlocal compared
+        compared += 1
+        return whole(self, other)
+
+    monkeypatch.setattr(_Turn, "touches", touches)
+    before = [Turn(lock.change(keys(f"d/{i}"))) for i in range(n)]
+    await settle()
+    moving = Turn(lock.move(keys("d/"), keys("e/")))
+    await settle()
+    behind = [Turn(lock.change(keys(f"e/{i}"))) for i in range(n)]
+    await settle()
+    for turn in before:
+        turn._go.set()
+    await settle()
+    assert moving.is_in
+    assert not any(turn.is_in for turn in behind)
+    await moving.go()
+    assert all(turn.is_in for turn in behind)
+    for turn in behind:
+        turn._go.set()
+    await settle()
+    assert keys.asked == 3 * n + 2
+    assert compared == 2 * n
+
+
+async def test_a_turn_that_has_no_key_any_more_fails_alone(lock):
+    keys = iter(["a/x"])
+
+    def key():
+        for one in keys:
+            return one
+        raise StaleError("gone")
+
+    moving, waiting = move(lock, "a/"), Turn(lock.change(key))
+    behind = change(lock, "a/y")
+    await settle()
+    await moving.go()
+    assert behind.is_in
+    with pytest.raises(StaleError):
+        await waiting.task
+    await behind.go()

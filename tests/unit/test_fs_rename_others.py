@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from csi_s3.errors import AccessDeniedError, StoreRefusedError, StoreUnavailableError
+from csi_s3.s3.store import Undeleted
 from tests.unit.fs_mount import Held, fail, mount, mounts, paged
 from tests.unit.test_fs_rename_crashes import crash_points
 from tests.unit.test_fs_rename_trees import MOVED, TREE, beside, rename_now, stored, with_tree
@@ -118,7 +119,9 @@ def test_keys_that_remain_are_named_and_give_their_errno(mount, why, raised):
 
     async def refusing(objects):
         await whole([o for o in objects if o[0] != "d/a"])
-        return {"d/a": why}
+        remain = Undeleted()
+        remain.add("d/a", why)
+        return remain
 
     mount.store.delete_many = refusing
     with pytest.raises(raised, match=rf"1 of 5 objects.*first d/a: {why.what}"):
@@ -132,12 +135,12 @@ def test_batches_are_progress(mount, monkeypatch):
         mount.put(f"d/{n}")
     seen = []
     patience = mount.fs._progress_timeout
-    monkeypatch.setattr(patience, "_progress_at", 0.0)
+    monkeypatch.setattr(patience._rename, "at_s", 0.0)
 
     async def watch(operation, _key):
         if operation == "DELETE_MANY":
-            seen.append(patience._progress_at)
-            patience._progress_at = 0.0
+            seen.append(patience._rename.at_s)
+            patience._rename.at_s = 0.0
 
     mount.store.after = watch
     rename_now(mount)

@@ -7,6 +7,8 @@ import pytest
 
 from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
 from csi_s3.errors import InternalError, VolumeError, by_code
+from csi_s3.link.channel import MAX_MESSAGE_BYTES
+from csi_s3.link.json_values import MAX_TEXT_BYTES
 from csi_s3.link.report import Report, State, Usage
 from csi_s3.link.spec import VERSION, MountSpec
 
@@ -93,3 +95,15 @@ def test_codes_are_unique_in_the_tree():
         todo += cls.__subclasses__()
         codes += [cls.code] if "code" in vars(cls) else []
     assert len(codes) == len(set(codes))
+
+
+@pytest.mark.parametrize("text", ["x", "é", "\n", "\U0001f600"])
+@pytest.mark.parametrize("n", [MAX_TEXT_BYTES, 10 * MAX_TEXT_BYTES, 100 * MAX_TEXT_BYTES])
+def test_an_error_of_any_length_fits_into_a_message(text, n):
+    long = text * n
+    error = VolumeError(long, long, public=long)
+    data = Report(mount_id="m", state=State.FAILED, error=error).to_json()
+    assert len(json.dumps(data)) < MAX_MESSAGE_BYTES
+    arrived = Report.from_json(over_the_link(data)).error
+    assert len(arrived.what.encode()) <= MAX_TEXT_BYTES
+    assert arrived.what.startswith(text * 100)

@@ -6,9 +6,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from csi_s3.link.channel import MAX_MESSAGE_BYTES
+from csi_s3.link.report import Usage
+from csi_s3.mounter.metrics.request_counts import count_request, metrics_message
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.obs.metrics import exposition, samples
 from csi_s3.obs.metrics.instruments import Counter, Gauge, Histogram, Metric, MetricSource
+from csi_s3.s3.http import RequestRecord
 
 KINDS = {Counter: r"_total", Gauge: r"", Histogram: r"_seconds"}
 
@@ -139,6 +142,46 @@ def test_of_a_process_that_has_ended_gauges_do_not_last():
     assert samples.counts(held) == {metrics.READ_BYTES.name: {(): 1}}
 
 
+@pytest.mark.parametrize("n", [10, 100])
+@pytest.mark.warnings_expected("csi_s3_c_total has 10 series")
+def test_a_metric_has_no_more_series_than_it_may_and_one_for_the_rest(n, caplog):
+    counter = Counter("c", "u", "c.", source=MetricSource.NODE, labels=("a", "b"), max_series=10)
+    timed = Histogram(
+        "h", "seconds", "h.", source=MetricSource.NODE, labels=("a",), bounds_s=[1], max_series=n
+    )
+    for number in range(n):
+        counter.inc(a=str(number), b="x")
+        counter.labels(str(number), "x").count += 1
+        timed.labels(str(number)).observe(0.5)
+    values = counter.values()
+    assert sum(values.values()) == 2 * n
+    assert values.get(("other", "other"), 0) == 2 * (n - 10)
+    assert len(values) == 10 + (n > 10)
+    assert len(caplog.records) == (n > 10)
+    assert len(timed.values()) == n
+    counter.forget("0")
+    counter.inc(a="new", b="x")
+    assert counter.value(a="new", b="x") == 1
+
+
+@pytest.mark.parametrize("statuses", [range(100, 200), range(1000)])
+def test_a_store_cannot_make_series_by_answering_any_status(statuses):
+    kinds = [f"ANY{n}" for n in range(14)]
+    for status in statuses:
+        for kind in kinds:
+            record = RequestRecord(kind=kind, status=status, seconds=0.1, bytes_up=0, bytes_down=0)
+            count_request(record)
+    try:
+        found = {v for k, v in metrics.S3_REQUESTS.values() if k == "ANY0"}
+        assert len(found) <= 50
+        assert {"100", "1xx"} <= found
+        assert len(json.dumps(metrics_message(Usage()))) < MAX_MESSAGE_BYTES // 2
+    finally:
+        for kind in kinds:
+            metrics.S3_REQUESTS.forget(kind)
+            metrics.S3_SECONDS.forget(kind)
+
+
 def test_all_that_a_worker_can_count_fits_into_one_message():
     """More operations, errnos, kinds, statuses and codes than there are."""
     ops, results = [f"operation{n}" for n in range(40)], [f"ELONGNAME{n}" for n in range(20)]
@@ -174,3 +217,25 @@ def test_the_list_is_complete_and_each_entry_says_what_it_is():
 def test_no_metric_has_a_pod_as_a_label():
     labels = {label for metric in metrics.ALL for label in metric.exported_labels}
     assert not [label for label in labels if "pod" in label or "uid" in label]
+
+
+# Each value of a label is one of a set, or has a limit of its own.
+BOUNDED_LABELS = {
+    "op": "the requests of FUSE",
+    "result": "the errnos of the tree of errors",
+    "code": "the tree of errors",
+    "kind": "kinds of requests, of memory, of records: words of this code",
+    "status": "of S3: a list and the classes; of gRPC: its codes",
+    "direction": "up, down",
+    "volume": "volumes that are mounted, and the latest that were",
+    "cause": "signals and exit codes",
+    "method": "of CSI",
+    "version": "one",
+    "python": "one",
+}
+
+
+def test_the_values_of_each_label_are_known_to_be_bounded():
+    labels = {label for metric in metrics.ALL for label in metric.exported_labels}
+    new = sorted(labels - BOUNDED_LABELS.keys())
+    assert not new, f"say in BOUNDED_LABELS what bounds the values of {new}"

@@ -12,7 +12,7 @@ from csi_s3.errors import (
     StoreUnavailableError,
 )
 from csi_s3.link.report import Notice, Reason
-from csi_s3.mounter.notices import UPLOADS_EVERY_S, Notices, final_error
+from csi_s3.mounter.notices import QUEUED, UPLOADS_EVERY_S, Notices, final_error
 
 
 class Recorder:
@@ -106,3 +106,12 @@ def test_a_notice_arrives_as_it_was():
     found = Notice.from_json(notice.to_json())
     assert (found.mount_id, found.reason) == ("m", Reason.UPLOAD_FAILED)
     assert (type(found.error), str(found.error)) == (AccessDeniedError, "a (b)")
+
+
+@pytest.mark.parametrize("n", [QUEUED, 10 * QUEUED])
+async def test_a_keeper_that_does_not_read_costs_no_more_than_the_first_notices(recorder, n):
+    for number in range(n):
+        recorder.now += UPLOADS_EVERY_S
+        recorder.notices.take("release", StoreUnavailableError(f"{number}"))
+    assert len(await recorder.after()) == QUEUED
+    assert recorder.sent[-1].error.what == f"{QUEUED - 1}"

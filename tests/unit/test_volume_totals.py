@@ -1,12 +1,18 @@
 """What is kept of volumes whose workers have ended, and for how long."""
 
+import gc
+import json
 import os
+import tracemalloc
+
+import pytest
 
 from csi_s3.kernel.process_memory import memory_of
 from csi_s3.mounter.metrics.volume_totals import FORGET_AFTER_S, VolumeTotals
 from csi_s3.mounter.metrics.worker_metrics import WorkerMetrics
 from csi_s3.obs.metrics import catalog as metrics
 
+ENDED_BYTES = 29_000
 READ = metrics.READ_BYTES.name
 
 
@@ -49,6 +55,62 @@ async def test_a_volume_that_was_not_mounted_for_an_hour_is_forgotten():
     assert not [
         labels for held in found.values() for labels in held if labels[:1] == ("forgotten",)
     ]
+
+
+@pytest.mark.parametrize("n", [10, 100])
+async def test_of_volumes_that_ended_the_latest_are_exported(n):
+    totals = VolumeTotals(Clock(), max_ended=10)
+    stays = WorkerMetrics("stays")
+    totals.opened(stays)
+    ended(totals, "stays", 1)
+    for number in range(n):
+        metrics.WORKER_DEATHS.inc(volume=f"v{number}", cause="SIGKILL")
+        ended(totals, f"v{number}", 1)
+    found = await totals.collect()
+    assert {volume for (volume,) in found[READ]} == {
+        "stays",
+        *(f"v{number}" for number in range(n - 10, n)),
+    }
+    deaths = {volume for volume, _ in found[metrics.WORKER_DEATHS.name] if volume.startswith("v")}
+    assert deaths == {f"v{number}" for number in range(n - 10, n)}
+    for number in range(n):
+        metrics.WORKER_DEATHS.forget(f"v{number}")
+
+
+@pytest.mark.parametrize("n", [10, 100])
+async def test_volumes_that_were_refused_are_forgotten_as_well(n):
+    totals = VolumeTotals(Clock(), max_ended=10)
+    for number in range(n):
+        metrics.MOUNT_FAILURES.inc(volume=f"refused{number}", code="bad-request")
+        totals.refused(f"refused{number}")
+    found = (await totals.collect())[metrics.MOUNT_FAILURES.name]
+    assert sum(volume.startswith("refused") for volume, _ in found) == 10
+
+
+def test_what_an_ended_volume_costs_is_what_the_limit_is_made_of():
+    """An ordinary worker: 30 operations, 10 errors, 10 kinds of requests."""
+    ops, few = [f"operation{n}" for n in range(30)], [f"NAME{n}" for n in range(10)]
+    families = {
+        metrics.FUSE_OPERATIONS.name: [[op, "ok", 5] for op in ops],
+        metrics.FUSE_SECONDS.name: [[op, [5] * 9 + [0.5]] for op in ops],
+        metrics.ERRORS.name: [[name, 5] for name in few],
+        metrics.S3_REQUESTS.name: [[name, s, 5] for name in few for s in ("200", "404", "503")],
+        metrics.S3_SECONDS.name: [[name, [5] * 12 + [0.5]] for name in few],
+    }
+    totals = VolumeTotals(Clock(), max_ended=100)
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            worker = WorkerMetrics(f"volume-{number}")
+            totals.opened(worker)
+            worker.take(json.loads(json.dumps({"families": families})))
+            totals.closed(worker)
+            del worker
+        gc.collect()
+        each = tracemalloc.get_traced_memory()[0] / 100
+    finally:
+        tracemalloc.stop()
+    assert 0.75 * ENDED_BYTES < each < 1.25 * ENDED_BYTES, each
 
 
 async def test_a_volume_that_is_mounted_is_not_forgotten():

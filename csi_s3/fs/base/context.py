@@ -12,7 +12,7 @@ from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import NotPermittedError
 from csi_s3.fs.base.clock import Clock
 from csi_s3.fs.base.key_range_lock import KeyRangeLock
-from csi_s3.fs.base.memory import Memory
+from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.base.progress_timeout import ProgressTimeout
 from csi_s3.s3.store import ObjectStore
 
@@ -29,6 +29,7 @@ class MountContext:
     progress_timeout: ProgressTimeout
     key_lock: KeyRangeLock
     abort_within_s: float = 100.0  # for an answer to the abort of an upload
+    room_within_s: float = 5.0  # for the kernel to drop names, where there is no room for another
 
     @classmethod
     def create(
@@ -40,13 +41,15 @@ class MountContext:
     ) -> Self:
         """Of a mount that begins now."""
         clock = clock or Clock()
+        memory = Memory(config.budget_bytes, config.records_bytes)
+        waiting = memory.account(MemoryKind.REQUESTS)
         return cls(
             store=store,
             config=config,
             group=group,
             clock=clock,
-            memory=Memory(config.budget_bytes, config.records_bytes),
-            progress_timeout=ProgressTimeout(group, clock),
+            memory=memory,
+            progress_timeout=ProgressTimeout(group, clock, held=waiting.add),
             key_lock=KeyRangeLock(),
         )
 

@@ -4,33 +4,41 @@ The rename of a directory lists, copies and deletes all keys under a prefix, whi
 A file that is stored there during that time would be copied too early, or be left behind under the
 old name. The kernel locks the directories whose entries change, not those further down.
 
+A change costs the same however many there are. A turn is compared with others when it comes, and
+again when a move that it waited for ends, because only such a move changes its keys.
+
 Rejected: holding the locks of all open files, which also wait for memory.
 """
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from csi_s3.errors import VolumeError
 
 KeyOf = Callable[[], str]
 
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """keys: fixed when the turn begins; until then they may change."""
+    """keys: fixed when the turn begins; until then they are those of the last comparison.
 
+    number: in the order of arrival.
+    blockers: the earlier turns that must end first.
+    begins: of a turn that waits.
+    """
+
+    number: int
     key_functions: tuple[KeyOf, ...]
     is_move: bool
-    keys: tuple[str, ...] | None = None
+    keys: tuple[str, ...] = ()
+    blockers: "set[_Turn]" = field(default_factory=set)
+    begins: asyncio.Future[None] | None = None
 
     def touches(self, other: "_Turn") -> bool:
-        if not (self.is_move or other.is_move):
-            return False
-        pairs = [(a, b) for a in self.current_keys() for b in other.current_keys()]
-        return any(_covers(a, b) or _covers(b, a) for a, b in pairs)
-
-    def current_keys(self) -> tuple[str, ...]:
-        return tuple(key() for key in self.key_functions) if self.keys is None else self.keys
+        return any(_covers(a, b) or _covers(b, a) for a in self.keys for b in other.keys)
 
 
 class KeyRangeLock:
@@ -42,59 +50,89 @@ class KeyRangeLock:
     """
 
     def __init__(self) -> None:
-        self._entries: list[_Turn] = []
-        self._moves = 0
-        self._ended = asyncio.Event()
+        """Dictionaries, because they keep the order of arrival and forget at once."""
+        self._turns: dict[_Turn, None] = {}
+        self._moves: dict[_Turn, None] = {}
+        self._waiting: dict[_Turn, None] = {}
+        self._numbers = itertools.count()
+
+    @property
+    def is_free(self) -> bool:
+        return not (self._turns or self._moves or self._waiting)
 
     def change(self, key: KeyOf) -> AbstractAsyncContextManager[None]:
         """Change the object of this key, which is computed again when the turn begins."""
-        return self._turn(_Turn((key,), is_move=False))
+        return self._turn((key,), is_move=False)
 
     def move(self, *keys: KeyOf) -> AbstractAsyncContextManager[None]:
         """Change these keys; one that ends with "/" stands for all that begin with it."""
-        return self._turn(_Turn(keys, is_move=True))
+        return self._turn(keys, is_move=True)
 
     @contextmanager
     def change_at_once(self, key: KeyOf) -> Iterator[bool]:
         """As `change`, if there is no need to wait; else False, and nothing may be changed."""
-        mine = _Turn((key,), is_move=False)
-        self._entries.append(mine)
+        mine = _Turn(next(self._numbers), (key,), is_move=False)
+        self._compare(mine)
+        if mine.blockers:
+            yield False
+            return
+        self._turns[mine] = None
         try:
-            if self._must_wait(mine):
-                yield False
-            else:
-                mine.keys = mine.current_keys()
-                yield True
+            yield True
         finally:
             self._leave(mine)
 
     @asynccontextmanager
-    async def _turn(self, mine: _Turn) -> AsyncIterator[None]:
-        self._entries.append(mine)
-        self._moves += mine.is_move
+    async def _turn(self, keys: tuple[KeyOf, ...], *, is_move: bool) -> AsyncIterator[None]:
+        mine = _Turn(next(self._numbers), keys, is_move)
+        self._compare(mine)
+        self._turns[mine] = None
+        if is_move:
+            self._moves[mine] = None
         try:
-            while self._must_wait(mine):
-                await self._ended.wait()
-            mine.keys = mine.current_keys()
+            if mine.blockers:
+                self._waiting[mine] = None
+                mine.begins = asyncio.get_running_loop().create_future()
+                await mine.begins
             yield
         finally:
             self._leave(mine)
 
-    def _leave(self, mine: _Turn) -> None:
-        self._entries.remove(mine)
-        self._moves -= mine.is_move
-        self._ended.set()
-        self._ended = asyncio.Event()
+    def _compare(self, mine: _Turn) -> None:
+        """Find its present keys, and the earlier turns that it must wait for."""
+        mine.keys = tuple([key() for key in mine.key_functions])
+        earlier = itertools.takewhile(
+            lambda turn: turn.number < mine.number, self._turns if mine.is_move else self._moves
+        )
+        mine.blockers = {turn for turn in earlier if turn.touches(mine)}
 
-    def _must_wait(self, mine: _Turn) -> bool:
-        if not self._moves:
-            return False
-        for earlier in self._entries:
-            if earlier is mine:
-                return False
-            if earlier.touches(mine):
-                return True
-        return False
+    def _leave(self, mine: _Turn) -> None:
+        for turns in (self._turns, self._moves, self._waiting):
+            turns.pop(mine, None)
+        waiting = self._waiting if mine.is_move else self._moves
+        for turn in [t for t in waiting if mine in t.blockers]:
+            try:
+                self._unblock(turn, mine)
+            except VolumeError as exc:
+                self._begin(turn, exc)
+
+    def _unblock(self, turn: _Turn, ended: _Turn) -> None:
+        if ended.is_move:
+            self._compare(turn)
+        else:
+            turn.blockers.discard(ended)
+        if not turn.blockers:
+            self._begin(turn)
+
+    def _begin(self, turn: _Turn, failure: VolumeError | None = None) -> None:
+        """failure: it has no key any more; this is for its own task."""
+        self._waiting.pop(turn, None)
+        if turn.begins is None or turn.begins.done():
+            return  # cancelled
+        if failure is None:
+            turn.begins.set_result(None)
+        else:
+            turn.begins.set_exception(failure)
 
 
 def _covers(key: str, other: str) -> bool:

@@ -27,6 +27,7 @@ class MemoryKind(StrEnum):
     CHANGES = "changes"  # of names, while requests that may not show them are under way
     DIRTY_FILES = "dirty-files"  # the records of files being changed, and maps of their bytes
     RENAMES = "renames"  # what a rename of a directory has copied
+    LEFTOVERS = "leftovers"  # what earlier workers could not upload, on the node's disk
     REQUESTS = "requests"  # of the kernel that wait
 
 
@@ -44,6 +45,7 @@ _LIMITS: Mapping[MemoryKind, _Limit] = {
     MemoryKind.CHANGES: _Limit(0.25),
     MemoryKind.DIRTY_FILES: _Limit(0.75, TooManyOpenFilesError),
     MemoryKind.RENAMES: _Limit(0.5),
+    MemoryKind.LEFTOVERS: _Limit(0.25),
     MemoryKind.REQUESTS: _Limit(0.25),
 }
 
@@ -65,6 +67,7 @@ class Account:
     def add(self, n: int) -> None:
         """Count n more bytes (fewer, below 0), even above the limit: for what is there already."""
         self.used_bytes += n
+        self._memory.used_in_all_bytes += n
         if n > 0:
             self._memory.shrink_caches()
 
@@ -77,6 +80,11 @@ class Account:
             OutOfMemoryError, TooManyOpenFilesError: by kind; nothing is counted then.
 
         """
+        self.check(n, what)
+        self.add(n)
+
+    def check(self, n: int, what: str) -> None:
+        """Raises as `charge`, and counts nothing."""
         if n > self.free_bytes:
             raise self._error(
                 f"{what}: the volume's {self.limit_bytes >> 20} MiB for {self.kind.value} are in"
@@ -84,7 +92,6 @@ class Account:
                 "close files and directories that are no longer needed, or give the volume a larger"
                 " memory-target",
             )
-        self.add(n)
 
 
 class Memory:
@@ -93,6 +100,7 @@ class Memory:
     def __init__(self, buffers_bytes: int, pool_bytes: int) -> None:
         self.buffers = MemoryBudget(buffers_bytes)
         self.pool_bytes = pool_bytes
+        self.used_in_all_bytes = 0  # of the pool, by all accounts
         self.accounts = {kind: Account(self, kind, limit) for kind, limit in _LIMITS.items()}
         self._caches: dict[MemoryKind, Callable[[int], None]] = {}
 
@@ -106,15 +114,12 @@ class Memory:
 
     def held_bytes(self, *, besides: MemoryKind) -> int:
         """What other kinds hold of the pool and cannot give way."""
-        return sum(
-            a.used_bytes
-            for kind, a in self.accounts.items()
-            if kind is not besides and kind not in self._caches
-        )
+        caches = sum(self.accounts[k].used_bytes for k in self._caches if k is not besides)
+        return self.used_in_all_bytes - self.accounts[besides].used_bytes - caches
 
     def shrink_caches(self) -> None:
         """Let caches give way until the pool holds no more than it may."""
-        over = sum(a.used_bytes for a in self.accounts.values()) - self.pool_bytes
+        over = self.used_in_all_bytes - self.pool_bytes
         if over <= 0:
             return
         for kind, shrink in self._caches.items():

@@ -16,11 +16,14 @@ T = TypeVar("T")
 
 
 async def outcome(work: Callable[[], Awaitable[T]]) -> T | VolumeError:
-    """The result of work, or its failure; a bug's traceback is in the log."""
+    """The result of work, or its failure, without the frames of work and their buffers.
+
+    A bug's traceback is in the log.
+    """
     try:
         return await work()
     except VolumeError as exc:
-        return exc
+        return exc.again()
     except Exception as exc:
         log.exception("bug in a file's task", extra={"code": "internal"})
         return InternalError(f"bug: {type(exc).__name__}", "the log has its traceback")

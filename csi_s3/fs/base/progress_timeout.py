@@ -1,6 +1,9 @@
-"""A timeout for waits that depends on progress: it ends them when no byte of the mount has moved.
+"""A timeout for waits that depends on progress: it ends them when none was made for a time.
 
-No fixed deadline fits an upload, which depends on the file's size.
+No fixed deadline fits an upload, which depends on the file's size. So each wait has a start of its
+own, and counts from what has moved since of that which it waits for: the bytes of its own file
+(`Progress`), or a rename's, for which any request may have to wait. Other files' uploads, and
+others that wait, prolong nothing.
 """
 
 import asyncio
@@ -18,6 +21,21 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STALLED_AFTER_S = 300.0
+WAIT_BYTES = 9000  # measured with tracemalloc, 1,000 and 10,000 writes that wait for memory
+MEMORY_SHARE = 0.8  # of it: a wait for memory fails before the request that needs it
+
+
+class Progress:
+    """When bytes of one file moved last. Lifetime: as the file is being changed."""
+
+    __slots__ = ("_clock", "at_s")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.at_s = clock.monotonic_s()
+
+    def made(self) -> None:
+        self.at_s = self._clock.monotonic_s()
 
 
 class ProgressTimeout:
@@ -25,33 +43,58 @@ class ProgressTimeout:
 
     Concurrency: any number of waits, each with a start of its own. Cancellation: the work goes on
     as a task of the group.
+
+    held: is called with the bytes that a wait's request holds, and with as many below 0 once its
+    work has ended, which may be after the wait.
     """
 
     def __init__(
-        self, group: asyncio.TaskGroup, clock: Clock, *, stalled_after_s: float = STALLED_AFTER_S
+        self,
+        group: asyncio.TaskGroup,
+        clock: Clock,
+        *,
+        held: Callable[[int], None],
+        stalled_after_s: float = STALLED_AFTER_S,
     ) -> None:
         self.stalled_after_s = stalled_after_s
-        self._group, self._clock = group, clock
-        self._progress_at = clock.monotonic_s()
+        self._group, self._clock, self._held = group, clock, held
+        self._rename = Progress(clock)
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def made_progress(self) -> None:
-        self._progress_at = self._clock.monotonic_s()
+    @property
+    def memory_within_s(self) -> float:
+        """How long a writer waits for memory while no one is served."""
+        return self.stalled_after_s * MEMORY_SHARE
 
-    async def wait(self, work: Callable[[], Awaitable[T]], what: str) -> T:
+    def made_progress(self) -> None:
+        """A rename, or the removal of an open file, has moved some bytes."""
+        self._rename.made()
+
+    async def wait(
+        self,
+        work: Callable[[], Awaitable[T]],
+        what: str,
+        *,
+        progress: Callable[[], Progress | None] | None = None,
+        held_bytes: int = 0,
+    ) -> T:
         """Wait for work, which goes on if the wait ends before it.
 
+        progress: of the file that it is about. held_bytes: of the request, besides WAIT_BYTES.
+
         Raises:
-            StoreTimeoutError: nothing of any file reached the store for stalled_after_s.
+            StoreTimeoutError: nothing moved for stalled_after_s.
 
         """
         task = self._group.create_task(outcome(work))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._held(held_bytes + WAIT_BYTES)
+        task.add_done_callback(partial(self._ended, held_bytes + WAIT_BYTES))
         began = self._clock.monotonic_s()
         while not task.done():
-            since = max(began, self._progress_at)
-            left_s = since + self.stalled_after_s - self._clock.monotonic_s()
+            own = None if progress is None else progress()
+            moved = max(self._rename.at_s, self._rename.at_s if own is None else own.at_s)
+            left_s = max(began, moved) + self.stalled_after_s - self._clock.monotonic_s()
             if left_s <= 0:
                 task.add_done_callback(partial(_log_failure, what))
                 raise StoreTimeoutError(
@@ -63,6 +106,10 @@ class ProgressTimeout:
         if isinstance(result, VolumeError):
             raise result
         return result
+
+    def _ended(self, held_bytes: int, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        self._held(-held_bytes)
 
     def close(self) -> None:
         for task in self._tasks:

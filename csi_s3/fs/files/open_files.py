@@ -17,7 +17,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key
-from csi_s3.fs.files.handles import Handles
+from csi_s3.fs.files.handles import Handles, Opening
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import Entry
@@ -63,25 +63,30 @@ class OpenFiles:
         Raises:
             StaleError: another version is there than the kernel knows; look the name up again.
             NotPermittedError: an existing object is to be changed, without allow-overwrite.
+            TooManyOpenFilesError: there is no memory for another handle.
 
         """
         inode = self._inodes.get(ino)
         if inode.is_dir:
             raise IsDirectoryError(f"{inode.name}: is a directory")
+        with self._handles.opening(inode.name) as opening:
+            return await self._open(inode, flags, opening)
+
+    async def _open(self, inode: Inode, flags: int, opening: Opening) -> int:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-            return await self._open_to_write(inode, flags)
+            return await self._open_to_write(inode, flags, opening)
         replaced_at = inode.replaced_at
         self._tree.sizes.check(inode, replaced_at)
         if inode.writer is not None:
-            return self._handles.add(FileHandle(inode))
+            return opening.add(FileHandle(inode))
         is_fresh = self._tree.is_fresh(inode)
         current = None if is_fresh else await self._current(inode, with_bytes=True)
         self._tree.sizes.check(inode, replaced_at)
         reader = None
-        if isinstance(current, StoredVersion):
+        if isinstance(current, StoredVersion) and current.first:
             reader = Reader(self._context, current.info, first=current.first)
         inode.note_pages()
-        return self._handles.add(FileHandle(inode, reader=reader))
+        return opening.add(FileHandle(inode, reader=reader))
 
     async def _current(self, inode: Inode, *, with_bytes: bool) -> StoredVersion | DirtyFile:
         """What the file is now: the version that S3 has, or the writer that is changing it.
@@ -116,9 +121,9 @@ class OpenFiles:
                 raise StaleError(f"{key}: replaced or removed")
             directory = self._tree.directory(self._inodes.get(inode.parent))
             try:
-                with directory.observe() as start:
+                with directory.observe(inode.name) as observation:
                     info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
-                    own_change = directory.change_since(start, inode.name)
+                own_change = observation.change
             except NotFoundError:
                 if self._inodes.key(inode) == key:
                     raise
@@ -140,7 +145,7 @@ class OpenFiles:
         chunk = await self._store.read_range(key, 0, wanted)
         return chunk.info, chunk.data
 
-    async def _open_to_write(self, inode: Inode, flags: int) -> int:
+    async def _open_to_write(self, inode: Inode, flags: int, opening: Opening) -> int:
         write_back, replaced_at = self._write_back, inode.replaced_at
         keeps_bytes = not flags & os.O_TRUNC
         if keeps_bytes:
@@ -156,7 +161,7 @@ class OpenFiles:
             elif not keeps_bytes:
                 await inode.writer.truncate(0)
             inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
-            return self._handles.add(FileHandle(inode, is_writable=True))
+            return opening.add(FileHandle(inode, is_writable=True))
 
     async def _ask_to_change(self, inode: Inode) -> None:
         """Let the inode stand for the version in S3 before it is changed.
@@ -183,19 +188,29 @@ class OpenFiles:
 
         Raises:
             ExistsError: O_EXCL, and the name is there.
+            TooManyOpenFilesError: as of `open`.
 
         """
         above, text, _ = self._tree.new_name(parent, name, is_dir=False)
+        with self._handles.opening(text) as opening, await self._tree.room(parent, text):
+            return await self._create(above, text, flags, opening)
+
+    async def _create(
+        self, above: Inode, text: str, flags: int, opening: Opening
+    ) -> tuple[int, Attributes]:
         exclusive = bool(flags & os.O_EXCL)
         if exclusive and text in self._tree.directory(above).local:
             raise ExistsError(f"{text}: exists")
+        self._write_back.admit(text)
         claimed = None
         if exclusive:  # in a task of the mount, so that a silent store does not block its end
             claim = partial(self._claim, above, text)
             claimed = await self._progress_timeout.wait(claim, f"exclusive creation of {text}")
         local = self._tree.directory(above).local.get(text)
         if local is not None:
-            fh = await self.open(local.ino, flags)
+            if local.is_dir:
+                raise IsDirectoryError(f"{text}: is a directory")
+            fh = await self._open(local, flags, opening)
             self._tree.remember(local)
             return fh, self._tree.attributes(local)
         inode = self._inodes.add(above.ino, text, Kind.FILE, info=claimed)
@@ -205,7 +220,7 @@ class OpenFiles:
         inode.note_pages()
         inode.note_size()
         self._tree.remember(inode)
-        fh = self._handles.add(FileHandle(inode, is_writable=True, is_creator=True))
+        fh = opening.add(FileHandle(inode, is_writable=True, is_creator=True))
         return fh, self._tree.attributes(inode)
 
     def _key(self, above: Inode, name: str) -> str:
@@ -225,14 +240,13 @@ class OpenFiles:
         if inode.info is None or not inode.has_version:
             raise StaleError(f"{inode.name}: what was written could not be stored")
         reader = handle.reader
-        if reader is None or not inode.is_version(reader.info):
-            if reader is not None:
-                reader.close()  # it was written through this mount, and the kernel's pages are new
-            reader = handle.reader = Reader(self._context, inode.info)
+        if reader is None or not _is_current(reader, inode):
+            reader = Reader(self._context, inode.info)
+            self._handles.set_reader(handle, reader)
         try:
             return await reader.read(offset, length)
         except (StaleError, NotFoundError, ObjectChangedError):
-            if handle.reader is reader:
+            if handle.reader is reader and _is_current(reader, inode):
                 raise
         return await self.read(fh, offset, length)  # renamed or written by this mount
 
@@ -243,7 +257,12 @@ class OpenFiles:
             raise StaleError(f"{handle.inode.name}: no longer open for writing")
         if not writer.try_write(offset, data):
             accepting = partial(writer.write, offset, data)
-            await self._progress_timeout.wait(accepting, f"write to {handle.inode.name}")
+            await self._progress_timeout.wait(
+                accepting,
+                f"write to {handle.inode.name}",
+                progress=lambda: writer.progress,
+                held_bytes=len(data),
+            )
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return len(data)
 
@@ -266,8 +285,7 @@ class OpenFiles:
         handle = self._handles.file(fh)
         inode = handle.inode
         try:
-            if handle.reader is not None:
-                handle.reader.close()
+            self._handles.set_reader(handle, None)
             if inode.writer is not None and not self._write_back.is_needed(inode, besides=handle):
                 await self._write_back.end(inode, handle)
         finally:
@@ -279,3 +297,9 @@ class OpenFiles:
         if not inode.is_dir:
             await self._ask_to_change(inode)
         await self._write_back.truncate(inode, size)
+
+
+def _is_current(reader: Reader, inode: Inode) -> bool:
+    """Whether it reads the version that the file has, at the key that it has."""
+    info = inode.info
+    return info is not None and reader.info.key == info.key and inode.is_version(reader.info)

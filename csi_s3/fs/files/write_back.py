@@ -13,21 +13,42 @@ from pathlib import Path
 
 from csi_s3.errors import IsDirectoryError, SpoolFullError, StaleError, VolumeError
 from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.base.progress_timeout import Progress
 from csi_s3.fs.names.entries import Special
 from csi_s3.fs.names.inode import FileHandle, Inode
+from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.tree import Tree
-from csi_s3.fs.write.dirty_file import DirtyFile
+from csi_s3.fs.write.dirty_file import RECORD_BYTES, DirtyFile
 from csi_s3.fs.write.remote_object import Basis, RemoteObject
 from csi_s3.fs.write.spool import Spool
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
+PARALLEL_DRAINED = 64  # files, as many as connections to the store
+
+_NO_BASIS = Basis()  # of all files that are new
+
+
+class _KeyOf:
+    """The key of an inode's file at the time of the call; smaller than a function."""
+
+    __slots__ = ("_inode", "_inodes")
+
+    def __init__(self, inodes: Inodes, inode: Inode) -> None:
+        self._inodes, self._inode = inodes, inode
+
+    def __call__(self) -> str:
+        return self._inodes.key(self._inode)
+
 
 class WriteBack:
     """Concurrency and cancellation: as `FileSystem`, whose part it is.
 
     A turn of `KeyRangeLock` is taken before a version's lock.
+
+    writers: the files that have one, by inode number.
     """
 
     def __init__(self, context: MountContext, *, tree: Tree, spool: Spool) -> None:
@@ -35,6 +56,14 @@ class WriteBack:
         self._store, self._config, self._clock = context.store, context.config, context.clock
         self._key_lock, self._progress_timeout = context.key_lock, context.progress_timeout
         self._inodes = tree.inodes
+        self._records = context.memory.account(MemoryKind.DIRTY_FILES)
+        self._writers: dict[int, Inode] = {}
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Of the files that are not in the store as they are."""
+        writers = [i.writer for i in self._writers.values() if i.writer is not None]
+        return sum(w.size for w in writers if w.state.is_dirty)
 
     # whether a file may be changed, and is
 
@@ -55,14 +84,22 @@ class WriteBack:
 
     def is_exempt(self, inode: Inode) -> bool:
         """A file created through this mount while the handle that created it is open."""
-        return any(h.is_creator for h in inode.file_handles)
+        return inode.runtime.creators > 0
 
     def begin(
         self, inode: Inode, *, base: ObjectInfo | None = None, exclusive: bool = False
     ) -> DirtyFile:
-        """The file is being changed from now on; base: the version that the change is made to."""
-        basis = Basis(base=base, rewrites=inode.info, is_exclusive=exclusive)
-        inode.set_writer(writer := self._dirty_file(inode, basis))
+        """The file is being changed from now on; base: the version that the change is made to.
+
+        Raises:
+            TooManyOpenFilesError: as `admit`; nothing has changed.
+
+        """
+        self.admit(inode.name)
+        basis = _NO_BASIS
+        if base is not None or inode.info is not None or exclusive:
+            basis = Basis(base=base, rewrites=inode.info, is_exclusive=exclusive)
+        self._set_writer(inode, writer := self._dirty_file(inode, basis))
         if base is None:
             inode.set_times(mtime_ns=self._clock.realtime_ns())
         if inode.is_linked:
@@ -71,14 +108,32 @@ class WriteBack:
             self._tree.directory(above).note(inode.name, Special.LOCAL)
         return writer
 
+    def admit(self, name: str) -> None:
+        """Whether there is memory for one more file that is being changed.
+
+        Raises:
+            TooManyOpenFilesError: there is none.
+
+        """
+        self._records.check(RECORD_BYTES, f"{name}: opening it for writing")
+
+    def _set_writer(self, inode: Inode, writer: DirtyFile | None) -> None:
+        inode.set_writer(writer)
+        if writer is None:
+            self._writers.pop(inode.ino, None)
+        else:
+            self._writers[inode.ino] = inode
+
     def _dirty_file(self, inode: Inode, basis: Basis) -> DirtyFile:
-        remote = RemoteObject(self._context, partial(self._inodes.key, inode), basis)
+        remote = RemoteObject(self._context, _KeyOf(self._inodes, inode), basis)
         return DirtyFile(self._context, remote, self._spool)
 
     def is_needed(self, inode: Inode, *, besides: FileHandle | None) -> bool:
         """Whether another handle writes, or reads what only the writer of an unlinked file has."""
-        others = (h for h in inode.file_handles if h is not besides)
-        return any(h.is_writable or not inode.is_linked for h in others)
+        mine = besides is not None and besides.is_open
+        if not inode.is_linked:
+            return inode.handles > mine
+        return inode.runtime.writable > (mine and besides is not None and besides.is_writable)
 
     # into the store
 
@@ -92,7 +147,8 @@ class WriteBack:
             async with self._key_lock.change(lambda: self._inodes.key(inode)):
                 await self._save(inode, writer, joins=joins)
 
-        await self._progress_timeout.wait(sync, f"upload of {inode.name}")
+        what = f"upload of {inode.name}"
+        await self._progress_timeout.wait(sync, what, progress=lambda: writer.progress)
 
     async def _save(self, inode: Inode, writer: DirtyFile, *, joins: bool = False) -> None:
         """Save, and show the new version, in one task: the name follows if a handler gives up."""
@@ -107,7 +163,8 @@ class WriteBack:
     async def end(self, inode: Inode, handle: FileHandle | None) -> None:
         """Store what is not stored, and forget the writer, if no other handle needs it."""
         ending = partial(self._end, inode, handle)
-        await self._progress_timeout.wait(ending, f"upload of {inode.name}")
+        what, progress = f"upload of {inode.name}", partial(_progress, inode)
+        await self._progress_timeout.wait(ending, what, progress=progress)
 
     async def _end(self, inode: Inode, handle: FileHandle | None) -> None:
         async with (
@@ -127,7 +184,7 @@ class WriteBack:
                 self._ended(inode, writer)
 
     def _ended(self, inode: Inode, writer: DirtyFile) -> None:
-        inode.set_writer(None)
+        self._set_writer(inode, None)
         writer.close()
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
@@ -176,27 +233,35 @@ class WriteBack:
 
     async def drain(self) -> list[VolumeError]:
         """Upload every open file (at SIGTERM and unmount). Returns what could not be uploaded."""
+        todo, failures = iter(list(self._writers.values())), []
 
-        async def one(inode: Inode) -> VolumeError | None:
-            try:
-                await self.sync(inode)
-            except VolumeError as exc:
-                writer = inode.writer
-                if writer is None:
-                    return exc
-                error = self._keep_for_later(inode, writer, exc)
-                if error is not exc:
-                    await writer.give_up()
-                return error
-            return None
+        async def some() -> None:
+            for inode in todo:
+                error = await self._drain(inode)
+                if error is not None:
+                    failures.append(error)
 
-        async with asyncio.TaskGroup() as all_files:
-            tasks = [all_files.create_task(one(i)) for i in self._inodes if i.writer is not None]
-        return [e for e in (t.result() for t in tasks) if e is not None]
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(PARALLEL_DRAINED, len(self._writers))):
+                group.create_task(some())
+        return failures
+
+    async def _drain(self, inode: Inode) -> VolumeError | None:
+        try:
+            await self.sync(inode)
+        except VolumeError as exc:
+            writer = inode.writer
+            if writer is None:
+                return exc.again()
+            error = self._keep_for_later(inode, writer, exc)
+            if error is not exc:
+                await writer.give_up()
+            return error.again()
+        return None
 
     def close(self) -> None:
         """End all at the mount's end: what is not stored stays in the spool; plain code."""
-        for inode in self._inodes:
+        for inode in self._writers.values():
             writer = inode.writer
             if writer is None:
                 continue
@@ -216,7 +281,8 @@ class WriteBack:
         if inode.is_dir:
             raise IsDirectoryError(f"{inode.name}: is a directory")
         cutting = partial(self._truncate, inode, size)
-        await self._progress_timeout.wait(cutting, f"truncation of {inode.name}")
+        what, progress = f"truncation of {inode.name}", partial(_progress, inode)
+        await self._progress_timeout.wait(cutting, what, progress=progress)
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         async with self._tree.versions.hold(inode.ino):
@@ -255,7 +321,7 @@ class WriteBack:
                     writer.close()
                 raise
             if inode.handles:
-                inode.set_writer(writer)
+                self._set_writer(inode, writer)
             elif inode.writer is None:
                 writer.close()
 
@@ -280,13 +346,17 @@ class WriteBack:
         return writer.base
 
     def moved(self, inode: Inode, info: ObjectInfo) -> None:
-        """Take over the version that the store has at a file's new key."""
+        """Take over the version that the store has at a file's new key.
+
+        Readers of handles see at their next read that they have the old key.
+        """
         if inode.mtime_ns is None:
             inode.set_times(mtime_ns=self._tree.attributes(inode).mtime_ns)
         inode.set_version(info)
         if inode.writer is not None:
             inode.writer.rebase(info)
-        for handle in inode.file_handles:
-            if handle.reader is not None:
-                handle.reader.close()
-                handle.reader = None
+
+
+def _progress(inode: Inode) -> Progress | None:
+    """Of its bytes, while it is being changed."""
+    return None if inode.writer is None else inode.writer.progress

@@ -1,12 +1,15 @@
 """What stat shows of an inode."""
 
 import stat
+import zlib
 from dataclasses import dataclass
 
 from csi_s3.config.volume import TreeConfig
+from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
 from csi_s3.fs.names.inode import Inode
 
 LINK_MODE = 0o777  # what Linux shows of any symbolic link
+NO_INODE = 1 << 31  # in numbers of names without an inode: others count from 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,31 @@ def attributes(inode: Inode, config: TreeConfig, *, mounted_ns: int) -> Attribut
         mtime_ns=mtime_ns,
         atime_ns=mtime_ns if atime_ns is None else atime_ns,
         ttl_s=config.metadata_ttl_s,
+    )
+
+
+def entry_attributes(key: str, entry: Entry, config: TreeConfig) -> Attributes:
+    """What a listing shows of a name for which there is no inode: its number, and its type.
+
+    key: what the number follows from. It fits 32 bits, for programs that know no larger ones.
+    """
+    if entry is Special.DIRECTORY:
+        mode = stat.S_IFDIR | config.dir_mode
+    elif isinstance(entry, SymbolicLink):
+        mode = stat.S_IFLNK | LINK_MODE
+    else:
+        mode = stat.S_IFREG | config.file_mode
+    return Attributes(
+        ino=NO_INODE | zlib.crc32(key.encode()) >> 1,
+        generation=0,
+        mode=mode,
+        size=0,
+        nlink=1,
+        uid=config.uid,
+        gid=config.gid,
+        mtime_ns=0,
+        atime_ns=0,
+        ttl_s=0.0,
     )
 
 

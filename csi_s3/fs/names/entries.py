@@ -1,7 +1,6 @@
-"""The entries of one listing, packed: a directory may have a million.
+"""The entries of a listing, packed: a directory may have a million names.
 
-Rejected: dropping entries that were read. A listing answers the look-ups that follow it (`ls -l`,
-`find -size`), and seekdir goes back.
+Rejected: a dictionary of names (247 bytes for each, where 50 are enough).
 """
 
 import struct
@@ -16,7 +15,7 @@ from csi_s3.s3.store import ObjectInfo
 class Special(Enum):
     DIRECTORY = auto()
     ABSENT = auto()
-    LOCAL = auto()  # exists on this mount only, so far
+    LOCAL = auto()  # exists on this mount only, so far; or S3 is to be asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,57 +27,36 @@ class SymbolicLink:
 
 Entry: TypeAlias = ObjectInfo | SymbolicLink | Special
 
-_PACKED = struct.Struct("<QIBB")  # size, whole seconds, flags, storage class; then the ETag
-_MAX_SIZE, _MAX_SECONDS, _MAX_CLASSES = (1 << 64) - 1, (1 << 32) - 1, 255
-_IS_LINK, _IS_ARCHIVED, _IS_HEX = 1, 2, 4
+_PACKED = struct.Struct("<BBIQ")  # flags, storage class, whole seconds, size; then the ETag
+_MAX_SIZE, _MAX_SECONDS, _MAX_CLASSES, _MAX_CLASS = (1 << 64) - 1, (1 << 32) - 1, 255, 64
+_IS_LINK, _IS_ARCHIVED, _IS_HEX, _IS_SPECIAL = 1, 2, 4, 8
 _HEX_CHARACTERS = 32
+_SPECIAL = {kind: bytes([_IS_SPECIAL | kind.value << 4]) for kind in Special}
 
 
-class Entries:
-    """A table of names. Concurrency: plain code. Lifetime: as its listing.
+class Packer:
+    """Packs entries of directories, and unpacks them. Concurrency: plain code.
 
-    A removed name stays in it, for `was_seen`.
+    Lifetime: as the mount. It knows the storage classes that it has seen, 256 at most.
     """
 
-    def __init__(self, prefix: str) -> None:
-        """prefix: the directory's key, with which the keys of its objects begin."""
-        self._prefix = prefix
-        self._entries: dict[str, bytes | Entry | None] = {}
+    def __init__(self) -> None:
         self._classes: list[str] = []
 
-    def __contains__(self, name: str) -> bool:
-        return self._entries.get(name) is not None
+    def pack(self, prefix: str, name: str, entry: Entry) -> bytes | None:
+        """None: it is too odd to be packed. prefix: the directory's key.
 
-    def was_seen(self, name: str) -> bool:
-        return name in self._entries
-
-    def get(self, name: str) -> Entry | None:
-        entry = self._entries.get(name)
-        return self._unpacked(name, entry) if isinstance(entry, bytes) else entry
-
-    def put(self, name: str, entry: Entry) -> None:
-        self._entries[name] = self._packed(name, entry) or entry
-
-    def remove(self, name: str) -> None:
-        if name in self._entries:
-            self._entries[name] = None
-
-    def moved(self, prefix: str) -> None:
-        """The directory has another key: S3 is to be asked what the names stand for."""
-        self._prefix = prefix
-        for name, entry in self._entries.items():
-            if entry is not None and not isinstance(entry, Special):
-                self._entries[name] = Special.LOCAL
-
-    def _packed(self, name: str, entry: Entry) -> bytes | None:
-        """None: it is rare, and stored as it is."""
+        What is special is one byte, which replaces the first byte of anything else.
+        """
         if isinstance(entry, Special):
-            return None
-        is_link = isinstance(entry, SymbolicLink)
-        info = entry.info if isinstance(entry, SymbolicLink) else entry
+            return _SPECIAL[entry]
+        if isinstance(entry, SymbolicLink):
+            info, flags, key = entry.info, _IS_LINK, f"{prefix}{name}{LINK_SUFFIX}"
+        else:
+            info, flags, key = entry, 0, f"{prefix}{name}"
         seconds = int(info.last_modified)
         if (
-            info.key != self._key(name, is_link=is_link)
+            info.key != key
             or seconds != info.last_modified
             or not 0 <= seconds <= _MAX_SECONDS
             or not 0 <= info.size <= _MAX_SIZE
@@ -87,33 +65,33 @@ class Entries:
         number = self._class_number(info.storage_class)
         if number is None:
             return None
-        flags = is_link * _IS_LINK | info.archived * _IS_ARCHIVED
+        if info.archived:
+            flags |= _IS_ARCHIVED
         etag = _hex_bytes(info.etag)
         if etag is None:
             etag = info.etag.encode(errors="surrogateescape")
         else:
             flags |= _IS_HEX
-        return _PACKED.pack(info.size, seconds, flags, number) + etag
+        return _PACKED.pack(flags, number, seconds, info.size) + etag
 
-    def _unpacked(self, name: str, packed: bytes) -> Entry:
-        size, seconds, flags, number = _PACKED.unpack_from(packed)
-        etag, is_link = packed[_PACKED.size :], bool(flags & _IS_LINK)
+    def unpack(self, prefix: str, name: str, packed: bytes | bytearray) -> Entry:
+        if packed[0] & _IS_SPECIAL:
+            return Special(packed[0] >> 4)
+        flags, number, seconds, size = _PACKED.unpack_from(packed)
+        etag = packed[_PACKED.size :]
         info = ObjectInfo(
-            key=self._key(name, is_link=is_link),
+            key=f"{prefix}{name}{LINK_SUFFIX}" if flags & _IS_LINK else f"{prefix}{name}",
             size=size,
             etag=f'"{etag.hex()}"' if flags & _IS_HEX else etag.decode(errors="surrogateescape"),
             last_modified=float(seconds),
             storage_class=self._classes[number],
-            archived=bool(flags & _IS_ARCHIVED),
+            archived=flags & _IS_ARCHIVED != 0,
         )
-        return SymbolicLink(info) if is_link else info
-
-    def _key(self, name: str, *, is_link: bool) -> str:
-        return f"{self._prefix}{name}{LINK_SUFFIX}" if is_link else f"{self._prefix}{name}"
+        return SymbolicLink(info) if flags & _IS_LINK else info
 
     def _class_number(self, storage_class: str) -> int | None:
         if storage_class not in self._classes:
-            if len(self._classes) > _MAX_CLASSES:
+            if len(self._classes) > _MAX_CLASSES or len(storage_class) > _MAX_CLASS:
                 return None
             self._classes.append(storage_class)
         return self._classes.index(storage_class)

@@ -1,22 +1,54 @@
 """Keeps the inode table within its share of memory: a `find` pins every name it has seen.
 
-Above the limit the kernel is asked to drop unused names, each once until it is used again, and one
-for each new name. The queue is the table's list of idle files; there is none besides it but the
-batch that the kernel is working on.
+The bound is what the other kinds of records leave of their pool. Above five eighths of it the
+kernel is asked to drop names that are not in use, each once until it is used again. Above thirteen
+sixteenths, listings bring the kernel no more inodes. What needs an inode then waits for the kernel
+to drop some, for a short time, and is refused at the bound before anything is changed.
 
-Rejected: pyfuse3.invalidate_entry_async, whose queue has no bound. Evicting directories: a process
-whose working directory is dropped cannot find out its path.
+Of what the kernel was asked for and has not dropped, half is taken to stay: so others are asked for
+in its place, however many the kernel cannot drop.
+
+Rejected: pyfuse3.invalidate_entry_async, whose queue has no bound. Evicting directories before
+Linux 6.18: a process whose working directory is dropped cannot find out its path, and what is
+mounted on one goes.
 """
 
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 
+from csi_s3.errors import OutOfMemoryError
+from csi_s3.fs.base.memory import Account
 from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import CachedName, KernelCache
 
 BATCH = 256  # a thread for each; READDIR brings some 200 names at most
+CHECK_EVERY_S = 0.1  # whether there is room for those that wait
+# Parts of the bound: the kernel is asked to drop names above SOFT, READDIR brings no inodes above
+# LISTED, and above MADE there are none but for look-ups: `rm` frees memory, and looks names up.
+SOFT, LISTED, MADE = 5 / 8, 13 / 16, 15 / 16
+
+
+class Room:
+    """Memory that is reserved while a request may add inodes, which are counted when added."""
+
+    __slots__ = ("_account", "_n")
+
+    def __init__(self, account: Account, n: int) -> None:
+        self._account, self._n = account, n
+
+    def __enter__(self) -> None:
+        self._account.charge(self._n, "a name")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._account.add(-self._n)
 
 
 class Eviction:
@@ -26,26 +58,40 @@ class Eviction:
     """
 
     def __init__(
-        self, inodes: Inodes, kernel: KernelCache, group: asyncio.TaskGroup, *, limit: int
+        self,
+        inodes: Inodes,
+        kernel: KernelCache,
+        group: asyncio.TaskGroup,
+        *,
+        wait_within_s: float,
     ) -> None:
-        """limit: so many inodes fit their share of memory."""
+        """wait_within_s: how long a request waits for the kernel to drop names."""
         self._inodes, self._kernel, self._group = inodes, kernel, group
-        self._limit, self._slack = limit, limit // 4
-        self._batch_names = max(1, min(BATCH, limit // 8))
+        self._wait_within_s = wait_within_s
+        self._account = inodes.account
+        self._waiting: dict[asyncio.Future[None], int] = {}  # the bytes that each needs
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
 
     @property
-    def has_room(self) -> bool:
-        """Whether the kernel keeps up, so that it may be given many names at a time."""
-        return len(self._inodes) <= self._limit + self._slack
+    def bound_bytes(self) -> int:
+        """What inodes may take at this moment."""
+        return max(0, self._account.used_bytes + self._account.free_bytes)
 
-    def check(self) -> None:
-        """To be called when there are new names, or names that can be dropped now."""
-        if self._is_running or self._is_closed or self._excess < self._batch_names:
-            return
-        if names := self._batch():
-            self._task = self._group.create_task(self._evict(names))
+    @property
+    def soft_limit(self) -> int:
+        """At about so many inodes the kernel is asked to drop some."""
+        return int(self.bound_bytes * SOFT * len(self._inodes) // self._account.used_bytes)
+
+    def check(self) -> bool:
+        """To be called when there are new names, or names that can be dropped now.
+
+        Returns whether listings may bring more inodes.
+        """
+        used, bound = self._account.used_bytes, self.bound_bytes
+        if self._excess(bound) > 2 * _margin(bound):
+            self._start()
+        return used <= bound * LISTED
 
     def close(self) -> None:
         self._is_closed = True
@@ -61,26 +107,110 @@ class Eviction:
         finally:
             self.check()
 
-    @property
-    def _is_running(self) -> bool:
-        return self._task is not None and not self._task.done()
+    async def room(self, n: int, *, is_look_up: bool = False) -> Room:
+        """Memory for n bytes of inodes, to be entered at once; waits for it if need be.
 
-    @property
-    def _excess(self) -> int:
-        """How many inodes are above the limit, without those that the kernel is dropping."""
-        return max(0, len(self._inodes) - self._inodes.evictions_pending - self._limit)
+        is_look_up: it may have the part that is left for look-ups.
 
-    async def _evict(self, names: Sequence[CachedName]) -> None:
-        while names:
-            for name in await self._kernel.drop_names(names, is_read=self._inodes.idle.is_read):
-                self._inodes.eviction_failed(name.ino)
+        Raises:
+            OutOfMemoryError: the kernel drops nothing, or not soon.
+
+        """
+        kept_bytes = 0 if is_look_up else int(self.bound_bytes * (1 - MADE))
+        if n + kept_bytes > self._account.free_bytes and not await self._wait(n + kept_bytes):
+            raise OutOfMemoryError(
+                f"the volume's {self.bound_bytes >> 20} MiB for files and directories that are in"
+                " use are taken",
+                "close files and leave directories that are no longer needed, or give the volume a"
+                " larger memory-target",
+            )
+        return Room(self._account, n)
+
+    def has_room_for(self, n: int) -> bool:
+        """Whether n bytes may be taken that nothing needs."""
+        return n <= self._account.free_bytes - self.bound_bytes * (1 - LISTED)
+
+    def freed(self) -> None:
+        """To be called when the kernel has forgotten inodes: those that wait may have room."""
+        if self._waiting:
+            self._admit()
+
+    async def _wait(self, n: int) -> bool:
+        """Whether n bytes became free in time."""
+        try:
+            async with asyncio.timeout(self._wait_within_s):
+                while n > self._account.free_bytes:
+                    if not (self._inodes.idle or self._inodes.evictions_pending):
+                        return False  # the kernel has nothing that it could drop
+                    waiter = asyncio.get_running_loop().create_future()
+                    self._waiting[waiter] = n
+                    try:
+                        self._start()
+                        await waiter
+                    finally:
+                        del self._waiting[waiter]
+        except TimeoutError:
+            return False
+        return True
+
+    def _admit(self) -> None:
+        """Let those go on that fit, in the order in which they came."""
+        free = self._account.free_bytes
+        for waiter, n in self._waiting.items():
+            free -= n
+            if free < 0:
+                return
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _start(self) -> None:
+        if not self._is_closed and (self._task is None or self._task.done()):
+            self._task = self._group.create_task(self._evict())
+
+    def _excess(self, bound: int) -> int:
+        """How many bytes more should be asked for."""
+        return int(self._account.used_bytes - self._inodes.pending_bytes / 2 - bound * SOFT)
+
+    async def _evict(self) -> None:
+        while True:
             names = self._batch()
+            if not names and self._waiting:
+                await asyncio.sleep(CHECK_EVERY_S)
+                names = self._asked_before()
+            if names:
+                skipped = await self._kernel.drop_names(names, is_read=self._inodes.idle.is_read)
+                for name in skipped:
+                    self._inodes.eviction_failed(name.ino)
+                if len(skipped) == len(names):
+                    await asyncio.sleep(CHECK_EVERY_S)
+            elif not self._waiting:
+                return
+            self._admit()
 
     def _batch(self) -> Sequence[CachedName]:
         names: list[CachedName] = []
-        while len(names) < self._batch_names and self._excess:
-            inode = self._inodes.evict_oldest()
+        bound = self.bound_bytes
+        if (excess := self._excess(bound)) <= _margin(bound) and not self._waiting:
+            return names
+        directories = self._kernel.can_drop_directories
+        while len(names) < BATCH and (excess > 0 or self._waiting):
+            inode = self._inodes.evict_oldest(directories=directories)
             if inode is None:
                 break
+            excess -= inode.table_bytes
             names.append(CachedName(inode.parent, inode.name.encode(), inode.ino))
         return names
+
+    def _asked_before(self) -> Sequence[CachedName]:
+        """Names that the kernel had in use when it was asked, and may no longer have."""
+        names: dict[int, CachedName] = {}
+        while len(names) < BATCH and (inode := self._inodes.ask_again()) is not None:
+            if inode.ino in names:
+                break
+            names[inode.ino] = CachedName(inode.parent, inode.name.encode(), inode.ino)
+        return list(names.values())
+
+
+def _margin(bound: int) -> int:
+    """So many bytes too many are not worth a call of the kernel."""
+    return min(bound >> 7, BATCH * 256)

@@ -1,75 +1,79 @@
-"""Files that only the kernel's name cache holds, least recently used first.
+"""Names that only the kernel's name cache holds, least recently used first.
 
-By directory, because the kernel cannot drop a name of a directory that is being read. The cost of
-a step does not depend on the number of names.
+By directory, because a kernel before Linux 6.18 cannot drop a name of a directory that is being
+read. The cost of a step does not depend on the number of names.
 
 Rejected: one order of all names (it would have to skip those of a directory that is being read
 again and again), and a scan of the inode table.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from csi_s3.fs.names.inode import Inode
+from csi_s3.fs.names.record_chain import Chain, Link, remove
 
 
-@dataclass(slots=True)
-class _Names:
+class _Names(Link):
     """Of one directory. reads: READDIRs of it that wait for the store."""
 
-    files: OrderedDict[int, Inode] = field(default_factory=OrderedDict)
-    reads: int = 0
+    __slots__ = ("inodes", "reads")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inodes: Chain[Inode] = Chain()
+        self.reads = 0
 
 
-class IdleFiles:
+class IdleNames:
     """Concurrency: plain code; `is_read` may be called from any thread.
 
-    A file's parent must not change while it is in the list.
+    An inode's parent must not change while it is in the list.
     """
 
     def __init__(self) -> None:
         self._directories: dict[int, _Names] = {}
-        self._ready: OrderedDict[int, None] = OrderedDict()  # has names, and is not being read
+        self._ready: Chain[_Names] = Chain()  # has names, and is not being read
+
+    def __bool__(self) -> bool:
+        """Whether a name could be taken now."""
+        return bool(self._ready)
 
     def add(self, inode: Inode) -> None:
         """It was used just now, and is idle."""
         names = self._directories.get(inode.parent)
         if names is None:
             names = self._directories[inode.parent] = _Names()
-        names.files[inode.ino] = inode
-        names.files.move_to_end(inode.ino)
+        names.inodes.append(inode)
         if not names.reads:
-            self._ready[inode.parent] = None
-            self._ready.move_to_end(inode.parent)
+            self._ready.append(names)
 
     def discard(self, inode: Inode) -> None:
-        names = self._directories.get(inode.parent)
-        if names is not None and names.files.pop(inode.ino, None) is not None:
-            self._settle(inode.parent, names)
+        if inode.before is not None:
+            remove(inode)
+            if (names := self._directories.get(inode.parent)) is not None:
+                self._settle(inode.parent, names)
 
     def take(self) -> Inode | None:
-        """Take out the least recently used file of the least recently used directory."""
-        for directory in self._ready:
-            names = self._directories[directory]
-            _, inode = names.files.popitem(last=False)
-            self._settle(directory, names)
-            return inode
-        return None
+        """Take out the least recently used name of the least recently used directory."""
+        names = self._ready.first
+        inode = None if names is None else names.inodes.first
+        if inode is not None:
+            self.discard(inode)
+        return inode
 
     @contextmanager
     def reading(self, directory: int) -> Iterator[None]:
         """Nothing is taken from a directory that is being read."""
         names = self._directories.setdefault(directory, _Names())
         names.reads += 1
-        self._ready.pop(directory, None)
+        remove(names)
         try:
             yield
         finally:
             names.reads -= 1
             if not names.reads:
-                self._ready[directory] = None
+                self._ready.append(names)
             self._settle(directory, names)
 
     def is_read(self, directory: int) -> bool:
@@ -77,7 +81,7 @@ class IdleFiles:
         return names is not None and names.reads > 0
 
     def _settle(self, directory: int, names: _Names) -> None:
-        if not names.files:
-            self._ready.pop(directory, None)
+        if not names.inodes:
+            remove(names)
             if not names.reads:
                 del self._directories[directory]

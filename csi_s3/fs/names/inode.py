@@ -9,18 +9,32 @@ Each field has one owner. Names, references and evictions are written by `Inodes
 the methods below.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from sys import getsizeof
+from types import MappingProxyType
 from typing import NamedTuple
 
-from csi_s3.fs.names.directory import Directory, Listing
+from csi_s3.fs.base.memory import Account
+from csi_s3.fs.names.directory import Directory
 from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
+from csi_s3.fs.names.listing_reader import Reader as DirectoryReader
+from csi_s3.fs.names.record_chain import Link
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.s3.store import ObjectInfo
 
 ROOT = 1
+
+# Measured with tracemalloc: 3,000 and 30,000 inodes. Strings and targets come on top. Hash tables
+# are between half and a third full, which makes 50 bytes more or less.
+RECORD_BYTES = 340  # with its number, its links and its places in the tables
+VERSION_BYTES = 180  # ObjectInfo, and when it was asked for
+RUNTIME_BYTES = 120
+DIRECTORY_BYTES = 490  # the runtime half of a directory, with its Directory
+NAMES_BYTES = 220  # the smallest table of children, and their place among idle names
+NEW_INODE_BYTES = RECORD_BYTES + VERSION_BYTES + DIRECTORY_BYTES + NAMES_BYTES + 150  # at most
 
 
 class Kind(Enum):
@@ -46,29 +60,32 @@ FIRST_NUMBERS = InodeNumbers()
 class Runtime:
     """What this process does with an inode; written by methods of `Inode` only.
 
-    children: how many inodes have it as their parent.
+    children: how many inodes have it as their parent. names: of those that are linked.
     is_pinned: a directory that exists although S3 may have no key for it.
-    is_made_here: a directory made through this mount: rmdir needs no allow-delete. It stays.
+    handles, writable, creators: how many handles are open; of them, how many write, and how many
+        made the file.
     writer: set while the file is being changed through this mount.
     directory: what is known of a directory's names beyond S3's answers.
     target: of a symbolic link, once it was read; of this version.
     """
 
     children: int = 0
+    names: "dict[str, Inode]" = field(default_factory=lambda: _NO_NAMES)
     is_pinned: bool = False
-    is_made_here: bool = False
-    handles: "dict[FileHandle | DirHandle, None]" = field(default_factory=lambda: _NO_HANDLES)
+    handles: int = 0
+    writable: int = 0
+    creators: int = 0
     writer: DirtyFile | None = None
     directory: "Directory[Inode] | None" = None
     target: bytes | None = None
 
 
-_NO_HANDLES: "dict[FileHandle | DirHandle, None]" = {}  # shared as well
+_NO_NAMES: "dict[str, Inode]" = {}  # shared as well
 _NOTHING = Runtime()  # shared by all inodes without a runtime half; never written
 
 
 @dataclass(slots=True, eq=False)
-class Inode:
+class Inode(Link):
     """One file, directory or symbolic link that the kernel, a handle or a local change refers to.
 
     info: the version it stands for; None for directories and for files never stored. A symbolic
@@ -78,6 +95,7 @@ class Inode:
     has_pages: the kernel may hold pages of it.
     is_size_known: the kernel has the size of this version, or has made it what it is.
     is_eviction_pending: the kernel was asked to drop the name, and has not used it since.
+    table_bytes: so much memory the table has counted for it.
     question: the number of the question to S3 whose answer the version is; see `Sizes`.
     replaced_at: when another version was taken over, by the same count; 0: never.
     fresh_until: on the monotonic clock; until then `metadata-ttl` lets info answer without S3.
@@ -101,7 +119,27 @@ class Inode:
     fresh_until: float = 0.0
     mtime_ns: int | None = None
     atime_ns: int | None = None
+    table_bytes: int = 0
     runtime: Runtime = field(default_factory=lambda: _NOTHING, init=False, repr=False)
+    before: Link | None = field(default=None, init=False, repr=False)
+    after: Link | None = field(default=None, init=False, repr=False)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes, with its places in the table, at this moment.
+
+        Not what a file's runtime half takes: that is counted with its handles and its changes.
+        """
+        info, runtime = self.info, self.runtime
+        n = RECORD_BYTES + getsizeof(self.name)
+        if info is not None:
+            n += VERSION_BYTES + getsizeof(info.key) + getsizeof(info.etag)
+        if runtime is not _NOTHING:
+            if runtime.target is not None:
+                n += RUNTIME_BYTES + getsizeof(runtime.target)
+            elif self.is_dir:
+                n += DIRECTORY_BYTES + (NAMES_BYTES if runtime.names else 0)
+        return n
 
     @property
     def is_dir(self) -> bool:
@@ -122,17 +160,14 @@ class Inode:
         return 0 if self.info is None else self.info.size
 
     @property
-    def handles(self) -> "Collection[FileHandle | DirHandle]":
+    def handles(self) -> int:
+        """How many are open."""
         return self.runtime.handles
-
-    @property
-    def file_handles(self) -> "list[FileHandle]":
-        return [h for h in self.handles if isinstance(h, FileHandle)]
 
     @property
     def is_in_use(self) -> bool:
         r = self.runtime
-        is_pinned = r.is_pinned or r.is_made_here or self.ino == ROOT
+        is_pinned = r.is_pinned or self.ino == ROOT
         return bool(self.lookups or r.children) or self.is_open or is_pinned
 
     @property
@@ -141,8 +176,23 @@ class Inode:
 
     @property
     def is_idle(self) -> bool:
-        """A file that only the kernel's name cache holds."""
-        return bool(self.lookups) and self.is_linked and not (self.is_dir or self.is_open)
+        """Only the kernel's name cache holds it."""
+        if not self.lookups or not self.is_linked or self.is_open:
+            return False
+        r = self.runtime
+        if r is _NOTHING:
+            return self.ino != ROOT
+        has_names = r.children or (r.directory is not None and r.directory.local)
+        return not (has_names or r.is_pinned or self.ino == ROOT)
+
+    @property
+    def children(self) -> "Mapping[str, Inode]":
+        """The linked inodes that have it as their parent, by name."""
+        return MappingProxyType(self.runtime.names)
+
+    @property
+    def has_runtime(self) -> bool:
+        return self.runtime is not _NOTHING
 
     # the runtime half
 
@@ -158,24 +208,39 @@ class Inode:
 
     def add_children(self, n: int) -> None:
         """For `Inodes`: n more (or fewer) inodes have it as their parent."""
-        self._own().children += n
+        runtime = self._own()
+        runtime.children += n
+        if not runtime.children:
+            self._trim()
+
+    def add_name(self, name: str, child: "Inode") -> None:
+        """For `Inodes`: the name stands for that inode."""
+        runtime = self._own()
+        if runtime.names is _NO_NAMES:
+            runtime.names = {}
+        runtime.names[name] = child
+
+    def remove_name(self, name: str) -> None:
+        """For `Inodes`."""
+        names = self.runtime.names
+        del names[name]
+        if not names:
+            self.runtime.names = _NO_NAMES
 
     def pin(self) -> None:
+        """For `Inodes`."""
         self._own().is_pinned = True
 
-    def mark_made_here(self) -> None:
-        self._own().is_made_here = True
-
     def unpin(self) -> None:
-        """Only references hold it from now on."""
-        if self.runtime.is_pinned or self.runtime.is_made_here:
-            self.runtime.is_pinned = self.runtime.is_made_here = False
+        """For `Inodes`: only references hold it from now on."""
+        if self.runtime.is_pinned:
+            self.runtime.is_pinned = False
 
-    def known_names(self) -> "Directory[Inode]":
-        """Of a directory, made at first need."""
+    def known_names(self, changes: Account) -> "Directory[Inode]":
+        """Of a directory, made at first need. changes: the account that it counts them in."""
         runtime = self._own()
         if runtime.directory is None:
-            runtime.directory = Directory()
+            runtime.directory = Directory(changes)
         return runtime.directory
 
     def set_target(self, target: bytes | None) -> None:
@@ -190,13 +255,19 @@ class Inode:
             self.atime_ns = atime_ns
 
     def add_handle(self, handle: "FileHandle | DirHandle") -> None:
-        runtime = self._own()
-        runtime.handles = runtime.handles or {}
-        runtime.handles[handle] = None
+        self._count_handle(handle, 1)
 
     def remove_handle(self, handle: "FileHandle | DirHandle") -> None:
-        self.runtime.handles.pop(handle, None)
+        """Once, after `add_handle`."""
+        self._count_handle(handle, -1)
         self._trim()
+
+    def _count_handle(self, handle: "FileHandle | DirHandle", n: int) -> None:
+        runtime, handle.is_open = self._own(), n > 0
+        runtime.handles += n
+        if isinstance(handle, FileHandle):
+            runtime.writable += n * handle.is_writable
+            runtime.creators += n * handle.is_creator
 
     def set_writer(self, writer: DirtyFile | None) -> None:
         """The file is being changed from now on, or (None) is not any more."""
@@ -262,19 +333,21 @@ class Inode:
 class FileHandle:
     """is_creator: it made the file, which exempts the file from the guards while it is open.
 
-    reader: made at first need where open did not bring bytes along.
+    reader: made at first need where open did not bring bytes along; set by `Handles`.
+    is_open: set by `Inode`, which counts it.
     """
 
     inode: Inode
     is_writable: bool = False
     is_creator: bool = False
     reader: Reader | None = None
+    is_open: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class DirHandle:
-    """position: behind the last entry that was handed out; 0 again after a rewind."""
+    """is_open: as of `FileHandle`."""
 
     inode: Inode
-    listing: Listing
-    position: int = 0
+    reader: DirectoryReader
+    is_open: bool = False

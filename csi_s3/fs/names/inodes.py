@@ -6,12 +6,15 @@ follow from parent and name, so that renaming a directory moves one inode and no
 below it.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from csi_s3.errors import StaleError
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
-from csi_s3.fs.names.idle import IdleFiles
+from csi_s3.fs.base.memory import Account
+from csi_s3.fs.names.idle import IdleNames
 from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.record_chain import Chain, remove
 from csi_s3.s3.store import ObjectInfo
 
 
@@ -21,18 +24,27 @@ class Inodes:
     Lifetime of an entry: from `add` until nothing refers to it any more (`drop_unused`). No number
     is used twice.
 
-    idle: the files that the kernel may be asked to drop. evictions_pending: so many of the table
-    it was asked to drop, and has not yet.
+    account: counts each inode, as of its last use. idle: the inodes that the kernel may be asked to
+    drop. evictions_pending, pending_bytes: so many of the table it was asked to drop, and has not.
+    kept, local_only: the numbers of directories that exist although S3 may have no key for them,
+    the latest last; and of those of which it has never had one.
     """
 
-    def __init__(self, prefix: str, numbers: InodeNumbers = FIRST_NUMBERS) -> None:
-        self.idle = IdleFiles()
-        self.evictions_pending = 0
+    def __init__(
+        self, prefix: str, numbers: InodeNumbers = FIRST_NUMBERS, *, account: Account
+    ) -> None:
+        self.idle = IdleNames()
+        self.evictions_pending = self.pending_bytes = 0
+        self.account = account
+        self.kept: OrderedDict[int, None] = OrderedDict()
+        self.local_only: dict[int, None] = {}
+        self._asked: Chain[Inode] = Chain()
         self._prefix = prefix
         self._by_number: dict[int, Inode] = {}
-        self._by_name: dict[tuple[int, str], Inode] = {}
         self._next, self._generation = numbers
-        self._by_number[ROOT] = Inode(ROOT, self._generation, 0, "", Kind.DIRECTORY)
+        root = Inode(ROOT, self._generation, 0, "", Kind.DIRECTORY)
+        self._by_number[ROOT] = root
+        self.recount(root)
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -53,7 +65,8 @@ class Inodes:
             raise StaleError(f"inode {ino} is gone") from exc
 
     def child(self, parent: int, name: str) -> Inode | None:
-        return self._by_name.get((parent, name))
+        above = self._by_number.get(parent)
+        return None if above is None else above.runtime.names.get(name)
 
     def key(self, inode: Inode) -> str:
         """The key it stands for; a directory's ends with "/", the root's is the prefix."""
@@ -84,30 +97,33 @@ class Inodes:
         question: int = 0,
     ) -> Inode:
         """A new inode under a name; the one that had the name is unlinked."""
-        old = self._by_name.get((parent, name))
-        if old is not None:
+        above = self._by_number[parent]
+        above.add_children(1)
+        if (old := above.runtime.names.get(name)) is not None:
             self.unlink(old)
         inode = Inode(
             self._next, self._generation, parent, name, kind, info=info, question=question
         )
         self._next += 1
         self._by_number[inode.ino] = inode
-        self._by_name[parent, name] = inode
-        self._by_number[parent].add_children(1)
+        above.add_name(name, inode)
+        self._used(above)
+        self.recount(inode)
         return inode
 
     def move(self, inode: Inode, parent: int, name: str) -> None:
         """Give a linked inode another name; the one that had it is unlinked."""
-        there = self._by_name.get((parent, name))
+        before, above = self._by_number[inode.parent], self._by_number[parent]
+        above.add_children(1)
+        there = above.runtime.names.get(name)
         if there is not None and there is not inode:
             self.unlink(there)
-        self.idle.discard(inode)
-        before = self._by_number[inode.parent]
-        del self._by_name[inode.parent, inode.name]
-        self._by_number[parent].add_children(1)
+        self._settle(inode)
+        before.remove_name(inode.name)
         inode.parent, inode.name = parent, name
-        self._by_name[parent, name] = inode
+        above.add_name(name, inode)
         before.add_children(-1)
+        self._used(above)
         self._used(inode)
         self.drop_unused(before)
 
@@ -118,40 +134,66 @@ class Inodes:
         return inode is directory
 
     def below(self, directory: Inode) -> list[Inode]:
-        """All linked inodes under a directory, at any depth."""
-        inside = {ROOT: directory.ino == ROOT, directory.ino: True}
-        for inode in self._by_number.values():
-            above, undecided = inode, []
-            while above.is_linked and above.ino not in inside:
-                undecided.append(above.ino)
-                above = self._by_number[above.parent]
-            is_inside = above.is_linked and inside[above.ino]
-            inside |= dict.fromkeys(undecided, is_inside)
-        return [i for i in self if i is not directory and i.is_linked and inside[i.ino]]
+        """All linked inodes under a directory, at any depth, each behind what is above it."""
+        found = list(directory.runtime.names.values())
+        for inode in found:  # which grows
+            found += inode.runtime.names.values()
+        return found
 
     def unlink(self, inode: Inode) -> None:
         """The name is gone, or has another inode; this one stays while it is in use."""
         if not inode.is_linked or inode.ino == ROOT:
             return
-        self.idle.discard(inode)
+        self._settle(inode)
         inode.is_linked = False
-        inode.unpin()
-        if self._by_name.get((inode.parent, inode.name)) is inode:
-            del self._by_name[inode.parent, inode.name]
+        self._unpin(inode)
+        if self.child(inode.parent, inode.name) is inode:  # else it was forgotten meanwhile
+            self._by_number[inode.parent].remove_name(inode.name)
         self.drop_unused(inode)
+
+    def keep(self, directory: Inode, *, is_local: bool = False) -> None:
+        """Let it stay although nothing refers to it; is_local: S3 has never had a key of it."""
+        self._settle(directory)
+        directory.pin()
+        if is_local:
+            self.local_only[directory.ino] = None
+        elif directory.ino not in self.local_only:
+            self.kept[directory.ino] = None
+            self.kept.move_to_end(directory.ino)
+        self.recount(directory)
+
+    def note_keys_below(self, directory: Inode) -> None:
+        """S3 has, or had, a key below the directory."""
+        while directory.ino in self.local_only:
+            del self.local_only[directory.ino]
+            self.kept[directory.ino] = None
+            directory = self._by_number[directory.parent]
+
+    def let_go(self, directory: Inode) -> None:
+        """Only references hold it from now on."""
+        self._unpin(directory)
+        self.drop_unused(directory)
+
+    def _unpin(self, inode: Inode) -> None:
+        if inode.runtime.is_pinned:
+            self.kept.pop(inode.ino, None)
+            self.local_only.pop(inode.ino, None)
+            inode.unpin()
 
     def drop_unused(self, inode: Inode) -> None:
         """A use of it has ended: forget it, and its parents, if that was the last."""
         while not inode.is_in_use and inode.ino in self._by_number:
-            self.idle.discard(inode)
-            self.evictions_pending -= inode.is_eviction_pending
+            self._settle(inode)
             del self._by_number[inode.ino]
-            if inode.is_linked:
-                del self._by_name[inode.parent, inode.name]
+            self.account.add(-inode.table_bytes)
+            inode.table_bytes = 0
             parent = self._by_number[inode.parent]
+            if inode.is_linked:
+                parent.remove_name(inode.name)
             parent.add_children(-1)
             inode = parent
-        self._used(inode)
+        if inode.ino in self._by_number:
+            self._used(inode)
 
     def remember(self, inode: Inode) -> None:
         """The kernel was given the inode once more."""
@@ -166,14 +208,25 @@ class Inodes:
         inode.lookups = max(0, inode.lookups - n)
         self.drop_unused(inode)
 
-    def evict_oldest(self) -> Inode | None:
-        """The least recently used idle file; the caller asks the kernel to drop it."""
+    def evict_oldest(self, *, directories: bool) -> Inode | None:
+        """The least recently used idle inode; the caller asks the kernel to drop it.
+
+        directories: whether one may be taken.
+        """
         while (inode := self.idle.take()) is not None:
-            if inode.is_idle:
+            if inode.is_idle and (directories or not inode.is_dir):
                 inode.is_eviction_pending = True
                 self.evictions_pending += 1
+                self.pending_bytes += inode.table_bytes
+                self._asked.append(inode)
                 return inode
         return None  # open files are idle again when they are closed
+
+    def ask_again(self) -> Inode | None:
+        """The inode that the kernel was asked for longest ago, and has not dropped."""
+        if (inode := self._asked.first) is not None:
+            self._asked.append(inode)
+        return inode
 
     def eviction_failed(self, ino: int) -> None:
         """The kernel could not be asked for it."""
@@ -181,10 +234,31 @@ class Inodes:
         if inode is not None:
             self._used(inode)
 
+    def recount(self, inode: Inode) -> None:
+        """What is known of it has changed: count the memory that it takes now."""
+        n = inode.memory_bytes
+        if n != inode.table_bytes:
+            difference = n - inode.table_bytes
+            inode.table_bytes = n
+            if inode.is_eviction_pending:
+                self.pending_bytes += difference
+            self.account.add(difference)
+
     def _used(self, inode: Inode) -> None:
-        self.evictions_pending -= inode.is_eviction_pending
-        inode.is_eviction_pending = False
+        if inode.is_eviction_pending:
+            self._settle(inode)
+        self.recount(inode)
         if inode.is_idle:
             self.idle.add(inode)
+        else:
+            self.idle.discard(inode)
+
+    def _settle(self, inode: Inode) -> None:
+        """Take it out of every order."""
+        if inode.is_eviction_pending:
+            inode.is_eviction_pending = False
+            self.evictions_pending -= 1
+            self.pending_bytes -= inode.table_bytes
+            remove(inode)
         else:
             self.idle.discard(inode)

@@ -18,6 +18,10 @@ class CachedName(NamedTuple):
 class KernelCache(Protocol):
     """Of names, attributes and pages."""
 
+    @property
+    def can_drop_directories(self) -> bool:
+        """Whether it leaves directories alone that are in use, as working directories are."""
+
     async def invalidate_inode(self, ino: int) -> None:
         """Drop the pages and attributes it holds of the inode; returns when they are gone."""
 

@@ -14,6 +14,43 @@ from csi_s3.errors import AccessDeniedError, IntegrityError
 from csi_s3.s3.store import ListPage, ObjectInfo, ObjectStore
 
 EMPTY_PAGES = 10_000  # in a row
+MAX_TOKEN = 8192  # characters: no server takes a longer request line
+
+
+class Progress:
+    """Finds out that a listing has no end. Concurrency: plain code."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._earlier: str | None = None  # after 1, 2, 4, 8, ... pages: it finds any cycle
+        self._count = self._empty = 0
+
+    def check(self, page: ListPage) -> None:
+        """To be called with each page.
+
+        Raises:
+            IntegrityError: the listing makes no progress.
+
+        """
+        self._count += 1
+        self._empty = 0 if page.objects or page.prefixes else self._empty + 1
+        if page.next_token is None:
+            return
+        if len(page.next_token) > MAX_TOKEN:
+            raise self._no_end(f"a continuation token has {len(page.next_token)} characters")
+        if page.next_token == self._earlier:
+            raise self._no_end("the store repeats a continuation token")
+        if self._empty >= EMPTY_PAGES:
+            raise self._no_end(f"{self._empty} pages without a key in a row")
+        if self._count & (self._count - 1) == 0:
+            self._earlier = page.next_token
+
+    def _no_end(self, why: str) -> IntegrityError:
+        return IntegrityError(
+            f"LIST of {self._prefix!r} has no end: {why}",
+            "report it to the vendor of the store; if the bucket is versioned, let a lifecycle rule"
+            " remove expired delete markers",
+        )
 
 
 class Pages:
@@ -30,8 +67,7 @@ class Pages:
         self._store, self._prefix = store, prefix
         self._delimiter, self._max_keys = delimiter, max_keys
         self._token: str | None = None
-        self._earlier: str | None = None  # after 1, 2, 4, 8, ... pages: it finds any cycle
-        self._count = self._empty = 0
+        self._progress = Progress(prefix)
 
     async def following(self) -> ListPage:
         """Ask for the next page; it may be empty. Not to be called when `is_over`.
@@ -44,29 +80,10 @@ class Pages:
         page = await self._store.list_page(
             self._prefix, delimiter=self._delimiter, token=self._token, max_keys=self._max_keys
         )
-        self._check(page)
+        self._progress.check(page)
         self._token = page.next_token
         self.is_over = page.next_token is None
         return page
-
-    def _check(self, page: ListPage) -> None:
-        self._count += 1
-        self._empty = 0 if page.objects or page.prefixes else self._empty + 1
-        if page.next_token is None:
-            return
-        if page.next_token == self._earlier:
-            raise self._no_end("the store repeats a continuation token")
-        if self._empty >= EMPTY_PAGES:
-            raise self._no_end(f"{self._empty} pages without a key in a row")
-        if self._count & (self._count - 1) == 0:
-            self._earlier = page.next_token
-
-    def _no_end(self, why: str) -> IntegrityError:
-        return IntegrityError(
-            f"LIST of {self._prefix!r} has no end: {why}",
-            "report it to the vendor of the store; if the bucket is versioned, let a lifecycle rule"
-            " remove expired delete markers",
-        )
 
 
 async def first_below(store: ObjectStore, prefix: str, n: int) -> Mapping[str, ObjectInfo | None]:

@@ -5,13 +5,15 @@ tool can make and read one. Rejected: a header or user metadata of the object, w
 not show. `lookup` and `directory` decide which of several things a name stands for.
 """
 
+from sys import getsizeof
+
 from csi_s3.errors import BadLinkError, ExistsError, NotFoundError, NotPermittedError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.entries import SymbolicLink
 from csi_s3.fs.names.exclusive_create import put_new_if_possible
-from csi_s3.fs.names.inode import Kind
+from csi_s3.fs.names.inode import RUNTIME_BYTES, Inode, Kind
 from csi_s3.fs.names.tree import Tree
 
 MAX_TARGET_BYTES = 4095  # PATH_MAX, less its NUL
@@ -43,14 +45,15 @@ class SymbolicLinks:
         def key() -> str:
             return child_key(self._tree.inodes.key(above), f"{text}{LINK_SUFFIX}", is_dir=False)
 
-        async with self._key_lock.change(key):
-            info = await put_new_if_possible(self._store, key(), target)
-            inode = self._tree.inodes.add(above.ino, text, Kind.LINK, info=info)
-            self._tree.directory(above).note(text, SymbolicLink(info))
-            self._tree.entries_changed(above)
-        inode.set_target(target)
-        inode.set_times(mtime_ns=self._clock.realtime_ns())
-        self._tree.remember(inode)
+        with await self._tree.room(parent, text):
+            async with self._key_lock.change(key):
+                info = await put_new_if_possible(self._store, key(), target)
+                inode = self._tree.inodes.add(above.ino, text, Kind.LINK, info=info)
+                self._tree.directory(above).note(text, SymbolicLink(info))
+                self._tree.entries_changed(above)
+            inode.set_times(mtime_ns=self._clock.realtime_ns())
+            self._tree.remember(inode)
+        self._keep_target(inode, target)
         return self._tree.attributes(inode)
 
     async def read(self, ino: int) -> bytes:
@@ -77,5 +80,11 @@ class SymbolicLinks:
                 f"it has 1 to {MAX_TARGET_BYTES} bytes without NUL; symlinks=off shows a file",
             )
         if inode.is_version(chunk.info):
-            inode.set_target(target)
+            self._keep_target(inode, target)
         return target
+
+    def _keep_target(self, inode: Inode, target: bytes) -> None:
+        """Where there is memory for it; else each readlink reads it again."""
+        if self._tree.eviction.has_room_for(RUNTIME_BYTES + getsizeof(target)):
+            inode.set_target(target)
+            self._tree.inodes.recount(inode)

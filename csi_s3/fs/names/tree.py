@@ -3,7 +3,10 @@
 Asks S3 (or a listing that is fresh enough) and turns answers into inodes; changes nothing in S3.
 """
 
-from collections import deque
+import math
+from collections.abc import Iterable
+from itertools import chain
+from sys import getsizeof
 
 from csi_s3.aio import KeyLocks
 from csi_s3.errors import (
@@ -12,6 +15,7 @@ from csi_s3.errors import (
     NotDirectoryError,
     NotEmptyError,
     NotFoundError,
+    OutOfMemoryError,
     StaleError,
 )
 from csi_s3.fs.base.context import MountContext
@@ -23,20 +27,26 @@ from csi_s3.fs.base.keys import (
     is_visible,
     link_name,
 )
-from csi_s3.fs.names.attributes import Attributes, attributes
-from csi_s3.fs.names.directory import Directory, Listing
-from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
-from csi_s3.fs.names.eviction import Eviction
-from csi_s3.fs.names.inode import ROOT, Inode, InodeNumbers, Kind
+from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.names.attributes import Attributes, attributes, entry_attributes
+from csi_s3.fs.names.directory import Directory
+from csi_s3.fs.names.entries import Entry, Packer, Special, SymbolicLink
+from csi_s3.fs.names.eviction import Eviction, Room
+from csi_s3.fs.names.inode import NEW_INODE_BYTES, ROOT, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import KernelCache
+from csi_s3.fs.names.listing import Lister, Listing
+from csi_s3.fs.names.listing_reader import Reader
 from csi_s3.fs.names.lookup import NameResolver
+from csi_s3.fs.names.page_cache import PageCache
 from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.names.recent_keys import KEY_BYTES, RecentKeys
 from csi_s3.fs.names.sizes import Sizes
+from csi_s3.fs.names.unfinished_moves import UnfinishedMoves
 from csi_s3.s3.store import ObjectInfo
 
-INODE_BYTES = 950  # measured: 777 to 949, as full as tables are; a key of 25 characters
-INODES_SHARE = 4  # of the memory budget; buffers have a budget of their own
+MADE_HERE_SHARE = 1 / 32  # of the memory for inodes
+KEPT_SHARE = 1 / 4  # of the memory for inodes that directories may take which only the mount holds
 
 
 class Tree:
@@ -44,29 +54,42 @@ class Tree:
 
     Cancellation: every method may be cancelled, with or without the effect of S3's answer.
     versions: a lock for each inode whose version may change.
+    made_here: the keys of directories made through this mount, which rmdir may remove without
+        allow-delete.
+    moves: of directories, while files below still stand for the versions at their old keys.
     """
 
     def __init__(
         self, context: MountContext, *, prefix: str, kernel: KernelCache, numbers: InodeNumbers
     ) -> None:
-        self.inodes = Inodes(prefix, numbers)
+        account = context.memory.account(MemoryKind.INODES)
+        self.inodes = Inodes(prefix, numbers, account=account)
+        most = int(account.limit_bytes * MADE_HERE_SHARE / KEY_BYTES)
+        self.made_here = RecentKeys(account, limit=most)
         self.versions: KeyLocks[int] = KeyLocks()
+        self.moves = UnfinishedMoves()
         self._store, self._config, self._kernel = context.store, context.config, kernel
         self._context, self._clock = context, context.clock
         self._resolver = NameResolver(context.store, links=context.config.symlinks)
         self._mounted_ns = context.clock.realtime_ns()
-        self.inodes_limit = context.config.budget_bytes // INODES_SHARE // INODE_BYTES
-        self.eviction = Eviction(self.inodes, kernel, context.group, limit=self.inodes_limit)
-        self._snapshots: deque[tuple[float, Directory[Inode], Listing, int]] = deque()
-        self._snapshot_names = 0
+        self.eviction = Eviction(
+            self.inodes, kernel, context.group, wait_within_s=context.room_within_s
+        )
+        self.kept_limit = int(context.memory.pool_bytes * KEPT_SHARE / NEW_INODE_BYTES)
         self.sizes = Sizes(kernel)
+        self._changes = context.memory.account(MemoryKind.CHANGES)
+        self._cache = PageCache(context.memory)
+        self._lister = Lister(context, self._cache, Packer(), self.sizes.next_question)
 
     # names
 
     def directory(self, inode: Inode) -> Directory[Inode]:
         if not inode.is_dir:
             raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
-        return inode.known_names()
+        if inode.runtime.directory is None:
+            inode.known_names(self._changes)
+            self.inodes.recount(inode)
+        return inode.known_names(self._changes)
 
     async def lookup(self, parent: Inode, name: str) -> Inode:
         """The inode behind a name.
@@ -86,7 +109,7 @@ class Tree:
             self.is_fresh(present) or self.sizes.reusable_for_s(present, now_s) > 0
         ):
             return present
-        entry, question = directory.from_snapshot(name, now_s)
+        entry, question = directory.from_listing(name, now_s)
         if entry is None or entry is Special.LOCAL:
             entry, question = await self.find(parent, name)
         return await self.adopt(parent, name, entry, question=question)
@@ -99,13 +122,12 @@ class Tree:
         directory = self.directory(parent)
         key = child_key(self.inodes.key(parent), name, is_dir=False)
         known, question = self.inodes.child(parent.ino, name), self.sizes.next_question()
-        with directory.observe() as start:
+        with directory.observe(name) as observation:
             entry = await self._resolver.resolve(
                 key, link_last=known is not None and not known.is_link
             )
-            own_change = directory.change_since(start, name)
-        if own_change is not None:
-            return own_change, question
+        if observation.change is not None:
+            return observation.change, question
         if child_key(self.inodes.key(parent), name, is_dir=False) != key:
             return await self.find(parent, name)  # the directory was renamed
         self.learn(parent, name, entry, question=question)
@@ -130,6 +152,8 @@ class Tree:
         if entry is Special.ABSENT or entry is Special.LOCAL:
             if present is not None:
                 self._vanished(present)
+            if self.made_here:
+                self.made_here.discard(child_key(self.inodes.key(parent), name, is_dir=True))
             raise NotFoundError(f"no file or directory {name!r}")
         if entry is Special.DIRECTORY:
             if present is not None and present.is_dir:
@@ -153,8 +177,7 @@ class Tree:
         the same inode if its name comes back.
         """
         if inode.is_dir:
-            inode.unpin()
-            self.inodes.drop_unused(inode)
+            self.inodes.let_go(inode)
         else:
             self.inodes.unlink(inode)
 
@@ -183,6 +206,7 @@ class Tree:
         if inode.is_version(info) and not self.versions.busy(inode.ino):
             inode.set_version(info, question=question)
             return True
+        await self.moves.wait()
         async with self.versions.hold(inode.ino):
             self._check_key(inode, info)
             if inode.question <= question and await self.renew_held(inode, info):
@@ -236,19 +260,24 @@ class Tree:
 
     def add_local(self, parent: Inode, inode: Inode) -> None:
         """Let the name exist whatever S3 says, and the directories above it."""
-        self.directory(parent).local[inode.name] = inode
+        self.directory(parent).add_local(inode.name, inode)
         while parent.ino != ROOT and parent.is_linked:
             inode, parent = parent, self.inodes.get(parent.parent)
-            self.directory(parent).local[inode.name] = inode
+            self.directory(parent).add_local(inode.name, inode)
 
     def drop_local(self, parent: Inode, name: str) -> None:
         """Let S3 decide again whether the name exists, and the directories above it."""
-        self.directory(parent).local.pop(name, None)
+        if self.inodes.local_only:
+            self.inodes.note_keys_below(parent)
+        self._drop_local(parent, name)
+
+    def _drop_local(self, parent: Inode, name: str) -> None:
+        self.directory(parent).drop_local(name)
         while parent.ino != ROOT and parent.is_linked:
             if parent.runtime.is_pinned or self.directory(parent).local:
                 return
             name, parent = parent.name, self.inodes.get(parent.parent)
-            self.directory(parent).local.pop(name, None)
+            self.directory(parent).drop_local(name)
 
     async def check_empty(self, directory: Inode) -> bool:
         """Whether an empty directory has a marker.
@@ -263,11 +292,34 @@ class Tree:
             raise NotEmptyError(f"{key}: not empty")
         return bool(keys)
 
-    def keep(self, inode: Inode) -> None:
-        """Let a directory exist even if S3 has no key for it."""
-        if inode.ino != ROOT and inode.is_linked:
-            inode.pin()
-            self.add_local(self.inodes.get(inode.parent), inode)
+    def keep(self, inode: Inode, *, is_local: bool = False) -> None:
+        """Let a directory exist even if S3 has no key for it.
+
+        There is a limit: at it, S3 decides again whether the one exists that was kept first. Not of
+        those that are local, of which S3 has never had a key; see `check_local_directory`.
+        """
+        if inode.ino == ROOT or not inode.is_linked:
+            return
+        self.inodes.keep(inode, is_local=is_local)
+        self.add_local(self.inodes.get(inode.parent), inode)
+        while len(self.inodes.kept) > self.kept_limit:
+            first = self.inodes.get(next(iter(self.inodes.kept)))
+            if not self.directory(first).local:
+                self._drop_local(self.inodes.get(first.parent), first.name)
+            self.inodes.let_go(first)
+
+    def check_local_directory(self) -> None:
+        """Whether there may be one more directory of which S3 has no key.
+
+        Raises:
+            OutOfMemoryError: there are too many already.
+
+        """
+        if len(self.inodes.local_only) >= self.kept_limit:
+            raise OutOfMemoryError(
+                f"{self.kept_limit} directories that are not in S3, because no file is in them",
+                "put files into them, or mount without dir-markers=off",
+            )
 
     def move(self, inode: Inode, into: Inode, new: str) -> None:
         """Give it another name: in the table, in what is local, and in what listings show."""
@@ -284,9 +336,9 @@ class Tree:
         self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
         self.keep(above)  # until rmdir, even if that was its last name
 
-    def moved(self, inode: Inode) -> None:
-        """A directory has another key, and so has all that is below it."""
-        for child in (inode, *self.inodes.below(inode)):
+    def moved(self, inode: Inode, below: Iterable[Inode]) -> None:
+        """A directory has another key, and so has all that is known below it."""
+        for child in chain((inode,), below):
             if child.runtime.directory is not None:
                 child.runtime.directory.moved(self.inodes.key(child))
 
@@ -299,38 +351,62 @@ class Tree:
     def remember(self, inode: Inode) -> bool:
         """Count a reference of the kernel. False: it should not be given many more inodes now."""
         self.inodes.remember(inode)
-        self.eviction.check()
-        return self.eviction.has_room
+        return self.eviction.check()
+
+    async def room(self, parent: int, name: str, *, is_look_up: bool = False) -> Room:
+        """As `Eviction.room`, for one inode of that name."""
+        above = self.inodes.get(parent)
+        n = NEW_INODE_BYTES + 2 * getsizeof(name) + getsizeof(self.inodes.key(above))
+        return await self.eviction.room(n, is_look_up=is_look_up)
 
     # listings
 
-    def list_directory(self, inode: Inode) -> Listing:
-        directory = self.directory(inode)
-        key = self.inodes.key(inode)
-        listing = Listing(self._context, key, directory, self.sizes.next_question)
+    def list_directory(self, inode: Inode) -> Reader:
+        """Begin to read a directory, or join others that began within `metadata-ttl`.
+
+        Raises:
+            TooManyOpenFilesError: there is no memory for one more.
+
+        """
+        return self._list(inode, since_s=self._fresh_since_s)
+
+    def read_from_start(self, inode: Inode, reader: Reader) -> Reader:
+        """The reader for a handle's first READDIR, or after rewinddir: the directory as it is now.
+
+        Raises:
+            TooManyOpenFilesError: there is no memory for one more; the handle stays as it was.
+
+        """
+        since_s = math.inf if reader.is_begun else self._fresh_since_s
+        if not reader.is_begun and reader.listing.is_joinable(since_s):
+            return reader
+        new = self._list(inode, since_s=since_s)
+        self.close_listing(inode, reader)
+        return new
+
+    @property
+    def _fresh_since_s(self) -> float:
+        return self._clock.monotonic_s() - self._config.metadata_ttl_s
+
+    def _list(self, inode: Inode, *, since_s: float) -> Reader:
+        directory, listing = self.directory(inode), self.directory(inode).newest
+        self.drop_old_pages()
+        if not isinstance(listing, Listing) or not listing.is_joinable(since_s):
+            listing = Listing(self._lister, self.inodes.key(inode), directory)
+        reader = Reader(self._lister, listing)
         directory.opened(listing)
-        return listing
+        return reader
 
-    def close_listing(self, inode: Inode, listing: Listing) -> None:
-        valid_until = self._clock.monotonic_s() + self._config.metadata_ttl_s
-        directory = self.directory(inode)
-        directory.closed(listing, valid_until=valid_until)
-        listing.close()
-        listing.report_hidden()
-        self._snapshots.append((valid_until, directory, listing, len(listing.names)))
-        self._snapshot_names += len(listing.names)
-        self._drop_old_snapshots()
+    def drop_old_pages(self) -> None:
+        """Give back what closed listings hold after `metadata-ttl`."""
+        self._cache.expire(self._clock.monotonic_s())
 
-    def _drop_old_snapshots(self) -> None:
-        """Drop listings that have expired, and the oldest above the inodes' share of memory."""
-        now = self._clock.monotonic_s()
-        while self._snapshots:
-            valid_until, directory, listing, names = self._snapshots[0]
-            if now < valid_until and self._snapshot_names <= self.inodes_limit:
-                return
-            self._snapshots.popleft()
-            self._snapshot_names -= names
-            directory.drop_snapshot(listing)
+    def close_listing(self, inode: Inode, reader: Reader) -> None:
+        now_s = self._clock.monotonic_s()
+        reader.close(valid_until=now_s + self._config.metadata_ttl_s)
+        if reader.listing.readers == 0:
+            self.directory(inode).closed(reader.listing)
+        self.drop_old_pages()
 
     # attributes
 
@@ -348,7 +424,7 @@ class Tree:
         if (left_s := self.sizes.reusable_for_s(inode, now_s)) > 0:
             return left_s
         parent, key = self.inodes.get(inode.parent), self.inodes.key(inode)
-        entry, question = self.directory(parent).from_snapshot(inode.name, now_s)
+        entry, question = self.directory(parent).from_listing(inode.name, now_s)
         info = inode.info_of(entry)
         if info is None:
             entry, question = await self.find(parent, inode.name)
@@ -364,6 +440,10 @@ class Tree:
 
     def attributes(self, inode: Inode) -> Attributes:
         return attributes(inode, self._config, mounted_ns=self._mounted_ns)
+
+    def entry_attributes(self, parent: Inode, name: str, entry: Entry) -> Attributes:
+        """Of a listed name for which there is no inode."""
+        return entry_attributes(f"{parent.ino}/{name}", entry, self._config)
 
     def entries_changed(self, directory: Inode) -> None:
         """This mount made or removed a name in it: set its time, for programs that cache listings.

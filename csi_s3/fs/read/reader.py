@@ -53,6 +53,20 @@ class Reader:
     Cancellation: a cancelled `read` leaves its part under way for the next one.
     """
 
+    __slots__ = (
+        "_budget",
+        "_closed",
+        "_expected",
+        "_first",
+        "_group",
+        "_head",
+        "_max_part",
+        "_store",
+        "_stream_start",
+        "_window",
+        "info",
+    )
+
     def __init__(self, context: MountContext, info: ObjectInfo, *, first: Buffer = b"") -> None:
         """first: the object's first bytes, if they are here."""
         self.info = info
@@ -176,7 +190,7 @@ class Reader:
             if request in self._window:
                 self._window.remove(request)
                 self._budget.release(request.end - request.start)
-            raise data
+            raise data.again()
         return memoryview(data)[at - request.start : min(end, request.end) - request.start]
 
     async def _fetch_now(self, start: int, end: int) -> Buffer:

@@ -1,9 +1,7 @@
 """Copies inside the store, of any size and any number, for renames."""
 
 import asyncio
-import json
 import logging
-import zlib
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 
@@ -18,6 +16,7 @@ from csi_s3.errors import (
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import check_key
 from csi_s3.fs.names.pages import Pages
+from csi_s3.fs.rename.tree_copy import TreeCopy
 from csi_s3.fs.write.extents import Extents, Origin, plan
 from csi_s3.fs.write.parallel_upload import ParallelUpload
 from csi_s3.s3.store import ObjectInfo
@@ -26,36 +25,6 @@ log = logging.getLogger(__name__)
 
 PARALLEL_COPIES = 64
 CHANGES_FOLLOWED = 5  # concurrent changes of one object while it is copied
-COPIES_IN_PAGE = 1000
-
-
-class TreeCopy:
-    """The copies of a tree that were made, all or some; iterable, see `add`.
-
-    A tree may have millions of keys: in compressed pages one costs 30 to 50 bytes; as strings of a
-    dictionary it cost 300 to 380.
-    newest: the date of the youngest object that was copied, by the store's clock.
-    uncertain: keys that may hold a copy whose answer was lost.
-    """
-
-    def __init__(self) -> None:
-        self.newest = 0.0
-        self.uncertain: list[str] = []
-        self._pages: list[bytes] = []
-        self._page: list[tuple[str, str, str]] = []
-
-    def add(self, source: ObjectInfo, made: ObjectInfo) -> None:
-        """Remember the source's key and version, and the copy's version."""
-        self._page.append((source.key, source.etag, made.etag))
-        self.newest = max(self.newest, source.last_modified)
-        if len(self._page) == COPIES_IN_PAGE:
-            self._pages.append(zlib.compress(json.dumps(self._page).encode(), level=1))
-            self._page = []
-
-    def __iter__(self) -> Iterator[tuple[str, str, str]]:
-        for page in self._pages:
-            yield from json.loads(zlib.decompress(page))
-        yield from self._page
 
 
 class Copies:
@@ -90,7 +59,7 @@ class Copies:
         whole = Extents()
         whole.put(0, source.size, Origin.BASE)
         try:
-            for piece in plan(whole, 0, part_bytes=part_bytes, limits=limits):
+            for piece in await plan(whole, 0, part_bytes=part_bytes, limits=limits) or ():
                 await upload.copy(upload.body, source, piece.size)
             return await upload.complete(if_none_match=if_none_match)
         except BaseException:
@@ -114,7 +83,7 @@ class Copies:
         slots = asyncio.Semaphore(PARALLEL_COPIES)
         failed: list[VolumeError] = []
 
-        async def one(source: ObjectInfo) -> None:
+        async def one(source: ObjectInfo, expected: int) -> None:
             key = new + source.key[len(old) :]
             try:
                 if not failed:
@@ -124,6 +93,7 @@ class Copies:
                 if exc.retryable:
                     into.uncertain.append(key)
             finally:
+                into.release(expected)
                 slots.release()
 
         pages = pages or self.pages(old)
@@ -132,8 +102,9 @@ class Copies:
                 async for objects in pages:
                     _check_keys(objects, old, new)
                     for source in objects:
+                        expected = into.expect(source)
                         await slots.acquire()
-                        copying.create_task(one(source))
+                        copying.create_task(one(source, expected))
                     if failed:
                         break
             except VolumeError as exc:
@@ -177,23 +148,57 @@ class Copies:
                 yield item
 
         remain = await self._store.delete_many(counted())
-        refused = {k: e for k, e in remain.items() if not isinstance(e, ObjectChangedError)}
-        if refused:
-            key, why = next(iter(refused.items()))
+        changed = remain.counts.get(ObjectChangedError, 0)
+        if refused := [kind for kind in remain.first if kind is not ObjectChangedError]:
+            key, why = remain.first[refused[0]]
             kinds = (AccessDeniedError, StoreUnavailableError)
             kind = next((k for k in kinds if isinstance(why, k)), StoreRefusedError)
             raise kind(
-                f"{len(refused)} of {asked} objects could not be deleted, the first {key}:"
+                f"{len(remain) - changed} of {asked} objects could not be deleted, the first {key}:"
                 f" {why.what}",
                 f"they have both names now; {why.hint}",
             )
-        if remain:
+        if changed:
             log.info(
                 "%d objects stay: they were modified concurrently, the first is %s",
-                len(remain),
-                next(iter(remain)),
+                changed,
+                remain.first[ObjectChangedError][0],
             )
-        return bool(remain)
+        return changed > 0
+
+    async def unchanged(self, objects: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those of these keys that hold an object with their ETag. Asks S3 for each.
+
+        Raises:
+            VolumeError: what the store answered.
+
+        """
+        found: list[tuple[str, str]] = []
+        failed: list[VolumeError] = []
+
+        async def one(key: str, etag: str) -> None:
+            try:
+                now = (await self._store.head(key)).etag
+            except NotFoundError:
+                return
+            except VolumeError as exc:
+                failed.append(exc)
+            else:
+                if etag == now:
+                    found.append((key, etag))
+            finally:
+                slots.release()
+
+        slots = asyncio.Semaphore(PARALLEL_COPIES)
+        async with asyncio.TaskGroup() as asking:
+            for key, etag in objects:
+                await slots.acquire()
+                if failed:
+                    break
+                asking.create_task(one(key, etag))
+        if failed:
+            raise failed[0]
+        return found
 
     async def pages(self, prefix: str) -> AsyncGenerator[Sequence[ObjectInfo], None]:
         """Every object under prefix, a page of LIST at a time. An empty page is no progress."""

@@ -4,17 +4,25 @@ A worker that ends in between leaves an entry in the mount's state directory, an
 worker finishes the rename:
 
     <state dir>/rename-<number>.json
+    <state dir>/rename-<number>.pages   what a large one has copied, see `page_file`
 """
 
 import logging
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 from csi_s3.fs.base.json_file import read_json, write_json
+from csi_s3.fs.base.memory import Memory, MemoryKind
+from csi_s3.fs.rename.page_file import PageFile, PageSpace
+from csi_s3.fs.rename.tree_copy import Copied, TreeCopy, unpack
 
 log = logging.getLogger(__name__)
+
+PAGES_SUFFIX = ".pages"
 
 Phase: TypeAlias = Literal["copying", "deleting", "undoing"]
 
@@ -29,6 +37,8 @@ class RenameRecord:
     newest: by the store's clock, the youngest object that was copied: younger ones at `old` must
         not be deleted.
     made: keys and ETags of the copies that are to be deleted; "" where the ETag is not known.
+        Those in the page file are not among them, and are to be deleted as well.
+    in_file: how many copies the page file holds, while undoing.
     """
 
     old: str
@@ -37,6 +47,11 @@ class RenameRecord:
     began: float
     newest: float = 0.0
     made: Sequence[tuple[str, str]] = ()
+    in_file: int = 0
+
+    def at_new(self, key: str) -> str:
+        """Where the copy of a key under `old` is."""
+        return self.new + key[len(self.old) :]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -51,14 +66,28 @@ class RenameRecord:
         names = record.old.endswith("/"), record.new.endswith("/")
         if not all(names) or record.phase not in get_args(Phase):
             raise ValueError("no rename of a directory")
-        return replace(record, began=float(record.began), newest=float(record.newest))
+        return replace(
+            record,
+            began=float(record.began),
+            newest=float(record.newest),
+            in_file=int(record.in_file),
+        )
 
 
 class RenameJournal:
-    """Lifetime: as the worker. directory: None where there is none; then nothing is recorded."""
+    """Lifetime: as the worker. directory: None where there is none; then nothing is recorded.
 
-    def __init__(self, directory: Path | None) -> None:
+    page_copies: in a page of what was copied; a rename of fewer keys needs no page file.
+    """
+
+    def __init__(
+        self, directory: Path | None, memory: Memory, *, limit_bytes: int, page_copies: int = 1000
+    ) -> None:
+        """limit_bytes: of all page files."""
+        self.page_copies = page_copies
         self._directory = directory
+        self._account = memory.account(MemoryKind.RENAMES)
+        self._space = PageSpace(limit_bytes)
         self._next = 1
 
     def begin(self, record: RenameRecord) -> "JournalEntry":
@@ -67,13 +96,19 @@ class RenameJournal:
         if self._directory is not None:
             while (path := self._directory / f"rename-{self._next}.json").exists():
                 self._next += 1
-        entry = JournalEntry(path)
+            self._next += 1  # also if this one cannot be written
+        entry = self._entry(path)
         entry.update(record)
         return entry
+
+    def _entry(self, path: Path | None) -> "JournalEntry":
+        file = None if path is None else PageFile(path.with_suffix(PAGES_SUFFIX), self._space)
+        return JournalEntry(path, TreeCopy(self._account, file, page_copies=self.page_copies), file)
 
     def pending(self) -> "list[tuple[JournalEntry, RenameRecord]]":
         """The entries of earlier workers of this mount, the earliest first."""
         entries = []
+        self._remove_orphans()
         paths = self._directory.glob("rename-*.json") if self._directory else ()
         for path in sorted(paths, key=lambda path: (len(path.name), path.name)):
             try:
@@ -81,20 +116,41 @@ class RenameJournal:
             except (OSError, ValueError, TypeError, AttributeError) as exc:
                 log.warning("%s cannot be read and is left alone: %s", path, exc)
             else:
-                entries.append((JournalEntry(path), record))
+                entries.append((self._entry(path), record))
         return entries
+
+    def _remove_orphans(self) -> None:
+        """Page files whose record is gone: a worker ended between the two."""
+        for path in self._directory.glob(f"rename-*{PAGES_SUFFIX}") if self._directory else ():
+            if not path.with_suffix(".json").exists():
+                with suppress(OSError):
+                    path.unlink()
 
 
 class JournalEntry:
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    """One rename, from `begin` or `pending` until `end`. copied: what it has copied so far."""
+
+    def __init__(self, path: Path | None, copied: TreeCopy, file: PageFile | None) -> None:
+        self.copied = copied
+        self._path, self._file = path, file
+
+    def left_pages(self) -> Iterator[Sequence[Copied]]:
+        """What an earlier worker wrote down that it has copied, as far as it can be read."""
+        try:
+            for page in self._file or ():
+                yield unpack(page)
+        except (OSError, ValueError, TypeError, zlib.error) as exc:
+            log.warning("%s cannot be read to its end: %s", self._path, exc)
 
     def update(self, record: RenameRecord) -> None:
         """Replace it, whole or not at all."""
         if self._path is None:
             return
         try:
-            write_json(self._path, asdict(record))
+            data = asdict(record)
+            if not record.in_file:
+                del data["in_file"]  # workers before page files can read it then
+            write_json(self._path, data)
         except OSError as exc:
             log.warning(
                 "%s: %s; a crash now would leave the rename of %s half done",
@@ -108,8 +164,9 @@ class JournalEntry:
         if self._path is None:
             return
         try:
-            self._path.unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return  # it could not be written
+            with suppress(NotADirectoryError):  # then neither could be written
+                self._path.unlink(missing_ok=True)
+                if self._file is not None:
+                    self._file.remove()
         except OSError as exc:
             log.warning("%s cannot be removed: %s", self._path, exc.strerror)

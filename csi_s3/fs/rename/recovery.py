@@ -14,8 +14,9 @@ from functools import partial
 from csi_s3.errors import VolumeError
 from csi_s3.fs.base.key_range_lock import KeyRangeLock
 from csi_s3.fs.base.outcome import outcome
-from csi_s3.fs.rename.copies import Copies, TreeCopy
+from csi_s3.fs.rename.copies import Copies
 from csi_s3.fs.rename.journal import JournalEntry, RenameJournal, RenameRecord
+from csi_s3.fs.rename.tree_copy import TreeCopy
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ async def _recover(
     async with key_lock.move(lambda: record.old, lambda: record.new):
         work = _take_back if record.phase == "undoing" else _finish
         failed = await outcome(partial(work, copies, entry, record))
+        entry.copied.close()
     if isinstance(failed, VolumeError):
         log.error(
             "the rename of %s to %s, which an earlier worker began, is still half done: %s",
@@ -53,17 +55,32 @@ async def _recover(
         log.info("finished an earlier worker's rename of %s to %s", record.old, record.new)
 
 
-async def _take_back(copies: Copies, _entry: JournalEntry, record: RenameRecord) -> None:
+async def _take_back(copies: Copies, entry: JournalEntry, record: RenameRecord) -> None:
     """Delete the copies, unless their keys were written to since."""
     made, present = dict(record.made), []
-    async for objects in copies.pages(record.new):
-        present += [(o.key, o.etag) for o in objects if made.get(o.key) == o.etag]
-    await copies.delete(present)
+    if made:
+        async for objects in copies.pages(record.new):
+            present += [(o.key, o.etag) for o in objects if made.get(o.key) == o.etag]
+        await copies.delete(present)
+    found = 0
+    for page in entry.left_pages() if record.in_file else ():
+        found += len(page)
+        new_keys = ((record.at_new(key), etag) for key, _, etag in page)
+        await copies.delete(await copies.unchanged(new_keys))
+    if found < record.in_file:
+        log.warning(
+            "%d of %d copies under %s may stay after the rename of %s was undone: what an earlier"
+            " worker wrote down is damaged",
+            record.in_file - found,
+            record.in_file,
+            record.new,
+            record.old,
+        )
 
 
 async def _finish(copies: Copies, entry: JournalEntry, record: RenameRecord) -> None:
     """Copy what is not at its new key yet, then delete what was copied."""
-    copied = TreeCopy()
+    copied = entry.copied
     if record.phase == "copying":
         left = _not_copied(copies, record, copied)
         await copies.tree(record.old, record.new, copied, pages=left)
@@ -74,7 +91,7 @@ async def _finish(copies: Copies, entry: JournalEntry, record: RenameRecord) -> 
                 for o, made in pairs:
                     if made is not None and o.last_modified <= record.newest:
                         copied.add(o, made)
-    await copies.delete((key, etag) for key, etag, _ in copied)
+    await copies.delete((key, etag) for page in copied.pages() for key, etag, _ in page)
 
 
 async def _not_copied(

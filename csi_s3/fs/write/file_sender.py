@@ -4,6 +4,7 @@ Up to one part a file is one PUT. Above, what is written in order leaves in part
 written; of anything else only changed ranges are sent, and the store copies the rest.
 """
 
+import asyncio
 import logging
 from dataclasses import replace
 from functools import partial
@@ -33,20 +34,52 @@ class FileSender:
     Concurrency: the file's lock orders calls. Cancellation: the outcome is unknown.
     """
 
+    __slots__ = ("_budget", "_part_bytes", "_remote", "_staged", "_store")
+
     def __init__(self, context: MountContext, remote: RemoteObject, staged: StagedFile) -> None:
         self._store, self._budget = context.store, context.memory.buffers
         self._part_bytes = context.config.write_part_bytes
         self._remote, self._staged = remote, staged
 
     async def send_tail(self) -> VolumeError | None:
-        """Let the tail leave as the next part. The base's bytes before it are copied at the end."""
-        upload = self._remote.begin_upload(start=self._staged.tail_start)
+        """Let the tail leave as the next part, with what the spool has before it: `part_start`.
+
+        The base's bytes before that are copied at the end.
+        """
+        staged = self._staged
+        start = staged.tail_start if staged.part_start is None else staged.part_start
+        upload = self._remote.begin_upload(start=start)
         try:
-            await upload.part(upload.body, self._staged.take_tail())
+            if start == staged.tail_start:
+                await upload.part(upload.body, staged.take_tail())
+            else:
+                front = await self._read_to_send(start, staged.tail_start - start)
+                await upload.part(upload.body, front + staged.take_tail())
         except VolumeError as exc:
             await self._give_up_upload(exc)
             return _of_upload(exc)
         return None
+
+    async def send_spooled(self, start: int) -> VolumeError | None:
+        """Send whole parts of what the spool has from there to the tail."""
+        upload = self._remote.begin_upload(start=start)
+        run = upload.body
+        try:
+            while self._staged.tail_start - run.covered >= (n := upload.part_bytes(run)):
+                await upload.part(run, await self._read_to_send(run.covered, n))
+        except VolumeError as exc:
+            await self._give_up_upload(exc)
+            return _of_upload(exc)
+        return None
+
+    async def _read_to_send(self, start: int, n: int) -> bytes:
+        """Bytes that leave at once: they are counted as `leaving`."""
+        await self._budget.reserve_to_send(n)
+        try:
+            return await self._staged.read(start, n)
+        except BaseException:
+            self._budget.left(n)
+            raise
 
     async def send_file(self) -> ObjectInfo | VolumeError:
         """Make requests, and follow `STEPS`, until the store has the file as it is now."""
@@ -80,7 +113,7 @@ class FileSender:
         if staged.size <= self._part_bytes and not (upload and upload.parts):
             await self._remote.drop_upload()  # a truncation has emptied it
             least = self._store.limits.min_part_bytes
-            if not any(e.origin is Origin.BASE and e.size >= least for e in staged.extents):
+            if not staged.extents.large(Origin.BASE, 0, least_bytes=least):
                 return StoreRequest.PUT
         return StoreRequest.PARTS
 
@@ -124,16 +157,22 @@ class FileSender:
 
     async def _put(self) -> Outcome:
         remote, staged, data = self._remote, self._staged, None
-        extra_bytes = 0 if staged.is_in_memory else staged.size
-        self._budget.take(extra_bytes)
+        n, is_in_memory = staged.size, staged.is_in_memory
+        if is_in_memory:
+            self._budget.leave(n)
+        else:
+            await self._budget.reserve_to_send(n)
         try:
-            data = staged.tail if staged.is_in_memory else await staged.read(0, staged.size)
+            data = staged.tail if is_in_memory else await staged.read(0, n)
             put = partial(self._store.put, remote.key, data, like=remote.like)
             return Outcome(Answer.STORED, info=await remote.conditional(put))
         except VolumeError as exc:
             return Outcome(answer_of(StoreRequest.PUT, exc), error=exc, sent=data)
         finally:
-            self._budget.release(extra_bytes)
+            if is_in_memory:
+                self._budget.stay(n)
+            else:
+                self._budget.left(n)
 
     async def _complete(self, upload: ParallelUpload) -> Outcome:
         """Make the object of the parts, unless a request whose answer was lost has made it."""
@@ -151,8 +190,7 @@ class FileSender:
         """Send or copy what the upload does not have yet, and wait until all has arrived."""
         staged = self._staged
         for sent in [p for p in upload.parts if p.is_stale]:
-            data = await staged.read(sent.start, sent.end - sent.start)
-            await self._take_room(upload, len(data))
+            data = await self._read_to_send(sent.start, sent.end - sent.start)
             await upload.replace(sent, data)
         if upload.body.covered == staged.tail_start and staged.tail:
             await upload.part(upload.body, staged.take_tail())  # no second copy of it in memory
@@ -168,9 +206,12 @@ class FileSender:
         part_bytes, limits = upload.part_bytes(run), self._store.limits
         left, is_end = replace(limits, max_parts=run.max_number - run.last), run is upload.body
         while True:
-            pieces = plan(layout, run.covered, part_bytes=part_bytes, limits=left, is_end=is_end)
-            if len(pieces) <= left.max_parts:
+            pieces = await plan(
+                layout, run.covered, part_bytes=part_bytes, limits=left, is_end=is_end
+            )
+            if pieces is not None:
                 break
+            await asyncio.sleep(0)
             part_bytes *= 2
             if part_bytes > limits.max_put_bytes:
                 raise FileTooLargeError(
@@ -181,15 +222,8 @@ class FileSender:
                 assert self._remote.base is not None  # noqa: S101 - BASE extents have one
                 await upload.copy(run, self._remote.base, piece.size)
             else:
-                data = await self._staged.read(piece.start, piece.size)
-                await self._take_room(upload, len(data))
+                data = await self._read_to_send(piece.start, piece.size)
                 await upload.part(run, data)
-
-    async def _take_room(self, upload: ParallelUpload, n: int) -> None:
-        """Count a part's bytes: one part may exceed the budget, else no file could be stored."""
-        if not self._budget.has_room(n):
-            await upload.room()
-        self._budget.take(n)
 
     async def _adopted(self) -> ObjectInfo | None:
         """Of a file that an earlier worker kept: what is there, if it is what was to be stored.

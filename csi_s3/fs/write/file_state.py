@@ -55,7 +55,8 @@ class Attempt:
 class FileState:
     """A phase, and what belongs to it.
 
-    error: FAILED: what was lost, also once it is DISCARDED. CLOSED: it could not be stored.
+    error: to be raised `again`. FAILED: what was lost, also once it is DISCARDED. CLOSED: it could
+        not be stored.
     was_written: since it was stored, created or emptied, so that a FLUSH stores it.
     attempt: STORING.
     """

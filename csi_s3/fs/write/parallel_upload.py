@@ -1,10 +1,11 @@
 """The one multipart upload of a file: numbers its parts, sends them in parallel, ends it.
 
-Bytes given to it are counted in the memory budget until their part is in the store.
+Bytes given to it are `leaving`: they count in the memory budget until their part is in the store.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from csi_s3.errors import FileTooLargeError, IntegrityError, VolumeError
@@ -56,6 +57,13 @@ class PartRun:
         self.last += 1
         self.parts.append(SentPart(self.last, self.covered, self.covered + length, task))
 
+    def within(self, start: int, end: int) -> Iterator[SentPart]:
+        """The parts that have bytes of a range."""
+        at = bisect_right(self.parts, start, key=lambda sent: sent.end)
+        while at < len(self.parts) and self.parts[at].start < end:
+            yield self.parts[at]
+            at += 1
+
     def cut(self, size: int) -> list[PartTask]:
         """Drop parts that reach beyond size; returns their tasks."""
         tasks = []
@@ -84,7 +92,9 @@ class ParallelUpload:
         part_bytes: int,
         like: ObjectInfo | None = None,
         start: int = 0,
+        progress: Callable[[], None] | None = None,
     ) -> None:
+        """progress: is called when a part has arrived; None: as a rename's."""
         max_parts = context.store.limits.max_parts
         copies = -(-start // copy_part_bytes(start, context.store.limits))
         reserved = min(copies + SPARE_NUMBERS, max_parts // 2) if start else 0
@@ -97,7 +107,7 @@ class ParallelUpload:
             context.memory.buffers,
             context.group,
         )
-        self._progress = context.progress_timeout.made_progress
+        self._progress = progress or context.progress_timeout.made_progress
         self._part_bytes, self._largest_bytes = part_bytes, largest_part_bytes(context, part_bytes)
         self._like = like
         self._upload: Upload | None = None
@@ -143,9 +153,17 @@ class ParallelUpload:
         sent.task = self._begin(len(data), lambda upload: upload.part(sent.number, data))
 
     def mark_changed(self, start: int, end: int) -> None:
-        for sent in self.parts:
-            if sent.start < end and start < sent.end:
+        for run in (self.head, self.body):
+            for sent in run.within(start, end):
                 sent.is_stale = True
+
+    def part_across(self, offset: int) -> SentPart | None:
+        """The part that has bytes on both sides of an offset."""
+        for run in (self.head, self.body):
+            for sent in run.within(offset, offset + 1):
+                if sent.start < offset:
+                    return sent
+        return None
 
     def cut(self, size: int) -> None:
         """Drop parts that reach beyond the file's new end."""
@@ -154,11 +172,6 @@ class ParallelUpload:
             task.cancel()
         if size < self.body.start:
             self.body.start = self.head.covered
-
-    async def room(self) -> None:
-        """Wait until one of the parts under way has arrived; returns at once if there is none."""
-        if self._running:
-            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
 
     async def complete(
         self, *, if_none_match: bool = False, if_match: str | None = None
@@ -189,7 +202,7 @@ class ParallelUpload:
         for sent in self.parts:
             part = await asyncio.shield(sent.task)
             if isinstance(part, VolumeError):
-                raise part
+                raise part.again()
             parts.append(part)
         return parts
 
@@ -230,7 +243,7 @@ class ParallelUpload:
             await self._slots.acquire()
             if self._failure is not None:
                 self._slots.release()
-                raise self._failure
+                raise self._failure.again()
             if run is not None and run.last >= run.max_number:
                 self._slots.release()
                 raise FileTooLargeError(
@@ -238,7 +251,7 @@ class ParallelUpload:
                     "give the volume a larger write-part-size",
                 )
         except (asyncio.CancelledError, VolumeError):
-            self._budget.release(held_bytes)
+            self._budget.left(held_bytes)
             raise
 
     def _begin(self, held_bytes: int, send: Callable[[Upload], Awaitable[Part]]) -> PartTask:
@@ -256,7 +269,7 @@ class ParallelUpload:
         def ended(task: PartTask) -> None:
             self._running.discard(task)
             self._slots.release()
-            self._budget.release(held_bytes)
+            self._budget.left(held_bytes)
 
         task = self._group.create_task(sent())
         self._running.add(task)

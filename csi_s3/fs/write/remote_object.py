@@ -10,7 +10,7 @@ before it has refused a request.
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from csi_s3.aio import finish
@@ -24,13 +24,15 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.key_range_lock import KeyOf
+from csi_s3.fs.base.progress_timeout import Progress
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.parallel_upload import ParallelUpload
-from csi_s3.s3.store import Buffer, ObjectInfo
+from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)
 
 COMPARED_BYTES = 1 << 20  # at a time
+MOST_PUTS, MOST_UPLOADS = 100, 3  # are remembered: 150 bytes each, up to 6 MB each
 
 Digest = tuple[int, bytes]  # size, and hash
 
@@ -57,17 +59,36 @@ class RemoteObject:
     Concurrency: the file's lock orders all but `read`, `rebase`, `drop_upload` and `close`.
 
     key_of: gives the file's key, which a rename changes.
+    progress: of the file's bytes.
     upload: what was sent in parts and is not complete.
     """
+
+    __slots__ = (
+        "_basis",
+        "_context",
+        "_key_of",
+        "_puts",
+        "_reader",
+        "_uploads",
+        "base",
+        "is_adopted",
+        "progress",
+        "upload",
+    )
 
     def __init__(self, context: MountContext, key_of: KeyOf, basis: Basis) -> None:
         self.base, self.is_adopted = basis.base, basis.is_adopted
         self.upload: ParallelUpload | None = None
-        self._context, self._store = context, context.store
+        self.progress = Progress(context.clock)
+        self._context = context
         self._key_of, self._basis = key_of, basis
         self._reader: Reader | None = None  # of the base
-        self._puts: set[Digest] = set()  # of PUTs whose outcome is unknown
-        self._uploads: list[ParallelUpload] = []  # whose completion has an unknown outcome
+        self._puts: Sequence[Digest] = ()  # of PUTs whose outcome is unknown
+        self._uploads: Sequence[ParallelUpload] = ()  # whose completion has an unknown outcome
+
+    @property
+    def _store(self) -> ObjectStore:
+        return self._context.store
 
     @property
     def key(self) -> str:
@@ -115,7 +136,12 @@ class RemoteObject:
         if self.upload is None:
             part_bytes = self._context.config.write_part_bytes
             self.upload = ParallelUpload(
-                self._context, self.key, part_bytes=part_bytes, like=self.like, start=start
+                self._context,
+                self.key,
+                part_bytes=part_bytes,
+                like=self.like,
+                start=start,
+                progress=self.progress.made,
             )
         return self.upload
 
@@ -141,20 +167,24 @@ class RemoteObject:
         return bool(self._puts or self._uploads)
 
     def remember(self, sent: Buffer | None) -> None:
-        """Remember that a PUT of these bytes, or else the upload's completion, may take effect."""
+        """Remember that a PUT of these bytes, or else the upload's completion, may take effect.
+
+        The last ones are remembered. What an earlier one makes after all is a conflict.
+        """
         if sent is not None:
-            self._puts.add((len(sent), hashlib.sha256(sent).digest()))
+            digest = len(sent), hashlib.sha256(sent).digest()
+            others = [d for d in self._puts if d != digest]
+            self._puts = (*others, digest)[-MOST_PUTS:]
         elif self.upload is not None and self.upload not in self._uploads:
-            self._uploads.append(self.upload)
+            self._uploads = (*self._uploads, self.upload)[-MOST_UPLOADS:]
 
     def _forget_requests(self) -> None:
-        self._puts.clear()
-        self._uploads.clear()
+        self._puts = self._uploads = ()
 
     async def settle(self) -> None:
         """Take over what such a request has made, if any; raises if the store does not answer."""
         info = await self.made_of(self._puts) if self._puts else None
-        for upload in reversed(self._uploads):
+        for upload in self._uploads[::-1]:
             info = info or await upload.made()
         if info is not None:
             self.base = info

@@ -6,37 +6,61 @@ it are those of the stored version (`RemoteObject.base`), of the spool's file, o
 costs what was changed, and not the file.
 """
 
+import asyncio
 from pathlib import Path
 
-from csi_s3.errors import FileTooLargeError, SpoolFullError, UnsupportedError
+from csi_s3.errors import FileTooLargeError, OutOfMemoryError, SpoolFullError, UnsupportedError
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.write.extents import Extent, Extents, Origin
+from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.write.extents import EXTENT_BYTES, Extent, Extents, Origin
 from csi_s3.fs.write.parallel_upload import largest_part_bytes
 from csi_s3.fs.write.remote_object import RemoteObject
-from csi_s3.fs.write.spool import Description, Spool, SpoolFile
+from csi_s3.fs.write.spool import Spool, SpoolFile
+from csi_s3.fs.write.spool_description import Description
 from csi_s3.s3.store import Buffer
 
-GRANULE_BYTES = 256 << 10  # memory is reserved in such pieces as the tail grows
+# Memory is reserved as the tail grows: the first, then as much again, at most the second at once.
+FIRST_GRANULE_BYTES, GRANULE_BYTES = 4 << 10, 256 << 10
 COPY_BYTES = 1 << 20  # read from the base at a time, when its bytes are brought here
+MOST_EXTENTS = 100_000  # of a file; more are joined, see `StagedFile.make_map_room`
+JOINED_SHARE = 16  # of them: as many fewer there are then
+COUNTED_EXTENTS = 64  # the memory of a map is counted in such steps
+STEP_EXTENTS = 1000  # are read before other tasks get their turn
 
 
 class StagedFile:
     """Lifetime: as its `DirtyFile`; `close` gives memory and spool back.
 
-    Concurrency: the file's lock orders changes; `read` may run beside them.
+    Concurrency: the file's lock orders changes; `read` may run beside them. While no task has the
+    lock, the tail may have to give way to others that need memory: it goes to the spool.
     Cancellation: a cancelled call has changed nothing, or only where bytes are.
 
     Methods that put bytes in the spool raise SpoolFullError, and the bytes stay where they are.
     Methods that read the base raise StaleError if another client has replaced or removed it.
     """
 
-    def __init__(self, context: MountContext, remote: RemoteObject, spool: Spool) -> None:
+    __slots__ = (
+        "_context",
+        "_counted",
+        "_file",
+        "_is_unlinked",
+        "_lock",
+        "_remote",
+        "_reserved",
+        "_spool",
+        "extents",
+        "tail",
+    )
+
+    def __init__(
+        self, context: MountContext, remote: RemoteObject, spool: Spool, lock: asyncio.Lock
+    ) -> None:
+        """lock: the file's."""
         self.tail = bytearray()
         self._reserved = 0  # of the memory budget, for the tail
         self.extents = Extents()  # from 0 to where the tail starts
-        self._remote, self._spool, self._context = remote, spool, context
-        self._part_bytes = context.config.write_part_bytes
-        self._limits = context.store.limits
+        self._counted = 0  # so many of them; below 0: closed
+        self._remote, self._spool, self._context, self._lock = remote, spool, context, lock
         self._file: SpoolFile | None = None
         self._is_unlinked = False  # no other process may find it
         if remote.base is not None:
@@ -67,24 +91,46 @@ class StagedFile:
         return self._remote.upload is None and self.extents.has(Origin.SENT)
 
     @property
+    def _part_bytes(self) -> int:
+        return self._context.config.write_part_bytes
+
+    @property
+    def _least_part_bytes(self) -> int:
+        return self._context.store.limits.min_part_bytes
+
+    @property
     def part_bytes(self) -> int:
         """How long the tail may become before it leaves."""
         upload = self._remote.upload
         return self._part_bytes if upload is None else upload.part_bytes(upload.body)
 
-    def can_be_part(self) -> bool:
-        """Whether the tail can be the upload's next part."""
-        upload = self._remote.upload
+    @property
+    def part_start(self) -> int | None:
+        """Where the next part can begin: the spool has all from there to the tail, if not the tail.
+
+        None: the file cannot be sent in order. Parts are sent when it is stored.
+        """
+        upload, start, end = self._remote.upload, 0, self.tail_start
         if upload is not None:
-            return upload.tried is None and upload.body.covered == self.tail_start
-        is_base = self.extents.count(Origin.BASE) == self.tail_start
-        return self.is_in_memory or (is_base and self.tail_start >= self._limits.min_part_bytes)
+            start = upload.body.covered
+            if upload.tried is not None or start > end:
+                return None
+        elif end > 0:
+            base = self.extents.next_of(Origin.BASE, 0)
+            if base is not None and base.start == 0:
+                start = base.end
+                if start < self._least_part_bytes:
+                    return None
+        is_whole = start == end or self.extents.next_of(Origin.SPOOL, start) == (
+            start,
+            end,
+            Origin.SPOOL,
+        )
+        return start if is_whole else None
 
     def layout(self) -> Extents:
         """The map of the whole file; the tail counts as spooled."""
-        whole = Extents()
-        for e in self.extents:
-            whole.put(e.start, e.end, e.origin)
+        whole = self.extents.copy()
         whole.put(whole.size, self.size, Origin.SPOOL)
         return whole
 
@@ -95,23 +141,56 @@ class StagedFile:
         start, tail_bytes = self.extents.size, len(self.tail)
         if offset != start + tail_bytes or tail_bytes + len(data) > self._part_bytes:
             return False
-        if 0 < start < self._limits.min_part_bytes and self._remote.upload is None:
-            return False  # the file is brought into memory first
-        if self.missing_for(len(data)) > 0:
+        if 0 < start < self._least_part_bytes and self.extents.has(Origin.BASE):
+            return False  # the file may be brought into memory first
+        if not self.try_reserve(len(data)):
             return False
         self.append(data)
         return True
 
-    def missing_for(self, n: int) -> int:
-        """How much `reserve` takes from the budget for n more bytes of the tail."""
-        missing = len(self.tail) + n - self._reserved
-        return -(-missing // GRANULE_BYTES) * GRANULE_BYTES if missing > 0 else 0
+    def _missing_for(self, n: int) -> int:
+        """How much n more bytes of the tail take from the budget."""
+        needed = len(self.tail) + n
+        if needed <= self._reserved:
+            return 0
+        if needed >= GRANULE_BYTES:
+            granules = -(-needed // GRANULE_BYTES)
+            return granules * GRANULE_BYTES - self._reserved
+        return max(FIRST_GRANULE_BYTES, 1 << (needed - 1).bit_length()) - self._reserved
 
-    async def reserve(self, n: int) -> None:
-        """Wait for the memory for n more bytes of the tail."""
-        missing = self.missing_for(n)
-        await self._context.memory.buffers.reserve(missing)
-        self._reserved += missing
+    def try_reserve(self, n: int) -> bool:
+        """Take the memory for n more bytes of the tail, if there is room."""
+        missing, budget = self._missing_for(n), self._context.memory.buffers
+        if missing:
+            if not budget.has_room(missing):
+                return False
+            budget.take(missing)
+            self._has_reserved(missing)
+        return True
+
+    async def reserve(self, n: int, *, until_stuck: bool = False) -> bool:
+        """Wait for the memory for n more bytes of the tail. As `MemoryBudget.reserve`."""
+        missing = self._missing_for(n)
+        was_served = await self._context.memory.buffers.reserve(
+            missing,
+            within_s=self._context.progress_timeout.memory_within_s,
+            progress=self._remote.progress,
+            until_stuck=until_stuck,
+        )
+        if was_served:
+            self._has_reserved(missing)
+        return was_served
+
+    def _has_reserved(self, n: int) -> None:
+        self._reserved += n
+        self._context.memory.buffers.holds(self)
+
+    def give_way(self) -> bool:
+        """Let the tail go to the spool, for a file that needs its memory; see `Holder`."""
+        if self._lock.locked():
+            return False
+        self.spill()
+        return True
 
     def append(self, data: Buffer) -> None:
         """Let the tail grow; the memory for it is reserved."""
@@ -129,18 +208,32 @@ class StagedFile:
         except SpoolFullError:
             self.extents.put(start, end, Origin.SENT)
         tail, self.tail = self.tail, bytearray()
-        spare, self._reserved = self._reserved - len(tail), 0
-        self._context.memory.buffers.release(spare)
+        budget, spare, self._reserved = (
+            self._context.memory.buffers,
+            self._reserved - len(tail),
+            0,
+        )
+        budget.holds_nothing(self)
+        budget.leave(len(tail))
+        budget.release(spare)
         return tail
 
     def spill(self) -> None:
+        """Move the tail to the spool."""
         self._put_in_spool(self.tail_start, self.tail)
         self._drop_tail()
 
+    def append_to_spool(self, data: Buffer) -> None:
+        """Let the file grow without memory: the tail and then these bytes go to the spool."""
+        self.spill()
+        self._put_in_spool(self.tail_start, data)
+
     def _drop_tail(self) -> None:
         self.tail = bytearray()  # a request may still have a view of the old one
-        self._context.memory.buffers.release(self._reserved)
-        self._reserved = 0
+        reserved, self._reserved = self._reserved, 0
+        if reserved:
+            self._context.memory.buffers.holds_nothing(self)
+            self._context.memory.buffers.release(reserved)
 
     def _put_in_spool(self, start: int, data: Buffer) -> None:
         if not data:
@@ -149,15 +242,77 @@ class StagedFile:
         self._mark_changed()
         if self._file is None:
             self._file = self._new_file()
-        known = sum(e.size for e in self.extents.within(start, end) if e.origin is Origin.SPOOL)
-        self._file.write(start, data, new_bytes=len(data) - known)
+        self._file.write(start, data, self.extents)
         self.extents.put(start, end, Origin.SPOOL)
+        self._count_extents()
 
     def _new_file(self) -> SpoolFile:
         file = self._spool.create(self._remote.key)
         if self._is_unlinked:
             file.unlink()
         return file
+
+    # the map
+
+    def _count_extents(self) -> None:
+        """Count what has become of the map, in steps; the first extent is in the file's record."""
+        if self._counted < 0:
+            return  # closed
+        n = max(0, len(self.extents) - 1)
+        more = -(-n // COUNTED_EXTENTS) * COUNTED_EXTENTS - self._counted
+        if more:
+            self._counted += more
+            self._context.memory.account(MemoryKind.DIRTY_FILES).add(more * EXTENT_BYTES)
+
+    @property
+    def has_map_room(self) -> bool:
+        """Whether a change anywhere fits the map."""
+        n = len(self.extents) + 2
+        if n <= self._counted:
+            return True
+        free_bytes = self._context.memory.account(MemoryKind.DIRTY_FILES).free_bytes
+        return n <= MOST_EXTENTS and free_bytes >= COUNTED_EXTENTS * EXTENT_BYTES
+
+    async def make_map_room(self) -> None:
+        """Have room in the map for one more change: what is between changes goes to the spool.
+
+        The smallest gaps go first. They would have to be read and sent in any case.
+
+        Raises:
+            OutOfMemoryError: the volume's memory for such maps is in use.
+
+        """
+        if self.has_map_room:
+            return
+        for start, end in await self._smallest_gaps(max(2, len(self.extents) // JOINED_SHARE)):
+            at = start
+            while at < end:
+                data = await self.read(at, min(end - at, COPY_BYTES))
+                self._put_in_spool(at, data)
+                at += len(data)
+            await asyncio.sleep(0)
+            self._remote.progress.made()
+        if not self.has_map_room:
+            raise OutOfMemoryError(
+                f"{self._remote.key}: the volume's memory for maps of changed files is in use",
+                "close files that are being changed, or give the volume a larger memory-target",
+            )
+
+    async def _smallest_gaps(self, most: int) -> list[tuple[int, int]]:
+        """Up to so many extents that lie between two of the spool, in their order."""
+        gaps: list[tuple[int, int]] = []
+        at, end = 0, self.tail_start
+        while at < end:
+            some = self.extents.within(at, end, most=STEP_EXTENTS)
+            gaps += [(e.start, e.end) for e in some if e.origin in (Origin.BASE, Origin.ZERO)]
+            at = some[-1].end
+            await asyncio.sleep(0)
+        inner = [g for g in gaps if g[0] > 0 and g[1] < end]
+        if not inner:
+            return []
+        sizes = sorted(g[1] - g[0] for g in inner)
+        largest = sizes[min(most, len(sizes)) - 1]
+        return [g for g in inner if g[1] - g[0] <= largest][:most]
 
     # changes
 
@@ -183,7 +338,7 @@ class StagedFile:
 
     def _check_not_sent(self, start: int, end: int) -> None:
         """Bytes that are in parts only cannot be sent again in another part."""
-        if any(e.origin is Origin.SENT for e in self.extents.within(start, end)):
+        if self.extents.has(Origin.SENT) and self.extents.count_within(start, end, Origin.SENT):
             raise SpoolFullError(
                 f"{self._remote.key}: a change of bytes that are only in parts of an upload",
                 "give the volume a larger spool-size",
@@ -192,51 +347,76 @@ class StagedFile:
     async def grow(self, size: int) -> None:
         """Let zeros follow: in memory as long as the file fits one part, else as a hole."""
         zeros = size - self.size
-        largest = self._limits.max_parts * largest_part_bytes(self._context, self._part_bytes)
+        largest = self._context.store.limits.max_parts * largest_part_bytes(
+            self._context, self._part_bytes
+        )
         if zeros > largest:
             raise FileTooLargeError(
                 f"{self._remote.key}: a hole up to {size}, and holes are sent as zeros",
                 f"at most {largest} bytes; a larger write-part-size or memory-target allows more",
             )
         fits = self.is_in_memory and size <= self._part_bytes
-        if fits and self._context.memory.buffers.has_room(self.missing_for(zeros)):
-            await self.reserve(zeros)
+        if fits and self.try_reserve(zeros):
             self.append(bytes(zeros))
             return
         self._mark_changed()
         if self.tail:
             self.spill()
         self.extents.put(self.tail_start, size, Origin.ZERO)
+        self._count_extents()
 
     def cut(self, size: int) -> None:
         """Make the file shorter; SpoolFullError if a part that has the only copy would be cut."""
         upload = self._remote.upload
-        for part in upload.parts if upload is not None else ():
-            if part.start < size < part.end:
-                self._check_not_sent(part.start, size)
+        part = None if upload is None else upload.part_across(size)
+        if part is not None:
+            self._check_not_sent(part.start, size)
         self._mark_changed()
         if size >= self.tail_start:
             self.tail = self.tail[: size - self.tail_start]  # as in `_drop_tail`, a new one
         else:
+            if self._file is not None:
+                self._file.cut(size, self.extents)
             self._drop_tail()
             self.extents.truncate(size)
-            if self._file is not None:
-                self._file.cut(size, left_bytes=self.extents.count(Origin.SPOOL))
+            self._count_extents()
         if upload is not None:
             upload.cut(size)
 
     async def load_small(self, *, is_append: bool) -> None:
-        """Bring a small stored file into memory whole, before it is changed."""
-        is_copied = self.extents.has(Origin.BASE) and (is_append or self._spool.is_there)
-        most = self._limits.min_part_bytes - 1 if is_copied else self._part_bytes
-        is_sent = self._remote.upload is not None or self.extents.has(Origin.SENT)
-        if self.is_in_memory or self.size > most or is_sent:
+        """Bring a small file into memory whole, before it is changed, if that is of use.
+
+        Raises as `MemoryBudget.reserve`.
+        """
+        if not self._is_better_in_memory(is_append=is_append):
             return
-        await self.reserve(self.size)
-        data = bytearray(await self.read(0, self.size))
+        n, start = self.size, self.tail_start
+        if not self.try_reserve(start):
+            if self._spool.is_there:
+                return  # it takes the change
+            await self.reserve(start)
+        data = bytearray(await self.read(0, n))
         self.extents.truncate(0)
+        self._count_extents()
         self._close_file()
         self.tail = data
+
+    def _is_better_in_memory(self, *, is_append: bool) -> bool:
+        is_copied = self.extents.has(Origin.BASE)
+        if self.is_in_memory or self._remote.upload is not None or self.extents.has(Origin.SENT):
+            return False
+        if is_append and not is_copied:
+            return False  # the tail grows; it is sent together with what the spool has
+        is_copied = is_copied and (is_append or self._spool.is_there)
+        return self.size <= (self._least_part_bytes - 1 if is_copied else self._part_bytes)
+
+    def try_overwrite(self, offset: int, data: Buffer) -> bool:
+        """Change bytes that are there, if nothing is to be waited for."""
+        is_load = self._is_better_in_memory(is_append=False)
+        if offset + len(data) > self.size or is_load or not self.has_map_room:
+            return False
+        self.overwrite(offset, memoryview(data))
+        return True
 
     async def localise(self, limit_bytes: int) -> None:
         """Copy the base's bytes to the spool, up to limit_bytes, before the object is deleted."""
@@ -245,13 +425,12 @@ class StagedFile:
                 f"{self._remote.key}: more than {limit_bytes} bytes are in S3 only",
                 "raise unlinked-open-limit",
             )
-        for e in self.extents:
-            at = e.start
-            while e.origin is Origin.BASE and at < e.end:
-                data = await self._remote.read(at, min(e.end - at, COPY_BYTES))
-                self._put_in_spool(at, data)
-                at += len(data)
-                self._context.progress_timeout.made_progress()
+        at = 0
+        while (e := self.extents.next_of(Origin.BASE, at)) is not None:
+            data = await self._remote.read(e.start, min(e.size, COPY_BYTES))
+            self._put_in_spool(e.start, data)
+            at = e.start + len(data)
+            self._context.progress_timeout.made_progress()
 
     def mark_stored(self, size: int) -> None:
         """Take all bytes from the base, which has this size; a file in memory stays there."""
@@ -260,12 +439,11 @@ class StagedFile:
             self._drop_tail()
             self.extents.truncate(0)
             self.extents.put(0, size, Origin.BASE)
+            self._count_extents()
 
     def mark_sent_stored(self) -> None:
         """Take bytes that were only in the upload from the base, which it has made."""
-        for e in self.extents:
-            if e.origin is Origin.SENT:
-                self.extents.put(e.start, e.end, Origin.BASE)
+        self.extents.replace(Origin.SENT, Origin.BASE)
 
     def _close_file(self, *, keep: bool = False) -> None:
         if self._file is not None:
@@ -281,9 +459,23 @@ class StagedFile:
             UnsupportedError: some are only in parts of an upload.
 
         """
+        at, end = offset, min(offset + length, self.size)
+        pieces = []
+        while at < end and (data := await self._read_some(at, end - at)):
+            pieces.append(data)
+            at += len(data)
+            if at < end:
+                await asyncio.sleep(0)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _read_some(self, offset: int, length: int) -> bytes:
+        """As `read`; less, where that is of very many pieces."""
         end, start = min(offset + length, self.size), self.tail_start
         pieces: list[Buffer | Extent] = []  # of one moment; the base's follow
-        for e in self.extents.within(offset, min(end, start)):
+        some = self.extents.within(offset, min(end, start), most=STEP_EXTENTS)
+        if some and some[-1].end < min(end, start):
+            end = some[-1].end
+        for e in some:
             if e.origin is Origin.BASE:
                 pieces.append(e)
             elif e.origin is Origin.ZERO:
@@ -329,13 +521,17 @@ class StagedFile:
     def adopt(self, file: SpoolFile, description: Description) -> None:
         """Go on with what an earlier worker kept: changes of the base."""
         self.extents, self._file = description.map(), file
+        self._count_extents()
 
     def reset(self) -> None:
         self._drop_tail()
         self.extents.truncate(0)
+        self._count_extents()
         self._close_file()
 
     def close(self) -> None:
         """Give memory and spool back; what is kept stays in the spool."""
         self._drop_tail()
+        counted, self._counted = max(0, self._counted), -1
+        self._context.memory.account(MemoryKind.DIRTY_FILES).add(-counted * EXTENT_BYTES)
         self._close_file(keep=self.is_kept)

@@ -8,22 +8,33 @@ from csi_s3.obs.metrics import samples
 from csi_s3.obs.metrics.instruments import MetricSource
 from csi_s3.s3.http import RequestRecord
 
+# S3's own, and those of proxies and load balancers before it.
+_SUCCESSES = (0, 100, 200, 204, 206, 301, 302, 303, 304, 307, 308)
+_REFUSALS = (400, 401, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412, 413, 416, 417, 429, 431)
+_FAILURES = (500, 501, 502, 503, 504, 507, 509)
+_STATUSES = frozenset((*_SUCCESSES, *_REFUSALS, *_FAILURES))
+
 _UP, _DOWN = metrics.S3_BYTES.labels("up"), metrics.S3_BYTES.labels("down")
 
 
 def count_request(record: RequestRecord) -> None:
     """Count one attempt of a request to the store."""
-    metrics.S3_REQUESTS.labels(record.kind, str(record.status)).count += 1
+    metrics.S3_REQUESTS.labels(record.kind, _label(record.status)).count += 1
     metrics.S3_SECONDS.labels(record.kind).observe(record.seconds)
     _UP.count += record.bytes_up
     _DOWN.count += record.bytes_down
 
 
+def _label(status: int) -> str:
+    """A status, or its class: a store can answer any three digits."""
+    return str(status) if status in _STATUSES else f"{status // 100}xx"
+
+
 def metrics_message(usage: Usage) -> dict[str, Any]:
     """The body of a `metrics` message: what this worker has counted until now.
 
-    It has a row for each operation, errno, kind of request and code: some ten KiB, far below the
-    channel's limit.
+    It has a row for each operation, errno, kind of request and code: some ten KiB, and below the
+    channel's limit if all of them occur.
     """
     metrics.OPEN_FILES.set(usage.open_files)
     metrics.INODES.set(usage.inodes)

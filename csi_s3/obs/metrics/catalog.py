@@ -5,6 +5,10 @@ counts; a worker starts from zero, because the zygote counts nothing before it f
 a pod as a label: a volume's numbers are those of all pods that use it, and the series of deleted
 pods would accumulate. prometheus_client's multi-process mode was rejected: it keeps a file for each
 process in a directory that outlives them, while a worker can send its numbers over its link.
+
+The number of series is bounded, because each value of a label is one of a set in this code, with
+one exception: volume handles. A metric has `max_series` of them at most: what exceeds it is counted
+under the value `other` (`obs.metrics.instruments`).
 """
 
 import platform
@@ -57,7 +61,8 @@ S3_REQUESTS = _worker_counter(
     "s3_requests",
     "requests",
     "HTTP requests sent to the object store, retries included. kind: HEAD, LIST, GET, PUT, "
-    "PART, ...; status: the HTTP status, or 0 if there was no answer.",
+    "PART, ...; status: the HTTP status (of an unusual one its class: 5xx), or 0 if there was no "
+    "answer.",
     labels=("kind", "status"),
 )
 S3_SECONDS = _worker_histogram(
@@ -87,10 +92,11 @@ INODES = _worker_gauge(
 INODES_LIMIT = _worker_gauge(
     "inodes_limit",
     "inodes",
-    "The number of inodes above which the kernel is asked to forget files.",
+    "The number of inodes, if they take as much memory as those that are there, above which the "
+    "kernel is asked to forget some.",
 )
 INODES_ASKED = _worker_gauge(
-    "inodes_asked", "inodes", "Files that the kernel was asked to forget and has not forgotten yet."
+    "inodes_asked", "inodes", "Those that the kernel was asked to forget and has not forgotten yet."
 )
 DIRTY_BYTES = _worker_gauge(
     "dirty_bytes", "bytes", "Total size of the files that were written and are not in S3 yet."
@@ -153,6 +159,13 @@ MEMORY_LIMIT_BYTES = _mounter_gauge(
     "--memory-limit, which is divided among the volumes; 0 if there is none.",
 )
 WORKERS = _mounter_gauge("workers", "processes", "Worker processes, one for each mount.")
+MOUNTER_RECORDS = _mounter_gauge(
+    "mounter_records",
+    "records",
+    "What the mounter holds besides its workers. kind: ended_volumes (whose totals are still "
+    "exported), messages (that the node plugin has not read): docs/memory.md.",
+    labels=("kind",),
+)
 NODE_CONNECTED = _mounter_gauge(
     "node_connected", "0 or 1", "Whether the mounter is connected to the node plugin."
 )
@@ -191,6 +204,14 @@ MOUNTS = _node_gauge(
 )
 TARGETS = _node_gauge(
     "published_targets", "targets", "Target paths (one for each pod and volume) with a live mount."
+)
+NODE_RECORDS = _node_gauge(
+    "node_records",
+    "records",
+    "What the node plugin holds besides mounts and targets. kind: pods, lost (targets whose mount "
+    "died before a restart), operations (in progress), events (that wait for the API server or for "
+    "their pod): docs/memory.md.",
+    labels=("kind",),
 )
 MOUNTER_CONNECTED = _node_gauge("mounter_connected", "0 or 1", "Whether a mounter is connected.")
 REGISTERED = _node_gauge(

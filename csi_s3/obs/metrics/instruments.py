@@ -6,12 +6,18 @@ a counter, a histogram and a byte counter of this module, 0.73 us with one count
 The library still writes the text of a scrape (`obs.metrics.exposition`).
 """
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import ClassVar, Generic, TypeAlias, TypeVar
 
 from typing_extensions import override
+
+log = logging.getLogger(__name__)
+
+MAX_SERIES = 1000  # of one metric in one process
+OTHER = "other"  # the value of every label of the series for what exceeds it
 
 Labels: TypeAlias = tuple[str, ...]
 Value: TypeAlias = "float | list[float]"  # a histogram's: a count for each bucket, then the sum
@@ -68,6 +74,7 @@ class Metric(Generic[C]):
 
     Lifetime: the process. Concurrency: one thread counts, the event loop's.
     name: without the prefix `csi_s3_` and the suffix of its kind. unit: in the plural.
+    max_series: sets of label values; what exceeds them shares one more, and is logged once.
     """
 
     kind: ClassVar[str]
@@ -84,11 +91,14 @@ class Metric(Generic[C]):
         stability: Stability = Stability.BETA,
         labels: Labels = (),
         bounds_s: Sequence[float] = (),
+        max_series: int = MAX_SERIES,
     ) -> None:
         self.name = f"csi_s3_{name}{self.suffix}"
         self.unit, self.text, self.source, self.stability = unit, text, source, stability
         self.label_names, self.bounds_s = labels, tuple(bounds_s)
+        self.max_series = max_series
         self._cells: dict[Labels, C] = {}
+        self._is_full_logged = False
 
     @override
     def __repr__(self) -> str:
@@ -110,8 +120,23 @@ class Metric(Generic[C]):
         if cell is None:
             if len(values) != len(self.label_names):
                 raise ValueError(f"{self.name} has the labels {self.label_names}, not {values}")
-            cell = self._cells[values] = self._new()
+            cell = self._cells.setdefault(self._bounded(values), self._new())
         return cell
+
+    def _bounded(self, values: Labels) -> Labels:
+        """These values, or those of the series for the rest if there is no room for another."""
+        rest = (OTHER,) * len(values)
+        if len(self._cells) - (rest in self._cells) < self.max_series:
+            return values
+        if not self._is_full_logged:
+            self._is_full_logged = True
+            log.warning(
+                "%s has %d series; others are counted as one: %s",
+                self.name,
+                self.max_series,
+                ", ".join(f'{name}="{OTHER}"' for name in self.label_names),
+            )
+        return rest
 
     def values(self) -> dict[Labels, Value]:
         """The values that are not zero, by label values; of a gauge all of them."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -151,7 +151,7 @@ class RefreshableCredentials:
                 if self._is_due():
                     await self._refresh()
         if self._failure is not None and self._is_expired():
-            raise replace(self._failure)  # each caller has its own, with its own traceback
+            raise self._failure.again()
         return self._present().keys
 
     async def renew(self, refused: AccessKeys, *, unknown: bool) -> bool:
@@ -214,7 +214,7 @@ class RefreshableCredentials:
         except TimeoutError:
             result = self._too_slow()
         except CredentialsError as exc:
-            result = exc
+            result = exc.again()
         if isinstance(result, str):
             result = CredentialsError(
                 f"credentials ({self.source}) are no longer available: {result}"

@@ -1,0 +1,142 @@
+"""What this mount made of a directory's names while requests that may not show it are under way.
+
+A LIST or HEAD that was under way when this mount changed a name must not undo the change. So each
+question to S3 is an observation. A look-up observes one name. A page of a listing observes all
+names of its directory, for as long as its LIST takes, and a change is remembered until the pages
+that were asked for before it have come.
+
+Rejected: remembering own changes for a fixed time (too short for a slow LIST, or too long for a
+later change by another client).
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from csi_s3.fs.base.memory import Account
+from csi_s3.fs.names.entries import Entry
+from csi_s3.s3.store import ObjectInfo
+
+RECORD_BYTES = 560  # and the name's; measured: 380 to 590, as full as the dictionary is
+
+
+@dataclass(slots=True, eq=False)
+class NameObservation:
+    """change: what this mount made of the name since; None: it did nothing."""
+
+    change: Entry | None = None
+
+
+@dataclass(slots=True, eq=False)
+class PageObservation:
+    """start: of the changes' count.
+
+    is_void: there was no room for the changes since: the answer must be asked for again.
+    """
+
+    start: int
+    is_void: bool = False
+
+
+@dataclass(slots=True)
+class Change:
+    """question: of the answer of S3 that it was; 0: it was a change by this mount.
+
+    is_own: this mount changed the name, whether or not S3 has answered since.
+    """
+
+    sequence: int
+    entry: Entry
+    question: int
+    is_own: bool
+
+
+class Changes:
+    """Concurrency: plain code. Lifetime: as the directory's inode."""
+
+    def __init__(self, account: Account) -> None:
+        """account: of `MemoryKind.CHANGES`."""
+        self._account = account
+        self._sequence = 0
+        self._names: dict[str, list[NameObservation]] = {}
+        self._pages: OrderedDict[PageObservation, None] = OrderedDict()  # the oldest first
+        self._records: OrderedDict[str, Change] = OrderedDict()  # the oldest first
+
+    @property
+    def is_observed(self) -> bool:
+        return bool(self._names or self._pages)
+
+    @contextmanager
+    def observe(self, name: str) -> Iterator[NameObservation]:
+        """While S3 is asked about one name."""
+        observation = NameObservation()
+        self._names.setdefault(name, []).append(observation)
+        try:
+            yield observation
+        finally:
+            observers = self._names[name]
+            observers.remove(observation)
+            if not observers:
+                del self._names[name]
+
+    @contextmanager
+    def observe_page(self) -> Iterator[PageObservation]:
+        """While a page is asked for."""
+        observation = PageObservation(self._sequence)
+        self._pages[observation] = None
+        try:
+            yield observation
+        finally:
+            self._end(observation)
+
+    def since(self, observation: PageObservation) -> Mapping[str, Change]:
+        """Of all names that changed since then."""
+        records = self._records
+        if next(iter(self._pages), None) is observation:
+            return records  # nothing older is remembered
+        return {n: c for n, c in records.items() if c.sequence > observation.start}
+
+    def note(self, name: str, entry: Entry) -> None:
+        """This mount has changed a name."""
+        for observation in self._names.get(name, ()):
+            observation.change = entry
+        self._record(name, entry, question=0)
+
+    def learn(self, name: str, info: ObjectInfo, *, question: int) -> None:
+        """S3 has answered what a name stands for, maybe later than it lists the name."""
+        self._record(name, info, question=question)
+
+    def _record(self, name: str, entry: Entry, *, question: int) -> None:
+        if not self._pages:
+            return
+        before = self._records.pop(name, None)
+        if before is not None:
+            self._account.add(-_record_bytes(name))
+        while self._pages and self._account.free_bytes < _record_bytes(name):
+            oldest = next(iter(self._pages))
+            oldest.is_void = True
+            self._end(oldest)
+        if not self._pages:
+            return
+        self._sequence += 1
+        is_own = question == 0 or (before is not None and before.is_own)
+        self._records[name] = Change(self._sequence, entry, question, is_own)
+        self._account.add(_record_bytes(name))
+
+    def _end(self, observation: PageObservation) -> None:
+        """Forget what no page that is still under way can miss."""
+        self._pages.pop(observation, None)
+        oldest = next(iter(self._pages), None)
+        freed = 0
+        while self._records:
+            name, change = next(iter(self._records.items()))
+            if oldest is not None and change.sequence > oldest.start:
+                break
+            del self._records[name]
+            freed += _record_bytes(name)
+        self._account.add(-freed)
+
+
+def _record_bytes(name: str) -> int:
+    return RECORD_BYTES + len(name)

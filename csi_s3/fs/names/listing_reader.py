@@ -1,0 +1,163 @@
+"""Where an open directory handle reads in a listing.
+
+A position, which the kernel keeps for telldir and seekdir, is the number of a page and an index in
+it. Positions of 262,144 pages fit the 31 bits of a 32-bit program.
+"""
+
+import asyncio
+from typing import TypeAlias
+
+from csi_s3.fs.names.listing import LISTING_BYTES, READER_BYTES, Lister, Listing
+from csi_s3.fs.names.listing_page import (
+    MAX_ADDED,
+    MAX_PAGE_NAMES,
+    OTHER_NAMES,
+    Listed,
+    Mark,
+    Page,
+    sort_key,
+)
+
+INDEX_BITS = 13
+assert MAX_PAGE_NAMES + MAX_ADDED < 1 << INDEX_BITS  # noqa: S101 - two constants
+
+# A position; the mark of its page; the digest of the page's names, as they were; the last name
+# before it that S3 had listed in the page.
+_Place: TypeAlias = tuple[int, Mark, int, str | None]
+
+
+class Reader:
+    """One open handle's. Lifetime: from opendir, or rewinddir, to releasedir.
+
+    Concurrency: any number of calls. is_begun: names were given.
+    """
+
+    def __init__(self, lister: Lister, listing: Listing) -> None:
+        """Join the listing.
+
+        Raises:
+            TooManyOpenFilesError: there is no memory for one more.
+
+        """
+        is_first = listing.readers == 0
+        lister.handles.charge(READER_BYTES + is_first * LISTING_BYTES, "opendir")
+        listing.readers += 1
+        self.listing, self.is_begun = listing, False
+        self._handles = lister.handles
+        self._places: tuple[_Place, ...] = ()
+        self._places_bytes = 0
+
+    def read(self, start: int) -> "Reading":
+        """Begin a call. start: a position, 0 for the beginning. `Reading.end` must follow."""
+        for place in self._places:
+            if place[0] == start:
+                return Reading(self, place)
+        number = start >> INDEX_BITS
+        return Reading(self, (start, self.listing.mark_near(number), 0, None))
+
+    def note(self, places: tuple[_Place, ...]) -> None:
+        """Remember where a call began and ended."""
+        self._places = places
+        marks = {id(mark): mark.size_bytes for _, mark, _, _ in places}
+        before, self._places_bytes = self._places_bytes, sum(marks.values())
+        self._handles.add(self._places_bytes - before)
+
+    def close(self, *, valid_until: float) -> None:
+        """Leave the listing. valid_until: as long its pages may answer look-ups."""
+        self.note(())
+        self._handles.add(-READER_BYTES)
+        self.listing.readers -= 1
+        if self.listing.readers == 0:
+            self._handles.add(-LISTING_BYTES)
+            self.listing.close(valid_until=valid_until)
+
+
+class Reading:
+    """One call that reads names, from a position on. Concurrency: one task.
+
+    is_over: there are no more names.
+    """
+
+    def __init__(self, reader: Reader, place: _Place) -> None:
+        position, self._mark, self._digest, self._last = place
+        self.is_over = False
+        self._reader, self._listing = reader, reader.listing
+        self._number, self._index = position >> INDEX_BITS, position % (1 << INDEX_BITS)
+        self._page: Page | None = None
+        self._moves = 0
+        self._first = self._before = self._now = place
+
+    def next(self) -> Listed | None:
+        """The next name. None: `is_over`, or `load` must be called."""
+        page = self._page
+        if page is None or self._moves != self._listing.moves:
+            return None
+        count = len(page)
+        if page.is_gone:
+            self._index = count
+        while self._index < count:
+            index, self._index = self._index, self._index + 1
+            found = page.at(index)
+            if found is not None:
+                if index < page.listed:
+                    self._last = found.name
+                return found
+        if page.next is None:
+            self.is_over = True
+        else:
+            self._release()
+            self._number, self._index = page.next.number, 0
+            _, self._mark, self._digest, self._last = self._place_ahead(page.next)
+        return None
+
+    def _place_ahead(self, mark: Mark) -> _Place:
+        """The beginning of the next page, without names that were given when pages were others."""
+        position, last = mark.number << INDEX_BITS, self._last
+        if last is not None and sort_key(last) > mark.low:
+            return position, mark, OTHER_NAMES, last
+        return position, mark, 0, None
+
+    def give(self) -> int:
+        """The name that `next` returned is given to the kernel. Returns the position behind it."""
+        page = self._page
+        if page is not None and page.next is not None and self._index == len(page):
+            place = self._place_ahead(page.next)
+        else:
+            position = self._number << INDEX_BITS | self._index
+            place = position, self._mark, self._digest, self._last
+        self._reader.is_begun = True
+        self._before, self._now = self._now, place
+        return place[0]
+
+    async def load(self) -> None:
+        """Have the page here that is to be read.
+
+        Raises:
+            VolumeError: the store's answer; the next call asks again.
+
+        """
+        self._release()
+        await asyncio.sleep(0)  # pages in the cache need no other wait
+        listing = self._listing
+        while self._mark.number < self._number:  # after seekdir: from the last mark before it
+            page = await listing.page(self._mark)
+            if page.next is None:
+                self._number, self._index, self._digest = page.mark.number, len(page), page.digest
+            else:
+                self._mark = page.next
+        page = await listing.page(self._mark)
+        known = self._digest or self._mark.digest
+        if known not in (0, page.digest):  # it was asked for again, and has other names
+            self._index = 0 if self._last is None else page.index_behind(self._last)
+        self._page, self._digest, self._moves = page, page.digest, listing.moves
+        listing.hold(page)
+
+    def end(self) -> None:
+        """The call is over; a call that goes on where it began or ended finds its place."""
+        self._release()
+        self._reader.note((self._now, self._before, self._first))
+
+    def _release(self) -> None:
+        if self._page is not None:
+            self._listing.let_go(self._page)
+            self._page = None

@@ -1,0 +1,87 @@
+"""How much of the disk the spool's files take, against the limit of the volume (`spool-size`).
+
+A disk gives whole blocks: a byte at every 4 KiB of a file takes all of it. Which blocks a file has
+follows from the map of its bytes, so no system call is needed to count them. st_blocks would be
+another way: XFS adds what it allocates in advance, a network's disk may answer late, and it says
+too late that a write was too much.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from csi_s3.errors import SpoolFullError
+from csi_s3.fs.write.extents import Extent, Extents, Origin
+
+_LEAST_BLOCK_BYTES, _LARGEST_BLOCK_BYTES = 512, 64 << 10
+_STAT_BLOCK_BYTES = 512  # the unit of st_blocks: stat(2)
+
+
+class SpoolSpace:
+    """The one count of a spool's disk space. Concurrency: plain code."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self.block_bytes = 4096
+
+    def measure(self, directory: Path) -> None:
+        """Take the size of a block from the disk; a network's may call more so. Raises OSError."""
+        size = os.statvfs(directory).f_frsize
+        self.block_bytes = min(max(size, _LEAST_BLOCK_BYTES), _LARGEST_BLOCK_BYTES)
+
+    def has_room(self, n: int) -> bool:
+        return n <= 0 or self.used_bytes + n <= self.limit_bytes
+
+    def take(self, n: int, hint: str) -> None:
+        """Count n more bytes, or none if that is beyond the limit.
+
+        Raises:
+            SpoolFullError: it is, with this hint.
+
+        """
+        if not self.has_room(n):
+            raise SpoolFullError(
+                f"the spool's {self.limit_bytes} bytes are in use: {self.used_bytes}", hint
+            )
+        self.used_bytes += n
+
+    def add(self, n: int) -> None:
+        """Count what is there already, or fewer bytes, below 0."""
+        self.used_bytes += n
+
+    def rounded(self, n: int) -> int:
+        """What a file of n bytes without a hole takes."""
+        return -(-n // self.block_bytes) * self.block_bytes
+
+    def new_bytes(self, extents: Extents, start: int, end: int) -> int:
+        """What a write of this range takes: blocks that no byte of the map is in yet."""
+        first = start // self.block_bytes * self.block_bytes
+        last = self.rounded(end)
+        return last - first - self._touched(extents.within(first, last))
+
+    def freed_bytes(self, extents: Extents, size: int) -> int:
+        """What a file with this map gives back when it is cut to a size."""
+        first = size // self.block_bytes * self.block_bytes
+        there = self._touched(extents.within(first, extents.size))
+        return there - self._touched(extents.within(first, size))
+
+    def _touched(self, extents: Iterable[Extent]) -> int:
+        total = at = 0
+        for e in extents:
+            if e.origin is Origin.SPOOL:
+                start = max(at, e.start // self.block_bytes * self.block_bytes)
+                at = max(at, self.rounded(e.end))
+                total += at - start
+        return total
+
+
+def size_on_disk(*paths: str) -> int:
+    """What files of ended workers take, as far as they are there."""
+    total = 0
+    for path in paths:
+        try:
+            total += os.lstat(path).st_blocks * _STAT_BLOCK_BYTES
+        except OSError:
+            continue
+    return total

@@ -1,0 +1,78 @@
+"""The directories of mounts that are gone are removed a part at a time, and none that is used."""
+
+import asyncio
+
+import pytest
+
+from csi_s3.node.reconcile import DirectorySweep
+from csi_s3.node.source_mounts import SourceMounts
+
+PART = 16
+
+
+class CountingSources(SourceMounts):
+    """Counts how many directories are looked at between two turns of the event loop."""
+
+    def __init__(self, state_dir):
+        super().__init__(state_dir, owner=0)
+        self.parts, self.looked = [], 0
+
+    def remove_empty(self, mount_id):
+        self.looked += 1
+        return super().remove_empty(mount_id)
+
+
+def mount_id(number):
+    return f"{number:032x}"
+
+
+@pytest.fixture
+def sources(tmp_path):
+    sources = CountingSources(tmp_path)
+    sources.prepare()
+    return sources
+
+
+def left(sources, n, *, with_file=()):
+    for number in range(n):
+        state = sources.state(mount_id(number))
+        state.mkdir(parents=True)
+        sources.path(mount_id(number)).mkdir()
+        if number in with_file:
+            (state / "file-0.data").write_text("x")
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+async def test_any_number_is_removed_a_part_at_a_time(sources, n):
+    await asyncio.to_thread(left, sources, n)
+    (sources.volumes / "other").mkdir()
+    sweep = DirectorySweep(sources, lambda _: False, part=PART)
+    largest = 0
+
+    async def watch():
+        nonlocal largest
+        while True:
+            largest = max(largest, len(sweep.ids))
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    await sweep.run()
+    watching.cancel()
+    assert [path.name for path in sources.volumes.iterdir()] == ["other"]
+    assert (sources.looked, largest, sweep.ids) == (n, PART, frozenset())
+
+
+@pytest.mark.warnings_expected("2 volumes that are not mounted have data")
+async def test_directories_in_use_or_with_data_stay(sources, caplog):
+    left(sources, 5, with_file={1, 3})
+    sweep = DirectorySweep(sources, {mount_id(4)}.__contains__, part=2)
+    await sweep.run()
+    assert sorted(p.name for p in sources.volumes.iterdir()) == [mount_id(n) for n in (1, 3, 4)]
+    assert sources.path(mount_id(4)).exists()
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.warnings_expected("looking for directories failed")
+async def test_a_failure_is_logged_and_ends_nothing(sources):
+    sources.volumes.rmdir()
+    await DirectorySweep(sources, lambda _: False).run()

@@ -1,0 +1,201 @@
+"""Files written at random: the map of their bytes is counted, bounded, and never scanned."""
+
+import asyncio
+import os
+import random
+import sys
+import tracemalloc
+
+import pytest
+
+from csi_s3.errors import OutOfMemoryError
+from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.write.extents import EXTENT_BYTES, Extents, Origin
+from csi_s3.fs.write.staging import COUNTED_EXTENTS, MOST_EXTENTS
+from tests.unit.fs_mount import mount, mounts
+
+__all__ = ["mount", "mounts"]
+
+MIB = 1 << 20
+BLOCK = 4096
+
+
+@pytest.fixture
+def spooled(mounts, tmp_path):
+    return mounts(state_dir=tmp_path / "state", min_part_bytes=5 * MIB)
+
+
+def records(mount):
+    return mount.fs._context.memory.account(MemoryKind.DIRTY_FILES)
+
+
+def extents_of(mount, path):
+    return mount.fs._inodes.get(mount.ino(path)).writer._staged.extents
+
+
+def sparse(mount, path, size):
+    fh = mount.create(path)
+    mount.truncate(path, size)
+    return fh
+
+
+def write_blocks(mount, fh, numbers):
+    async def write():
+        for n in numbers:
+            await mount.fs.files.write(fh, n * BLOCK, b"x" * BLOCK)
+
+    mount.run(write())
+
+
+def steps_of(call):
+    """The lines of our code that a call runs: a measure of its cost that no machine changes."""
+    steps = 0
+
+    def trace(frame, event, _arg):
+        nonlocal steps
+        if "csi_s3" not in frame.f_code.co_filename:
+            return None
+        steps += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+def test_a_random_write_costs_the_same_however_many_went_before(spooled):
+    fh = sparse(spooled, "f", 10 << 30)
+    blocks = random.Random(1).sample(range(0, (10 << 30) // BLOCK, 2), 20_000)
+    steps = {}
+    for n in (500, 2000, 20_000):
+        write_blocks(spooled, fh, blocks[: n - 20])
+        last = blocks[n - 20 : n]
+        steps[n] = steps_of(lambda last=last: write_blocks(spooled, fh, last))
+        assert len(extents_of(spooled, "f")) > 1.9 * n
+    assert steps[2000] < 1.1 * steps[500]
+    assert steps[20_000] < 1.1 * steps[500]
+    spooled.truncate("f", 0)
+    spooled.close_file(fh)
+
+
+@pytest.mark.parametrize("n", [4000, 40_000])
+def test_an_extent_takes_what_is_counted(n):
+    blocks = random.Random(1).sample(range(0, 10 * n, 2), n // 2)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    extents = Extents()
+    extents.put(0, 10 * n, Origin.BASE)
+    for at in blocks:
+        extents.put(at, at + 1, Origin.SPOOL)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.75 * EXTENT_BYTES < (after - before) / len(extents) < 1.25 * EXTENT_BYTES
+
+
+@pytest.mark.parametrize("n", [1000, 10_000])
+def test_a_map_is_counted_until_its_file_is_closed(spooled, n):
+    fh = sparse(spooled, "f", 10 * n * BLOCK)
+    before = records(spooled).used_bytes
+    write_blocks(spooled, fh, range(1, 2 * n, 2))
+    counted = records(spooled).used_bytes - before
+    assert 2 * n <= counted / EXTENT_BYTES <= 2 * n + COUNTED_EXTENTS
+    spooled.truncate("f", BLOCK)
+    assert records(spooled).used_bytes == before
+    spooled.close_file(fh)
+    assert records(spooled).used_bytes == 0
+
+
+def test_above_a_number_of_extents_the_smallest_gaps_are_closed(spooled):
+    """The bytes are the same, and the map stays below its bound."""
+    end = 3 * MOST_EXTENTS
+    fh = sparse(spooled, "f", 16 * end)
+
+    async def write():
+        for at in range(1, end, 4):
+            await spooled.fs.files.write(fh, 16 * at, b"x" * 16)
+        for at in range(3, end, 8):  # gaps of 16 and of 48 bytes
+            await spooled.fs.files.write(fh, 16 * at, b"y" * 16)
+
+    spooled.run(write())
+    assert len(extents_of(spooled, "f")) <= MOST_EXTENTS
+    data = spooled.read(fh, 0, 16 * 64)
+    for at in range(64):
+        expected = b"x" if at % 4 == 1 else b"y" if at % 8 == 3 else b"\0"
+        assert data[16 * at : 16 * at + 16] == expected * 16
+    spooled.close_file(fh)
+    stored = spooled.data("f")
+    assert len(stored) == 16 * end
+    assert stored.count(b"x") == 16 * len(range(1, end, 4))
+    assert stored.count(b"y") == 16 * len(range(3, end, 8))
+
+
+def test_where_maps_have_no_memory_one_that_can_shrink_does_and_another_is_refused(spooled):
+    base = bytes(range(256)) * 40_000
+    for name in ("f", "lone"):
+        spooled.put(name, base)
+    fh, lone = spooled.open("f", os.O_RDWR), spooled.open("lone", os.O_RDWR)
+    write_blocks(spooled, fh, range(1, 200, 2))
+    rest = records(spooled).free_bytes
+    records(spooled).add(rest)
+    with pytest.raises(OutOfMemoryError):
+        spooled.write(lone, b"y", 2_000_000)
+    full = records(spooled).used_bytes
+    expected = bytearray(base)
+    for n in range(1, 200, 2):
+        expected[n * BLOCK : (n + 1) * BLOCK] = b"x" * BLOCK
+    for at in range(2_000_000, 9_000_000, 10_000):
+        spooled.write(fh, b"x", at)
+        expected[at : at + 1] = b"x"
+        assert records(spooled).used_bytes <= full
+    records(spooled).add(-rest)
+    spooled.write(lone, b"y", 2_000_000)
+    spooled.close_file(fh)
+    spooled.close_file(lone)
+    assert spooled.data("f") == expected
+    assert spooled.data("lone") == base[:2_000_000] + b"y" + base[2_000_001:]
+
+
+@pytest.mark.parametrize("n", [1000, 10_000])
+def test_storing_a_file_of_many_extents_leaves_others_their_turns(spooled, n):
+    """No step between two turns handles more than so many extents."""
+    spooled.put("f", bytes(max(2 * n * 512, 6 * MIB)))
+    fh = spooled.open("f", os.O_RDWR)
+    write = spooled.fs.files.write
+
+    async def write_all():
+        for at in range(1, 2 * n, 2):
+            await write(fh, at * 512, b"x" * 200)
+
+    spooled.run(write_all())
+    assert len(extents_of(spooled, "f")) > 1.9 * n
+    turns = 0
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = spooled.start(count())
+    spooled.close_file(fh)
+    counting.cancel()
+    assert turns > 2 * n // 1000
+    assert spooled.data("f").count(b"x") == 200 * n
+
+
+def test_an_overwrite_looks_at_no_part_but_those_it_changes(mounts, tmp_path):
+    steps = {}
+    for n in (100, 1000):
+        mount = mounts(write_part_bytes=8, state_dir=tmp_path / str(n))
+        fh = mount.create("f")
+        mount.write(fh, bytes(8 * n + 4))
+        mount.settle()
+        mount.write(fh, b"x", 0)
+        steps[n] = steps_of(lambda mount=mount, fh=fh: mount.write(fh, b"x", 80))
+        mount.close_file(fh)
+        assert mount.data("f").count(b"x") == 2
+    assert steps[1000] < 1.1 * steps[100]
