@@ -1,6 +1,7 @@
 """The switch that reports steps which hold the event loop, on both event loops."""
 
 import asyncio
+import gc
 import logging
 import time
 
@@ -182,4 +183,8 @@ def test_the_switch_is_a_number_of_milliseconds(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def all_lines(caplog):
+    """And no line for the garbage of all tests before."""
     caplog.set_level(logging.WARNING)
+    gc.disable()
+    yield
+    gc.enable()
