@@ -25,8 +25,8 @@ from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
 from csi_s3.fs.files.write_back import WriteBack
+from csi_s3.fs.listings.entries import Entry, Special
 from csi_s3.fs.names.attributes import Attributes
-from csi_s3.fs.names.entries import Entry, Special
 from csi_s3.fs.names.exclusive_create import put_new_if_possible
 from csi_s3.fs.names.inode import (
     DIRECTORY_BYTES,

@@ -1,4 +1,4 @@
-"""Of mounts that have ended the keeper holds the totals of the latest volumes, and no more."""
+"""Of mounts that have ended, the keeper holds the totals of the latest volumes only."""
 
 import asyncio
 import gc

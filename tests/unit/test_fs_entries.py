@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from csi_s3.fs.names.entries import Packer, Special, SymbolicLink
-from csi_s3.fs.names.listing_page import PAGE_BYTES, Mark, Page
+from csi_s3.fs.listings.entries import Packer, Special, SymbolicLink
+from csi_s3.fs.listings.listing_page import PAGE_BYTES, ListingPage, Mark
 from csi_s3.s3.store import ObjectInfo
 
 INFO = ObjectInfo(
@@ -44,7 +44,7 @@ class Owner:
 
 
 def page_of(*names, prefix="d/"):
-    page = Page(Owner(), Packer(), prefix, Mark(0), None)
+    page = ListingPage(Owner(), Packer(), prefix, Mark(0), None)
     page.fill([(name, entry, 0) for name, entry in names], question=1)
     return page
 
@@ -120,7 +120,7 @@ def test_a_page_counts_what_it_takes(count, etag, change):
     names = [(name, info, 0) for name, info in infos]
     tracemalloc.start()
     try:
-        page = Page(Owner(), packer, "d/", Mark(0, low="x" * 20, token="t" * 80), None)
+        page = ListingPage(Owner(), packer, "d/", Mark(0, low="x" * 20, token="t" * 80), None)
         page.fill(names, question=1)
         for name, info in infos:
             match change:

@@ -5,7 +5,7 @@ import pytest
 from csi_s3.errors import (
     StoreUnavailableError,
 )
-from csi_s3.fs.names.entries import Special
+from csi_s3.fs.listings.entries import Special
 from tests.unit.fs_mount import fail, mount, mounts, paged
 
 __all__ = ["mount", "mounts"]

@@ -8,10 +8,10 @@ import pytest
 
 from csi_s3.errors import IntegrityError, StoreRefusedError, TooManyOpenFilesError
 from csi_s3.fs.base.memory import MemoryKind
-from csi_s3.fs.names.changes import Changes
-from csi_s3.fs.names.directory import MAX_LISTINGS
-from csi_s3.fs.names.entries import Special
-from csi_s3.fs.names.listing import LISTING_BYTES, READER_BYTES
+from csi_s3.fs.listings.changes import Changes
+from csi_s3.fs.listings.directory import MAX_LISTINGS
+from csi_s3.fs.listings.entries import Special
+from csi_s3.fs.listings.listing import LISTING_BYTES, READER_BYTES
 from csi_s3.s3.memory_store import MemoryStore
 from csi_s3.s3.store import ListPage, ObjectInfo
 from tests.unit.fs_mount import Held, mount, mounts, paged
@@ -138,6 +138,9 @@ def test_seekdir_far_back_asks_for_the_page_and_for_a_few_before_it(mount):
 
 
 def test_a_hundred_handles_of_one_directory_share_a_listing(mount):
+    """Promise: opendir joins a listing that another handle of the directory began less than
+    `metadata-ttl` ago, so names may be as old as that.
+    """
     make_up(mount.store, 2000)
     ino = mount.ino("d")
     before = used(mount, MemoryKind.HANDLES)

@@ -233,6 +233,16 @@ class Model:
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("others", [0.0, 0.2])
 def test_a_name_that_is_there_is_given_once(mount, seed, others):
+    """Promise: A name that is in a directory while it is read is listed exactly once, whatever is
+    made, renamed or removed there at the same time. A name that is new by then is listed if it
+    sorts behind what has been read.
+
+    Promise: A listing of any length needs a bounded amount of memory ([memory.md](memory.md)).
+    Where pages of it had to be dropped, they are requested again. If their names have changed by
+    then, a handle goes on behind the last name that it read. After seekdir to another position of
+    such a page, a name may be listed twice rather than not at all. Positions of an earlier opendir
+    count names, as far as the directory has not changed.
+    """
     model = Model(mount, random.Random(seed))
     for _ in range(STEPS):
         if model.rng.random() < others:

@@ -11,7 +11,7 @@ from csi_s3.errors import (
     NotEmptyError,
     NotFoundError,
 )
-from csi_s3.fs.names.pages import Pages, first_below
+from csi_s3.fs.listings.pages import Pages, first_below
 from csi_s3.s3.memory_store import MemoryStore
 from csi_s3.s3.store import ListPage
 from tests.unit.fs_mount import mount, mounts, paged

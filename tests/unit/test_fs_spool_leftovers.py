@@ -14,7 +14,7 @@ from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.write.extents import Extents
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.spool_directory import SpoolDirectory
-from csi_s3.fs.write.spool_leftovers import KEPT_S, RECORD_BYTES, Leftovers
+from csi_s3.fs.write.spool_leftovers import KEPT_S, RECORD_BYTES, SpoolLeftovers
 from csi_s3.fs.write.spool_space import SpoolSpace
 from tests.unit.fs_mount import fail, mount, mounts
 from tests.unit.spool_case import BLOCK, leftovers, measured_bytes, put, spool_of
@@ -220,7 +220,7 @@ def test_a_record_is_as_large_as_it_counts(state, n):
     leave(state, n, blocks=0)
 
     def scan():
-        found = Leftovers(SpoolDirectory(state), SpoolSpace(1 << 40), account)
+        found = SpoolLeftovers(SpoolDirectory(state), SpoolSpace(1 << 40), account)
         asyncio.run(found.scan(set(), now_s=0.0))
         return found
 
@@ -239,7 +239,7 @@ def test_what_exceeds_the_memory_counts_and_stays(state):
     memory = Memory(1 << 20, 40 * RECORD_BYTES * 4)
     account = memory.account(MemoryKind.LEFTOVERS)
     space = SpoolSpace(1 << 30)
-    found = Leftovers(SpoolDirectory(state), space, account)
+    found = SpoolLeftovers(SpoolDirectory(state), space, account)
     asyncio.run(found.scan(set(), now_s=0.0))
     assert 0 < len(found) <= 40
     assert account.used_bytes <= account.limit_bytes

@@ -19,8 +19,8 @@ from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key
 from csi_s3.fs.files.handles import Handles, Opening
 from csi_s3.fs.files.write_back import WriteBack
+from csi_s3.fs.listings.entries import Entry
 from csi_s3.fs.names.attributes import Attributes
-from csi_s3.fs.names.entries import Entry
 from csi_s3.fs.names.exclusive_create import ExclusiveCreate
 from csi_s3.fs.names.inode import FileHandle, Inode, Kind
 from csi_s3.fs.names.tree import Tree

@@ -15,7 +15,7 @@ from csi_s3.errors import IsDirectoryError, SpoolFullError, StaleError, VolumeEr
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.base.progress_timeout import FileProgress
-from csi_s3.fs.names.entries import Special
+from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.names.inode import FileHandle, Inode
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.tree import Tree

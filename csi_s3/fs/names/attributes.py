@@ -5,7 +5,7 @@ import zlib
 from dataclasses import dataclass
 
 from csi_s3.config.volume import TreeConfig
-from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
+from csi_s3.fs.listings.entries import Entry, Special, SymbolicLink
 from csi_s3.fs.names.inode import Inode
 
 LINK_MODE = 0o777  # what Linux shows of any symbolic link

@@ -15,9 +15,9 @@ from sys import getsizeof
 from typing import NamedTuple
 
 from csi_s3.fs.base.memory import Account
-from csi_s3.fs.names.directory import Directory
-from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
-from csi_s3.fs.names.listing_reader import Reader as DirectoryReader
+from csi_s3.fs.listings.directory import Directory
+from csi_s3.fs.listings.entries import Entry, Special, SymbolicLink
+from csi_s3.fs.listings.listing_reader import DirectoryReader
 from csi_s3.fs.names.record_chain import Link
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.dirty_file import DirtyFile

@@ -143,7 +143,7 @@ class Inodes:
         self._settle(inode)
         inode.is_linked = False
         self._unpin(inode)
-        if self.child(inode.parent, inode.name) is inode:  # else it was forgotten meanwhile
+        if self.child(inode.parent, inode.name) is inode:  # else it was forgotten
             self._by_number[inode.parent].remove_name(inode.name)
         self.drop_unused(inode)
 

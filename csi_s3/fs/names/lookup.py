@@ -15,8 +15,8 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.base.keys import LINK_SUFFIX, MAX_NAME_BYTES, link_name
-from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
-from csi_s3.fs.names.pages import first_below
+from csi_s3.fs.listings.entries import Entry, Special, SymbolicLink
+from csi_s3.fs.listings.pages import first_below
 from csi_s3.s3.store import MAX_KEY_BYTES, ObjectInfo, ObjectStore
 
 

@@ -10,8 +10,8 @@ from sys import getsizeof
 from csi_s3.errors import BadLinkError, ExistsError, NotFoundError, NotPermittedError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
+from csi_s3.fs.listings.entries import SymbolicLink
 from csi_s3.fs.names.attributes import Attributes
-from csi_s3.fs.names.entries import SymbolicLink
 from csi_s3.fs.names.exclusive_create import put_new_if_possible
 from csi_s3.fs.names.inode import RUNTIME_BYTES, Inode, Kind
 from csi_s3.fs.names.tree import Tree

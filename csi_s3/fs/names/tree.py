@@ -28,18 +28,18 @@ from csi_s3.fs.base.keys import (
     link_name,
 )
 from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.listings.directory import Directory
+from csi_s3.fs.listings.entries import Entry, Packer, Special, SymbolicLink
+from csi_s3.fs.listings.listing import Lister, Listing
+from csi_s3.fs.listings.listing_reader import DirectoryReader
+from csi_s3.fs.listings.page_cache import PageCache
+from csi_s3.fs.listings.pages import first_below
 from csi_s3.fs.names.attributes import Attributes, attributes, entry_attributes
-from csi_s3.fs.names.directory import Directory
-from csi_s3.fs.names.entries import Entry, Packer, Special, SymbolicLink
 from csi_s3.fs.names.eviction import Eviction, Room
 from csi_s3.fs.names.inode import NEW_INODE_BYTES, ROOT, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import KernelCache
-from csi_s3.fs.names.listing import Lister, Listing
-from csi_s3.fs.names.listing_reader import Reader
 from csi_s3.fs.names.lookup import NameResolver
-from csi_s3.fs.names.page_cache import PageCache
-from csi_s3.fs.names.pages import first_below
 from csi_s3.fs.names.recent_keys import KEY_BYTES, RecentKeys
 from csi_s3.fs.names.sizes import Sizes
 from csi_s3.fs.names.unfinished_moves import UnfinishedMoves
@@ -361,7 +361,7 @@ class Tree:
 
     # listings
 
-    def list_directory(self, inode: Inode) -> Reader:
+    def list_directory(self, inode: Inode) -> DirectoryReader:
         """Begin to read a directory, or join others that began within `metadata-ttl`.
 
         Raises:
@@ -370,7 +370,7 @@ class Tree:
         """
         return self._list(inode, since_s=self._fresh_since_s)
 
-    def read_from_start(self, inode: Inode, reader: Reader) -> Reader:
+    def read_from_start(self, inode: Inode, reader: DirectoryReader) -> DirectoryReader:
         """The reader of a first READDIR, or after rewinddir: the directory as it is now."""
         since_s = math.inf if reader.is_begun else self._fresh_since_s
         if not reader.is_begun and reader.listing.is_joinable(since_s):
@@ -383,12 +383,12 @@ class Tree:
     def _fresh_since_s(self) -> float:
         return self._clock.monotonic_s() - self._config.metadata_ttl_s
 
-    def _list(self, inode: Inode, *, since_s: float, is_new: bool = True) -> Reader:
+    def _list(self, inode: Inode, *, since_s: float, is_new: bool = True) -> DirectoryReader:
         directory, listing = self.directory(inode), self.directory(inode).newest
         self.drop_old_pages()
         if not isinstance(listing, Listing) or not listing.is_joinable(since_s):
             listing = Listing(self._lister, self.inodes.key(inode), directory)
-        reader = Reader(self._lister, listing, is_new=is_new)
+        reader = DirectoryReader(self._lister, listing, is_new=is_new)
         directory.opened(listing)
         return reader
 
@@ -396,7 +396,7 @@ class Tree:
         """Give back what closed listings hold after `metadata-ttl`."""
         self._cache.expire(self._clock.monotonic_s())
 
-    def close_listing(self, inode: Inode, reader: Reader) -> None:
+    def close_listing(self, inode: Inode, reader: DirectoryReader) -> None:
         now_s = self._clock.monotonic_s()
         reader.close(valid_until=now_s + self._config.metadata_ttl_s)
         if reader.listing.readers == 0:

@@ -21,7 +21,7 @@ from csi_s3.errors import (
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import decode_name
 from csi_s3.fs.files.write_back import WriteBack
-from csi_s3.fs.names.entries import Special
+from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies

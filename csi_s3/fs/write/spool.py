@@ -21,7 +21,7 @@ from csi_s3.fs.write.extents import Extents
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.spool_descriptors import Descriptors, share_of_limit
 from csi_s3.fs.write.spool_directory import SpoolDirectory
-from csi_s3.fs.write.spool_leftovers import Leftover, Leftovers
+from csi_s3.fs.write.spool_leftovers import Leftover, SpoolLeftovers
 from csi_s3.fs.write.spool_space import SpoolSpace
 from csi_s3.s3.store import Buffer
 
@@ -39,7 +39,9 @@ class SpoolDisk:
         self.directory = SpoolDirectory(directory)
         self.space = SpoolSpace(limit_bytes)
         self.descriptors = Descriptors(most_open)
-        self.leftovers = Leftovers(self.directory, self.space, memory.account(MemoryKind.LEFTOVERS))
+        self.leftovers = SpoolLeftovers(
+            self.directory, self.space, memory.account(MemoryKind.LEFTOVERS)
+        )
         self.live: set[int] = set()  # the numbers of files in use
         self.records = memory.account(MemoryKind.DIRTY_FILES)
         self._next = 1
@@ -133,7 +135,7 @@ class Spool:
             self.disk.leftovers.give_up(file.number)
 
     def supersede(self, key: str, *, is_edit: bool) -> None:
-        """As `Leftovers.supersede`."""
+        """As `SpoolLeftovers.supersede`."""
         if self.disk is not None:
             self.disk.leftovers.supersede(key, is_edit=is_edit)
 

@@ -47,7 +47,7 @@ class Leftover:
         return RECORD_BYTES + sys.getsizeof(self.key)
 
 
-class Leftovers:
+class SpoolLeftovers:
     """Lifetime: as the worker. Concurrency: plain code, but `scan`, which may run beside others.
 
     Their bytes count in space from `scan` or `add` on.

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 
 from csi_s3.fs.base.keys import is_visible, link_name
-from csi_s3.fs.names.changes import Change
-from csi_s3.fs.names.entries import Entry, Special, SymbolicLink
-from csi_s3.fs.names.listing_page import sort_key
+from csi_s3.fs.listings.changes import Change
+from csi_s3.fs.listings.entries import Entry, Special, SymbolicLink
+from csi_s3.fs.listings.listing_page import sort_key
 from csi_s3.s3.store import ListPage, ObjectInfo
 
 Pending = dict[str, tuple[Entry, int]]  # by length; with the question, as in `Merge.names`

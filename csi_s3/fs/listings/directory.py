@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 from typing import Generic, Protocol, TypeVar
 
 from csi_s3.fs.base.memory import Account
-from csi_s3.fs.names.changes import Changes, NameObservation
-from csi_s3.fs.names.entries import Entry
-from csi_s3.fs.names.listing_page import Listed, sort_key
+from csi_s3.fs.listings.changes import Changes, NameObservation
+from csi_s3.fs.listings.entries import Entry
+from csi_s3.fs.listings.listing_page import Listed, sort_key
 from csi_s3.s3.store import ObjectInfo
 
 MAX_LISTINGS = 32  # that keep pages; a change corrects each of them
@@ -28,7 +28,7 @@ class KnownListing(Protocol):
         """What its pages say of a name, if they say anything."""
 
     def correct(self, name: str, entry: Entry, *, add: bool, question: int) -> None:
-        """As `Page.correct`."""
+        """As `ListingPage.correct`."""
 
     def drop_pages(self) -> None:
         """Give its pages up; it asks for them again."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from csi_s3.fs.names.entries import Entry, Packer, Special, SymbolicLink
+from csi_s3.fs.listings.entries import Entry, Packer, Special, SymbolicLink
 
 # Measured, with 1000 and 4000 names of 12 characters, and held by the test of a page.
 PAGE_BYTES = 1300  # without its names, with its place in the cache
@@ -62,7 +62,7 @@ class Mark:
 
 
 class PageOwner(Protocol):
-    def page_dropped(self, page: "Page") -> None:
+    def page_dropped(self, page: "ListingPage") -> None:
         """The cache has dropped it."""
 
 
@@ -74,7 +74,7 @@ class Listed(NamedTuple):
     question: int
 
 
-class Page:
+class ListingPage:
     """Concurrency: plain code. Lifetime: while it is in the cache, or a call reads it.
 
     listed: how many names S3 has listed; names that were added come behind them.

@@ -20,12 +20,12 @@ from csi_s3.errors import IntegrityError, InvalidNameError, StoreRefusedError, V
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.memory import Account, MemoryKind
 from csi_s3.fs.base.outcome import outcome
-from csi_s3.fs.names.directory import Directory
-from csi_s3.fs.names.entries import Entry, Packer, Special
-from csi_s3.fs.names.listing_page import MAX_PAGE_NAMES, Listed, Mark, Page, sort_key
-from csi_s3.fs.names.merging import Merge, Pending
-from csi_s3.fs.names.page_cache import PageCache
-from csi_s3.fs.names.pages import Progress
+from csi_s3.fs.listings.directory import Directory
+from csi_s3.fs.listings.entries import Entry, Packer, Special
+from csi_s3.fs.listings.listing_page import MAX_PAGE_NAMES, Listed, ListingPage, Mark, sort_key
+from csi_s3.fs.listings.merging import Merge, Pending
+from csi_s3.fs.listings.page_cache import PageCache
+from csi_s3.fs.listings.pages import Progress
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.s3.store import ListPage
 
@@ -70,14 +70,14 @@ class Listing:
         self.hidden, self.first_hidden = 0, ""
         self._lister, self._cache = lister, lister.cache
         self._prefix, self._directory = prefix, directory
-        self._pages: list[Page] = []  # disjoint, in order
+        self._pages: list[ListingPage] = []  # disjoint, in order
         self._marks: dict[int, Mark] = {}
         self._stride, self._marks_bytes = 1, 0
         self._furthest = self._merged = -1  # numbers of pages: the last one asked for, and merged
-        self._held: dict[Page, int] = {}  # pages that calls read now
+        self._held: dict[ListingPage, int] = {}  # pages that calls read now
         self._pending: Pending = {}
         self._pending_mark = Mark(0)
-        self._tasks: dict[tuple[int, str], asyncio.Task[Page | VolumeError]] = {}
+        self._tasks: dict[tuple[int, str], asyncio.Task[ListingPage | VolumeError]] = {}
 
     @property
     def prefix(self) -> str:
@@ -125,7 +125,7 @@ class Listing:
 
     # pages
 
-    async def page(self, mark: Mark) -> Page:
+    async def page(self, mark: Mark) -> ListingPage:
         """The page at a mark; the next one is asked for ahead, the first time.
 
         Raises:
@@ -145,7 +145,7 @@ class Listing:
             _ = self._task(ahead)
         return page
 
-    def cached(self, mark: Mark) -> Page | None:
+    def cached(self, mark: Mark) -> ListingPage | None:
         at = bisect_left(self._pages, mark.number, key=_number)
         page = self._pages[at] if at < len(self._pages) else None
         return (
@@ -167,12 +167,12 @@ class Listing:
                     nearest = mark
         return nearest
 
-    def hold(self, page: Page) -> None:
+    def hold(self, page: ListingPage) -> None:
         """A call reads it: it is corrected, even if the cache drops it. `let_go` must follow."""
         self._held[page] = self._held.get(page, 0) + 1
         self._directory.has_pages(self)
 
-    def let_go(self, page: Page) -> None:
+    def let_go(self, page: ListingPage) -> None:
         self._held[page] -= 1
         if not self._held[page]:
             del self._held[page]
@@ -185,7 +185,7 @@ class Listing:
         return None if page is None else page.find(name)
 
     def correct(self, name: str, entry: Entry, *, add: bool, question: int) -> None:
-        """Take over newer knowledge of one name, as `Page.correct`."""
+        """Take over newer knowledge of one name, as `ListingPage.correct`."""
         key = sort_key(name)
         page = self._page_of(key)
         for known in (page, *[p for p in self._held if p is not page and p.covers(key)]):
@@ -208,7 +208,7 @@ class Listing:
         low = self._pending_mark.low
         return low.startswith(name) and name != low and low < key
 
-    def _page_of(self, key: str) -> Page | None:
+    def _page_of(self, key: str) -> ListingPage | None:
         at = bisect_left(self._pages, key, key=_low) - 1
         return self._pages[at] if at >= 0 and self._pages[at].covers(key) else None
 
@@ -218,7 +218,7 @@ class Listing:
         for page in [*self._pages]:
             self._cache.drop(page)
 
-    def page_dropped(self, page: Page) -> None:
+    def page_dropped(self, page: ListingPage) -> None:
         """By the cache."""
         self._pages.remove(page)
         if not self._pages:
@@ -232,7 +232,7 @@ class Listing:
             self._pending, self._pending_mark = {}, Mark(0)
             self._directory.has_no_pages(self)
 
-    def _store(self, page: Page) -> None:
+    def _store(self, page: ListingPage) -> None:
         high = None if page.next is None else page.next.low
         at = bisect_left(self._pages, page.mark.number, key=_number)
         while at < len(self._pages) and (
@@ -265,7 +265,7 @@ class Listing:
 
     # asking
 
-    def _task(self, mark: Mark) -> "asyncio.Task[Page | VolumeError]":
+    def _task(self, mark: Mark) -> "asyncio.Task[ListingPage | VolumeError]":
         """The task that asks for a page: the one under way, or a new one."""
         key = mark.number, mark.low
         task = self._tasks.get(key)
@@ -275,7 +275,7 @@ class Listing:
             if self.begun_s is None:
                 self.begun_s = context.clock.monotonic_s()
 
-            async def work() -> Page | VolumeError:
+            async def work() -> ListingPage | VolumeError:
                 try:
                     return await outcome(lambda: self._fetch(mark))
                 finally:
@@ -285,7 +285,7 @@ class Listing:
             task = self._tasks[key] = context.group.create_task(work())
         return task
 
-    async def _fetch(self, mark: Mark) -> Page:
+    async def _fetch(self, mark: Mark) -> ListingPage:
         """Ask for the page at a mark; from the beginning, if the store refuses the old token."""
         is_valid = mark.moves == self._directory.moves
         try:
@@ -295,7 +295,7 @@ class Listing:
                 raise
             return await self._walk(mark, None)
 
-    async def _walk(self, mark: Mark, token: str | None) -> Page:
+    async def _walk(self, mark: Mark, token: str | None) -> ListingPage:
         """Ask until there is a key behind the mark, or the end."""
         progress, moves = Progress(self.prefix), self._directory.moves
         while True:
@@ -325,7 +325,7 @@ class Listing:
 
     def _page(
         self, mark: Mark, next_token: str | None, merge: Merge, question: int, token: str | None
-    ) -> Page:
+    ) -> ListingPage:
         """Store what was merged. token: of the answer."""
         names = self._directory.local_between(mark.low, merge.low, at_most=MAX_PAGE_NAMES + 1)
         merge.add_local(names)
@@ -340,7 +340,7 @@ class Listing:
             self._merged = mark.number
             self.hidden += merge.hidden
             self.first_hidden = self.first_hidden or merge.first_hidden
-        page = Page(self, self._lister.packer, merge.prefix, mark, ahead)
+        page = ListingPage(self, self._lister.packer, merge.prefix, mark, ahead)
         page.fill(merge.names, question=question)
         mark.note_digest(page.digest)
         self._remember(mark)
@@ -348,11 +348,11 @@ class Listing:
         return page
 
 
-def _number(page: Page) -> int:
+def _number(page: ListingPage) -> int:
     return page.mark.number
 
 
-def _low(page: Page) -> str:
+def _low(page: ListingPage) -> str:
     return page.mark.low
 
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import Protocol
 
 from csi_s3.fs.base.memory import Account, Memory, MemoryKind
-from csi_s3.fs.names.listing_page import Page
+from csi_s3.fs.listings.listing_page import ListingPage
 
 
 class ClosedListing(Protocol):
@@ -21,36 +21,36 @@ class PageCache:
 
     def __init__(self, memory: Memory) -> None:
         self.account: Account = memory.cache(MemoryKind.LISTINGS, self._shrink)
-        self._pages: OrderedDict[Page, None] = OrderedDict()  # the oldest first
+        self._pages: OrderedDict[ListingPage, None] = OrderedDict()  # the oldest first
         self._closed: OrderedDict[ClosedListing, float] = OrderedDict()  # the oldest first
 
     def __len__(self) -> int:
         return len(self._pages)
 
-    def add(self, page: Page) -> None:
+    def add(self, page: ListingPage) -> None:
         """It may be dropped at once, if there is no room at all."""
         self._pages[page] = None
         self.account.add(page.size_bytes)
         self._keep_limit()
 
-    def touch(self, page: Page) -> None:
+    def touch(self, page: ListingPage) -> None:
         """It was used: it is the newest now."""
         if page in self._pages:
             self._pages.move_to_end(page)
 
-    def grown(self, page: Page, n: int) -> None:
+    def grown(self, page: ListingPage, n: int) -> None:
         """It has n more bytes, or fewer."""
         if n and page in self._pages:
             self.account.add(n)
             self._keep_limit()
 
-    def drop(self, page: Page) -> None:
+    def drop(self, page: ListingPage) -> None:
         if page in self._pages:
             del self._pages[page]
             self.account.add(-page.size_bytes)
             page.owner.page_dropped(page)
 
-    def has_room(self, page: Page) -> bool:
+    def has_room(self, page: ListingPage) -> bool:
         """Whether a page like this one can be asked for ahead without harm to its neighbours."""
         return 4 * page.size_bytes <= self.account.free_bytes + self.account.used_bytes
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from csi_s3.fs.base.memory import Account
-from csi_s3.fs.names.entries import Entry
+from csi_s3.fs.listings.entries import Entry
 from csi_s3.s3.store import ObjectInfo
 
 RECORD_BYTES = 400  # and the name's; measured: 390 for 7,000 names, with their entries

@@ -7,14 +7,14 @@ it. Positions of 262,144 pages fit the 31 bits of a 32-bit program.
 import asyncio
 from typing import TypeAlias
 
-from csi_s3.fs.names.listing import LISTING_BYTES, READER_BYTES, Lister, Listing
-from csi_s3.fs.names.listing_page import (
+from csi_s3.fs.listings.listing import LISTING_BYTES, READER_BYTES, Lister, Listing
+from csi_s3.fs.listings.listing_page import (
     MAX_ADDED,
     MAX_PAGE_NAMES,
     OTHER_NAMES,
     Listed,
+    ListingPage,
     Mark,
-    Page,
     sort_key,
 )
 
@@ -26,7 +26,7 @@ assert MAX_PAGE_NAMES + MAX_ADDED < 1 << INDEX_BITS  # noqa: S101 - two constant
 _Place: TypeAlias = tuple[int, Mark, int, str | None]
 
 
-class Reader:
+class DirectoryReader:
     """One open handle's. Lifetime: from opendir, or rewinddir, to releasedir.
 
     Concurrency: any number of calls. is_begun: names were given.
@@ -85,12 +85,12 @@ class Reading:
     is_over: there are no more names.
     """
 
-    def __init__(self, reader: Reader, place: _Place) -> None:
+    def __init__(self, reader: DirectoryReader, place: _Place) -> None:
         position, self._mark, self._digest, self._last = place
         self.is_over = False
         self._reader, self._listing = reader, reader.listing
         self._number, self._index = position >> INDEX_BITS, position % (1 << INDEX_BITS)
-        self._page: Page | None = None
+        self._page: ListingPage | None = None
         self._moves = 0
         self._first = self._before = self._now = place
 
