@@ -98,6 +98,7 @@ class ListingPage:
         self._added: dict[str, int] = {}
         self._added_names: list[str] = []
         self._removed = 0
+        self._found = -1  # the index that `find` has found last
 
     def fill(self, names: Sequence[tuple[str, Entry, int]], *, question: int) -> None:
         """Take over what S3 has listed, in the order of `sort_key`: name, entry, question.
@@ -152,7 +153,19 @@ class ListingPage:
 
     def at(self, index: int) -> Listed | None:
         """None: the name was removed."""
-        return self._listed(index, self._name(index))
+        if index >= self.listed:
+            return self._listed(index, self._name(index))
+        blob, start = self._blob, self._starts[index] + 1
+        end = start + blob[start - 1]
+        name = blob[start:end].decode()
+        if blob[end + 1] == _CHANGED:
+            return self._listed(index, name)
+        packed = blob[end + 1 : self._starts[index + 1]]
+        entry = self._packer.unpack(self._prefix, name, packed)
+        if entry is Special.ABSENT:
+            return None
+        question = self._questions.get(index, self.question) if self._questions else self.question
+        return Listed(name, entry, question)
 
     def find(self, name: str) -> Listed | None:
         """None: it is not there, or was removed."""
@@ -246,10 +259,13 @@ class ListingPage:
 
     def _index(self, name: str) -> int | None:
         key = sort_key(name).encode(errors="surrogateescape")
-        index = self._place(key)
-        if index < self.listed and self._key_at(index) == key:
-            return index
-        return self._added.get(name)
+        index = self._found + 1  # programs often look names up in their order
+        if index >= self.listed or self._key_at(index) != key:
+            index = self._place(key)
+            if index >= self.listed or self._key_at(index) != key:
+                return self._added.get(name)
+        self._found = index
+        return index
 
     def _place(self, key: bytes) -> int:
         """The index of the first name that S3 has listed and that is not before this key."""

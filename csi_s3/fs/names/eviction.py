@@ -72,6 +72,7 @@ class Eviction:
         self._inodes, self._kernel, self._group = inodes, kernel, group
         self._wait_within_s = wait_within_s
         self._account = inodes.account
+        self._most_bytes = int(inodes.account.limit_bytes * MOST)
         self._waiting: dict[asyncio.Future[None], int] = {}  # the bytes that each needs
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -79,8 +80,8 @@ class Eviction:
     @property
     def _free_bytes(self) -> int:
         """An eighth of the pool is left to other records: a known file can always be opened."""
-        account = self._account
-        return min(account.free_bytes, int(account.limit_bytes * MOST) - account.used_bytes)
+        own, free = self._most_bytes - self._account.used_bytes, self._account.free_bytes
+        return own if own < free else free
 
     @property
     def bound_bytes(self) -> int:

@@ -116,7 +116,7 @@ class Inodes:
             self.unlink(there)
         self._settle(inode)
         before.remove_name(inode.name)
-        inode.parent, inode.name = parent, name
+        inode.parent, inode.name, inode.is_counted = parent, name, False
         above.add_name(name, inode)
         before.add_children(-1)
         self._used(above)
@@ -232,7 +232,7 @@ class Inodes:
 
     def recount(self, inode: Inode) -> None:
         """What is known of it has changed: count the memory that it takes now."""
-        n = inode.memory_bytes
+        n, inode.is_counted = inode.memory_bytes, True
         if n != inode.table_bytes:
             difference = n - inode.table_bytes
             inode.table_bytes = n
@@ -243,7 +243,8 @@ class Inodes:
     def _used(self, inode: Inode) -> None:
         if inode.is_eviction_pending:
             self._settle(inode)
-        self.recount(inode)
+        if not inode.is_counted:
+            self.recount(inode)
         if inode.is_idle:
             self.idle.add(inode)
         else:

@@ -84,12 +84,13 @@ class Tree:
     # names
 
     def directory(self, inode: Inode) -> Directory[Inode]:
-        if not inode.is_dir:
-            raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
-        if inode.runtime.directory is None:
-            inode.known_names(self._changes)
+        directory = inode.runtime.directory
+        if directory is None:
+            if not inode.is_dir:
+                raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
+            directory = inode.known_names(self._changes)
             self.inodes.recount(inode)
-        return inode.known_names(self._changes)
+        return directory
 
     async def lookup(self, parent: Inode, name: str) -> Inode:
         """The inode behind a name.
