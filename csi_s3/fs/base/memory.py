@@ -66,7 +66,7 @@ class Account:
         in_pool = memory.pool_bytes - memory.held_bytes
         if self.is_cache:
             in_pool -= self.used_bytes
-        return own if own < in_pool else in_pool
+        return min(in_pool, own)
 
     def add(self, n: int) -> None:
         """Count n more bytes (fewer, below 0), even above the limit: for what is there already."""
@@ -87,7 +87,8 @@ class Account:
             OutOfMemoryError, TooManyOpenFilesError: by kind; nothing is counted then.
 
         """
-        self.check(n, what)
+        if n > self.free_bytes:
+            self.check(n, what)
         self.add(n)
 
     def check(self, n: int, what: str) -> None:

@@ -153,19 +153,7 @@ class ListingPage:
 
     def at(self, index: int) -> Listed | None:
         """None: the name was removed."""
-        if index >= self.listed:
-            return self._listed(index, self._name(index))
-        blob, start = self._blob, self._starts[index] + 1
-        end = start + blob[start - 1]
-        name = blob[start:end].decode()
-        if blob[end + 1] == _CHANGED:
-            return self._listed(index, name)
-        packed = blob[end + 1 : self._starts[index + 1]]
-        entry = self._packer.unpack(self._prefix, name, packed)
-        if entry is Special.ABSENT:
-            return None
-        question = self._questions.get(index, self.question) if self._questions else self.question
-        return Listed(name, entry, question)
+        return self._listed(index, self._name(index))
 
     def find(self, name: str) -> Listed | None:
         """None: it is not there, or was removed."""
@@ -173,11 +161,19 @@ class ListingPage:
         return None if index is None else self._listed(index, name)
 
     def _listed(self, index: int, name: str) -> Listed | None:
-        entry = self._entry(index, name)
+        entry: Entry | None = None
+        if index < self.listed:  # as `_entry`
+            blob, start = self._blob, self._starts[index]
+            start += blob[start] + 2
+            if blob[start] != _CHANGED:
+                packed = blob[start : self._starts[index + 1]]
+                entry = self._packer.unpack(self._prefix, name, packed)
+        if entry is None:
+            entry = self._entry(index, name)
         if entry is Special.ABSENT:
             return None
-        later = self._questions.get(index) if self._questions else None
-        return Listed(name, entry, self.question if later is None else later)
+        question = self._questions.get(index, self.question) if self._questions else self.question
+        return Listed(name, entry, question)
 
     def correct(self, name: str, entry: Entry, *, add: bool, question: int) -> bool:
         """Take over newer knowledge. Returns whether the name is one that was not there before.
@@ -258,8 +254,8 @@ class ListingPage:
         return self._blob[start + 1 : start + 2 + self._blob[start]]
 
     def _index(self, name: str) -> int | None:
-        key = sort_key(name).encode(errors="surrogateescape")
-        index = self._found + 1  # programs often look names up in their order
+        key, index = f"{name}/".encode(errors="surrogateescape"), self._found + 1
+        # Programs often look names up in their order.
         if index >= self.listed or self._key_at(index) != key:
             index = self._place(key)
             if index >= self.listed or self._key_at(index) != key:

@@ -70,18 +70,18 @@ class Inodes:
             return self._prefix
         return self.key_at(inode, self.get(inode.parent), inode.name)
 
-    def _prefix_of(self, directory: Inode) -> str:
-        """Its key. Without recursion, as everywhere here: a key may have 512 components."""
-        names = []
+    def key_of_directory(self, directory: Inode) -> str:
+        """Without recursion, as everywhere here: a key may have 512 components."""
+        path = ""
         while directory.ino != ROOT:
-            names.append(directory.name)
+            path = f"{directory.name}/{path}"
             directory = self.get(directory.parent)
-        return self._prefix + "".join(f"{name}/" for name in reversed(names))
+        return self._prefix + path
 
     def key_at(self, inode: Inode, parent: Inode, name: str) -> str:
         """The key it would stand for under that name."""
         suffix = LINK_SUFFIX if inode.is_link else ""
-        return child_key(self._prefix_of(parent), f"{name}{suffix}", is_dir=inode.is_dir)
+        return child_key(self.key_of_directory(parent), f"{name}{suffix}", is_dir=inode.is_dir)
 
     def add(
         self,

@@ -356,9 +356,16 @@ class Tree:
 
     async def room(self, parent: int, name: str, *, is_look_up: bool = False) -> Room:
         """As `Eviction.room`, for one inode of that name."""
-        above = self.inodes.get(parent)
-        n = NEW_INODE_BYTES + 2 * getsizeof(name) + getsizeof(self.inodes.key(above))
+        n = self._bytes_for(self.inodes.get(parent), name)
         return await self.eviction.room(n, is_look_up=is_look_up)
+
+    def room_now(self, above: Inode, name: str) -> Room | None:
+        """As `room` for a look-up. None: it would have to wait, or be refused."""
+        return self.eviction.room_now(self._bytes_for(above, name))
+
+    def _bytes_for(self, above: Inode, name: str) -> int:
+        key = self.inodes.key_of_directory(above)
+        return NEW_INODE_BYTES + 2 * getsizeof(name) + getsizeof(key)
 
     # listings
 
