@@ -351,3 +351,22 @@ def test_a_write_that_waits_takes_what_is_counted(small, n):
     for fh in handles:
         mount.close_file(fh)
     assert requests.used_bytes == 0
+
+
+def test_of_files_created_exclusively_at_once_those_without_memory_are_not_made_in_s3(small):
+    mount = small()
+    records = account(mount, MemoryKind.DIRTY_FILES)
+    rest = records.free_bytes - RECORD_BYTES * 3 // 2
+    records.add(rest)
+
+    async def both():
+        calls = [mount.fs.files.create(1, name, WRITE_NEW | os.O_EXCL) for name in (b"a", b"b")]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    (fh, made), refused = mount.run(both())
+    mount.held.append(made.ino)
+    assert isinstance(refused, TooManyOpenFilesError)
+    assert list(mount.store.objects) == ["a"]
+    assert len(mount.fs._inodes) == 2  # with the root
+    mount.close_file(fh)
+    records.add(-rest)
