@@ -184,6 +184,11 @@ class Inode(Link):
         return not (has_names or r.is_pinned or self.ino == ROOT)
 
     @property
+    def is_missed(self) -> bool:
+        """Whether the kernel's name holds what S3 cannot give back, or not for a request or two."""
+        return self.has_pages or self.mtime_ns is not None or self.atime_ns is not None
+
+    @property
     def has_runtime(self) -> bool:
         return self.runtime is not _NOTHING
 

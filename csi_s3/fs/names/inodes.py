@@ -211,12 +211,20 @@ class Inodes:
         """
         while (inode := self.idle.take()) is not None:
             if inode.is_idle and (directories or not inode.is_dir):
-                inode.is_eviction_pending = True
-                self.evictions_pending += 1
-                self.pending_bytes += inode.table_bytes
-                self._asked.append(inode)
+                self._pend(inode)
                 return inode
         return None  # open files are idle again when they are closed
+
+    def evict(self, inode: Inode) -> None:
+        """One of `idle`; the caller asks the kernel to drop it."""
+        self.idle.discard(inode)
+        self._pend(inode)
+
+    def _pend(self, inode: Inode) -> None:
+        inode.is_eviction_pending = True
+        self.evictions_pending += 1
+        self.pending_bytes += inode.table_bytes
+        self._asked.append(inode)
 
     def ask_again(self) -> Inode | None:
         """The inode that the kernel was asked for longest ago, and has not dropped."""
