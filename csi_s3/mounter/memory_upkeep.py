@@ -3,10 +3,10 @@
 Where few requests come, the file system is asked to drop what nothing uses: names in the kernel's
 cache, old listings. A monitor that looks at a file now and then is no use that counts.
 
-Two more things are left to neither glibc nor CPython. Free memory inside of the heap is returned to the
-system when there is much of it. And a full collection of cycles looks at every object: 0.16 s for
-300,000 inodes (measured), at moments that CPython chooses. Here it runs when no program waits. That
-may be late, because almost nothing depends on it: requests leave no cycles behind, failed ones
+Two more things are left to neither glibc nor CPython. Free memory inside of the heap is returned to
+the system when there is much of it. And a full collection of cycles looks at every object: 0.16 s
+for 300,000 inodes (measured), at moments that CPython chooses. Here it runs when no program waits.
+That may be late, because almost nothing depends on it: requests leave no cycles behind, failed ones
 included, and what does is mostly found by the collections of young objects, which stay automatic.
 
 Rejected: gc.freeze() after each full collection, so that no object is looked at twice (a cycle that
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 10.0
 TRIM_WITHIN_S = 30.0
 WORTH_A_TRIM_BYTES = 8 << 20
-WORTH_AN_IDLE_TRIM_BYTES = 2 << 20
+WORTH_AN_IDLE_TRIM_BYTES = 1 << 20
 FEW_REQUESTS = 100  # which use fewer names than are never dropped
 SHORT_STEP_S = 0.03
 # Collections of the middle generation, each of which may leave 7,000 objects to the oldest.
@@ -47,7 +47,7 @@ def prepare() -> None:
     gc.freeze()
 
 
-class Holder(Protocol):
+class MemoryHolder(Protocol):
     """What holds memory for a later use: the file system."""
 
     async def give_back(self, *, unused_s: float) -> None:
@@ -60,7 +60,7 @@ class MemoryUpkeep:
     Cancellation of `run` leaves at most a trim in its thread.
     """
 
-    def __init__(self, heap: Heap, holder: Holder, *, every_s: float = LOOK_EVERY_S) -> None:
+    def __init__(self, heap: Heap, holder: MemoryHolder, *, every_s: float = LOOK_EVERY_S) -> None:
         self._heap, self._holder, self._every_s = heap, holder, every_s
         self._answered = 0.0
         self._unused_looks = 0  # in a row

@@ -94,7 +94,7 @@ async def looks(upkeep, until):
 
 
 async def test_the_heap_is_trimmed_where_it_is_worth_while():
-    heap = FakeHeap(1 << 20, 100 << 20, 1 << 20, 9 << 20)
+    heap = FakeHeap(1 << 19, 100 << 20, 1 << 19, 9 << 20)
     await looks(MemoryUpkeep(heap, FakeHolder(), every_s=0.001), lambda: not heap.reclaimable)
     assert heap.trims >= 1
     await looks(MemoryUpkeep(heap, FakeHolder(), every_s=0.001), lambda: True)
@@ -111,7 +111,7 @@ def test_a_volume_is_unused_while_few_requests_come():
 
 
 async def test_what_is_unused_is_given_back_and_then_the_heap_is_trimmed_for_less():
-    heap, holder = FakeHeap(3 << 20, 1 << 20), FakeHolder()
+    heap, holder = FakeHeap(3 << 20, 1 << 19), FakeHolder()
     upkeep = MemoryUpkeep(heap, holder, every_s=0.001)
     upkeep._unused_s()
     await looks(upkeep, lambda: not heap.reclaimable)

@@ -35,8 +35,9 @@ CHECK_EVERY_S = 0.1  # whether there is room for those that wait
 # LISTED, and above MADE there are none but for look-ups: `rm` frees memory, and looks names up.
 SOFT, LISTED, MADE = 5 / 8, 13 / 16, 15 / 16
 MOST = 7 / 8  # of the pool
-LOW_BYTES = 8 << 20  # names of a volume that nothing uses; some 11,000
+LOW_BYTES = 1 << 20  # names of a volume that nothing uses; some 1,400
 LOW = 1 / 4  # of the bound, if that is less
+SETTLE_S = 1.0  # until what was dropped is forgotten
 WORTH_A_PASS_BYTES = 1 << 20  # so much more than what the last pass has left
 
 
@@ -85,7 +86,7 @@ class Eviction:
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
         self._unused: Iterator[Inode] | None = None  # what is left of a pass over all of them
-        self.low_bytes = LOW_BYTES
+        self.low_bytes, self._settle_s = LOW_BYTES, min(SETTLE_S, wait_within_s)
         self._left_bytes = 0  # by a pass that found nothing to drop
 
     @property
@@ -121,6 +122,7 @@ class Eviction:
         whose times were set. A pass looks at each name once; another is made where the last has
         dropped something (directories come after what is in them), or there are many more names.
         """
+        self._inodes.compact()
         if self._account.used_bytes <= max(self._low_bytes, self._left_bytes):
             return
         if self._unused is None:
@@ -129,6 +131,8 @@ class Eviction:
         self._start()
         if self._task is not None:
             await asyncio.wait([self._task])
+            await asyncio.sleep(self._settle_s)
+        self._inodes.compact()
 
     @property
     def _low_bytes(self) -> float:

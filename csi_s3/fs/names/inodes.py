@@ -12,7 +12,7 @@ from csi_s3.errors import StaleError
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.base.memory import Account
 from csi_s3.fs.names.idle import IdleNames
-from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, Inode, InodeNumbers, Kind, is_sparse
 from csi_s3.fs.names.record_chain import Chain, remove
 from csi_s3.s3.store import ObjectInfo
 
@@ -237,6 +237,14 @@ class Inodes:
         inode = self._by_number.get(ino)
         if inode is not None:
             self._used(inode)
+
+    def compact(self) -> None:
+        """Make tables smaller that have few members left: a dict does not become smaller itself."""
+        if not is_sparse(self._by_number):
+            return
+        self._by_number = dict(self._by_number)
+        for inode in self._by_number.values():
+            inode.compact_names()
 
     def recount(self, inode: Inode) -> None:
         """What is known of it has changed: count the memory that it takes now."""

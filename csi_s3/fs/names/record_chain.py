@@ -40,7 +40,7 @@ class Chain(Generic[LinkT]):
         return cast("LinkT", self._end.after) if self else None
 
     def __iter__(self) -> Iterator[LinkT]:
-        """In their order; the chain must not change meanwhile."""
+        """In their order; the chain must not change before the end."""
         member = self._end.after
         while member is not None and member is not self._end:
             yield cast("LinkT", member)
