@@ -136,6 +136,13 @@ class FileSystem:
             memory_limit_bytes=self._context.memory.limit_bytes(),
         )
 
+    async def give_back(self, *, unused_s: float) -> None:
+        """Give memory back that is for a use which may not come; returns when that is done.
+
+        unused_s: for so long there were few requests.
+        """
+        await self._tree.give_back(unused_s=unused_s)
+
     async def drain(self) -> list[VolumeError]:
         """As `WriteBack.drain`."""
         return await self._write_back.drain()

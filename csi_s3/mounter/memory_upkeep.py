@@ -1,9 +1,12 @@
 """Keeps a worker's memory near what it uses, without long steps on the event loop.
 
-Two things are left to neither glibc nor CPython. Free memory inside of the heap is returned to the
-system when there is much of it. And a full collection of cycles looks at every object: 0.16 s for
-300,000 inodes (measured), at moments that CPython chooses. Here it runs when no program waits. That
-may be late, because almost nothing depends on it: requests leave no cycles behind, failed ones
+Where few requests come, the file system is asked to drop what nothing uses: names in the kernel's
+cache, old listings. A monitor that looks at a file now and then is no use that counts.
+
+Two more things are left to neither glibc nor CPython. Free memory inside of the heap is returned to
+the system when there is much of it. And a full collection of cycles looks at every object: 0.16 s
+for 300,000 inodes (measured), at moments that CPython chooses. Here it runs when no program waits.
+That may be late, because almost nothing depends on it: requests leave no cycles behind, failed ones
 included, and what does is mostly found by the collections of young objects, which stay automatic.
 
 Rejected: gc.freeze() after each full collection, so that no object is looked at twice (a cycle that
@@ -15,6 +18,7 @@ import asyncio
 import gc
 import logging
 import time
+from typing import Protocol
 
 from csi_s3.aio import blocking
 from csi_s3.kernel.process_memory import Heap
@@ -25,6 +29,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 10.0
 TRIM_WITHIN_S = 30.0
 WORTH_A_TRIM_BYTES = 8 << 20
+WORTH_AN_IDLE_TRIM_BYTES = 1 << 20
+FEW_REQUESTS = 100  # which use fewer names than are never dropped
 SHORT_STEP_S = 0.03
 # Collections of the middle generation, each of which may leave 7,000 objects to the oldest.
 WORTH_A_COLLECTION = 10
@@ -41,15 +47,24 @@ def prepare() -> None:
     gc.freeze()
 
 
+class MemoryHolder(Protocol):
+    """What holds memory for a later use: the file system."""
+
+    async def give_back(self, *, unused_s: float) -> None:
+        """unused_s: for so long there were few requests."""
+
+
 class MemoryUpkeep:
     """Lifetime: the worker's process, after `prepare`; `run` is a task.
 
     Cancellation of `run` leaves at most a trim in its thread.
     """
 
-    def __init__(self, heap: Heap, *, every_s: float = LOOK_EVERY_S) -> None:
-        self._heap, self._every_s = heap, every_s
+    def __init__(self, heap: Heap, holder: MemoryHolder, *, every_s: float = LOOK_EVERY_S) -> None:
+        self._heap, self._holder, self._every_s = heap, holder, every_s
         self._answered = 0.0
+        self._unused_looks = 0  # in a row
+        self._answered_before = 0.0  # the first of them
         self._collection_s = 0.0  # what the last full one took
 
     async def run(self) -> None:
@@ -58,11 +73,24 @@ class MemoryUpkeep:
         while True:
             await asyncio.sleep(self._every_s)
             self._collect()
-            if self._heap.reclaimable_bytes() >= WORTH_A_TRIM_BYTES:
+            unused_s = self._unused_s()
+            if unused_s:
+                await self._holder.give_back(unused_s=unused_s)
+            worth_bytes = WORTH_AN_IDLE_TRIM_BYTES if unused_s else WORTH_A_TRIM_BYTES
+            if self._heap.reclaimable_bytes() >= worth_bytes:
                 try:
                     await blocking(self._heap.trim, within_s=TRIM_WITHIN_S)
                 except TimeoutError:
                     log.debug("the heap is still being trimmed")
+
+    def _unused_s(self) -> float:
+        """For so long there were few requests in all. 0.0: there were more in the last period."""
+        answered = metrics.FUSE_OPERATIONS.total()
+        if answered - self._answered_before > FEW_REQUESTS:
+            self._unused_looks, self._answered_before = 0, answered
+        else:
+            self._unused_looks += 1
+        return self._unused_looks * self._every_s
 
     def _collect(self) -> None:
         """Collect all cycles, if it is worth while and no request is delayed."""

@@ -151,7 +151,7 @@ class Worker:
                 state_dir=None if volume.read_only else self._state_dir,  # leftovers stay there
             )
             self._usage = lambda: Usage(**asdict(fs.usage()))
-            background.append(group.create_task(MemoryUpkeep(Heap()).run()))
+            background.append(group.create_task(MemoryUpkeep(Heap(), fs).run()))
             background.append(group.create_task(self._report_changes(store)))
             background.append(group.create_task(fs.recover()))
             serving = group.create_task(session.serve(self._bridge(fs)))

@@ -32,7 +32,8 @@ def small(mounts):
     """Make a mount whose inodes may be LIMIT before the kernel is asked, and its kernel."""
 
     def make(drops: Drops, names: int = 0, *, room_within_s: float = 0.001, **options):
-        mount = mounts(records_bytes=POOL_BYTES, room_within_s=room_within_s, **options)
+        options = {"records_bytes": POOL_BYTES, **options}
+        mount = mounts(room_within_s=room_within_s, **options)
         for n in range(names):
             mount.store.put_now(f"{n:05}")
         mount.time.now_s += 2
@@ -418,3 +419,139 @@ def test_the_table_is_empty_in_the_end(small):
     assert (usage.inodes, usage.inodes_asked) == (1, 0)
     assert not mount.fs._inodes.idle._directories
     assert not mount.fs._inodes.idle._ready
+
+
+def low(mount) -> int:
+    return int(mount.fs._tree.eviction._low_bytes)
+
+
+def give_back(mount, unused_s: float = 20.0) -> None:
+    mount.run(mount.fs.give_back(unused_s=unused_s))
+    mount.settle()
+
+
+@pytest.mark.parametrize("drops", [Drops.AT_ONCE, Drops.SOON, Drops.NEVER])
+def test_of_a_volume_that_nothing_uses_few_names_stay(small, drops):
+    """Promise: An inode number stays while the kernel holds the inode. On a volume with little use
+    it is asked to drop names that were not read or written, all but some 1,400 of them; they have
+    other numbers afterwards.
+    """
+    cost = {}
+    for n in (LIMIT, 10 * LIMIT):
+        mount, kernel = small(drops, n, records_bytes=20 * POOL_BYTES)
+        for i in range(n):
+            mount.lookup(f"{i:05}")
+        assert not kernel.asked
+        mount.fs._tree.eviction.low_bytes = LIMIT // 4 * FILE_BYTES
+        with counted() as steps:
+            give_back(mount)
+            give_back(mount)
+        cost[n] = steps.n
+        mount.run(asyncio.sleep(0.02))
+        stay = used(mount) if drops is not Drops.NEVER else used(mount) - pending(mount)
+        assert low(mount) * 0.8 < stay <= low(mount)
+        assert set(kernel.asked.values()) == {1}
+        assert {name.name for name in kernel.asked} == {
+            b"%05d" % i for i in range(len(kernel.asked))
+        }
+        assert kernel.longest <= BATCH
+    assert cost[10 * LIMIT] < 15 * cost[LIMIT]
+
+
+def pending(mount) -> int:
+    return mount.fs._inodes.pending_bytes
+
+
+def test_files_with_pages_or_set_times_and_what_is_open_stay_however_long_nothing_uses_them(small):
+    mount, kernel = small(Drops.AT_ONCE, 10 * LIMIT, records_bytes=20 * POOL_BYTES)
+    mount.fs._tree.eviction.low_bytes = 0
+    held = mount.open("00000")
+    for i in range(1, LIMIT):
+        mount.cat(f"{i:05}")
+    mount.run(mount.fs.setattr(mount.lookup(f"{LIMIT:05}").ino, mtime_ns=1))
+    for i in range(LIMIT + 1, 10 * LIMIT):
+        mount.lookup(f"{i:05}")
+    give_back(mount)
+    assert {name.name for name in kernel.asked} == {
+        b"%05d" % i for i in range(LIMIT + 1, 10 * LIMIT)
+    }
+    give_back(mount)
+    with counted() as steps:
+        give_back(mount)
+    assert steps.n < LIMIT, "they are not looked at again"
+    mount.release(held)
+
+
+def test_directories_that_nothing_uses_go_after_what_is_in_them(small):
+    mount, _ = small(Drops.AT_ONCE, records_bytes=20 * POOL_BYTES)
+    mount.fs._tree.eviction.low_bytes = 0
+    for i in range(LIMIT):
+        mount.store.put_now(f"tree/{i:05}/file")
+    mount.time.now_s += 2
+    for i in range(LIMIT):
+        assert mount.ls(f"tree/{i:05}") == ["file"]
+    for _ in range(4):
+        give_back(mount)
+    assert mount.fs.usage().inodes == 1
+    assert mount.fs.usage().memory_bytes["listings"] > 0, "until metadata-ttl"
+    mount.time.now_s += 2
+    give_back(mount)
+    assert mount.fs._context.memory.account(MemoryKind.LISTINGS).used_bytes == 0
+
+
+def test_an_older_kernel_keeps_directories_that_nothing_uses(small):
+    mount, _ = small(Drops.AT_ONCE, records_bytes=20 * POOL_BYTES)
+    mount.kernel.can_drop_directories = False
+    mount.fs._tree.eviction.low_bytes = 0
+    for i in range(LIMIT):
+        mount.store.put_now(f"{i:05}/file")
+    mount.time.now_s += 2
+    for i in range(LIMIT):
+        assert mount.ls(f"{i:05}") == ["file"]
+    give_back(mount)
+    assert mount.fs.usage().inodes == LIMIT + 1
+
+
+def test_what_the_kernel_may_answer_for_metadata_ttl_stays(small):
+    mount, kernel = small(
+        Drops.AT_ONCE,
+        LIMIT,
+        records_bytes=20 * POOL_BYTES,
+        metadata_ttl_s=60.0,
+        metadata_ttl_by_hand=True,
+    )
+    mount.fs._tree.eviction.low_bytes = 0
+    mount.ls()
+    give_back(mount, 60.0)
+    assert not kernel.asked
+    give_back(mount, 70.0)
+    assert len(kernel.asked) == LIMIT
+
+
+def test_a_volume_that_is_used_meanwhile_has_room(small):
+    """A pass over names that stay ends, and does not keep new ones out."""
+    mount, kernel = small(Drops.LATE, 10 * LIMIT, room_within_s=WITHIN_S)
+    mount.fs._tree.eviction.low_bytes = 0
+    for i in range(LIMIT // 2):
+        mount.cat(f"{i:05}")
+    task = mount.start(mount.fs.give_back(unused_s=20.0))
+    kernel.drops = Drops.SOON
+    for i in range(10 * LIMIT):
+        mount.lookup(f"{i:05}")
+    mount.wait(task)
+    assert used(mount) <= POOL_BYTES
+
+
+def test_the_tables_take_no_more_than_those_need_that_are_left(small):
+    mount, _ = small(Drops.AT_ONCE, records_bytes=100 * POOL_BYTES)
+    mount.fs._tree.eviction.low_bytes = LIMIT * FILE_BYTES
+    for i in range(50 * LIMIT):
+        mount.store.put_now(f"d/{i:05}")
+    mount.time.now_s += 2
+    mount.ls("d")
+    inodes = mount.fs._inodes
+    give_back(mount)
+    assert LIMIT / 2 < len(inodes) <= LIMIT + 2
+    for table in (inodes._by_number, inodes.get(mount.ino("d")).runtime.names):
+        assert LIMIT / 2 < len(table) <= LIMIT + 2
+        assert sys.getsizeof(table) < 120 * LIMIT

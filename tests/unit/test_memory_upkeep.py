@@ -11,7 +11,12 @@ import pytest
 
 from csi_s3.errors import NotFoundError
 from csi_s3.fuse.boundary import answered
-from csi_s3.mounter.memory_upkeep import OVERDUE, WORTH_A_COLLECTION, MemoryUpkeep
+from csi_s3.mounter.memory_upkeep import (
+    FEW_REQUESTS,
+    OVERDUE,
+    WORTH_A_COLLECTION,
+    MemoryUpkeep,
+)
 from csi_s3.obs.metrics import catalog as metrics
 
 # 200 MB in blocks as tails of files have them, each with a small one behind it that stays.
@@ -68,6 +73,16 @@ class FakeHeap:
         self.trims += 1
 
 
+class FakeHolder:
+    """unused: what it was called with."""
+
+    def __init__(self) -> None:
+        self.unused: list[float] = []
+
+    async def give_back(self, *, unused_s: float) -> None:
+        self.unused.append(unused_s)
+
+
 async def looks(upkeep, until):
     task = asyncio.get_running_loop().create_task(upkeep.run())
     async with asyncio.timeout(10):
@@ -79,11 +94,29 @@ async def looks(upkeep, until):
 
 
 async def test_the_heap_is_trimmed_where_it_is_worth_while():
-    heap = FakeHeap(1 << 20, 100 << 20, 1 << 20, 9 << 20)
-    await looks(MemoryUpkeep(heap, every_s=0.001), lambda: not heap.reclaimable)
+    heap = FakeHeap(1 << 19, 100 << 20, 1 << 19, 9 << 20)
+    await looks(MemoryUpkeep(heap, FakeHolder(), every_s=0.001), lambda: not heap.reclaimable)
     assert heap.trims >= 1
-    await looks(MemoryUpkeep(heap, every_s=0.001), lambda: True)
+    await looks(MemoryUpkeep(heap, FakeHolder(), every_s=0.001), lambda: True)
     assert heap.trims == 2
+
+
+def test_a_volume_is_unused_while_few_requests_come():
+    upkeep = MemoryUpkeep(FakeHeap(), FakeHolder(), every_s=10)
+    found = []
+    for requests in (FEW_REQUESTS + 1, 1, FEW_REQUESTS // 2, 0, FEW_REQUESTS, 0):
+        metrics.FUSE_OPERATIONS.inc(requests, op="lookup", result="ok")
+        found.append(upkeep._unused_s())
+    assert found == [0, 10, 20, 30, 0, 10]
+
+
+async def test_what_is_unused_is_given_back_and_then_the_heap_is_trimmed_for_less():
+    heap, holder = FakeHeap(3 << 20, 1 << 19), FakeHolder()
+    upkeep = MemoryUpkeep(heap, holder, every_s=0.001)
+    upkeep._unused_s()
+    await looks(upkeep, lambda: not heap.reclaimable)
+    assert holder.unused[0] > 0
+    assert heap.trims == 1
 
 
 @pytest.fixture
@@ -98,7 +131,7 @@ def collections(monkeypatch):
 
 def test_cycles_are_collected_when_no_request_was_answered_since(collections):
     found, waiting = collections
-    upkeep = MemoryUpkeep(FakeHeap())
+    upkeep = MemoryUpkeep(FakeHeap(), FakeHolder())
     upkeep._collection_s = 1.0  # it took long before
     waiting[0] = WORTH_A_COLLECTION
     metrics.FUSE_OPERATIONS.inc(op="lookup", result="ok")
@@ -110,7 +143,7 @@ def test_cycles_are_collected_when_no_request_was_answered_since(collections):
 
 def test_cycles_are_collected_in_any_case_when_it_is_overdue(collections):
     found, waiting = collections
-    upkeep = MemoryUpkeep(FakeHeap())
+    upkeep = MemoryUpkeep(FakeHeap(), FakeHolder())
     upkeep._collection_s = 1.0
     waiting[0] = OVERDUE
     metrics.FUSE_OPERATIONS.inc(op="lookup", result="ok")

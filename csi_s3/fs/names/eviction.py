@@ -6,6 +6,9 @@ used again. Above thirteen sixteenths, listings bring the kernel no inodes that 
 needs an inode then waits for the kernel to drop some, for a short time, and is refused at the bound
 before anything is changed.
 
+What was not used for some time is dropped although there is room (`drop_unused`): the memory goes
+back to the node. Files with pages stay, because reading them again would cost more than a look-up.
+
 Of what the kernel was asked for and has not dropped, half is taken to stay: so others are asked for
 in its place, however many the kernel cannot drop.
 
@@ -17,6 +20,7 @@ mounted on one goes.
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import TracebackType
 
 from csi_s3.errors import OutOfMemoryError
@@ -31,6 +35,10 @@ CHECK_EVERY_S = 0.1  # whether there is room for those that wait
 # LISTED, and above MADE there are none but for look-ups: `rm` frees memory, and looks names up.
 SOFT, LISTED, MADE = 5 / 8, 13 / 16, 15 / 16
 MOST = 7 / 8  # of the pool
+LOW_BYTES = 1 << 20  # names of a volume that nothing uses; some 1,400
+LOW = 1 / 4  # of the bound, if that is less
+SETTLE_S = 1.0  # until what was dropped is forgotten
+WORTH_A_PASS_BYTES = 1 << 20  # so much more than what the last pass has left
 
 
 class Room:
@@ -57,7 +65,9 @@ class Room:
 
 
 class Eviction:
-    """Concurrency: one task of the group, while there are too many names; else plain code.
+    """low_bytes: what names of a volume that nothing uses may take.
+
+    Concurrency: one task of the group, while there are too many names; else plain code.
 
     Lifetime: until `close`, after which the kernel is asked for nothing.
     may_list: the last answer of `check`.
@@ -80,6 +90,9 @@ class Eviction:
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
         self.may_list = False
+        self._unused: Iterator[Inode] | None = None  # what is left of a pass over all of them
+        self.low_bytes, self._settle_s = LOW_BYTES, min(SETTLE_S, wait_within_s)
+        self._left_bytes = 0  # by a pass that found nothing to drop
 
     @property
     def _free_bytes(self) -> int:
@@ -108,6 +121,29 @@ class Eviction:
             self._start()
         self.may_list = used <= bound * LISTED
         return self.may_list
+
+    async def drop_unused(self) -> None:
+        """Have the kernel drop names until few are left; returns when it was asked for them.
+
+        For a volume with little use. The oldest go first, and neither files with pages nor those
+        whose times were set. A pass looks at each name once; another is made where the last has
+        dropped something (directories come after what is in them), or there are many more names.
+        """
+        self._inodes.compact()
+        if self._account.used_bytes <= max(self._low_bytes, self._left_bytes):
+            return
+        if self._unused is None:
+            self._unused = islice(self._inodes.idle.each(), len(self._inodes))
+            self._left_bytes = self._account.used_bytes + WORTH_A_PASS_BYTES
+        self._start()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+            await asyncio.sleep(self._settle_s)
+        self._inodes.compact()
+
+    @property
+    def _low_bytes(self) -> float:
+        return min(self.low_bytes, self.bound_bytes * LOW)
 
     def close(self) -> None:
         self._is_closed = True
@@ -195,7 +231,7 @@ class Eviction:
 
     async def _evict(self) -> None:
         while True:
-            names = self._batch()
+            names = self._batch() or self._unused_batch()
             if not names and self._waiting:
                 await asyncio.sleep(CHECK_EVERY_S)
                 names = self._asked_before()
@@ -205,6 +241,8 @@ class Eviction:
                     self._inodes.eviction_failed(name.ino)
                 if len(skipped) == len(names):
                     await asyncio.sleep(CHECK_EVERY_S)
+            elif self._unused is not None:
+                await asyncio.sleep(0)  # of so many, each has to stay
             elif not self._waiting:
                 return
             self._admit()
@@ -221,6 +259,26 @@ class Eviction:
                 break
             excess -= inode.table_bytes
             names.append(CachedName(inode.parent, inode.name.encode(), inode.ino))
+        return names
+
+    def _unused_batch(self) -> Sequence[CachedName]:
+        """Looks at a batch of names; those that can be dropped."""
+        names: list[CachedName] = []
+        if self._unused is None:
+            return names
+        directories, seen = self._kernel.can_drop_directories, 0
+        excess = self._account.used_bytes - self._inodes.pending_bytes - self._low_bytes
+        for inode in islice(self._unused, BATCH) if excess > 0 else ():
+            seen += 1
+            if inode.is_missed or not inode.is_idle or (inode.is_dir and not directories):
+                continue
+            self._inodes.evict(inode)
+            names.append(CachedName(inode.parent, inode.name.encode(), inode.ino))
+            self._left_bytes, excess = 0, excess - inode.table_bytes
+            if excess <= 0:
+                break
+        if seen < BATCH:
+            self._unused = None
         return names
 
     def _asked_before(self) -> Sequence[CachedName]:

@@ -62,6 +62,23 @@ class IdleNames:
             self.discard(inode)
         return inode
 
+    def each(self) -> Iterator[Inode]:
+        """Each name once, the least recently used directory first, and its oldest name first.
+
+        A name that the caller leaves there comes after those of its directory that follow. The
+        list may change between two steps; what was added since the beginning may be left out.
+        Where a name that was left is forgotten, others come once more: take a limited number.
+        """
+        for names in list(self._ready):
+            left: Inode | None = None
+            while not names.reads and (inode := names.inodes.first) is not None:
+                if inode is left:
+                    break
+                names.inodes.append(inode)
+                yield inode
+                if left is None and not inode.is_eviction_pending:
+                    left = inode
+
     @contextmanager
     def reading(self, directory: int) -> Iterator[None]:
         """Nothing is taken from a directory that is being read."""

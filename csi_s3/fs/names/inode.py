@@ -9,10 +9,11 @@ Each field has one owner. Names, references and evictions are written by `Inodes
 the methods below.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from sys import getsizeof
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from csi_s3.fs.base.memory import Account
 from csi_s3.fs.listings.directory import Directory
@@ -33,6 +34,16 @@ RUNTIME_BYTES = 120
 DIRECTORY_BYTES = 860  # the runtime half of a directory, with its Directory
 NAMES_BYTES = 220  # the smallest table of children, and their place among idle names
 NEW_INODE_BYTES = RECORD_BYTES + VERSION_BYTES + DIRECTORY_BYTES + NAMES_BYTES + 150  # at most
+
+
+SPARSE_BYTES = 16 << 10  # a smaller table is not worth a copy
+ENTRY_BYTES = 120  # of a dict at most, as long as it only grows (measured: 37 to 105)
+
+
+def is_sparse(table: Mapping[Any, Any]) -> bool:
+    """Whether most of a dict is empty, and that is much."""
+    n = getsizeof(table)
+    return n > SPARSE_BYTES and n > 2 * ENTRY_BYTES * len(table)
 
 
 class Kind(Enum):
@@ -191,6 +202,11 @@ class Inode(Link):
         return not (has_names or r.is_pinned or self.ino == ROOT)
 
     @property
+    def is_missed(self) -> bool:
+        """Whether the kernel's name holds what S3 cannot give back, or not for a request or two."""
+        return self.has_pages or self.mtime_ns is not None or self.atime_ns is not None
+
+    @property
     def has_runtime(self) -> bool:
         return self.runtime is not _NOTHING
 
@@ -226,6 +242,11 @@ class Inode(Link):
         del names[name]
         if not names:
             self.runtime.names, self.is_counted = _NO_NAMES, False
+
+    def compact_names(self) -> None:
+        """For `Inodes`: the table of names takes what those need that are left."""
+        if is_sparse(self.runtime.names):
+            self.runtime.names = dict(self.runtime.names)
 
     def pin(self) -> None:
         """For `Inodes`."""

@@ -12,7 +12,7 @@ from csi_s3.errors import StaleError
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
 from csi_s3.fs.base.memory import Account
 from csi_s3.fs.names.idle import IdleNames
-from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.inode import FIRST_NUMBERS, ROOT, Inode, InodeNumbers, Kind, is_sparse
 from csi_s3.fs.names.record_chain import Chain, remove
 from csi_s3.s3.store import ObjectInfo
 
@@ -211,12 +211,20 @@ class Inodes:
         """
         while (inode := self.idle.take()) is not None:
             if inode.is_idle and (directories or not inode.is_dir):
-                inode.is_eviction_pending = True
-                self.evictions_pending += 1
-                self.pending_bytes += inode.table_bytes
-                self._asked.append(inode)
+                self._pend(inode)
                 return inode
         return None  # open files are idle again when they are closed
+
+    def evict(self, inode: Inode) -> None:
+        """One of `idle`; the caller asks the kernel to drop it."""
+        self.idle.discard(inode)
+        self._pend(inode)
+
+    def _pend(self, inode: Inode) -> None:
+        inode.is_eviction_pending = True
+        self.evictions_pending += 1
+        self.pending_bytes += inode.table_bytes
+        self._asked.append(inode)
 
     def ask_again(self) -> Inode | None:
         """The inode that the kernel was asked for longest ago, and has not dropped."""
@@ -229,6 +237,14 @@ class Inodes:
         inode = self._by_number.get(ino)
         if inode is not None:
             self._used(inode)
+
+    def compact(self) -> None:
+        """Make tables smaller that have few members left: a dict does not become smaller itself."""
+        if not is_sparse(self._by_number):
+            return
+        self._by_number = dict(self._by_number)
+        for inode in self._by_number.values():
+            inode.compact_names()
 
     def recount(self, inode: Inode) -> None:
         """What is known of it has changed: count the memory that it takes now."""

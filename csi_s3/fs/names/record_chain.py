@@ -4,6 +4,7 @@ Rejected: OrderedDict, which takes some 150 bytes for each member; dict, whose f
 by passing all that were removed before it.
 """
 
+from collections.abc import Iterator
 from typing import Generic, TypeVar, cast
 
 
@@ -37,6 +38,13 @@ class Chain(Generic[LinkT]):
     @property
     def first(self) -> LinkT | None:
         return cast("LinkT", self._end.after) if self else None
+
+    def __iter__(self) -> Iterator[LinkT]:
+        """In their order; the chain must not change before the end."""
+        member = self._end.after
+        while member is not None and member is not self._end:
+            yield cast("LinkT", member)
+            member = member.after
 
     def append(self, member: LinkT) -> None:
         """At the end; a member of any chain is taken out of that first."""

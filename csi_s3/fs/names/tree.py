@@ -404,6 +404,15 @@ class Tree:
         """Give back what closed listings hold after `metadata-ttl`."""
         self._cache.expire(self._clock.monotonic_s())
 
+    async def give_back(self, *, unused_s: float) -> None:
+        """Drop what nothing has used for so long, and what is not worth its memory then.
+
+        While `metadata-ttl` lasts, the kernel may use names without a request.
+        """
+        self.drop_old_pages()
+        if unused_s > self._config.metadata_ttl_s:
+            await self.eviction.drop_unused()
+
     def close_listing(self, inode: Inode, reader: DirectoryReader) -> None:
         now_s = self._clock.monotonic_s()
         reader.close(valid_until=now_s + self._config.metadata_ttl_s)
