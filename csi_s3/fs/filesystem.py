@@ -7,9 +7,10 @@ what a name stands for.
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from csi_s3.errors import (
     ExistsError,
@@ -49,8 +50,7 @@ from csi_s3.fs.write.spool import Spool
 from csi_s3.fs.write.spool_recovery import upload_leftovers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirEntry:
+class DirEntry(NamedTuple):
     """position: where the next `readdir` continues after this entry.
 
     has_inode: False where the kernel has enough of them: then it is given name and type only.
@@ -140,6 +140,10 @@ class FileSystem:
         """As `WriteBack.drain`."""
         return await self._write_back.drain()
 
+    async def keep(self) -> None:
+        """As `WriteBack.keep`."""
+        await self._write_back.keep()
+
     def close(self) -> None:
         """End what is under way, uploads included; plain code."""
         self._handles.close()
@@ -166,7 +170,8 @@ class FileSystem:
             inode = await self._tree.lookup(above, text)
             self._tree.remember(inode)
         else:
-            with await self._tree.room(parent, text, is_look_up=True):
+            room = self._tree.room_now(above, text)
+            with room or await self._tree.room(parent, text, is_look_up=True):
                 inode = await self._tree.lookup(above, text)
                 self._tree.remember(inode)
         self._tree.sizes.note_answer(inode, start=start)
@@ -181,7 +186,8 @@ class FileSystem:
         inode, start = self._inodes.get(ino), self._tree.sizes.now
         ttl_s = await self._tree.refresh(inode)
         self._tree.sizes.note_answer(inode, start=start)
-        return replace(self._tree.attributes(inode), ttl_s=ttl_s)
+        attributes = self._tree.attributes(inode)
+        return attributes if attributes.ttl_s == ttl_s else attributes._replace(ttl_s=ttl_s)
 
     async def setattr(
         self,
@@ -233,7 +239,7 @@ class FileSystem:
         The caller calls `remember` for each inode that the kernel took, then `note_answers` once.
         needs_inodes: each entry must have one; if there is no memory for it, the READDIR fails.
         """
-        handle = self._handles.directory(fh)
+        handle, eviction = self._handles.directory(fh), self._tree.eviction
         if start == 0:
             handle.reader = self._tree.read_from_start(handle.inode, handle.reader)
         reading = handle.reader.read(start)
@@ -253,7 +259,8 @@ class FileSystem:
                 present = local or self._inodes.child(handle.inode.ino, name)
                 if present is None and entry is Special.ABSENT:
                     continue
-                if present is None and not needs_inodes and not self._tree.eviction.check():
+                has_room = needs_inodes or eviction.may_list or eviction.check()
+                if present is None and not has_room:
                     yield DirEntry(
                         name=name.encode(),
                         attributes=self._tree.entry_attributes(handle.inode, name, entry),
@@ -355,7 +362,7 @@ class FileSystem:
         inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
         if not inode.is_dir:
             raise NotDirectoryError(f"{text}: not a directory")
-        if self._inodes.key(inode) not in self._tree.made_here:
+        if not self._tree.made_here or self._inodes.key(inode) not in self._tree.made_here:
             self._context.check_allowed("allow-delete", f"rmdir of {self._inodes.key(inode)}")
 
         async def removing() -> None:
@@ -415,7 +422,7 @@ class FileSystem:
 
     def _removed(self, above: Inode, name: str, inode: Inode) -> None:
         """The name is gone; the directory stays until rmdir even if that was its last key."""
-        if inode.is_dir:
+        if inode.is_dir and self._tree.made_here:
             self._tree.made_here.discard(self._inodes.key(inode))
         self._tree.drop_local(above, name)
         self._tree.directory(above).note(name, Special.ABSENT)

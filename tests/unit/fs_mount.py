@@ -242,6 +242,11 @@ class Mount(Driver):
         if self.is_ended:
             return
         self.settle()
+        inodes, memory = self.fs._inodes, self.fs._context.memory
+        uncounted = [i for i in inodes if i.is_counted and i.table_bytes != i.memory_bytes]
+        assert not uncounted, "what an inode takes has changed, and was not counted"
+        accounts = memory.accounts.values()
+        assert memory.held_bytes == sum(a.used_bytes for a in accounts if not a.is_cache)
         if len(self.fs._handles) == 0:
             assert self.fs._context.key_lock.is_free, "a key range is locked"
             held = self.fs._context.memory.used_bytes()

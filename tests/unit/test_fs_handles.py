@@ -13,6 +13,8 @@ from csi_s3.errors import NotFoundError, StaleError, StoreUnavailableError, TooM
 from csi_s3.fs.base.budget import MemoryBudget
 from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.files.handles import HANDLE_BYTES, READER_BYTES, Handles
+from csi_s3.fs.listings.listing import LISTING_BYTES
+from csi_s3.fs.listings.listing import READER_BYTES as PLACE_BYTES
 from csi_s3.fs.names.inode import ROOT, DirHandle, FileHandle, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.read.reader import Reader
@@ -53,6 +55,8 @@ def test_above_the_limit_an_open_is_refused_before_anything_is_asked(mount, kind
     assert mount.data("f") == b"data"
     assert mount.read(fh) == b"data"
     mount.release(fh)
+    if kind == "opendir":  # its listing is counted as well
+        account(mount).limit_bytes += LISTING_BYTES + PLACE_BYTES
     opened = OPEN[kind](mount)
     if kind == "opendir":
         mount.fs.releasedir(opened)
@@ -115,7 +119,9 @@ def held_by(make):
 @pytest.mark.parametrize("kind", ["file", "directory"])
 @pytest.mark.parametrize("n", [1000, 10_000])
 def test_a_handle_takes_the_bytes_that_are_counted(n, kind):
-    inodes, handles = Inodes(""), Handles(Memory(0, 1 << 30))
+    memory = Memory(0, 1 << 40)
+    inodes = Inodes("", account=memory.account(MemoryKind.INODES))
+    handles = Handles(Memory(0, 1 << 30))
     is_dir = kind == "directory"
     made = [inodes.add(ROOT, f"{i}", Kind.DIRECTORY if is_dir else Kind.FILE) for i in range(n)]
 

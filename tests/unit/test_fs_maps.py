@@ -40,9 +40,17 @@ def sparse(mount, path, size):
 
 
 def write_blocks(mount, fh, numbers):
+    write_each(mount, fh, ((n * BLOCK, b"x" * BLOCK) for n in numbers))
+
+
+def write_each(mount, fh, changes):
+    """The bytes at each offset, in turns of the event loop that are no longer than a kernel's."""
+
     async def write():
-        for n in numbers:
-            await mount.fs.files.write(fh, n * BLOCK, b"x" * BLOCK)
+        for i, (at, data) in enumerate(changes):
+            await mount.fs.files.write(fh, at, data)
+            if i % 100 == 99:
+                await asyncio.sleep(0)
 
     mount.run(write())
 
@@ -99,12 +107,13 @@ def test_an_extent_takes_what_is_counted(n):
 @pytest.mark.parametrize("n", [1000, 10_000])
 def test_a_map_is_counted_until_its_file_is_closed(spooled, n):
     fh = sparse(spooled, "f", 10 * n * BLOCK)
+    write_blocks(spooled, fh, [0])  # the record of its file in the spool is counted apart
     before = records(spooled).used_bytes
-    write_blocks(spooled, fh, range(1, 2 * n, 2))
+    write_blocks(spooled, fh, range(3, 2 * n + 2, 2))
     counted = records(spooled).used_bytes - before
-    assert 2 * n <= counted / EXTENT_BYTES <= 2 * n + COUNTED_EXTENTS
+    assert abs(counted / EXTENT_BYTES - 2 * n) <= COUNTED_EXTENTS
     spooled.truncate("f", BLOCK)
-    assert records(spooled).used_bytes == before
+    assert records(spooled).used_bytes == before - COUNTED_EXTENTS * EXTENT_BYTES  # one extent
     spooled.close_file(fh)
     assert records(spooled).used_bytes == 0
 
@@ -114,13 +123,8 @@ def test_above_a_number_of_extents_the_smallest_gaps_are_closed(spooled):
     end = 3 * MOST_EXTENTS
     fh = sparse(spooled, "f", 16 * end)
 
-    async def write():
-        for at in range(1, end, 4):
-            await spooled.fs.files.write(fh, 16 * at, b"x" * 16)
-        for at in range(3, end, 8):  # gaps of 16 and of 48 bytes
-            await spooled.fs.files.write(fh, 16 * at, b"y" * 16)
-
-    spooled.run(write())
+    write_each(spooled, fh, ((16 * at, b"x" * 16) for at in range(1, end, 4)))
+    write_each(spooled, fh, ((16 * at, b"y" * 16) for at in range(3, end, 8)))  # gaps of 16 and 48
     assert len(extents_of(spooled, "f")) <= MOST_EXTENTS
     data = spooled.read(fh, 0, 16 * 64)
     for at in range(64):
@@ -164,13 +168,7 @@ def test_storing_a_file_of_many_extents_leaves_others_their_turns(spooled, n):
     """No step between two turns handles more than so many extents."""
     spooled.put("f", bytes(max(2 * n * 512, 6 * MIB)))
     fh = spooled.open("f", os.O_RDWR)
-    write = spooled.fs.files.write
-
-    async def write_all():
-        for at in range(1, 2 * n, 2):
-            await write(fh, at * 512, b"x" * 200)
-
-    spooled.run(write_all())
+    write_each(spooled, fh, ((at * 512, b"x" * 200) for at in range(1, 2 * n, 2)))
     assert len(extents_of(spooled, "f")) > 1.9 * n
     turns = 0
 

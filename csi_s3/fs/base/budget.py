@@ -144,7 +144,8 @@ class MemoryBudget:
 
     def release(self, n: int) -> None:
         self.used_bytes -= n
-        self._changed()
+        if self._waiters or self._senders:
+            self._changed()
 
     # what leaves
 

@@ -101,14 +101,18 @@ class KeyRangeLock:
     def _compare(self, mine: _Turn) -> None:
         """Find its present keys, and the earlier turns that it must wait for."""
         mine.keys = tuple([key() for key in mine.key_functions])
-        earlier = itertools.takewhile(
-            lambda turn: turn.number < mine.number, self._turns if mine.is_move else self._moves
-        )
+        others = self._turns if mine.is_move else self._moves
+        if not others:
+            mine.blockers.clear()
+            return
+        earlier = itertools.takewhile(lambda turn: turn.number < mine.number, others)
         mine.blockers = {turn for turn in earlier if turn.touches(mine)}
 
     def _leave(self, mine: _Turn) -> None:
         for turns in (self._turns, self._moves, self._waiting):
             turns.pop(mine, None)
+        if not self._waiting:
+            return
         waiting = self._waiting if mine.is_move else self._moves
         for turn in [t for t in waiting if mine in t.blockers]:
             try:

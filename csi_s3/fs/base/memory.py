@@ -57,20 +57,27 @@ class Account:
     def __init__(self, memory: "Memory", kind: MemoryKind, limit: _Limit) -> None:
         self.kind, self.used_bytes = kind, 0
         self.limit_bytes = int(memory.pool_bytes * limit.share)
+        self.is_cache = False  # set by `Memory.cache`
         self._memory, self._error = memory, limit.error
 
     @property
     def free_bytes(self) -> int:
         """How much more this kind may hold now, if caches give way. Below 0: it holds too much."""
-        in_pool = self._memory.pool_bytes - self._memory.held_bytes(besides=self.kind)
-        return min(self.limit_bytes, in_pool) - self.used_bytes
+        own, memory = self.limit_bytes - self.used_bytes, self._memory
+        in_pool = memory.pool_bytes - memory.held_bytes
+        if self.is_cache:
+            in_pool -= self.used_bytes
+        return min(in_pool, own)
 
     def add(self, n: int) -> None:
         """Count n more bytes (fewer, below 0), even above the limit: for what is there already."""
         self.used_bytes += n
-        self._memory.used_in_all_bytes += n
-        if n > 0:
-            self._memory.shrink_caches()
+        memory = self._memory
+        memory.used_in_all_bytes += n
+        if not self.is_cache:
+            memory.held_bytes += n
+        if n > 0 and memory.used_in_all_bytes > memory.pool_bytes:
+            memory.shrink_caches()
 
     def charge(self, n: int, what: str) -> None:
         """Count n more bytes, or refuse them.
@@ -81,7 +88,8 @@ class Account:
             OutOfMemoryError, TooManyOpenFilesError: by kind; nothing is counted then.
 
         """
-        self.check(n, what)
+        if n > self.free_bytes:
+            self.check(n, what)
         self.add(n)
 
     @contextmanager
@@ -105,12 +113,16 @@ class Account:
 
 
 class Memory:
-    """Lifetime: as the mount. Concurrency: plain code, but waiting for `buffers`."""
+    """Lifetime: as the mount. Concurrency: plain code, but waiting for `buffers`.
+
+    used_in_all_bytes: of the pool, by all accounts. held_bytes: of them, what cannot give way.
+    Both are counters: they are read for each name of a directory.
+    """
 
     def __init__(self, buffers_bytes: int, pool_bytes: int) -> None:
         self.buffers = MemoryBudget(buffers_bytes)
         self.pool_bytes = pool_bytes
-        self.used_in_all_bytes = 0  # of the pool, by all accounts
+        self.used_in_all_bytes = self.held_bytes = 0
         self.accounts = {kind: Account(self, kind, limit) for kind, limit in _LIMITS.items()}
         self._caches: dict[MemoryKind, Callable[[int], None]] = {}
 
@@ -119,13 +131,12 @@ class Memory:
 
     def cache(self, kind: MemoryKind, shrink: Callable[[int], None]) -> Account:
         """The account of a kind that can give way. shrink: drop so many bytes, or what there is."""
+        account = self.accounts[kind]
+        if not account.is_cache:
+            account.is_cache = True
+            self.held_bytes -= account.used_bytes
         self._caches[kind] = shrink
-        return self.accounts[kind]
-
-    def held_bytes(self, *, besides: MemoryKind) -> int:
-        """What other kinds hold of the pool and cannot give way."""
-        caches = sum(self.accounts[k].used_bytes for k in self._caches if k is not besides)
-        return self.used_in_all_bytes - self.accounts[besides].used_bytes - caches
+        return account
 
     def shrink_caches(self) -> None:
         """Let caches give way until the pool holds no more than it may."""

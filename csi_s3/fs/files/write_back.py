@@ -264,6 +264,19 @@ class WriteBack:
             return error.again()
         return None
 
+    async def keep(self) -> None:
+        """Have the spool keep what is not stored, a file at a time: `close` has less to do then.
+
+        All can be used as before. What a task is storing is left to `close`.
+        """
+        for inode in list(self._writers.values()):
+            writer = inode.writer
+            if writer is None or writer.is_locked or not inode.is_linked:
+                continue
+            if writer.state.is_dirty:
+                self._keep(inode, writer, "not-uploaded")
+                await asyncio.sleep(0)
+
     def close(self) -> None:
         """End all at the mount's end: what is not stored stays in the spool; plain code."""
         for inode in self._writers.values():

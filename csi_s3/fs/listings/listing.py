@@ -71,6 +71,7 @@ class Listing:
         self._lister, self._cache = lister, lister.cache
         self._prefix, self._directory = prefix, directory
         self._pages: list[ListingPage] = []  # disjoint, in order
+        self._found: ListingPage | None = None  # one of them, in which `find` has looked last
         self._marks: dict[int, Mark] = {}
         self._stride, self._marks_bytes = 1, 0
         self._furthest = self._merged = -1  # numbers of pages: the last one asked for, and merged
@@ -181,7 +182,9 @@ class Listing:
     # what is known of names
 
     def find(self, name: str) -> Listed | None:
-        page = self._page_of(sort_key(name))
+        key, page = sort_key(name), self._found
+        if page is None or not page.covers(key):
+            page = self._found = self._page_of(key)
         return None if page is None else page.find(name)
 
     def correct(self, name: str, entry: Entry, *, add: bool, question: int) -> None:
@@ -220,6 +223,7 @@ class Listing:
 
     def page_dropped(self, page: ListingPage) -> None:
         """By the cache."""
+        self._found = None
         self._pages.remove(page)
         if not self._pages:
             self._drop_marks()

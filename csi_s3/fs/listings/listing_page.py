@@ -98,6 +98,7 @@ class ListingPage:
         self._added: dict[str, int] = {}
         self._added_names: list[str] = []
         self._removed = 0
+        self._found = -1  # the index that `find` has found last
 
     def fill(self, names: Sequence[tuple[str, Entry, int]], *, question: int) -> None:
         """Take over what S3 has listed, in the order of `sort_key`: name, entry, question.
@@ -160,11 +161,19 @@ class ListingPage:
         return None if index is None else self._listed(index, name)
 
     def _listed(self, index: int, name: str) -> Listed | None:
-        entry = self._entry(index, name)
+        entry: Entry | None = None
+        if index < self.listed:  # as `_entry`
+            blob, start = self._blob, self._starts[index]
+            start += blob[start] + 2
+            if blob[start] != _CHANGED:
+                packed = blob[start : self._starts[index + 1]]
+                entry = self._packer.unpack(self._prefix, name, packed)
+        if entry is None:
+            entry = self._entry(index, name)
         if entry is Special.ABSENT:
             return None
-        later = self._questions.get(index) if self._questions else None
-        return Listed(name, entry, self.question if later is None else later)
+        question = self._questions.get(index, self.question) if self._questions else self.question
+        return Listed(name, entry, question)
 
     def correct(self, name: str, entry: Entry, *, add: bool, question: int) -> bool:
         """Take over newer knowledge. Returns whether the name is one that was not there before.
@@ -245,11 +254,14 @@ class ListingPage:
         return self._blob[start + 1 : start + 2 + self._blob[start]]
 
     def _index(self, name: str) -> int | None:
-        key = sort_key(name).encode(errors="surrogateescape")
-        index = self._place(key)
-        if index < self.listed and self._key_at(index) == key:
-            return index
-        return self._added.get(name)
+        key, index = f"{name}/".encode(errors="surrogateescape"), self._found + 1
+        # Programs often look names up in their order.
+        if index >= self.listed or self._key_at(index) != key:
+            index = self._place(key)
+            if index >= self.listed or self._key_at(index) != key:
+                return self._added.get(name)
+        self._found = index
+        return index
 
     def _place(self, key: bytes) -> int:
         """The index of the first name that S3 has listed and that is not before this key."""

@@ -2,7 +2,7 @@
 
 import stat
 import zlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.fs.listings.entries import Entry, Special, SymbolicLink
@@ -12,9 +12,11 @@ LINK_MODE = 0o777  # what Linux shows of any symbolic link
 NO_INODE = 1 << 31  # in numbers of names without an inode: others count from 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attributes:
-    """What stat shows, and for how long the kernel may cache it. mode includes the type bits."""
+class Attributes(NamedTuple):
+    """What stat shows, and for how long the kernel may cache it. mode includes the type bits.
+
+    Of each answer one is made: a frozen dataclass takes 2 µs more to make.
+    """
 
     ino: int
     generation: int
@@ -32,8 +34,9 @@ def attributes(inode: Inode, config: TreeConfig, *, mounted_ns: int) -> Attribut
     """mounted_ns: the time of everything that has none in S3."""
     mtime_ns, atime_ns = inode.mtime_ns, inode.atime_ns
     if mtime_ns is None:
-        is_stored = inode.info is not None and inode.writer is None
-        mtime_ns = int(inode.info.last_modified) * 10**9 if inode.info and is_stored else mounted_ns
+        info = inode.info
+        is_stored = info is not None and inode.writer is None
+        mtime_ns = int(info.last_modified) * 10**9 if info and is_stored else mounted_ns
     return Attributes(
         ino=inode.ino,
         generation=inode.generation,

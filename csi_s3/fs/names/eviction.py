@@ -34,7 +34,10 @@ MOST = 7 / 8  # of the pool
 
 
 class Room:
-    """Memory that is reserved while a request may add inodes, which are counted when added."""
+    """Memory that is reserved while a request may add inodes, which are counted when added.
+
+    That there is so much was found out just before; nothing may be awaited until it is entered.
+    """
 
     __slots__ = ("_account", "_n")
 
@@ -42,8 +45,7 @@ class Room:
         self._account, self._n = account, n
 
     def __enter__(self) -> None:
-        if self._n:
-            self._account.charge(self._n, "a name")
+        self._account.add(self._n)
 
     def __exit__(
         self,
@@ -58,6 +60,7 @@ class Eviction:
     """Concurrency: one task of the group, while there are too many names; else plain code.
 
     Lifetime: until `close`, after which the kernel is asked for nothing.
+    may_list: the last answer of `check`.
     """
 
     def __init__(
@@ -72,15 +75,17 @@ class Eviction:
         self._inodes, self._kernel, self._group = inodes, kernel, group
         self._wait_within_s = wait_within_s
         self._account = inodes.account
+        self._most_bytes = int(inodes.account.limit_bytes * MOST)
         self._waiting: dict[asyncio.Future[None], int] = {}  # the bytes that each needs
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
+        self.may_list = False
 
     @property
     def _free_bytes(self) -> int:
         """An eighth of the pool is left to other records: a known file can always be opened."""
-        account = self._account
-        return min(account.free_bytes, int(account.limit_bytes * MOST) - account.used_bytes)
+        own, free = self._most_bytes - self._account.used_bytes, self._account.free_bytes
+        return min(free, own)
 
     @property
     def bound_bytes(self) -> int:
@@ -97,10 +102,12 @@ class Eviction:
 
         Returns whether listings may bring more inodes.
         """
-        used, bound = self._account.used_bytes, self.bound_bytes
-        if self._excess(bound) > 2 * _margin(bound):
+        used, free = self._account.used_bytes, self._free_bytes
+        bound = max(0, used + free)
+        if used > bound * SOFT and self._excess(bound) > 2 * _margin(bound):
             self._start()
-        return used <= bound * LISTED
+        self.may_list = used <= bound * LISTED
+        return self.may_list
 
     def close(self) -> None:
         self._is_closed = True
@@ -115,6 +122,10 @@ class Eviction:
                 yield
         finally:
             self.check()
+
+    def room_now(self, n: int) -> Room | None:
+        """As `room` for a look-up. None: it would have to wait, or be refused."""
+        return Room(self._account, n) if n <= self._free_bytes else None
 
     async def room(self, n: int, *, is_look_up: bool = False) -> Room:
         """Memory for n bytes of inodes, to be entered at once; waits for it if need be.

@@ -93,7 +93,8 @@ class Inode(Link):
     has_pages: the kernel may hold pages of it.
     is_size_known: the kernel has the size of this version, or has made it what it is.
     is_eviction_pending: the kernel was asked to drop the name, and has not used it since.
-    table_bytes: so much memory the table has counted for it.
+    table_bytes: so much memory the table has counted for it. is_counted: it takes as much now;
+        unset by all methods that change `memory_bytes`.
     question: the number of the question to S3 whose answer the version is; see `Sizes`.
     replaced_at: when another version was taken over, by the same count; 0: never.
     fresh_until: on the monotonic clock; until then `metadata-ttl` lets info answer without S3.
@@ -118,6 +119,7 @@ class Inode(Link):
     mtime_ns: int | None = None
     atime_ns: int | None = None
     table_bytes: int = 0
+    is_counted: bool = False
     runtime: Runtime = field(default_factory=lambda: _NOTHING, init=False, repr=False)
     before: Link | None = field(default=None, init=False, repr=False)
     after: Link | None = field(default=None, init=False, repr=False)
@@ -164,22 +166,27 @@ class Inode(Link):
 
     @property
     def is_in_use(self) -> bool:
+        if self.lookups:
+            return True
         r = self.runtime
         is_pinned = r.is_pinned or self.ino == ROOT
-        return bool(self.lookups or r.children) or self.is_open or is_pinned
+        return bool(r.children) or self.is_open or is_pinned
 
     @property
     def is_open(self) -> bool:
-        return bool(self.handles) or self.writer is not None
+        r = self.runtime
+        return r.handles > 0 or r.writer is not None
 
     @property
     def is_idle(self) -> bool:
         """Only the kernel's name cache holds it."""
-        if not self.lookups or not self.is_linked or self.is_open:
+        if not self.lookups or not self.is_linked:
             return False
         r = self.runtime
         if r is _NOTHING:
             return self.ino != ROOT
+        if r.handles or r.writer is not None:
+            return False
         has_names = r.children or (r.directory is not None and r.directory.local)
         return not (has_names or r.is_pinned or self.ino == ROOT)
 
@@ -192,12 +199,12 @@ class Inode(Link):
     def _own(self) -> Runtime:
         """The runtime half, to be written."""
         if self.runtime is _NOTHING:
-            self.runtime = Runtime()
+            self.runtime, self.is_counted = Runtime(), False
         return self.runtime
 
     def _trim(self) -> None:
         if self.runtime == _NOTHING:
-            self.runtime = _NOTHING
+            self.runtime, self.is_counted = _NOTHING, False
 
     def add_children(self, n: int) -> None:
         """For `Inodes`: n more (or fewer) inodes have it as their parent."""
@@ -210,7 +217,7 @@ class Inode(Link):
         """For `Inodes`: the name stands for that inode."""
         runtime = self._own()
         if runtime.names is _NO_NAMES:
-            runtime.names = {}
+            runtime.names, self.is_counted = {}, False
         runtime.names[name] = child
 
     def remove_name(self, name: str) -> None:
@@ -218,7 +225,7 @@ class Inode(Link):
         names = self.runtime.names
         del names[name]
         if not names:
-            self.runtime.names = _NO_NAMES
+            self.runtime.names, self.is_counted = _NO_NAMES, False
 
     def pin(self) -> None:
         """For `Inodes`."""
@@ -237,8 +244,9 @@ class Inode(Link):
         return runtime.directory
 
     def set_target(self, target: bytes | None) -> None:
-        self._own().target = target
-        self._trim()
+        if self.runtime.target is not target:
+            self._own().target, self.is_counted = target, False
+            self._trim()
 
     def set_times(self, *, mtime_ns: int | None = None, atime_ns: int | None = None) -> None:
         """Show these from now on; None leaves the time as it is."""
@@ -280,6 +288,9 @@ class Inode(Link):
 
     def set_version(self, info: ObjectInfo, *, question: int | None = None) -> None:
         """The same bytes as this version from now on. question: None leaves it as it is."""
+        known = self.info
+        if known is None or known.key != info.key or known.etag != info.etag:
+            self.is_counted = False
         self.info = info
         if question is not None:
             self.question = question
@@ -287,6 +298,7 @@ class Inode(Link):
     def replace_version(self, info: ObjectInfo, *, at: int) -> None:
         """Other bytes, of which the kernel has no page and no size. at: by the count of `Sizes`."""
         self.info, self.has_pages, self.is_size_known = info, False, False
+        self.is_counted = False
         self.mtime_ns = self.atime_ns = None
         self.replaced_at = at
         self.set_target(None)
@@ -295,6 +307,7 @@ class Inode(Link):
         """What was written could not be stored: no version has the bytes that the kernel has."""
         if self.info is not None:
             self.info, self.fresh_until = replace(self.info, etag=""), 0.0
+            self.is_counted = False
 
     def set_fresh(self, until_s: float) -> None:
         self.fresh_until = until_s

@@ -70,18 +70,18 @@ class Inodes:
             return self._prefix
         return self.key_at(inode, self.get(inode.parent), inode.name)
 
-    def _prefix_of(self, directory: Inode) -> str:
-        """Its key. Without recursion, as everywhere here: a key may have 512 components."""
-        names = []
+    def key_of_directory(self, directory: Inode) -> str:
+        """Without recursion, as everywhere here: a key may have 512 components."""
+        path = ""
         while directory.ino != ROOT:
-            names.append(directory.name)
+            path = f"{directory.name}/{path}"
             directory = self.get(directory.parent)
-        return self._prefix + "".join(f"{name}/" for name in reversed(names))
+        return self._prefix + path
 
     def key_at(self, inode: Inode, parent: Inode, name: str) -> str:
         """The key it would stand for under that name."""
         suffix = LINK_SUFFIX if inode.is_link else ""
-        return child_key(self._prefix_of(parent), f"{name}{suffix}", is_dir=inode.is_dir)
+        return child_key(self.key_of_directory(parent), f"{name}{suffix}", is_dir=inode.is_dir)
 
     def add(
         self,
@@ -116,7 +116,7 @@ class Inodes:
             self.unlink(there)
         self._settle(inode)
         before.remove_name(inode.name)
-        inode.parent, inode.name = parent, name
+        inode.parent, inode.name, inode.is_counted = parent, name, False
         above.add_name(name, inode)
         before.add_children(-1)
         self._used(above)
@@ -232,7 +232,7 @@ class Inodes:
 
     def recount(self, inode: Inode) -> None:
         """What is known of it has changed: count the memory that it takes now."""
-        n = inode.memory_bytes
+        n, inode.is_counted = inode.memory_bytes, True
         if n != inode.table_bytes:
             difference = n - inode.table_bytes
             inode.table_bytes = n
@@ -243,7 +243,8 @@ class Inodes:
     def _used(self, inode: Inode) -> None:
         if inode.is_eviction_pending:
             self._settle(inode)
-        self.recount(inode)
+        if not inode.is_counted:
+            self.recount(inode)
         if inode.is_idle:
             self.idle.add(inode)
         else:

@@ -40,10 +40,13 @@ class Chain(Generic[LinkT]):
 
     def append(self, member: LinkT) -> None:
         """At the end; a member of any chain is taken out of that first."""
+        end = self._end
+        if member.after is end:
+            return  # it is there already
         remove(member)
-        last = cast("Link", self._end.before)
-        member.before, member.after = last, self._end
-        last.after = self._end.before = member
+        last = cast("Link", end.before)
+        member.before, member.after = last, end
+        last.after = end.before = member
 
 
 def remove(member: Link) -> None:

@@ -84,12 +84,13 @@ class Tree:
     # names
 
     def directory(self, inode: Inode) -> Directory[Inode]:
-        if not inode.is_dir:
-            raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
-        if inode.runtime.directory is None:
-            inode.known_names(self._changes)
+        directory = inode.runtime.directory
+        if directory is None:
+            if not inode.is_dir:
+                raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
+            directory = inode.known_names(self._changes)
             self.inodes.recount(inode)
-        return inode.known_names(self._changes)
+        return directory
 
     async def lookup(self, parent: Inode, name: str) -> Inode:
         """The inode behind a name.
@@ -355,9 +356,16 @@ class Tree:
 
     async def room(self, parent: int, name: str, *, is_look_up: bool = False) -> Room:
         """As `Eviction.room`, for one inode of that name."""
-        above = self.inodes.get(parent)
-        n = NEW_INODE_BYTES + 2 * getsizeof(name) + getsizeof(self.inodes.key(above))
+        n = self._bytes_for(self.inodes.get(parent), name)
         return await self.eviction.room(n, is_look_up=is_look_up)
+
+    def room_now(self, above: Inode, name: str) -> Room | None:
+        """As `room` for a look-up. None: it would have to wait, or be refused."""
+        return self.eviction.room_now(self._bytes_for(above, name))
+
+    def _bytes_for(self, above: Inode, name: str) -> int:
+        key = self.inodes.key_of_directory(above)
+        return NEW_INODE_BYTES + 2 * getsizeof(name) + getsizeof(key)
 
     # listings
 
