@@ -52,9 +52,11 @@ def are_related(one: str, other: str) -> bool:
 class Common(RuleBasedStateMachine):
     """With allow-delete and allow-overwrite; what is refused without them has tests of its own."""
 
+    has_little_memory = False
+
     def __init__(self) -> None:
         super().__init__()
-        self.kernel = Kernel()
+        self.kernel = Kernel(has_little_memory=self.has_little_memory)
         self.model = Reference()
         self.ever: set[bytes] = {b""}  # every version of anything
         self.open_files: list[File] = []

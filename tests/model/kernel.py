@@ -4,13 +4,18 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import NotDirectoryError, NotFoundError, StoreUnavailableError
+from csi_s3.fs.base.memory import MemoryKind
 from tests.model.machine import Driver
+from tests.unit.fs_mount import paged
 
 PART_BYTES = 4
+TAIL_BYTES = 4 << 10  # the memory of a tail, at least
+PAGE_BYTES = 3000  # more than one page of a listing, less than two
 CONFIG = TreeConfig(
     allow_delete=True,
     allow_overwrite=True,
@@ -23,11 +28,22 @@ CONFIG = TreeConfig(
 class Kernel:
     """One mount, its successive workers, and the faults of its store."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_little_memory: bool = False) -> None:
+        """has_little_memory: for one tail and one page; pages have two names each."""
         self._top = Path(tempfile.mkdtemp(prefix="csi-s3-model-"))
         self.generation = 0
-        self.mount = Driver(CONFIG, state_dir=self._state_dir())
+        self._has_little_memory = has_little_memory
+        self._config = replace(CONFIG, memory_bytes=TAIL_BYTES) if has_little_memory else CONFIG
+        self.mount = Driver(self._config, state_dir=self._state_dir())
+        self._limit_memory()
+        if has_little_memory:
+            paged(self.mount.store, 2)
         self.is_armed = self.was_met = False
+
+    def _limit_memory(self) -> None:
+        if self._has_little_memory:
+            memory = self.mount.fs._context.memory
+            memory.account(MemoryKind.LISTINGS).limit_bytes = PAGE_BYTES
 
     def _state_dir(self) -> Path:
         return self._top / f"state-{self.generation}"
@@ -78,7 +94,8 @@ class Kernel:
         self._next()
 
     def _next(self) -> None:
-        self.mount = Driver(CONFIG, state_dir=self._state_dir(), before=self.mount)
+        self.mount = Driver(self._config, state_dir=self._state_dir(), before=self.mount)
+        self._limit_memory()
         self.mount.run(self.mount.fs.recover())
 
     def killed_in_rename(self, old: str, new: str, n: int, *, after: bool) -> bool:

@@ -58,18 +58,39 @@ class MountModel(Names, Files):
         self.begin(None)
 
 
+class LittleMemoryModel(MountModel):
+    """Tails go to the spool, pages of listings are dropped, inodes are forgotten."""
+
+    has_little_memory = True
+
+    @rule()
+    def the_kernel_forgets(self):
+        self.kernel.mount.forget_all()
+
+
 # An example takes 0.2 s; on a machine that is many times slower the test still ends. A call that
 # waits for nothing fails earlier (CALL_WITHIN_S in tests.model.machine), and its steps are shown.
 EXAMPLE_WITHIN_S = 6
 
-MountModel.TestCase.settings = settings(deadline=None)  # examples and steps: the profile's
+# Examples and steps: the profile's.
+MountModel.TestCase.settings = LittleMemoryModel.TestCase.settings = settings(deadline=None)
 
 
-@pytest.mark.timeout(EXAMPLE_WITHIN_S * settings.default.max_examples)
-@pytest.mark.warnings_expected(
+WITHIN_S = pytest.mark.timeout(EXAMPLE_WITHIN_S * settings.default.max_examples)
+LEFTOVERS = pytest.mark.warnings_expected(
     r"^csi_s3\.fs\.files\.write_back: .* is kept in .*/file-\d+\.data for the next worker",
-    r"^csi_s3\.fs\.write\.spool_recovery: .* was not uploaded, .* is in .*/file-\d+\.data",
+    r"^csi_s3\.fs\.write\.spool_leftovers: .* was not uploaded, .* is in .*/file-\d+\.data",
     r"^csi_s3\.fs\.write\.spool_recovery: .* failed again: .* are in .*/file-\d+\.data",
 )
+
+
+@WITHIN_S
+@LEFTOVERS
 class TestMountModel(MountModel.TestCase):
+    pass
+
+
+@WITHIN_S
+@LEFTOVERS
+class TestLittleMemoryModel(LittleMemoryModel.TestCase):
     pass

@@ -12,6 +12,7 @@ from csi_s3.fs.listings.changes import Changes
 from csi_s3.fs.listings.directory import MAX_LISTINGS
 from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.listings.listing import LISTING_BYTES, READER_BYTES
+from csi_s3.fs.listings.merging import Merge
 from csi_s3.s3.memory_store import MemoryStore
 from csi_s3.s3.store import ListPage, ObjectInfo
 from tests.unit.fs_mount import Held, mount, mounts, paged
@@ -409,3 +410,18 @@ def test_names_that_only_this_mount_has_are_listed_in_pages(mounts, names):
     assert max(len(p) for p in pages) <= 4096
     assert len(directory._local_order) == names
     mount.fs.releasedir(fh)
+
+
+def test_a_page_that_local_names_make_too_long_loses_no_name_that_is_shown_behind_it():
+    """`x` is listed first, and shown at the place of `x/`."""
+    objects = [replace(INFO, key=f"d/{name}") for name in ("x", "x-0", "x-9")]
+    answer = ListPage(objects=objects, prefixes=[], next_token="d/x-9")
+    first = Merge("d/", "", {}, has_links=False)
+    first.take(answer, {})
+    first.add_local([f"x-1{n}" for n in range(4)])
+    assert first.cut(3)
+    assert [name for name, _, _ in first.names] == ["x-0", "x-10", "x-11"]
+    second = Merge("d/", first.low, first.pending, has_links=False)
+    second.take(answer, {})
+    second.take(ListPage(objects=[], prefixes=[], next_token=None), {})
+    assert [name for name, _, _ in second.names] == ["x-9", "x"]

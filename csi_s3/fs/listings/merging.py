@@ -81,8 +81,9 @@ class Merge:
             return False
         self.names, rest = self.names[:at_most], self.names[at_most:]
         self.low = low = sort_key(self.names[-1][0])
-        self.pending = {}
-        for name, entry, question in rest:  # S3 has listed it before `low`, to be shown behind
+        # What S3 has listed before `low`, to be shown behind:
+        self.pending = {n: entry for n, entry in self.pending.items() if low.startswith(n)}
+        for name, entry, question in rest:
             if low.startswith(name):
                 self._suspend(name, entry, question)
         return True
