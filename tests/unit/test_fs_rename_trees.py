@@ -349,7 +349,7 @@ def test_a_directory_that_is_not_being_read_costs_a_rename_above_it_next_to_noth
         mount.put(f"top/{at}/file")
     for at in range(n):
         mount.ls(f"top/{at}")
-    mount.time.now_s += 100  # no page of theirs is valid any more
+    mount.time.now_s += 100  # their pages are not valid any more
     mount.fs.usage()
     tree, inodes = mount.fs._tree, mount.fs._inodes
     reading = mount.run(mount.fs.opendir(mount.ino("top/7")))
