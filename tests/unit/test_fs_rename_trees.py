@@ -13,6 +13,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.rename import copies
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, mount, mounts, paged
+from tests.unit.test_fs_maps import steps_of
 
 __all__ = ["mount", "mounts"]
 
@@ -339,3 +340,22 @@ def test_pages_of_a_version_that_others_replaced_are_dropped(mount):
     rename_now(mount)
     assert mount.cat("e/a") == b"theirs"
     assert mount.kernel.dropped == [ino]
+
+
+@pytest.mark.parametrize("n", [30, 300])
+def test_a_directory_that_is_not_being_read_costs_a_rename_above_it_next_to_nothing(mount, n):
+    """Its key is not asked for: a `find` leaves very many of them."""
+    for at in range(n):
+        mount.put(f"top/{at}/file")
+    for at in range(n):
+        mount.ls(f"top/{at}")
+    mount.time.now_s += 100  # their pages are not valid any more
+    mount.fs.usage()
+    tree, inodes = mount.fs._tree, mount.fs._inodes
+    reading = mount.run(mount.fs.opendir(mount.ino("top/7")))
+    top = inodes.get(mount.ino("top"))
+    below = inodes.below(top)
+    assert len(below) == 2 * n
+    assert steps_of(lambda: tree.moved(top, below)) < 7 * n + 40
+    assert inodes.get(mount.ino("top/7")).runtime.directory.key == "top/7/"
+    mount.fs.releasedir(reading)

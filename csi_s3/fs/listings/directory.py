@@ -41,7 +41,8 @@ class Directory(Generic[InodeT]):
     changes: for requests that are under way.
     listings: those that have pages, the newest last.
     newest: the listing that was begun last, if a handle reads it.
-    key: the present one, if it was renamed; moves: how often it was.
+    key: the present one, for listings; None: unknown, because it changed while no handle was open.
+    moves: how often it changed while there were listings.
     """
 
     def __init__(self, account: Account) -> None:
@@ -51,7 +52,9 @@ class Directory(Generic[InodeT]):
         self.listings: list[KnownListing] = []
         self.newest: KnownListing | None = None
         self.hidden_logged = False
-        self.key, self.moves = "", 0
+        self.key: str | None = None
+        self.moves = 0
+        self._read = 0  # listings that handles read
         self._local_order: list[str] = []
 
     # names that S3 does not have
@@ -106,20 +109,28 @@ class Directory(Generic[InodeT]):
         if listing in self.listings:
             self.listings.remove(listing)
 
-    def opened(self, listing: KnownListing) -> None:
+    def opened(self, listing: KnownListing, key: str) -> None:
         """A handle was opened: what was listed for closed ones answers no look-ups any more."""
-        self.newest = listing
+        if listing is not self.newest:
+            self._read += 1
+        self.newest, self.key = listing, key
         for closed in [x for x in self.listings if x.valid_until is not None]:
             closed.drop_pages()
 
     def closed(self, listing: KnownListing) -> None:
         """No handle reads it. Its pages answer look-ups, if no newer listing does."""
+        self._read -= 1
         if self.newest is listing:
             self.newest = None
         if self.newest is not None:
             listing.drop_pages()
 
-    def moved(self, key: str) -> None:
+    @property
+    def needs_key(self) -> bool:
+        """Whether a handle reads a listing, so that `moved` must be given the new key."""
+        return self._read > 0
+
+    def moved(self, key: str | None) -> None:
         """The directory has another key: versions listed under the old one are not valid."""
         self.key, self.moves = key, self.moves + 1
         for listing in [*self.listings]:

@@ -16,7 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from csi_s3.errors import IntegrityError, InvalidNameError, StoreRefusedError, VolumeError
+from csi_s3.errors import (
+    IntegrityError,
+    InvalidNameError,
+    StaleError,
+    StoreRefusedError,
+    VolumeError,
+)
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.memory import Account, MemoryKind
 from csi_s3.fs.base.outcome import outcome
@@ -62,14 +68,14 @@ class Listing:
     has_additions: names were added that not every position shows.
     """
 
-    def __init__(self, lister: Lister, prefix: str, directory: Directory[Any]) -> None:
+    def __init__(self, lister: Lister, directory: Directory[Any]) -> None:
         self.readers = 0
         self.valid_until: float | None = None
         self.begun_s: float | None = None  # on the monotonic clock: the first question
         self.has_additions = False
         self.hidden, self.first_hidden = 0, ""
         self._lister, self._cache = lister, lister.cache
-        self._prefix, self._directory = prefix, directory
+        self._directory = directory
         self._pages: list[ListingPage] = []  # disjoint, in order
         self._found: ListingPage | None = None  # one of them, in which `find` has looked last
         self._marks: dict[int, Mark] = {}
@@ -82,8 +88,15 @@ class Listing:
 
     @property
     def prefix(self) -> str:
-        """The directory's present key."""
-        return self._directory.key if self._directory.moves else self._prefix
+        """The directory's present key.
+
+        Raises:
+            StaleError: it is not known, since all handles are closed.
+
+        """
+        if self._directory.key is None:
+            raise StaleError("a directory was renamed after its handle was closed")
+        return self._directory.key
 
     @property
     def moves(self) -> int:

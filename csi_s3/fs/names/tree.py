@@ -338,10 +338,16 @@ class Tree:
         self.keep(above)  # until rmdir, even if that was its last name
 
     def moved(self, inode: Inode, below: Iterable[Inode]) -> None:
-        """A directory has another key, and so has all that is known below it."""
+        """A directory has another key, and so has all that is known below it.
+
+        There may be very many, of which few are being read: only those need the key itself.
+        """
         for child in chain((inode,), below):
-            if child.runtime.directory is not None:
-                child.runtime.directory.moved(self.inodes.key(child))
+            if (directory := child.runtime.directory) is not None:
+                if directory.needs_key:
+                    directory.moved(self.inodes.key(child))
+                elif directory.listings:
+                    directory.moved(None)
 
     def forget_name(self, inode: Inode) -> None:
         """Let the kernel look the name up again, before its cached entry expires."""
@@ -395,9 +401,9 @@ class Tree:
         directory, listing = self.directory(inode), self.directory(inode).newest
         self.drop_old_pages()
         if not isinstance(listing, Listing) or not listing.is_joinable(since_s):
-            listing = Listing(self._lister, self.inodes.key(inode), directory)
+            listing = Listing(self._lister, directory)
         reader = DirectoryReader(self._lister, listing, is_new=is_new)
-        directory.opened(listing)
+        directory.opened(listing, self.inodes.key(inode))
         return reader
 
     def drop_old_pages(self) -> None:

@@ -49,9 +49,9 @@ class KnownBelow:
                 for inode in inodes:
                     if self._is_there(inode):
                         check_key(new + self._inodes.key(inode)[len(old) :])
+                self._checked.update(i.ino for i in inodes)
                 if not is_over:
                     await asyncio.sleep(0)
-            self._checked.update(i.ino for i in left)
         return known
 
     async def follow(self, known: Sequence[Inode], copied: TreeCopy, old: str) -> None:

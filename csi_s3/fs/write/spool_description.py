@@ -1,7 +1,7 @@
 """What a spool file is: the record beside it, for the mount's next worker, or a person.
 
 A map of few extents is a list of them, as a person reads it. A longer one is two strings, because
-a list of 100,000 takes seconds to be written and read: no other request is served meanwhile.
+a list of 100,000 takes seconds to be written and read, in which no other request is served.
 Earlier releases do not take it for a list: they leave the file alone.
 """
 
