@@ -140,6 +140,10 @@ class FileSystem:
         """As `WriteBack.drain`."""
         return await self._write_back.drain()
 
+    async def keep(self) -> None:
+        """As `WriteBack.keep`."""
+        await self._write_back.keep()
+
     def close(self) -> None:
         """End what is under way, uploads included; plain code."""
         self._handles.close()

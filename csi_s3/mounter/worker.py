@@ -251,7 +251,7 @@ class Worker:
         give_up()
 
     async def _drain(self, fs: FileSystem) -> None:
-        """Upload open files within the drain timeout, and report ENDED."""
+        """Upload open files within the drain timeout, keep the others, and report ENDED."""
         failures: list[VolumeError] = []
 
         async def drain() -> None:
@@ -267,6 +267,7 @@ class Worker:
                     "raise drain-timeout, or find out why the store is slow",
                 )
             )
+        await fs.keep()
         for failure in failures:
             log.error("at the end: %s", failure, extra={"op": "drain", "code": failure.code})
         if self._health_reporter is not None:

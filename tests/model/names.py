@@ -137,6 +137,6 @@ class Names(Common):
             self.model.kept.discard(path)
         self.model.kept = {
             inodes.key(i).rstrip("/")
-            for i in inodes
+            for i in inodes._by_number.values()
             if i.is_dir and i.runtime.is_pinned and i.is_linked
         }

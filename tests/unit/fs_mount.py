@@ -242,12 +242,9 @@ class Mount(Driver):
         if self.is_ended:
             return
         self.settle()
-        inodes, memory = self.fs._inodes, self.fs._context.memory
-        uncounted = [
-            i
-            for i in inodes._by_number.values()
-            if i.is_counted and i.table_bytes != i.memory_bytes
-        ]
+        inodes = self.fs._inodes._by_number.values()
+        memory = self.fs._context.memory
+        uncounted = [i for i in inodes if i.is_counted and i.table_bytes != i.memory_bytes]
         assert not uncounted, "what an inode takes has changed, and was not counted"
         accounts = memory.accounts.values()
         assert memory.held_bytes == sum(a.used_bytes for a in accounts if not a.is_cache)

@@ -29,6 +29,14 @@ def put(file: SpoolFile, extents: Extents, start: int, data: bytes) -> None:
     extents.put(start, start + len(data), Origin.SPOOL)
 
 
+def map_of(n: int) -> Extents:
+    """A file of n bytes, each in another place than the one before."""
+    extents = Extents()
+    for at in range(n):
+        extents.put(at, at + 1, Origin.SPOOL if at % 2 else Origin.ZERO)
+    return extents
+
+
 def leftovers(spool: Spool, now_s: float = 0.0) -> list[int]:
     return asyncio.run(spool.leftovers(now_s))
 

@@ -15,6 +15,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.write.extents import Extents
 from csi_s3.fs.write.spool_description import Description
+from csi_s3.s3.store import ObjectInfo
 from tests.unit.fs_mount import REWRITE, fail, mount, mounts
 from tests.unit.spool_case import BLOCK, leftovers, put, spool_of
 
@@ -123,9 +124,8 @@ def test_what_is_kept_is_found_and_counted_by_the_next(state):
     earlier, extents = spool_of(state), Extents()
     file = earlier.create("f")
     put(file, extents, 0, b"0123456789")
-    description = Description(
-        key="f", is_whole=True, base_etag='"e"', base_size=4, extents=((0, 10, "spool"),)
-    )
+    base = ObjectInfo(key="f", size=4, etag='"e"', last_modified=0.0)
+    description = Description.whole("f", base, extents)
     file.describe(description)
     file.close(keep=True)
     assert earlier.used_bytes == 2 * BLOCK

@@ -4,20 +4,20 @@ import asyncio
 import json
 import logging
 import os
-from dataclasses import replace
 
 import pytest
 
 from csi_s3.errors import SpoolFullError
 from csi_s3.fs.base.few_lines import LINES
 from csi_s3.fs.base.memory import Memory, MemoryKind
-from csi_s3.fs.write.extents import Extents
-from csi_s3.fs.write.spool_description import Description
+from csi_s3.fs.write.extents import Extents, Origin
+from csi_s3.fs.write.spool_description import LISTED_EXTENTS, Description
 from csi_s3.fs.write.spool_directory import SpoolDirectory
 from csi_s3.fs.write.spool_leftovers import KEPT_S, RECORD_BYTES, SpoolLeftovers
 from csi_s3.fs.write.spool_space import SpoolSpace
 from tests.unit.fs_mount import fail, mount, mounts
-from tests.unit.spool_case import BLOCK, leftovers, measured_bytes, put, spool_of
+from tests.unit.spool_case import BLOCK, leftovers, map_of, measured_bytes, put, spool_of
+from tests.unit.test_fs_maps import steps_of
 from tests.unit.test_fs_spool import DOWN
 
 __all__ = ["mount", "mounts"]
@@ -255,14 +255,66 @@ def test_a_description_of_before_can_be_read_and_one_of_now_by_before():
 def test_a_long_map_is_not_read_when_leftovers_are_counted(state):
     """Its JSON alone would take longer than other tasks may wait."""
     key = 'a", "extents": [[0, 1, "spool"]], "b'
-    ranges = tuple((n, n + 1, "spool" if n % 2 else "base") for n in range(10_000))
-    description = Description(key=key, is_whole=True, base_etag='"e"', base_size=9, extents=ranges)
+    description = Description.whole(key, None, map_of(10_000))
     state.mkdir()
     directory = SpoolDirectory(state)
     (state / "file-1.data").write_bytes(b"x")
     directory.describe(1, description)
-    assert directory.read_head(1) == replace(description, extents=())
+    assert directory.read_head(1) == description.without_map()
     assert directory.read(1) == description
-    short = replace(description, extents=ranges[:10])
+    short = Description.whole(key, None, map_of(10))
     directory.describe(1, short)
     assert directory.read_head(1) == short
+
+
+@pytest.mark.parametrize("n", [1000, 10_000, 100_000])
+def test_a_map_is_kept_and_read_without_a_loop_over_its_extents(n):
+    extents = map_of(n)
+
+    def kept_and_read():
+        description = Description.whole("f", None, extents)
+        read = Description.from_json(json.loads(json.dumps(description.to_json())))
+        assert read == description
+        return read.map()
+
+    assert steps_of(kept_and_read) < 100
+    read = kept_and_read()
+    assert list(read) == list(extents)
+    assert [read.count(o) for o in Origin] == [extents.count(o) for o in Origin]
+
+
+@pytest.mark.parametrize("n", [1, LISTED_EXTENTS, LISTED_EXTENTS + 1, 5000])
+def test_a_map_that_an_earlier_release_wrote_is_the_same_map(n):
+    ranges = [(e.start, e.end, e.origin.value) for e in map_of(n)]
+    data = {"key": "f", "is_whole": True, "extents": ranges}
+    description = Description.whole("f", None, map_of(n))
+    assert Description.from_json(json.loads(json.dumps(data))) == description
+    assert (description.to_json()["extents"] == ranges) == (n <= LISTED_EXTENTS)
+
+
+def test_an_earlier_release_cannot_take_a_packed_map_for_an_empty_one():
+    """It unpacks a list of three for each extent: it would else store an empty file."""
+    packed = Description.whole("f", None, map_of(LISTED_EXTENTS + 1)).to_json()["extents"]
+    with pytest.raises(ValueError, match="unpack"):
+        [(s, e, o) for s, e, o in packed]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"origins": "sz"},
+        {"ends": "AQAAAAAAAAA=", "origins": "sz"},
+        {"ends": "AQAAAAA=", "origins": "s"},
+        {"ends": "AQAAAAAAAAA", "origins": "s"},
+        {"ends": "AQAAAAAAAAA=", "origins": "-"},
+        {"ends": "AQAAAAAAAAA=", "origins": 1},
+        {"ends": "AAAAAAAAAAA=", "origins": "s"},
+        {"ends": "AQAAAAAAAAACAAAAAAAAAA==", "origins": "ss"},
+        {"ends": "AgAAAAAAAAABAAAAAAAAAA==", "origins": "sz"},
+        [[0, 1 << 70, "spool"]],
+        [[0, 1, "sent"]],
+    ],
+)
+def test_a_map_that_cannot_be_is_refused(wrong):
+    with pytest.raises((ValueError, TypeError)):
+        Description.from_json({"key": "f", "extents": wrong})

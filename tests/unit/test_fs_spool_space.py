@@ -11,7 +11,7 @@ from csi_s3.fs.write.extents import Extents
 from csi_s3.fs.write.spool import RECORD_BYTES
 from csi_s3.fs.write.spool_description import Description
 from tests.unit.fs_mount import mount, mounts
-from tests.unit.spool_case import BLOCK, measured_bytes, put, spool_of
+from tests.unit.spool_case import BLOCK, map_of, measured_bytes, put, spool_of
 
 __all__ = ["mount", "mounts"]
 
@@ -105,8 +105,7 @@ def test_a_long_description_counts_and_is_not_refused(state):
     spool = spool_of(state, blocks=2)
     file, extents = spool.create("f"), Extents()
     put(file, extents, 0, b"x" * BLOCK)
-    ranges = [(n, n + 1, "spool" if n % 2 else "zero") for n in range(BLOCK)]
-    file.describe(Description(key="f", is_whole=True, extents=ranges))
+    file.describe(Description.whole("f", None, map_of(10 * BLOCK)))
     assert spool.used_bytes == disk_use(state) > 10 * BLOCK
     file.describe(Description(key="f"))
     assert spool.used_bytes == disk_use(state) == 2 * BLOCK
@@ -124,12 +123,12 @@ def test_a_name_of_a_thousand_bytes_has_room_in_its_block(state):
 def test_the_record_of_a_file_is_as_large_as_it_counts(state, n):
     """And no file keeps its description's map in memory."""
     spool = spool_of(state, blocks=10 * n)
-    ranges = [(at, at + 1, "spool" if at % 2 else "zero") for at in range(100)]
+    extents = map_of(1000)
 
     def make():
         files = [spool.create(f"a/directory/file-{at:06}") for at in range(n)]
         for file in files[:10]:
-            file.describe(Description(key=file.description.key, is_whole=True, extents=ranges))
+            file.describe(Description.whole(file.description.key, None, extents))
         return files
 
     files, size = measured_bytes(make)

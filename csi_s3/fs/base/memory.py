@@ -9,7 +9,8 @@ anything is changed.
 docs/memory.md has a row for each kind: how it is counted, its bound, and what happens there.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -90,6 +91,15 @@ class Account:
         if n > self.free_bytes:
             self.check(n, what)
         self.add(n)
+
+    @contextmanager
+    def reserved(self, n: int, what: str) -> Iterator[None]:
+        """Have n bytes free at the end of a step that waits. Raises as `charge`, at its begin."""
+        self.charge(n, what)
+        try:
+            yield
+        finally:
+            self.add(-n)
 
     def check(self, n: int, what: str) -> None:
         """Raises as `charge`, and counts nothing."""

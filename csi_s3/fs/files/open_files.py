@@ -201,11 +201,11 @@ class OpenFiles:
         exclusive = bool(flags & os.O_EXCL)
         if exclusive and text in self._tree.directory(above).local:
             raise ExistsError(f"{text}: exists")
-        self._write_back.admit(text)
         claimed = None
-        if exclusive:  # in a task of the mount, so that a silent store does not block its end
-            claim = partial(self._claim, above, text)
-            claimed = await self._progress_timeout.wait(claim, f"exclusive creation of {text}")
+        with self._write_back.admitted(text):
+            if exclusive:  # in a task of the mount, so that a silent store does not block its end
+                claim = partial(self._claim, above, text)
+                claimed = await self._progress_timeout.wait(claim, f"exclusive creation of {text}")
         local = self._tree.directory(above).local.get(text)
         if local is not None:
             if local.is_dir:

@@ -7,6 +7,7 @@ bytes. Each step runs to its end in a task of the mount, even if its caller no l
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -115,7 +116,11 @@ class WriteBack:
             TooManyOpenFilesError: there is none.
 
         """
-        self._records.check(RECORD_BYTES, f"{name}: opening it for writing")
+        self._records.check(RECORD_BYTES, _opening(name))
+
+    def admitted(self, name: str) -> AbstractContextManager[None]:
+        """As `admit`; `begin` is not refused if it follows the end of this at once."""
+        return self._records.reserved(RECORD_BYTES, _opening(name))
 
     def _set_writer(self, inode: Inode, writer: DirtyFile | None) -> None:
         inode.set_writer(writer)
@@ -259,6 +264,19 @@ class WriteBack:
             return error.again()
         return None
 
+    async def keep(self) -> None:
+        """Have the spool keep what is not stored, a file at a time: `close` has less to do then.
+
+        All can be used as before. What a task is storing is left to `close`.
+        """
+        for inode in list(self._writers.values()):
+            writer = inode.writer
+            if writer is None or writer.is_locked or not inode.is_linked:
+                continue
+            if writer.state.is_dirty:
+                self._keep(inode, writer, "not-uploaded")
+                await asyncio.sleep(0)
+
     def close(self) -> None:
         """End all at the mount's end: what is not stored stays in the spool; plain code."""
         for inode in self._writers.values():
@@ -355,6 +373,10 @@ class WriteBack:
         inode.set_version(info)
         if inode.writer is not None:
             inode.writer.rebase(info)
+
+
+def _opening(name: str) -> str:
+    return f"{name}: opening it for writing"
 
 
 def _progress(inode: Inode) -> FileProgress | None:

@@ -99,6 +99,11 @@ class DirtyFile:
         """`keep` was called, and nothing has changed since."""
         return self._staged.is_kept
 
+    @property
+    def is_locked(self) -> bool:
+        """A task changes or stores it."""
+        return self._lock.locked()
+
     # the state
 
     def _become(

@@ -4,12 +4,14 @@ No I/O: `staging` moves bytes, `file_sender` sends them, as these two decide.
 """
 
 import asyncio
+import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from enum import Enum
-from itertools import chain, pairwise
-from typing import NamedTuple
+from itertools import chain, compress, pairwise
+from operator import lt, sub
+from typing import NamedTuple, Self
 
 from csi_s3.s3.store import Limits
 
@@ -40,6 +42,47 @@ class Extent(NamedTuple):
     @property
     def size(self) -> int:
         return self.end - self.start
+
+
+LETTERS = {Origin.BASE: "b", Origin.SPOOL: "s", Origin.ZERO: "z", Origin.SENT: "-"}
+_TO_LETTERS = bytes.maketrans(bytes(o.code for o in LETTERS), "".join(LETTERS.values()).encode())
+_TO_CODES = bytes.maketrans("".join(LETTERS.values()).encode(), bytes(o.code for o in LETTERS))
+_IS_CODE = [bytes(code == o.code for code in range(256)) for o in _ORIGINS]
+
+
+class PackedExtents(NamedTuple):
+    """A map as it is stored.
+
+    Its methods have no loop of their own: there may be 100,000 extents.
+
+    ends: of each extent, 8 bytes, the lowest first. origins: of each, one of LETTERS.
+    """
+
+    ends: bytes
+    origins: str
+
+    @classmethod
+    def of(cls, ends: "array[int]", origins: str) -> Self:
+        return cls(_little_endian(ends).tobytes(), origins)
+
+    def array(self) -> "array[int]":
+        """The ends. Raises ValueError: there is a part of one."""
+        return _little_endian(array("Q", self.ends))
+
+    def check(self) -> None:
+        """Whether it is the map of a file whose bytes can all be read.
+
+        Raises:
+            ValueError: it is not.
+
+        """
+        ends, origins, readable = self.array(), self.origins, "bsz"
+        if len(ends) != len(origins) or origins.strip(readable):
+            raise ValueError(f"{len(ends)} ends, and the origins {origins[:100]!r}")
+        if not all(map(lt, chain((0,), ends), ends)):
+            raise ValueError("the ends of extents are not in their order")
+        if any(2 * letter in origins for letter in readable):
+            raise ValueError("two neighbours of one origin are two extents")
 
 
 _NO_ENDS, _NO_ORIGINS, _NO_BYTES = array("Q"), bytearray(), [0] * 4  # shared, never changed
@@ -78,6 +121,22 @@ class Extents:
         copy._ends, copy._origins = self._ends[:], self._origins[:]
         copy._bytes = self._bytes[:]
         return copy
+
+    def packed(self) -> PackedExtents:
+        return PackedExtents.of(self._ends, self._origins.translate(_TO_LETTERS).decode())
+
+    @classmethod
+    def of(cls, packed: PackedExtents) -> "Extents":
+        """The map that was packed."""
+        extents = cls()
+        if packed.origins:
+            extents._ends = packed.array()
+            extents._origins = bytearray(packed.origins.encode().translate(_TO_CODES))
+            sizes = list(map(sub, extents._ends, chain((0,), extents._ends)))
+            extents._bytes = [
+                sum(compress(sizes, extents._origins.translate(is_code))) for is_code in _IS_CODE
+            ]
+        return extents
 
     def count(self, origin: Origin) -> int:
         """Bytes of an origin."""
@@ -190,6 +249,14 @@ class Extents:
             stop = min(ends[at], end)
             yield origins[at], stop - start
             start, at = stop, at + 1
+
+
+def _little_endian(ends: "array[int]") -> "array[int]":
+    if sys.byteorder == "little":
+        return ends
+    swapped = ends[:]
+    swapped.byteswap()
+    return swapped
 
 
 class Piece(NamedTuple):

@@ -161,7 +161,7 @@ class SpoolFile:
     def _remembered(self, description: Description) -> Description:
         """Without the map, and counted."""
         self._count_record(RECORD_BYTES + sys.getsizeof(description.key))
-        return replace(description, extents=())
+        return description.without_map()
 
     def _count_record(self, n: int) -> None:
         self._disk.records.add(n - self._record_bytes)

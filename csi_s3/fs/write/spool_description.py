@@ -1,11 +1,22 @@
-"""What a spool file is: the record beside it, for the mount's next worker, or a person."""
+"""What a spool file is: the record beside it, for the mount's next worker, or a person.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A map of few extents is a list of them, as a person reads it. A longer one is two strings, because
+a list of 100,000 takes seconds to be written and read: no other request is served meanwhile.
+Earlier releases do not take it for a list: they leave the file alone.
+"""
+
+from array import array
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from csi_s3.fs.write.extents import Extents, Origin
+from csi_s3.fs.write.extents import LETTERS, Extents, Origin, PackedExtents
 from csi_s3.s3.store import ObjectInfo
+
+LISTED_EXTENTS = 100  # at most; a longer map is packed
+
+_NO_MAP = PackedExtents(b"", "")
+_MOST_BYTES = 1 << 63  # of a file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +34,7 @@ class Description:
     is_left: bool = False
     base_etag: str = ""
     base_size: int = 0
-    extents: Sequence[tuple[int, int, str]] = ()
+    extents: PackedExtents = _NO_MAP
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -33,15 +44,12 @@ class Description:
             ValueError, TypeError: it is something else.
 
         """
-        extents = tuple((int(s), int(e), str(o)) for s, e, o in data.pop("extents", ()))
-        at = 0
-        for start, end, origin in extents:
-            if start != at or end <= start or Origin(origin) is Origin.SENT:
-                raise ValueError(f"{start} to {end} {origin} behind {at}")
-            at = end
+        extents = data.pop("extents", ())
+        packed = _unpacked(extents) if isinstance(extents, dict) else _of_list(extents)
+        packed.check()
         if not isinstance(data.get("key"), str):
             raise TypeError("no key")
-        return cls(**{k: data[k] for k in data if k in cls.__slots__}, extents=extents)
+        return cls(**{k: data[k] for k in data if k in cls.__slots__}, extents=packed)
 
     @classmethod
     def whole(cls, key: str, base: ObjectInfo | None, extents: Extents) -> Self:
@@ -51,11 +59,15 @@ class Description:
             is_whole=True,
             base_etag="" if base is None else base.etag,
             base_size=0 if base is None else base.size,
-            extents=[(e.start, e.end, e.origin.value) for e in extents],
+            extents=extents.packed(),
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        data = {name: getattr(self, name) for name in self.__slots__}
+        ends, origins = self.extents
+        if len(origins) > LISTED_EXTENTS:
+            return data | {"extents": {"ends": b64encode(ends).decode(), "origins": origins}}
+        return data | {"extents": [(e.start, e.end, e.origin.value) for e in self.map()]}
 
     @property
     def base(self) -> ObjectInfo | None:
@@ -63,8 +75,30 @@ class Description:
             return None
         return ObjectInfo(key=self.key, size=self.base_size, etag=self.base_etag, last_modified=0.0)
 
+    def without_map(self) -> Self:
+        return replace(self, extents=_NO_MAP)
+
     def map(self) -> Extents:
-        extents = Extents()
-        for start, end, origin in self.extents:
-            extents.put(start, end, Origin(origin))
-        return extents
+        return Extents.of(self.extents)
+
+
+def _unpacked(data: dict[str, Any]) -> PackedExtents:
+    ends, origins = data.get("ends"), data.get("origins")
+    if not isinstance(ends, str) or not isinstance(origins, str):
+        raise TypeError("no map")
+    return PackedExtents(b64decode(ends, validate=True), origins)
+
+
+def _of_list(data: list[Any]) -> PackedExtents:
+    ends, at = array("Q"), 0
+    letters: list[str] = []
+    for start, end, origin in data:
+        if start != at or not start < end < _MOST_BYTES:
+            raise ValueError(f"{start} to {end} {origin} behind {at}")
+        at, letter = end, LETTERS[Origin(origin)]
+        if letters and letters[-1] == letter:
+            ends[-1] = end
+        else:
+            ends.append(end)
+            letters.append(letter)
+    return PackedExtents.of(ends, "".join(letters))

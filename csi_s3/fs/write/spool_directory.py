@@ -20,7 +20,7 @@ from csi_s3.fs.write.spool_space import size_on_disk
 NAME = re.compile(r"file-(\d+)(\.\w+)")
 DATA_SUFFIX, DESCRIPTION_SUFFIX = ".data", ".json"
 _HEAD_BYTES = 16 << 10  # a key of 1024 bytes takes 6 KiB at most
-_MAP = b', "extents": ['  # the last field
+_MAP = b', "extents": '  # the last field
 
 
 class SpoolDirectory:

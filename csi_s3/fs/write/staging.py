@@ -509,7 +509,9 @@ class StagedFile:
         if self._file is None:  # nothing but zeros and base
             self._file = self._new_file()
         remote = self._remote
-        self._file.describe(Description.whole(remote.key, remote.replaces, self.extents))
+        description = Description.whole(remote.key, remote.replaces, self.extents)
+        if self._file.description != description.without_map():  # any change makes it not whole
+            self._file.describe(description)
         return self._file.path
 
     def unlink(self) -> None:
