@@ -246,7 +246,8 @@ class FileSystem:
         The caller calls `remember` for each inode that the kernel took, then `note_answers` once.
         needs_inodes: each entry must have one; if there is no memory for it, the READDIR fails.
         """
-        handle, eviction = self._handles.directory(fh), self._tree.eviction
+        handle = self._handles.directory(fh)
+        eviction, adopt = self._tree.eviction, self._tree.adopt
         if start == 0:
             handle.reader = self._tree.read_from_start(handle.inode, handle.reader)
         reading = handle.reader.read(start)
@@ -258,7 +259,7 @@ class FileSystem:
                         with self._tree.eviction.reading(handle.inode):
                             await reading.load()
                     continue
-                name, entry, question = listed.name, listed.entry, listed.question
+                name, entry, question = listed
                 local = self._tree.directory(handle.inode).local.get(name)
                 if local is None and entry is Special.LOCAL:  # it was; S3 has it now
                     with self._tree.eviction.reading(handle.inode):
@@ -275,11 +276,9 @@ class FileSystem:
                         has_inode=False,
                     )
                     continue
-                needs_room = present is None and needs_inodes
+                listed_as = self._adopt_with_room if present is None and needs_inodes else adopt
                 try:
-                    inode = local or await self._listed(
-                        handle.inode, name, entry, question, needs_room=needs_room
-                    )
+                    inode = local or await listed_as(handle.inode, name, entry, question=question)
                 except NotFoundError:
                     continue
                 attributes, position = self._tree.attributes(inode), reading.give()
@@ -290,11 +289,9 @@ class FileSystem:
         finally:
             reading.end()
 
-    async def _listed(
-        self, parent: Inode, name: str, entry: Entry, question: int, *, needs_room: bool
+    async def _adopt_with_room(
+        self, parent: Inode, name: str, entry: Entry, *, question: int
     ) -> Inode:
-        if not needs_room:
-            return await self._tree.adopt(parent, name, entry, question=question)
         with await self._tree.room(parent.ino, name, is_look_up=True):
             return await self._tree.adopt(parent, name, entry, question=question)
 

@@ -134,8 +134,8 @@ class ListingPage:
 
     @property
     def is_gone(self) -> bool:
-        """Whether all names were removed."""
-        return self._removed == len(self)
+        """Whether it had names, and all were removed."""
+        return self._removed > 0 and self._removed == len(self)
 
     def covers(self, key: str) -> bool:
         """Whether a name with this `sort_key` belongs here."""

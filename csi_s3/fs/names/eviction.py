@@ -70,7 +70,6 @@ class Eviction:
     Concurrency: one task of the group, while there are too many names; else plain code.
 
     Lifetime: until `close`, after which the kernel is asked for nothing.
-    may_list: the last answer of `check`.
     """
 
     def __init__(
@@ -85,11 +84,11 @@ class Eviction:
         self._inodes, self._kernel, self._group = inodes, kernel, group
         self._wait_within_s = wait_within_s
         self._account = inodes.account
+        self.may_list = False  # the last answer of `check`
         self._most_bytes = int(inodes.account.limit_bytes * MOST)
         self._waiting: dict[asyncio.Future[None], int] = {}  # the bytes that each needs
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
-        self.may_list = False
         self._unused: Iterator[Inode] | None = None  # what is left of a pass over all of them
         self.low_bytes, self._settle_s = LOW_BYTES, min(SETTLE_S, wait_within_s)
         self._left_bytes = 0  # by a pass that found nothing to drop
