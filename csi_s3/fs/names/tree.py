@@ -318,7 +318,8 @@ class Tree:
         """
         if len(self.inodes.local_only) >= self.kept_limit:
             raise OutOfMemoryError(
-                f"{self.kept_limit} directories that are not in S3, because no file is in them",
+                f"the volume has {self.kept_limit} directories that are not in S3, because no file"
+                " is in them, and no memory for one more",
                 "put files into them, or mount without dir-markers=off",
             )
 
