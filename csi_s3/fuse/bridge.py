@@ -130,7 +130,7 @@ class Bridge(pyfuse3.Operations):
         self._fs.note_answers(listed, start=start)
 
     @override
-    @answered(ANSWER_WITHIN_S)
+    @answered(ANSWER_WITHIN_S, has_caller=False)
     async def releasedir(self, fh: int) -> None:
         self._fs.releasedir(fh)
 
@@ -210,7 +210,7 @@ class Bridge(pyfuse3.Operations):
         await self._fs.files.fsync(fh)
 
     @override
-    @answered(None)
+    @answered(None, has_caller=False)
     async def release(self, fh: int) -> None:
         await self._fs.files.release(fh)
 
