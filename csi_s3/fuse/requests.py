@@ -21,8 +21,8 @@ Task = asyncio.Task[Any]
 class PendingRequest:
     """A request of the kernel that its handler has not answered: entered while the handler runs.
 
-    Cancellation: what ends it is a timeout, so that the handler gets a CancelledError, and whoever
-    cancels the task itself is told apart from it.
+    Cancellation: a timeout ends it, which is a CancelledError for the handler, and differs from a
+    cancellation of the task itself.
 
     is_interrupted: an interrupt ends it, or has ended it.
     """
@@ -58,7 +58,7 @@ class PendingRequest:
             self._timeout.reschedule(end)
 
     def end(self) -> None:
-        """End it at once, for want of time."""
+        """End it at once: there is no time left."""
         if not self.is_ended:
             self.is_interrupted = False
             self._timeout.reschedule(0)
