@@ -17,6 +17,7 @@ from csi_s3.fs.write.dirty_file import RECORD_BYTES
 from csi_s3.fs.write.remote_object import Basis
 from csi_s3.fs.write.spool import RECORD_BYTES as SPOOLED_BYTES
 from csi_s3.fs.write.staging import FIRST_GRANULE_BYTES
+from tests.unit.costs import counted_turns
 from tests.unit.fs_mount import WRITE_NEW, Held, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -367,18 +368,9 @@ def test_what_is_not_stored_is_kept_file_by_file_before_all_ends(small, n):
     mount = small(memory_bytes=32 * MIB)
     for i in range(n):
         mount.write(mount.create(f"f{i}"), b"%d" % i)
-    turns = 0
-
-    async def count():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = mount.start(count())
-    mount.run(mount.fs.keep())
-    counting.cancel()
-    assert turns >= n
+    with counted_turns(mount.loop) as turns:
+        mount.run(mount.fs.keep())
+    assert turns.n >= n
     kept = described(mount)
     assert len(kept) == n
     successor = mount.succeeded()
