@@ -24,6 +24,7 @@ from csi_s3.fuse.boundary import answered
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.entry_without_inode import EntryWithoutInode
 from csi_s3.fuse.interrupts import give_up
+from tests.unit.costs import counted_turns
 from tests.unit.fs_mount import fail, mount, mounts, paged
 
 __all__ = ["mount", "mounts"]
@@ -264,15 +265,9 @@ def test_a_forget_of_many_inodes_lets_other_requests_in_between(mount, requests)
     for _ in range(many):
         mount.fs.remember(made.ino)
 
-    async def turns():
-        forgetting = asyncio.create_task(Bridge(mount.fs).forget([(made.ino, 1)] * many))
-        n = 0
-        while not forgetting.done():
-            n += 1
-            await asyncio.sleep(0)
-        return n
-
-    assert mount.run(turns()) in range(9 * requests, 12 * requests)
+    with counted_turns(mount.loop) as turns:
+        mount.run(Bridge(mount.fs).forget([(made.ino, 1)] * many))
+    assert turns.n in range(9 * requests, 12 * requests)
     assert mount.fs.usage().inodes == 2  # the first look-up's
     mount.fs.forget(made.ino, 1)
     mount.held.remove(made.ino)

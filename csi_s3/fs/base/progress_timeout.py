@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from csi_s3.errors import StoreTimeoutError, VolumeError
+from csi_s3.errors import StaleError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.clock import Clock
 from csi_s3.fs.base.outcome import outcome
 
@@ -61,6 +61,7 @@ class ProgressTimeout:
         self._rename = FileProgress(clock)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._left: set[asyncio.Task[Any]] = set()  # of them, those that no caller waits for
+        self._is_closed = False
 
     @property
     def memory_within_s(self) -> float:
@@ -85,8 +86,11 @@ class ProgressTimeout:
 
         Raises:
             StoreTimeoutError: nothing moved for stalled_after_s.
+            StaleError: the mount has ended; no work was begun.
 
         """
+        if self._is_closed:
+            raise StaleError(f"{what}: the mount has ended")
         task = self._group.create_task(outcome(work))
         self._tasks.add(task)
         self._held(held_bytes + WAIT_BYTES)
@@ -114,7 +118,8 @@ class ProgressTimeout:
 
     def _leave(self, task: "asyncio.Task[Any]", what: str, level: int) -> None:
         """The wait ends before the work. level: of its failure in the log, at least."""
-        self._left.add(task)
+        if not task.done():
+            self._left.add(task)
         task.add_done_callback(partial(_log_failure, what, level))
 
     async def settled(self) -> None:
@@ -128,6 +133,8 @@ class ProgressTimeout:
         self._held(-held_bytes)
 
     def close(self) -> None:
+        """Cancel what is under way; plain code. Nothing is begun from now on."""
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
 
