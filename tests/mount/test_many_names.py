@@ -117,7 +117,7 @@ async def main():
             said = {name: await run(name, script) for name, script in parts.items()}
             if which == "files":
                 await settled(fs)
-        fs.close()
+        await fs.close()
     print(json.dumps({**said, "most": most}))
 
 def older(init):
