@@ -167,7 +167,7 @@ class Extents:
             map(floordiv, map(sub, compress(ends, is_code), repeat(1)), repeat(block_bytes))
         )
         firsts = list(map(floordiv, starts, repeat(block_bytes)))
-        shared = sum(map(eq, lasts, islice(firsts, 1, None)))
+        shared: int = sum(map(eq, lasts, islice(firsts, 1, None)))
         return sum(lasts) - sum(firsts) + len(firsts) - shared
 
     def within(self, start: int, end: int, *, most: int | None = None) -> list[Extent]:
