@@ -21,6 +21,7 @@ from csi_s3.fs.write.dirty_file import RECORD_BYTES
 from csi_s3.fs.write.remote_object import Basis
 from csi_s3.fs.write.spool import RECORD_BYTES as SPOOLED_BYTES
 from csi_s3.fs.write.staging import FIRST_GRANULE_BYTES
+from tests.unit.costs import counted_turns
 from tests.unit.fs_mount import WRITE_NEW, Held, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -363,22 +364,6 @@ KEPT = pytest.mark.warnings_expected(
 )
 
 
-async def turns_of(mount, call):
-    """How many turns another task gets until the call returns."""
-    turns = 0
-
-    async def count():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = mount.loop.create_task(count())
-    await call
-    counting.cancel()
-    return turns
-
-
 def described(mount):
     """The descriptions in the spool; each has another inode once it is replaced."""
     return {path.name: path.stat().st_ino for path in mount.state_dir.glob("*.json")}
@@ -390,7 +375,9 @@ def test_what_is_not_stored_is_kept_file_by_file_before_all_ends(small, n):
     mount = small(memory_bytes=32 * MIB)
     for i in range(n):
         mount.write(mount.create(f"f{i}"), b"%d" % i)
-    assert mount.run(turns_of(mount, mount.fs.keep())) >= n
+    with counted_turns(mount.loop) as turns:
+        mount.run(mount.fs.keep())
+    assert turns.n >= n
     kept = described(mount)
     assert len(kept) == n
     successor = mount.succeeded()
@@ -413,7 +400,9 @@ def test_the_end_takes_few_files_at_a_time_and_names_few_in_the_log(
         mount.write(mount.create(f"f{i}"), b"%d" % i)
     if is_kept_before:
         mount.run(mount.fs.keep())
-    assert mount.run(turns_of(mount, mount.fs.close())) >= n // CLOSED_AT_ONCE
+    with counted_turns(mount.loop) as turns:
+        mount.run(mount.fs.close())
+    assert turns.n >= n // CLOSED_AT_ONCE
     assert len(described(mount)) == n
     errors = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
     assert len(errors) == LINES + 1
@@ -427,7 +416,9 @@ def test_a_drain_gives_way_after_each_file_that_is_stored_already(small, n):
     for fh in handles:
         mount.fsync(fh)
     with mount.requests():
-        assert mount.run(turns_of(mount, mount.fs.drain())) >= n // PARALLEL_DRAINED
+        with counted_turns(mount.loop) as turns:
+            mount.run(mount.fs.drain())
+        assert turns.n >= n // PARALLEL_DRAINED
 
 
 @pytest.mark.parametrize("n", [CLOSED_HANDLES * 2, CLOSED_HANDLES * 6])
@@ -435,7 +426,9 @@ def test_the_end_closes_few_handles_at_a_time(mount, n):
     mount.put("f", b"f")
     for _ in range(n):
         mount.open("f")
-    assert mount.run(turns_of(mount, mount.fs.close())) >= n // CLOSED_HANDLES
+    with counted_turns(mount.loop) as turns:
+        mount.run(mount.fs.close())
+    assert turns.n >= n // CLOSED_HANDLES
 
 
 @KEPT

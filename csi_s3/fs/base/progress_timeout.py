@@ -60,6 +60,7 @@ class ProgressTimeout:
         self._group, self._clock, self._held = group, clock, held
         self._rename = FileProgress(clock)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._left: set[asyncio.Task[Any]] = set()  # of them, those that no caller waits for
         self._is_closed = False
 
     @property
@@ -100,19 +101,34 @@ class ProgressTimeout:
             moved = max(self._rename.at_s, self._rename.at_s if own is None else own.at_s)
             left_s = max(began, moved) + self.stalled_after_s - self._clock.monotonic_s()
             if left_s <= 0:
-                task.add_done_callback(partial(_log_failure, what))
+                self._leave(task, what, logging.ERROR)
                 raise StoreTimeoutError(
                     f"{what}: no progress in {self.stalled_after_s:.0f} s",
                     "check the connection to the store; the work goes on",
                 )
-            await asyncio.wait({task}, timeout=left_s)
+            try:
+                await asyncio.wait({task}, timeout=left_s)
+            except asyncio.CancelledError:
+                self._leave(task, what, logging.INFO)
+                raise
         result = task.result()
         if isinstance(result, VolumeError):
             raise result
         return result
 
+    def _leave(self, task: "asyncio.Task[Any]", what: str, level: int) -> None:
+        """The wait ends before the work. level: of its failure in the log, at least."""
+        self._left.add(task)
+        task.add_done_callback(partial(_log_failure, what, level))
+
+    async def settled(self) -> None:
+        """Wait for the work whose callers have given up until now; for the mount's end."""
+        if self._left:
+            await asyncio.wait(set(self._left))
+
     def _ended(self, held_bytes: int, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
+        self._left.discard(task)
         self._held(-held_bytes)
 
     def close(self) -> None:
@@ -122,8 +138,9 @@ class ProgressTimeout:
             task.cancel()
 
 
-def _log_failure(what: str, task: "asyncio.Task[Any]") -> None:
+def _log_failure(what: str, level: int, task: "asyncio.Task[Any]") -> None:
     """Of work whose callers have given up."""
     result = None if task.cancelled() else task.result()
     if isinstance(result, VolumeError):
-        log.error("%s failed in the end: %s", what, result, extra={"code": result.code})
+        level = max(level, result.level)
+        log.log(level, "%s failed in the end: %s", what, result, extra={"code": result.code})

@@ -16,7 +16,7 @@ from csi_s3.errors import (
     StaleError,
 )
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.base.keys import child_key
+from csi_s3.fs.base.keys import child_key, decode_name
 from csi_s3.fs.files.handles import Handles, Opening
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.listings.entries import Entry
@@ -179,7 +179,10 @@ class OpenFiles:
 
     async def _claim(self, above: Inode, name: str) -> ObjectInfo | None:
         async with self._key_lock.change(lambda: self._key(above, name)):
-            return await self._exclusive_create.claim(self._key(above, name))
+            info = await self._exclusive_create.claim(self._key(above, name))
+        if info is not None:
+            self._tree.directory(above).note(name, info)
+        return info
 
     async def create(self, parent: int, name: bytes, flags: int) -> tuple[int, Attributes]:
         """Make a file that is in S3 at its first fsync, close after a write, or last release.
@@ -191,6 +194,7 @@ class OpenFiles:
             TooManyOpenFilesError: as of `open`.
 
         """
+        await self._tree.name_changes.settled((parent, decode_name(name)))
         above, text, _ = self._tree.new_name(parent, name, is_dir=False)
         with self._handles.opening(text) as opening, await self._tree.room(parent, text):
             return await self._create(above, text, flags, opening)
@@ -204,8 +208,8 @@ class OpenFiles:
         claimed = None
         with self._write_back.admitted(text):
             if exclusive:  # in a task of the mount, so that a silent store does not block its end
-                claim = partial(self._claim, above, text)
-                claimed = await self._progress_timeout.wait(claim, f"exclusive creation of {text}")
+                claim, what = partial(self._claim, above, text), f"exclusive creation of {text}"
+                claimed = await self._tree.name_changes.run(claim, what, (above.ino, text))
         local = self._tree.directory(above).local.get(text)
         if local is not None:
             if local.is_dir:
