@@ -166,7 +166,7 @@ class Extents:
         lasts: list[int] = list(
             map(floordiv, map(sub, compress(ends, is_code), repeat(1)), repeat(block_bytes))
         )
-        firsts = list(map(floordiv, starts, repeat(block_bytes)))
+        firsts: list[int] = list(map(floordiv, starts, repeat(block_bytes)))
         shared: int = sum(map(eq, lasts, islice(firsts, 1, None)))
         return sum(lasts) - sum(firsts) + len(firsts) - shared
 
