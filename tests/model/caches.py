@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from csi_s3.errors import NotFoundError, StaleError
+from csi_s3.fs.files.open_files import FALLOC_FL_KEEP_SIZE as KEEP_SIZE
 from csi_s3.fs.names.attributes import Attributes
 
 if TYPE_CHECKING:
@@ -226,6 +227,17 @@ class Caches:
         ino = self._open[fh][0]
         self._resized(ino, max(self._inodes[ino].size, offset + len(data) if data else 0))
         return written
+
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        """The kernel drops pages of the range, and grows the size itself."""
+        await self._fs.files.fallocate(fh, mode, offset, length)
+        ino = self._open[fh][0]
+        size = self._inodes[ino].size
+        self._resized(ino, size if mode & KEEP_SIZE else max(size, offset + length))
+
+    async def lseek(self, fh: int, offset: int, whence: int) -> int:
+        await self._refresh(self._open[fh][0])
+        return self._fs.files.lseek(fh, offset, whence)
 
     async def truncate(self, path: str, size: int) -> int:
         async def call(again: bool) -> int:

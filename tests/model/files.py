@@ -6,7 +6,8 @@ from functools import partial
 import hypothesis.strategies as st
 from hypothesis.stateful import precondition, rule
 
-from csi_s3.errors import ExistsError
+from csi_s3.errors import ExistsError, NoDataError
+from csi_s3.fs.files.open_files import FALLOCATE_MODES
 from tests.model.common import DATA, NO_PATH, PICK, PLACES, STALE, WAYS, Common
 from tests.model.reference import File
 
@@ -69,6 +70,56 @@ class Files(Common):
         got = self.of_file(file, lambda: call(fh, data=data))
         if got is not None and not isinstance(got, Exception):
             file.write(at, data)
+
+    @precondition(lambda self: self.open_files)
+    @rule(
+        pick=PICK,
+        mode=st.sampled_from(FALLOCATE_MODES),
+        offset=st.integers(0, 24),
+        length=st.integers(1, 24),
+    )
+    def fallocate(self, pick, mode, offset, length):
+        fh, file = self.picked(pick)
+        got = self.of_file(file, lambda: self.kernel.fallocate(fh, mode, offset, length))
+        if got == "done":
+            file.fallocate(mode, offset, length)
+
+    @precondition(lambda self: self.open_files)
+    @rule(pick=PICK, offset=st.integers(0, 24))
+    def seek(self, pick, offset):
+        """What is left out as a hole is zeros; data and holes meet at what was found."""
+        fh, file = self.picked(pick)
+        calls = [partial(self.kernel.lseek, fh, offset, w) for w in (os.SEEK_DATA, os.SEEK_HOLE)]
+        data, hole = [self.attempt(call, NoDataError, *STALE) for call in calls]
+        if file.is_unsure or isinstance(data, STALE) or isinstance(hole, STALE):
+            return
+        size = len(file.data)
+        assert isinstance(hole, NoDataError) == (offset >= size)
+        if isinstance(data, NoDataError):
+            assert not any(file.data[offset:])
+            assert offset >= size or hole == offset
+        else:
+            assert not any(file.data[offset:data])
+            assert offset <= data < size
+            assert hole == offset if data > offset else offset < hole <= size
+
+    @rule()
+    def sync_all(self):
+        """Each that can be stored is, whatever becomes of the others."""
+        dirty = [f for f in self.open_files if f.is_dirty and f.path is not None]
+        stale = [f for f in dirty if self.is_stale(f)]
+        unsure = any(f.is_unsure for f in self.open_files)
+        got = self.attempt(self.kernel.syncfs, *STALE, ExistsError)
+        if got is None or unsure:
+            for file in self.open_files:
+                file.is_unsure = True
+            self.model.objects = {k: v.data for k, v in self.kernel.bucket.items()}
+            return
+        assert isinstance(got, Exception) == bool(stale)
+        for file in dirty:
+            if file not in stale:
+                self.model.objects[file.path] = file.data
+                self.stored(file)
 
     @precondition(lambda self: not self.kernel.is_armed)
     @rule(

@@ -207,6 +207,17 @@ class Kernel:
     def read_mapped(self, fh: int, offset: int, length: int) -> bytes:
         return self.mount.run(self.mount.kernel.read_mapped(fh, offset, length))
 
+    def fallocate(self, fh: int, mode: int, offset: int, length: int) -> str:
+        self.mount.run(self.mount.kernel.fallocate(fh, mode, offset, length))
+        return "done"
+
+    def lseek(self, fh: int, offset: int, whence: int) -> int:
+        return self.mount.run(self.mount.kernel.lseek(fh, offset, whence))
+
+    def syncfs(self) -> str:
+        self.mount.run(self.mount.fs.syncfs())
+        return "done"
+
     def truncate(self, path: str, size: int) -> str:
         self.mount.run(self.mount.kernel.truncate(path, size))
         return "done"

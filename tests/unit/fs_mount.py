@@ -134,6 +134,9 @@ class Mount(Driver):
     def write(self, fh: int, data: bytes, offset: int = 0) -> None:
         assert self.run(self.fs.files.write(fh, offset, data)) == len(data)
 
+    def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        self.run(self.fs.files.fallocate(fh, mode, offset, length))
+
     def flush(self, fh: int) -> None:
         self.run(self.fs.files.flush(fh))
 

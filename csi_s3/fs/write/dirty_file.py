@@ -293,13 +293,49 @@ class DirtyFile:
                 return
             self._check_whole()
             if size != self.size:
-                await self._load_small(is_append=False)
-                await self._staged.make_map_room()
+                await self._make_ready()
                 if size > self.size:
                     await self._staged.grow(size)
                 else:
                     self._staged.cut(size)
             self._changed()
+
+    async def _make_ready(self) -> None:
+        """For a change anywhere."""
+        await self._load_small(is_append=False)
+        await self._staged.make_map_room()
+
+    async def extend(self, size: int) -> None:
+        """Let zeros follow up to a size; a file that is as long stays as it is. As `truncate`."""
+        async with self._lock:
+            self._check_whole()
+            if size > self.size:
+                await self._make_ready()
+                await self._staged.grow(size)
+                self._changed()
+
+    async def zero(self, start: int, end: int, *, grows: bool) -> None:
+        """Let a range be zeros, which take neither memory nor spool until they are stored.
+
+        grows: what is behind the end becomes part of the file; else it is left out.
+
+        Raises:
+            FileTooLargeError: so many could not be sent.
+            VolumeError: as `write`.
+
+        """
+        async with self._lock:
+            self._check_whole()
+            size = self.size
+            last = max(size, end) if grows else size
+            if min(end, last) <= start and last == size:
+                return
+            await self._make_ready()
+            if last > size:
+                await self._staged.grow(last)
+            self._changed()
+            if start < min(end, size):
+                await self._staged.zero(start, min(end, size))
 
     # into the store
 
@@ -402,6 +438,16 @@ class DirtyFile:
         self.state = self.state.then(FilePhase.CLOSED, error if self.state.is_dirty else None)
         self._staged.close()
         self._remote.close()
+
+    def next_data(self, offset: int) -> int | None:
+        """As `StagedFile.next_data`."""
+        self._check_whole()
+        return self._staged.next_data(offset)
+
+    def next_hole(self, offset: int) -> int:
+        """As `StagedFile.next_hole`."""
+        self._check_whole()
+        return self._staged.next_hole(offset)
 
     async def read(self, offset: int, length: int) -> bytes:
         """Bytes of the file as it is now, wherever they are. As `StagedFile.read`."""

@@ -167,6 +167,16 @@ class Extents:
             return None
         return Extent(max(at, self._start(found)), self._ends[found], origin)
 
+    def next_but(self, origin: Origin, at: int) -> Extent | None:
+        """The first extent of another origin that ends behind `at`, cut to begin there."""
+        found = bisect_right(self._ends, at)
+        if found < len(self._ends) and self._origins[found] == origin.code:
+            found += 1
+        if found >= len(self._ends):
+            return None
+        start = max(at, self._start(found))
+        return Extent(start, self._ends[found], _ORIGINS[self._origins[found]])
+
     def large(self, origin: Origin, start: int, *, least_bytes: int) -> list[tuple[int, int]]:
         """The extents of an origin behind start, cut to it, that are not smaller."""
         first = bisect_right(self._ends, start)

@@ -66,6 +66,21 @@ class SpoolSpace:
         there = self._touched(extents.within(first, extents.size))
         return there - self._touched(extents.within(first, size))
 
+    def punched_bytes(self, extents: Extents, start: int, end: int) -> int:
+        """What a file with this map gives back when this range becomes a hole."""
+        first, last = start // self.block_bytes * self.block_bytes, self.rounded(end)
+        beside = [*extents.within(first, start), *extents.within(end, last)]
+        return self._touched(extents.within(first, last)) - self._touched(beside)
+
+    def free_blocks(self, extents: Extents, start: int, end: int) -> tuple[int, int]:
+        """The blocks of a range without a byte, as start and end; there may be none."""
+        first, last = start // self.block_bytes * self.block_bytes, self.rounded(end)
+        if self._touched(extents.within(first, start)):
+            first += self.block_bytes
+        if self._touched(extents.within(end, last)):
+            last -= self.block_bytes
+        return first, last
+
     def _touched(self, extents: Iterable[Extent]) -> int:
         total = at = 0
         for e in extents:

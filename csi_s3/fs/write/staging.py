@@ -347,14 +347,7 @@ class StagedFile:
     async def grow(self, size: int) -> None:
         """Let zeros follow: in memory as long as the file fits one part, else as a hole."""
         zeros = size - self.size
-        largest = self._context.store.limits.max_parts * largest_part_bytes(
-            self._context, self._part_bytes
-        )
-        if zeros > largest:
-            raise FileTooLargeError(
-                f"{self._remote.key}: a hole up to {size}, and holes are sent as zeros",
-                f"at most {largest} bytes; a larger write-part-size or memory-target allows more",
-            )
+        self._check_zeros(zeros)
         fits = self.is_in_memory and size <= self._part_bytes
         if fits and self.try_reserve(zeros):
             self.append(bytes(zeros))
@@ -364,6 +357,53 @@ class StagedFile:
             self.spill()
         self.extents.put(self.tail_start, size, Origin.ZERO)
         self._count_extents()
+
+    def _check_zeros(self, n: int) -> None:
+        largest = self._context.store.limits.max_parts * largest_part_bytes(
+            self._context, self._part_bytes
+        )
+        if n > largest:
+            raise FileTooLargeError(
+                f"{self._remote.key}: a hole of {n} bytes, and holes are sent as zeros",
+                f"at most {largest} bytes; a larger write-part-size or memory-target allows more",
+            )
+
+    async def zero(self, start: int, end: int) -> None:
+        """Let a range that is there be zeros, which take neither memory nor spool.
+
+        Raises:
+            FileTooLargeError: they could not be sent.
+
+        """
+        self._check_not_sent(start, end)
+        self._check_zeros(end - start)
+        if self._remote.upload is not None:
+            self._remote.upload.mark_changed(start, end)
+        self._mark_changed()
+        tail_start = self.tail_start
+        if end > tail_start:
+            first, last = max(0, start - tail_start), end - tail_start
+            self.tail[first:last] = bytes(last - first)
+        if start < tail_start:
+            await self._zero_mapped(start, min(end, tail_start))
+
+    async def _zero_mapped(self, start: int, end: int) -> None:
+        """As `zero`, before the tail; other tasks get their turn where there are many extents."""
+        file, freed_bytes, at = self._file, 0, start
+        while at < end:
+            upto = self.extents.within(at, end, most=STEP_EXTENTS)[-1].end
+            if file is not None:
+                freed_bytes += file.punched_bytes(at, upto, self.extents)
+            self.extents.put(at, upto, Origin.ZERO)
+            at = upto
+            if at < end:
+                await asyncio.sleep(0)
+        self._count_extents()
+        if file is None or not freed_bytes:
+            return
+        is_freed = await file.punch(start, end, self.extents)
+        if is_freed and self._file is file:
+            file.freed(freed_bytes)
 
     def cut(self, size: int) -> None:
         """Make the file shorter; SpoolFullError if a part that has the only copy would be cut."""
@@ -417,6 +457,18 @@ class StagedFile:
             return False
         self.overwrite(offset, memoryview(data))
         return True
+
+    def next_data(self, offset: int) -> int | None:
+        """Where the first byte from an offset on is that is not in a hole; None: nowhere."""
+        data = self.extents.next_but(Origin.ZERO, offset)
+        if data is not None:
+            return data.start
+        return max(offset, self.tail_start) if offset < self.size and self.tail else None
+
+    def next_hole(self, offset: int) -> int:
+        """Where the first hole from an offset on begins: the last one is behind the end."""
+        hole = self.extents.next_of(Origin.ZERO, offset)
+        return self.size if hole is None else hole.start
 
     async def localise(self, limit_bytes: int) -> None:
         """Copy the base's bytes to the spool, up to limit_bytes, before the object is deleted."""
