@@ -287,6 +287,13 @@ class UnsupportedError(VolumeError):
     errno, status, code = EOPNOTSUPP, Status.UNIMPLEMENTED, "unsupported"
 
 
+class NotCopiedError(VolumeError):
+    """The store does not copy this range; the kernel reads and writes it then."""
+
+    errno, status, code = EOPNOTSUPP, Status.UNIMPLEMENTED, "not-copied"
+    level = logging.DEBUG
+
+
 class InvalidRangeError(VolumeError):
     """A range of a file that a call cannot be about: below 0, without a byte, over itself."""
 

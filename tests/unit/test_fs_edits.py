@@ -1,6 +1,8 @@
 """Changes of what is there: append, writes in the middle, truncation, holes; what they move."""
 
 import os
+from contextlib import suppress
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     NoDataError,
+    NotCopiedError,
     NotPermittedError,
     StaleError,
     StoreUnavailableError,
@@ -75,6 +78,7 @@ STEPS = st.lists(
         st.tuples(st.just("write"), st.integers(0, 70), st.binary(min_size=1, max_size=20)),
         st.tuples(st.just("append"), st.just(0), st.binary(min_size=1, max_size=20)),
         st.tuples(st.just("truncate"), st.integers(0, 70), st.just(b"")),
+        st.tuples(st.just("copy"), st.integers(0, 30), st.binary(max_size=20)),
         st.tuples(st.sampled_from(sorted(ALLOCATIONS)), st.integers(0, 70), st.binary(max_size=20)),
         st.tuples(st.just("fsync"), st.just(0), st.just(b"")),
         st.tuples(st.just("flush"), st.just(0), st.just(b"")),
@@ -118,7 +122,10 @@ def test_a_file_is_what_a_bytearray_would_be(tmp_path_factory, old, steps, sizes
     config = TreeConfig(allow_overwrite=True, write_part_bytes=part)
     mount = Driver(config, state_dir=state, min_part_bytes=least)
     files, run, plain = mount.fs.files, mount.run, bytearray(old)
+    mount.store.limits = replace(mount.store.limits, max_copy_part_bytes=6)
     mount.store.put_now("f", old)
+    mount.store.put_now("source", LARGE)
+    source = run(files.open(mount.ino("source"), os.O_RDONLY))
     ino = mount.ino("f")
     if truncates:
         plain.clear()
@@ -132,6 +139,10 @@ def test_a_file_is_what_a_bytearray_would_be(tmp_path_factory, old, steps, sizes
         elif kind == "truncate":
             run(mount.fs.setattr(ino, size=at))
             plain = plain[:at] + bytes(max(0, at - len(plain)))
+        elif kind == "copy":
+            with suppress(NotCopiedError):
+                n = run(files.copy_file_range(source, at, fh, len(plain), len(data)))
+                plain += LARGE[at : at + n]
         elif kind in ALLOCATIONS:
             if data:
                 run(files.fallocate(fh, kind, at, len(data)))
@@ -143,6 +154,7 @@ def test_a_file_is_what_a_bytearray_would_be(tmp_path_factory, old, steps, sizes
         assert run(files.read(fh, 0, 1000)) == plain
         assert not any(plain[at] for at in holes(files, fh, len(plain)))
     run(files.release(fh))
+    run(files.release(source))
     assert mount.store.objects["f"].data == plain
     assert mount.store.uploads == {}
     assert list(state.iterdir()) == []

@@ -23,6 +23,7 @@ from csi_s3.errors import (
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key
 from csi_s3.fs.files.handles import Handles, Opening
+from csi_s3.fs.files.range_copies import RangeCopies
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.listings.entries import Entry
 from csi_s3.fs.names.attributes import Attributes
@@ -65,6 +66,7 @@ class OpenFiles:
         self._store, self._clock, self._key_lock = context.store, context.clock, context.key_lock
         self._progress_timeout = context.progress_timeout
         self._write_back = write_back
+        self._range_copies = RangeCopies(context)
         self._exclusive_create = ExclusiveCreate(context.store)
         self._inodes = tree.inodes
 
@@ -313,6 +315,16 @@ class OpenFiles:
         what = f"fallocate of {handle.inode.name}"
         await self._progress_timeout.wait(change, what, progress=lambda: writer.progress)
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
+
+    async def copy_file_range(
+        self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, length: int
+    ) -> int:
+        """As `RangeCopies.copy`, by handles."""
+        source, target = self._handles.file(fh_in), self._handles.file(fh_out)
+        copied = await self._range_copies.copy(source, offset_in, target, offset_out, length)
+        if copied:
+            target.inode.set_times(mtime_ns=self._clock.realtime_ns())
+        return copied
 
     def lseek(self, fh: int, offset: int, whence: int) -> int:
         """Find data or a hole from there on. What is in S3 is data, also where it is zeros.

@@ -184,6 +184,7 @@ class DirtyFile:
             await self._staged.grow(offset)
         self._changed()
         done = max(0, min(len(data), self.size - offset))
+        await self._staged.fetch_copied(offset, offset + done)
         self._staged.overwrite(offset, data[:done])
         while done < len(data):
             n = await self._accept(data[done:])
@@ -297,6 +298,7 @@ class DirtyFile:
                 if size > self.size:
                     await self._staged.grow(size)
                 else:
+                    await self._staged.fetch_copied_before(size)
                     self._staged.cut(size)
             self._changed()
 
@@ -336,6 +338,44 @@ class DirtyFile:
             self._changed()
             if start < min(end, size):
                 await self._staged.zero(start, min(end, size))
+
+    # copies inside the store
+
+    def stored_range(self, start: int, length: int) -> tuple[ObjectInfo, int] | None:
+        """As `StagedFile.stored_range`."""
+        return self._staged.stored_range(start, length)
+
+    def missing_for_copy(self, offset: int) -> int | None:
+        """As `StagedFile.missing_for_copy`, of a copy to there."""
+        if offset != self.size or self.state.phase is FilePhase.DISCARDED:
+            return None
+        return self._staged.missing_for_copy()
+
+    async def copy(self, offset: int, source: ObjectInfo, start: int, length: int) -> int:
+        """Let bytes of another object follow, copied inside S3. Returns how many.
+
+        They are in the file's upload then, whatever becomes of the source. 0: they cannot be
+        copied now.
+
+        Raises:
+            VolumeError: the first could not be copied, or what is before them not be sent.
+
+        """
+        async with self._lock:
+            self._check_whole()
+            await self._load_small(is_append=True)
+            if self.missing_for_copy(offset) != 0:
+                return 0
+            with self._context.key_lock.change_at_once(lambda: self._remote.key) as is_our_turn:
+                if not is_our_turn:
+                    return 0
+                copied, error = await self._sender.copy(source, start, length)
+            if copied:
+                self._changed()
+            elif error is not None:
+                self._fail_if_lost(error)
+                raise error
+            return copied
 
     # into the store
 

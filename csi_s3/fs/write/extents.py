@@ -69,14 +69,16 @@ class PackedExtents(NamedTuple):
         """The ends. Raises ValueError: there is a part of one."""
         return _little_endian(array("Q", self.ends))
 
-    def check(self) -> None:
+    def check(self, *, has_copies: bool = False) -> None:
         """Whether it is the map of a file whose bytes can all be read.
+
+        has_copies: what is only in parts of an upload may be somewhere else.
 
         Raises:
             ValueError: it is not.
 
         """
-        ends, origins, readable = self.array(), self.origins, "bsz"
+        ends, origins, readable = self.array(), self.origins, "bsz-" if has_copies else "bsz"
         if len(ends) != len(origins) or origins.strip(readable):
             raise ValueError(f"{len(ends)} ends, and the origins {origins[:100]!r}")
         if not all(map(lt, chain((0,), ends), ends)):
@@ -307,7 +309,7 @@ async def plan(
             runs = _runs(copies, start, size, min_part_bytes=min_part_bytes)
             sizes = [(r, copy_bytes if r.is_copy else part_bytes) for r in runs]
             if sum(r.size // largest or 1 for r, largest in sizes) <= limits.max_parts:
-                pieces = [p for run, largest in sizes for p in _cut(run, largest, limits)]
+                pieces = [p for run, largest in sizes for p in cut_piece(run, largest, limits)]
                 pieces = pieces if is_end else _filled_up(pieces, min_part_bytes)
                 if len(pieces) <= limits.max_parts:
                     return pieces
@@ -353,7 +355,11 @@ def _runs(
     return runs
 
 
-def _cut(run: Piece, piece_bytes: int, limits: Limits) -> list[Piece]:
+def cut_piece(run: Piece, piece_bytes: int, limits: Limits) -> list[Piece]:
+    """Cut a range into parts of this size, none too small but one that was so before.
+
+    Some may be larger; there are no more than ceil(size / piece_bytes).
+    """
     pieces, least = [], limits.min_part_bytes
     at = run.start
     while at < run.end:
