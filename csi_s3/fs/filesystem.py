@@ -155,12 +155,15 @@ class FileSystem:
         """As `WriteBack.keep`."""
         await self._write_back.keep()
 
-    def close(self) -> None:
-        """End what is under way, uploads included; plain code."""
-        self._handles.close()
+    async def close(self) -> None:
+        """End what is under way, uploads included. It waits for nothing, but takes turns.
+
+        Calls that come during it are answered, and store nothing.
+        """
         self._progress_timeout.close()
-        self._write_back.close()
         self._tree.eviction.close()
+        await self._handles.close()
+        await self._write_back.close()
 
     # names
 

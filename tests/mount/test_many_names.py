@@ -93,7 +93,7 @@ async def main():
             }
         await asyncio.to_thread(mount.umount, path)
         await serving
-        fs.close()
+        await fs.close()
     print(json.dumps({**said, "most": most, "pool": pool}))
 
 TIME = 100

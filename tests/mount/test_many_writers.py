@@ -40,7 +40,7 @@ async def main():
         held = {kind: used[kind] for kind in ("buffers", "requests")}
         await asyncio.to_thread(mount.umount, path)
         await serving
-        fs.close()
+        await fs.close()
     print(json.dumps({"right": right, "requests": requests, "held": held}))
 
 WRITER = '''

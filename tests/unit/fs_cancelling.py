@@ -47,7 +47,7 @@ def ended_after(mount, turns, call):
     async def run():
         task = await _started(call, turns)
         assert turns != TURNS[-1] or task.done(), "there are more awaits: TURNS is too short"
-        mount.fs.close()
+        await mount.fs.close()
         for _ in range(60):
             await asyncio.sleep(0)
         assert task.done(), "the mount's end does not wait"

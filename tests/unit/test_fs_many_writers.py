@@ -4,19 +4,24 @@ The budgets are small, so that few files fill them: a tail takes 4 KiB at least.
 """
 
 import asyncio
+import logging
 import os
 import tracemalloc
 
 import pytest
 
-from csi_s3.errors import OutOfMemoryError, SpoolFullError, TooManyOpenFilesError
+from csi_s3.errors import OutOfMemoryError, SpoolFullError, StaleError, TooManyOpenFilesError
+from csi_s3.fs.base.few_lines import LINES
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.base.progress_timeout import WAIT_BYTES
+from csi_s3.fs.files.handles import CLOSED_AT_ONCE as CLOSED_HANDLES
+from csi_s3.fs.files.write_back import CLOSED_AT_ONCE, PARALLEL_STORED
 from csi_s3.fs.names.inode import Kind
 from csi_s3.fs.write.dirty_file import RECORD_BYTES
 from csi_s3.fs.write.remote_object import Basis
 from csi_s3.fs.write.spool import RECORD_BYTES as SPOOLED_BYTES
 from csi_s3.fs.write.staging import FIRST_GRANULE_BYTES
+from tests.unit.costs import counted_turns
 from tests.unit.fs_mount import WRITE_NEW, Held, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -353,7 +358,10 @@ def test_a_write_that_waits_takes_what_is_counted(small, n):
     assert requests.used_bytes == 0
 
 
-KEPT = pytest.mark.warnings_expected("could not be uploaded and is kept in .* for the next worker")
+KEPT = pytest.mark.warnings_expected(
+    "could not be uploaded and is kept in .* for the next worker",
+    "more files could not be uploaded and are kept for the next worker",
+)
 
 
 def described(mount):
@@ -367,18 +375,9 @@ def test_what_is_not_stored_is_kept_file_by_file_before_all_ends(small, n):
     mount = small(memory_bytes=32 * MIB)
     for i in range(n):
         mount.write(mount.create(f"f{i}"), b"%d" % i)
-    turns = 0
-
-    async def count():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = mount.start(count())
-    mount.run(mount.fs.keep())
-    counting.cancel()
-    assert turns >= n
+    with counted_turns(mount.loop) as turns:
+        mount.run(mount.fs.keep())
+    assert turns.n >= n
     kept = described(mount)
     assert len(kept) == n
     successor = mount.succeeded()
@@ -388,6 +387,74 @@ def test_what_is_not_stored_is_kept_file_by_file_before_all_ends(small, n):
     }
     mount.end()
     assert described(mount) == kept, "the end has nothing left to describe"
+
+
+@KEPT
+@pytest.mark.parametrize("n", [50, 500])
+@pytest.mark.parametrize("is_kept_before", [False, True])
+def test_the_end_takes_few_files_at_a_time_and_names_few_in_the_log(
+    small, caplog, n, is_kept_before
+):
+    mount = small(memory_bytes=32 * MIB)
+    for i in range(n):
+        mount.write(mount.create(f"f{i}"), b"%d" % i)
+    if is_kept_before:
+        mount.run(mount.fs.keep())
+    with counted_turns(mount.loop) as turns:
+        mount.run(mount.fs.close())
+    assert turns.n >= n // CLOSED_AT_ONCE
+    assert len(described(mount)) == n
+    errors = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert len(errors) == LINES + 1
+    assert errors[-1].startswith(f"{n - LINES} more files could not be uploaded")
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_a_drain_gives_way_after_each_file_that_is_stored_already(small, n):
+    mount = small()
+    handles = [mount.create(f"f{i}") for i in range(n)]
+    for fh in handles:
+        mount.fsync(fh)
+    with mount.requests():
+        with counted_turns(mount.loop) as turns:
+            mount.run(mount.fs.drain())
+        assert turns.n >= n // PARALLEL_STORED
+
+
+@pytest.mark.parametrize("n", [CLOSED_HANDLES * 2, CLOSED_HANDLES * 6])
+def test_the_end_closes_few_handles_at_a_time(mount, n):
+    mount.put("f", b"f")
+    for _ in range(n):
+        mount.open("f")
+    with counted_turns(mount.loop) as turns:
+        mount.run(mount.fs.close())
+    assert turns.n >= n // CLOSED_HANDLES
+
+
+@KEPT
+def test_files_that_are_written_or_closed_while_all_ends_are_kept(small):
+    mount = small(memory_bytes=32 * MIB)
+    open_before = [mount.create(f"f{i}") for i in range(30 * CLOSED_AT_ONCE)]
+    for fh in open_before:
+        mount.write(fh, b"one")
+
+    async def end():
+        ending = mount.start(mount.fs.close())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        new, _ = await mount.fs.files.create(1, b"new", WRITE_NEW)
+        await mount.fs.files.write(new, 0, b"new")
+        with pytest.raises(StaleError):
+            await mount.fs.files.flush(open_before[-1])
+        assert not ending.done(), "it is over: the test proves nothing"
+        await ending
+
+    mount.run(end())
+    assert mount.store.objects == {}
+    successor = mount.succeeded()
+    successor.recover()
+    assert successor.data("new") == b"new"
+    assert all(successor.data(f"f{i}") == b"one" for i in range(len(open_before)))
 
 
 @KEPT

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import sys
 import tracemalloc
 
 import pytest
@@ -12,6 +11,7 @@ from csi_s3.errors import OutOfMemoryError
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.write.extents import EXTENT_BYTES, Extents, Origin
 from csi_s3.fs.write.staging import COUNTED_EXTENTS, MOST_EXTENTS
+from tests.unit.costs import counted_turns, steps_of
 from tests.unit.fs_mount import mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -53,26 +53,6 @@ def write_each(mount, fh, changes):
                 await asyncio.sleep(0)
 
     mount.run(write())
-
-
-def steps_of(call):
-    """The lines of our code that a call runs: a measure of its cost that no machine changes."""
-    steps = 0
-
-    def trace(frame, event, _arg):
-        nonlocal steps
-        if "csi_s3" not in frame.f_code.co_filename:
-            return None
-        steps += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return steps
 
 
 def test_a_random_write_costs_the_same_however_many_went_before(spooled):
@@ -170,18 +150,9 @@ def test_storing_a_file_of_many_extents_leaves_others_their_turns(spooled, n):
     fh = spooled.open("f", os.O_RDWR)
     write_each(spooled, fh, ((at * 512, b"x" * 200) for at in range(1, 2 * n, 2)))
     assert len(extents_of(spooled, "f")) > 1.9 * n
-    turns = 0
-
-    async def count():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = spooled.start(count())
-    spooled.close_file(fh)
-    counting.cancel()
-    assert turns > 2 * n // 1000
+    with counted_turns(spooled.loop) as turns:
+        spooled.close_file(fh)
+    assert turns.n > 2 * n // 1000
     assert spooled.data("f").count(b"x") == 200 * n
 
 

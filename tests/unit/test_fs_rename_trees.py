@@ -12,8 +12,8 @@ from csi_s3.errors import (
     StoreUnavailableError,
 )
 from csi_s3.fs.rename import copies
+from tests.unit.costs import steps_of
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, mount, mounts, paged
-from tests.unit.test_fs_maps import steps_of
 
 __all__ = ["mount", "mounts"]
 

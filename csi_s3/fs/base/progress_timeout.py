@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from csi_s3.errors import StoreTimeoutError, VolumeError
+from csi_s3.errors import StaleError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.clock import Clock
 from csi_s3.fs.base.outcome import outcome
 
@@ -60,6 +60,7 @@ class ProgressTimeout:
         self._group, self._clock, self._held = group, clock, held
         self._rename = FileProgress(clock)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_closed = False
 
     @property
     def memory_within_s(self) -> float:
@@ -84,8 +85,11 @@ class ProgressTimeout:
 
         Raises:
             StoreTimeoutError: nothing moved for stalled_after_s.
+            StaleError: the mount has ended; no work was begun.
 
         """
+        if self._is_closed:
+            raise StaleError(f"{what}: the mount has ended")
         task = self._group.create_task(outcome(work))
         self._tasks.add(task)
         self._held(held_bytes + WAIT_BYTES)
@@ -112,6 +116,8 @@ class ProgressTimeout:
         self._held(-held_bytes)
 
     def close(self) -> None:
+        """Cancel what is under way; plain code. Nothing is begun from now on."""
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
 

@@ -104,6 +104,10 @@ class DirtyFile:
         """A task changes or stores it."""
         return self._lock.locked()
 
+    @property
+    def is_closed(self) -> bool:
+        return self.state.phase is FilePhase.CLOSED
+
     # the state
 
     def _become(
