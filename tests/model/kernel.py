@@ -211,6 +211,15 @@ class Kernel:
         self.mount.run(self.mount.kernel.fallocate(fh, mode, offset, length))
         return "done"
 
+    def copy_range(self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, n: int) -> int:
+        call = self.mount.kernel.copy_range(fh_in, offset_in, fh_out, offset_out, n)
+        return self.mount.run(call)
+
+    def must_be_stored_to_move(self, fh: int) -> bool:
+        """Whether bytes of a file that is being changed are only in an upload to its key."""
+        writer = self.mount.fs._handles.file(fh).inode.writer
+        return writer is not None and writer.must_be_stored_to_move
+
     def lseek(self, fh: int, offset: int, whence: int) -> int:
         return self.mount.run(self.mount.kernel.lseek(fh, offset, whence))
 

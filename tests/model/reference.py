@@ -18,6 +18,7 @@ class File:
     base: the ETag of the version that is changed; None: whatever is there is replaced.
     is_known: the mount takes it for an object of its own, so unlink and rename touch the key.
     is_unsure: a request failed; what the bucket holds decides what it is.
+    sources: what was copied into it since it was stored: paths, with the ETags they had.
     """
 
     path: str | None
@@ -28,6 +29,7 @@ class File:
     was_written: bool = False
     is_unsure: bool = False
     handles: list[int] = field(default_factory=list)
+    sources: dict[str, str | None] = field(default_factory=dict)
 
     def write(self, offset: int, data: bytes) -> None:
         if data:

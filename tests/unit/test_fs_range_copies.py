@@ -6,10 +6,14 @@
 import asyncio
 import errno
 import os
+from contextlib import suppress
 from dataclasses import replace
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 
+from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
     InvalidRangeError,
     NotCopiedError,
@@ -22,6 +26,7 @@ from csi_s3.errors import (
 from csi_s3.fs.files.range_copies import MOST_BYTES
 from csi_s3.fs.write.copied_ranges import MOST_RANGES, RANGE_BYTES, CopiedRange, CopiedRanges
 from csi_s3.s3.store import ObjectInfo
+from tests.model.machine import Driver
 from tests.unit.fs_mount import Held, fail, mount, mounts
 from tests.unit.spool_case import measured_bytes
 from tests.unit.test_fs_edit_bytes import sent_bytes
@@ -465,6 +470,89 @@ def test_each_await_of_a_copy_may_be_the_last_of_its_caller(spooled):
         mount.close_file(target)
         mount.release(source)
         assert mount.data(f"g{turns}") == (b"+" + DATA)[:size]
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["copy", "copy", "write", "truncate", "hole", "fsync", "replace"]),
+        st.integers(0, 90),
+        st.integers(1, 60),
+    ),
+    max_size=12,
+)
+
+
+@given(STEPS)
+@settings(deadline=None)
+def test_what_was_accepted_is_what_is_stored_whatever_becomes_of_the_source(
+    tmp_path_factory, steps
+):
+    state = tmp_path_factory.mktemp("state")
+    config = TreeConfig(allow_overwrite=True, write_part_bytes=8)
+    mount = Driver(config, state_dir=state, min_part_bytes=4)
+    mount.store.limits = replace(mount.store.limits, max_copy_part_bytes=16)
+    files, run, plain, data = mount.fs.files, mount.run, bytearray(), DATA
+    mount.store.put_now("f", data)
+    source, lacks_source = run(opened(mount, "f")), False
+    target, made = run(files.create(1, b"g", os.O_RDWR))
+    changes = {"write": overwrite, "truncate": truncate, "hole": hole}
+    for kind, at, n in steps:
+        after = bytearray(plain)
+        if kind == "copy":
+            with suppress(NotCopiedError):
+                copied = run(files.copy_file_range(source, at, target, len(plain), n))
+                after += data[at : at + copied]
+        elif kind == "fsync":
+            run(files.fsync(target))
+            assert mount.store.objects["g"].data == plain
+            lacks_source = False
+        elif kind == "replace":
+            data, lacks_source = data[1:] + data[:1], True
+            mount.store.put_now("f", data)
+            mount.time.now_s += 2
+            run(files.release(source))
+            source = run(opened(mount, "f"))
+        else:
+            try:
+                run(changes[kind](mount.fs, target, made.ino, after, at, n))
+            except SpoolFullError:
+                assert lacks_source
+                after = plain
+        plain = after
+        try:
+            assert run(files.read(target, 0, 1000)) == plain
+        except StaleError:
+            assert lacks_source
+    run(files.release(target))
+    run(files.release(source))
+    assert mount.store.objects["g"].data == plain
+    assert mount.store.uploads == {}
+    mount.forget_all()
+    mount.close()
+
+
+async def opened(mount, path):
+    try:
+        return await mount.kernel.open(path, os.O_RDONLY)
+    finally:
+        mount.kernel._open.clear()
+
+
+async def overwrite(fs, fh, _ino, plain, at, n):
+    await fs.files.write(fh, at, b"w" * n)
+    plain += bytes(max(0, at + n - len(plain)))
+    plain[at : at + n] = b"w" * n
+
+
+async def truncate(fs, _fh, ino, plain, size, _n):
+    await fs.setattr(ino, size=size)
+    plain[:] = plain[:size].ljust(size, b"\0")
+
+
+async def hole(fs, fh, _ino, plain, at, n):
+    await fs.files.fallocate(fh, 0x3, at, n)
+    n = max(0, min(n, len(plain) - at))
+    plain[at : at + n] = bytes(n)
 
 
 # what it takes
