@@ -19,7 +19,7 @@ from csi_s3.errors import (
     TooManyOpenFilesError,
     VolumeError,
 )
-from csi_s3.fuse.requests import PendingRequest
+from csi_s3.fuse.interrupts import PendingRequest
 from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def answered(
     the caller sleeps and cannot be killed, its directory stays locked, and nothing is logged.
 
     deadline_s: None for operations with a timeout of their own, by lack of progress (uploads).
-    has_caller: a program waits for the answer, and may be interrupted: see `requests.interrupt`.
+    has_caller: a program waits for the answer, and may be interrupted: see `interrupts.interrupt`.
 
     Raises:
         FUSEError: every failure.

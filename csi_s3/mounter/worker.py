@@ -28,7 +28,7 @@ from csi_s3.fs.base.few_lines import FewLines
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fuse import boundary
 from csi_s3.fuse.bridge import Bridge
-from csi_s3.fuse.requests import give_up
+from csi_s3.fuse.interrupts import give_up
 from csi_s3.fuse.session import Session
 from csi_s3.kernel.process_limits import raise_descriptor_limit
 from csi_s3.kernel.process_memory import Heap

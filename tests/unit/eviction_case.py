@@ -1,7 +1,6 @@
 """A mount with little memory for names, over a kernel that forgets at once, late or never.
 
-The bounds are those of docs/memory.md, in bytes; how many names they are follows from what the
-table counts for each (`test_fs_inodes` compares that with what it takes).
+The bounds are in bytes; how many names they are follows from what is counted for each.
 """
 
 from functools import partial
@@ -11,30 +10,20 @@ import pytest
 
 from csi_s3.errors import OutOfMemoryError
 from csi_s3.fs.names import eviction, idle, inodes, tree
-from csi_s3.fs.names.inode import (
-    DIRECTORY_BYTES,
-    NAMES_BYTES,
-    NEW_INODE_BYTES,
-    RECORD_BYTES,
-    VERSION_BYTES,
-)
+from csi_s3.fs.names.inode import NEW_INODE_BYTES
 from tests.model.forgetting import Drops, NameCache
+from tests.name_bounds import NameBounds, directory_bytes, file_bytes
 
 POOL_BYTES = 57_600
-BOUND_BYTES = POOL_BYTES * 7 // 8  # of inodes, where other records take no more than the rest
-LISTED_BYTES = BOUND_BYTES * 13 // 16  # a listing brings inodes until they take more
-SOFT_BYTES = BOUND_BYTES * 5 // 8  # the kernel is asked for some above it
-MARGIN_BYTES = BOUND_BYTES >> 7  # above two it is asked, for so many that one at most is left
-MADE_BYTES = BOUND_BYTES * 15 // 16  # the rest is for look-ups
+BOUNDS = NameBounds(POOL_BYTES)
+BOUND_BYTES, SOFT_BYTES, MARGIN_BYTES = BOUNDS.bound, BOUNDS.soft, BOUNDS.margin
+LISTED_BYTES, MADE_BYTES = BOUNDS.listed, BOUNDS.made
 
-NAME_BYTES = getsizeof("00000")
-ROOT_BYTES = RECORD_BYTES + getsizeof("") + DIRECTORY_BYTES + NAMES_BYTES
-ETAG_BYTES = getsizeof('"0123456789abcdef0123456789abcdef"')
-FILE_BYTES = RECORD_BYTES + NAME_BYTES + VERSION_BYTES + NAME_BYTES + ETAG_BYTES
+ROOT_BYTES, FILE_BYTES = directory_bytes(""), file_bytes("00000")
 LIMIT = (SOFT_BYTES - ROOT_BYTES) // FILE_BYTES  # files that are there before one is asked for
 SLACK = LIMIT // 4
 # A request that may add an inode has room for the largest one with that name, before S3 is asked.
-LOOK_UP_BYTES = NEW_INODE_BYTES + 2 * NAME_BYTES + getsizeof("")
+LOOK_UP_BYTES = NEW_INODE_BYTES + 2 * getsizeof("00000") + getsizeof("")
 KNOWN = 1 + (BOUND_BYTES - LOOK_UP_BYTES - ROOT_BYTES) // FILE_BYTES  # files, by look-ups
 
 TABLE = {module.__file__ for module in (eviction, idle, inodes, tree)}  # whose calls are counted

@@ -23,7 +23,7 @@ from csi_s3.fuse import boundary
 from csi_s3.fuse.boundary import answered
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.entry_without_inode import EntryWithoutInode
-from csi_s3.fuse.requests import give_up
+from csi_s3.fuse.interrupts import give_up
 from tests.unit.costs import counted_turns
 from tests.unit.fs_mount import fail, mount, mounts, paged
 

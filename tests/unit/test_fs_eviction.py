@@ -16,14 +16,14 @@ import pytest
 from csi_s3.errors import OutOfMemoryError
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.names.eviction import BATCH
-from csi_s3.fs.names.inode import NEW_INODE_BYTES, RECORD_BYTES, RUNTIME_BYTES, VERSION_BYTES
+from csi_s3.fs.names.inode import NEW_INODE_BYTES, RECORD_BYTES, RUNTIME_BYTES
 from csi_s3.fs.names.inodes import ROOT
 from csi_s3.fs.names.recent_keys import KEY_BYTES
 from tests.model.forgetting import Drops
+from tests.name_bounds import file_bytes
 from tests.unit.costs import counted_calls
 from tests.unit.eviction_case import (
     BOUND_BYTES,
-    ETAG_BYTES,
     FILE_BYTES,
     KNOWN,
     LIMIT,
@@ -93,14 +93,12 @@ def make_directories(mount, n):
 
 
 def bytes_of_files(example, n):
-    name = getsizeof(example)
-    return ROOT_BYTES + n * (RECORD_BYTES + name + VERSION_BYTES + name + ETAG_BYTES)
+    return ROOT_BYTES + n * file_bytes(example)
 
 
 def bytes_of_links(n):
     """Targets are kept as long as listings would bring inodes."""
-    key = getsizeof("link00000.rclonelink")
-    bare = RECORD_BYTES + getsizeof("link00000") + VERSION_BYTES + key + ETAG_BYTES
+    bare = file_bytes("link00000") + len(".rclonelink")
     target, total = RUNTIME_BYTES + getsizeof(TARGET), ROOT_BYTES
     for _ in range(n):
         total += bare

@@ -7,9 +7,9 @@ import pyfuse3
 import pytest
 
 from csi_s3.errors import StaleError
-from csi_s3.fuse import requests
+from csi_s3.fuse import interrupts
 from csi_s3.fuse.boundary import answered
-from csi_s3.fuse.requests import INTERRUPTED_AFTER_S, give_up, interrupt
+from csi_s3.fuse.interrupts import INTERRUPTED_AFTER_S, give_up, interrupt
 from csi_s3.obs.metrics import catalog as metrics
 
 
@@ -115,7 +115,7 @@ async def test_an_interrupt_of_a_task_that_has_ended_or_is_between_two_requests_
     next_one.set()
     assert await task == ["answer", "answer"]
     assert not interrupt(task)
-    assert not requests._under_way
+    assert not interrupts._under_way
 
 
 async def test_other_requests_go_on(passed):

@@ -4,6 +4,7 @@ docs/semantics.md (Reading, Writing) has the rules. `write_back` stores what was
 and `dirty_file` move the bytes.
 """
 
+import asyncio
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,10 +19,11 @@ from csi_s3.errors import (
     NotWritableError,
     ObjectChangedError,
     StaleError,
+    StoreTimeoutError,
     UnsupportedError,
 )
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.base.keys import child_key
+from csi_s3.fs.base.keys import child_key, decode_name
 from csi_s3.fs.files.handles import Handles, Opening
 from csi_s3.fs.files.range_copies import RangeCopies
 from csi_s3.fs.files.write_back import WriteBack
@@ -32,6 +34,7 @@ from csi_s3.fs.names.inode import FileHandle, Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.dirty_file import DirtyFile
+from csi_s3.fs.write.pending_write import PendingWrite
 from csi_s3.s3.store import Buffer, ObjectInfo
 
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
@@ -66,7 +69,7 @@ class OpenFiles:
         self._store, self._clock, self._key_lock = context.store, context.clock, context.key_lock
         self._progress_timeout = context.progress_timeout
         self._write_back = write_back
-        self._range_copies = RangeCopies(context)
+        self._range_copies = RangeCopies(context, self._write)
         self._exclusive_create = ExclusiveCreate(context.store)
         self._inodes = tree.inodes
 
@@ -175,7 +178,7 @@ class OpenFiles:
                 write_back.begin(inode, base=inode.info if keeps_bytes else None)
                 inode.note_pages()  # the kernel keeps the pages that it writes
             elif not keeps_bytes:
-                await inode.writer.truncate(0)
+                await self._write_back.empty(inode.name, inode.writer)
             inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return opening.add(FileHandle(inode, is_writable=True))
 
@@ -195,7 +198,10 @@ class OpenFiles:
 
     async def _claim(self, above: Inode, name: str) -> ObjectInfo | None:
         async with self._key_lock.change(lambda: self._key(above, name)):
-            return await self._exclusive_create.claim(self._key(above, name))
+            info = await self._exclusive_create.claim(self._key(above, name))
+        if info is not None:
+            self._tree.directory(above).note(name, info)
+        return info
 
     async def create(self, parent: int, name: bytes, flags: int) -> tuple[int, Attributes]:
         """Make a file that is in S3 at its first fsync, close after a write, or last release.
@@ -207,6 +213,7 @@ class OpenFiles:
             TooManyOpenFilesError: as of `open`.
 
         """
+        await self._tree.name_changes.settled((parent, decode_name(name)))
         above, text, _ = self._tree.new_name(parent, name, is_dir=False)
         with self._handles.opening(text) as opening, await self._tree.room(parent, text):
             return await self._create(above, text, flags, opening)
@@ -220,8 +227,8 @@ class OpenFiles:
         claimed = None
         with self._write_back.admitted(text):
             if exclusive:  # in a task of the mount, so that a silent store does not block its end
-                claim = partial(self._claim, above, text)
-                claimed = await self._progress_timeout.wait(claim, f"exclusive creation of {text}")
+                claim, what = partial(self._claim, above, text), f"exclusive creation of {text}"
+                claimed = await self._tree.name_changes.run(claim, what, (above.ino, text))
         local = self._tree.directory(above).local.get(text)
         if local is not None:
             if local.is_dir:
@@ -273,18 +280,28 @@ class OpenFiles:
         return writer
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Accept bytes. Returns how many: all, unless the caller has given up while it waited."""
         handle = self._handles.file(fh)
         writer = self._writer(handle)
+        accepted = len(data)
         if not writer.try_write(offset, data):
-            accepting = partial(writer.write, offset, data)
-            await self._progress_timeout.wait(
-                accepting,
-                f"write to {handle.inode.name}",
-                progress=lambda: writer.progress,
-                held_bytes=len(data),
-            )
+            accepted = await self._write(handle.inode, writer, PendingWrite(offset, data))
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
-        return len(data)
+        return accepted
+
+    async def _write(self, inode: Inode, writer: DirtyFile, write: PendingWrite) -> int:
+        try:
+            await self._progress_timeout.wait(
+                partial(writer.write, write),
+                f"write to {inode.name}",
+                progress=lambda: writer.progress,
+                held_bytes=len(write.rest),
+                stop=write.stop,
+            )
+        except (asyncio.CancelledError, StoreTimeoutError):
+            if not write.accepted:
+                raise
+        return write.accepted
 
     async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
         """Grow the file, or let a range be zeros, by the mode; nothing is reserved.

@@ -12,7 +12,6 @@ would be lost if another client replaced the source in between.
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypeVar
 
 from csi_s3.errors import (
     InvalidRangeError,
@@ -24,11 +23,10 @@ from csi_s3.errors import (
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.names.inode import FileHandle, Inode
 from csi_s3.fs.write.dirty_file import DirtyFile
-from csi_s3.s3.store import ObjectInfo
+from csi_s3.fs.write.pending_write import PendingWrite
+from csi_s3.s3.store import Buffer, ObjectInfo
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MOST_BYTES = 1 << 30  # of one call: 16 parts at once; the program asks again for the rest
 
@@ -36,8 +34,13 @@ MOST_BYTES = 1 << 30  # of one call: 16 parts at once; the program asks again fo
 class RangeCopies:
     """Concurrency and cancellation: as `FileSystem`, whose part it is."""
 
-    def __init__(self, context: MountContext) -> None:
-        self._context, self._store = context, context.store
+    def __init__(
+        self,
+        context: MountContext,
+        write: Callable[[Inode, DirtyFile, PendingWrite], Awaitable[int]],
+    ) -> None:
+        """write: has bytes accepted; returns how many were."""
+        self._context, self._store, self._write = context, context.store, write
         self._is_refused = False  # the store does not know such requests
 
     async def copy(
@@ -69,17 +72,23 @@ class RangeCopies:
         least = self._store.limits.min_part_bytes
         if length - missing < least:
             raise NotCopiedError(f"{name}: {length} bytes are less than a part")
-        if missing:
-            return await self._write(writer, at, info, start, missing)
+        if missing:  # with these, what is before the copy is a part
+            data = await self._read(info, start, missing)
+            return await self._write(target.inode, writer, PendingWrite(at, data))
         most = length if length < MOST_BYTES + least else MOST_BYTES
         return await self._copy(writer, at, info, start, most)
 
     async def _copy(
         self, writer: DirtyFile, at: int, source: ObjectInfo, start: int, length: int
     ) -> int:
-        copying = partial(writer.copy, at, source, start, length)
+        write = PendingWrite(at, b"")
         try:
-            copied = await self._wait(copying, writer, source)
+            copied = await self._context.progress_timeout.wait(
+                partial(writer.copy, write, source, start, length),
+                f"copy of {source.key}",
+                progress=lambda: writer.progress,
+                stop=write.stop,
+            )
         except VolumeError as exc:
             if isinstance(exc, NotImplementedByStoreError):
                 log.info("files are copied by reading and writing from now on: %s", exc)
@@ -89,37 +98,15 @@ class RangeCopies:
             raise NotCopiedError(f"{source.key}: not copied inside S3: it changed, or is renamed")
         return copied
 
-    async def _write(
-        self, writer: DirtyFile, at: int, source: ObjectInfo, start: int, length: int
-    ) -> int:
-        """Read and write what makes the bytes before a part, so that a copy can follow."""
+    async def _read(self, source: ObjectInfo, start: int, length: int) -> Buffer:
         budget = self._context.memory.buffers
         budget.take(length)
         try:
-            chunk = await self._store.read_range(source.key, start, length, etag=source.etag)
+            return (await self._store.read_range(source.key, start, length, etag=source.etag)).data
         except VolumeError as exc:
             raise NotCopiedError(f"{source.key}: not copied inside S3: {exc}") from exc
         finally:
             budget.release(length)
-        data = bytes(chunk.data)
-        writing = partial(writer.write, at, data)
-        await self._wait(writing, writer, source, held_bytes=len(data))
-        return len(data)
-
-    async def _wait(
-        self,
-        work: Callable[[], Awaitable[T]],
-        writer: DirtyFile,
-        source: ObjectInfo,
-        *,
-        held_bytes: int = 0,
-    ) -> T:
-        return await self._context.progress_timeout.wait(
-            work,
-            f"copy of {source.key}",
-            progress=lambda: writer.progress,
-            held_bytes=held_bytes,
-        )
 
 
 def _stored_range(inode: Inode, start: int, length: int) -> tuple[ObjectInfo, int] | None:

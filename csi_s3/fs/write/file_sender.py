@@ -75,17 +75,14 @@ class FileSender:
     async def copy(
         self, source: ObjectInfo, start: int, length: int
     ) -> tuple[int, VolumeError | None]:
-        """Let bytes of another object follow, copied inside S3; what is before them is sent.
+        """Let bytes of another object follow, copied inside S3; all that is before them is sent.
 
         Returns how many there are, and why there are not more.
         """
-        staged = self._staged
-        if staged.part_start != staged.size and (error := await self.send_tail()) is not None:
-            return 0, error
-        upload = self._remote.begin_upload(start=staged.size)
+        upload = self._remote.begin_upload(start=self._staged.size)
         copied, error = await upload.copy_range(source, start, length)
         if copied:
-            staged.add_copied(source, start, copied)
+            self._staged.add_copied(source, start, copied)
         elif not upload.parts:
             await self._remote.drop_upload()
         return copied, error
