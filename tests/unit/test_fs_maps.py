@@ -70,6 +70,31 @@ def test_a_random_write_costs_the_same_however_many_went_before(spooled):
     spooled.close_file(fh)
 
 
+@pytest.mark.parametrize("what", ["cut", "written over", "half cut", "half written over"])
+def test_a_change_of_very_many_extents_has_no_loop_of_our_own(mounts, tmp_path, what):
+    """The lines of our code that a truncation or a write runs do not grow with the map."""
+    mount = mounts(state_dir=tmp_path / "state", write_part_bytes=64)
+    steps = {}
+    for n in (50, 500, 5000):
+        fh = sparse(mount, f"{n}", size := 4 * n)
+        write_each(mount, fh, ((at, b"x") for at in range(1, size, 4)))
+        staged = mount.fs._inodes.get(mount.ino(f"{n}")).writer._staged
+        assert len(staged.extents) >= 2 * n
+        expected = bytearray(mount.read(fh, 0, size))
+        start = 2 if what.startswith(("cut", "written")) else size // 2
+        if what.endswith("over"):
+            data = memoryview(b"y" * (size - start - 3))
+            expected[start : size - 3] = data
+            steps[n] = steps_of(lambda: staged.overwrite(start, data))  # noqa: B023 - called here
+        else:
+            del expected[start:]
+            steps[n] = steps_of(lambda: mount.truncate(f"{n}", start))  # noqa: B023
+        assert mount.read(fh, 0, size) == expected
+        mount.close_file(fh)
+        assert mount.data(f"{n}") == expected
+    assert steps[5000] <= 1.1 * steps[500] <= 1.2 * steps[50]
+
+
 @pytest.mark.parametrize("n", [4000, 40_000])
 def test_an_extent_takes_what_is_counted(n):
     blocks = random.Random(1).sample(range(0, 10 * n, 2), n // 2)

@@ -4,6 +4,7 @@ docs/semantics.md (Reading, Writing) has the rules. `write_back` stores what was
 and `dirty_file` move the bytes.
 """
 
+import asyncio
 import os
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +15,7 @@ from csi_s3.errors import (
     NotFoundError,
     ObjectChangedError,
     StaleError,
+    StoreTimeoutError,
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key, decode_name
@@ -26,6 +28,7 @@ from csi_s3.fs.names.inode import FileHandle, Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.dirty_file import DirtyFile
+from csi_s3.fs.write.pending_write import PendingWrite
 from csi_s3.s3.store import Buffer, ObjectInfo
 
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
@@ -159,7 +162,7 @@ class OpenFiles:
                 write_back.begin(inode, base=inode.info if keeps_bytes else None)
                 inode.note_pages()  # the kernel keeps the pages that it writes
             elif not keeps_bytes:
-                await inode.writer.truncate(0)
+                await self._write_back.empty(inode.name, inode.writer)
             inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return opening.add(FileHandle(inode, is_writable=True))
 
@@ -255,20 +258,30 @@ class OpenFiles:
         return await self.read(fh, offset, length)  # renamed or written by this mount
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
+        """Accept bytes. Returns how many: all, unless the caller has given up while it waited."""
         handle = self._handles.file(fh)
         writer = handle.inode.writer
         if writer is None:
             raise StaleError(f"{handle.inode.name}: no longer open for writing")
+        accepted = len(data)
         if not writer.try_write(offset, data):
-            accepting = partial(writer.write, offset, data)
-            await self._progress_timeout.wait(
-                accepting,
-                f"write to {handle.inode.name}",
-                progress=lambda: writer.progress,
-                held_bytes=len(data),
-            )
+            accepted = await self._write(handle.inode, writer, PendingWrite(offset, data))
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
-        return len(data)
+        return accepted
+
+    async def _write(self, inode: Inode, writer: DirtyFile, write: PendingWrite) -> int:
+        try:
+            await self._progress_timeout.wait(
+                partial(writer.write, write),
+                f"write to {inode.name}",
+                progress=lambda: writer.progress,
+                held_bytes=len(write.rest),
+                stop=write.stop,
+            )
+        except (asyncio.CancelledError, StoreTimeoutError):
+            if not write.accepted:
+                raise
+        return write.accepted
 
     async def flush(self, fh: int) -> None:
         """close() of any descriptor: waits for the upload of what was written, if anything was.

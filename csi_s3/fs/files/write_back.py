@@ -327,6 +327,11 @@ class WriteBack:
         what, progress = f"truncation of {inode.name}", partial(_progress, inode)
         await self._progress_timeout.wait(cutting, what, progress=progress)
 
+    async def empty(self, name: str, writer: DirtyFile) -> None:
+        """Drop all bytes of a file that is open for writing, even if the caller gives up."""
+        cutting, progress = partial(writer.truncate, 0), lambda: writer.progress
+        await self._progress_timeout.wait(cutting, f"truncation of {name}", progress=progress)
+
     async def _truncate(self, inode: Inode, size: int) -> None:
         async with self._tree.versions.hold(inode.ino):
             writer = inode.writer

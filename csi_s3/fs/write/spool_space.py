@@ -7,11 +7,10 @@ too late that a write was too much.
 """
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from csi_s3.errors import SpoolFullError
-from csi_s3.fs.write.extents import Extent, Extents, Origin
+from csi_s3.fs.write.extents import Extents, Origin
 
 _LEAST_BLOCK_BYTES, _LARGEST_BLOCK_BYTES = 512, 64 << 10
 _STAT_BLOCK_BYTES = 512  # the unit of st_blocks: stat(2)
@@ -58,22 +57,17 @@ class SpoolSpace:
         """What a write of this range takes: blocks that no byte of the map is in yet."""
         first = start // self.block_bytes * self.block_bytes
         last = self.rounded(end)
-        return last - first - self._touched(extents.within(first, last))
+        return last - first - self._touched(extents, first, last)
 
     def freed_bytes(self, extents: Extents, size: int) -> int:
         """What a file with this map gives back when it is cut to a size."""
         first = size // self.block_bytes * self.block_bytes
-        there = self._touched(extents.within(first, extents.size))
-        return there - self._touched(extents.within(first, size))
+        there = self._touched(extents, first, extents.size)
+        return there - self._touched(extents, first, size)
 
-    def _touched(self, extents: Iterable[Extent]) -> int:
-        total = at = 0
-        for e in extents:
-            if e.origin is Origin.SPOOL:
-                start = max(at, e.start // self.block_bytes * self.block_bytes)
-                at = max(at, self.rounded(e.end))
-                total += at - start
-        return total
+    def _touched(self, extents: Extents, start: int, end: int) -> int:
+        blocks = extents.blocks_within(start, end, Origin.SPOOL, block_bytes=self.block_bytes)
+        return blocks * self.block_bytes
 
 
 def size_on_disk(*paths: str) -> int:

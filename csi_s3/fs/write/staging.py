@@ -12,7 +12,7 @@ from pathlib import Path
 from csi_s3.errors import FileTooLargeError, OutOfMemoryError, SpoolFullError, UnsupportedError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.memory import MemoryKind
-from csi_s3.fs.write.extents import EXTENT_BYTES, Extent, Extents, Origin
+from csi_s3.fs.write.extents import EXTENT_BYTES, STEP_EXTENTS, Extent, Extents, Origin
 from csi_s3.fs.write.parallel_upload import largest_part_bytes
 from csi_s3.fs.write.remote_object import RemoteObject
 from csi_s3.fs.write.spool import Spool, SpoolFile
@@ -25,7 +25,6 @@ COPY_BYTES = 1 << 20  # read from the base at a time, when its bytes are brought
 MOST_EXTENTS = 100_000  # of a file; more are joined, see `StagedFile.make_map_room`
 JOINED_SHARE = 16  # of them: as many fewer there are then
 COUNTED_EXTENTS = 64  # the memory of a map is counted in such steps
-STEP_EXTENTS = 1000  # are read before other tasks get their turn
 
 
 class StagedFile:
