@@ -78,11 +78,7 @@ def answered(
                     finally:
                         _timeouts.discard(timeout)
             except Exception as exc:
-                number = _errno(op, exc, deadline_s)
-                _drop_frames(exc)
-                metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
-                timer.observe(perf_counter() - began_s)
-                raise FUSEError(number) from exc
+                raise _failed(op, exc, deadline_s, began_s) from exc
             except asyncio.CancelledError as exc:
                 me = asyncio.current_task()
                 if me is not None and me.cancelling():
@@ -97,6 +93,34 @@ def answered(
         return inner
 
     return wrap
+
+
+def answered_at_once(handler: Callable[P, R]) -> Callable[P, R]:
+    """As `answered`, of plain code: what is answered without a task. False is no answer yet."""
+    op = handler.__name__.removesuffix("_now")
+    done, timer = metrics.FUSE_OPERATIONS.labels(op, "ok"), metrics.FUSE_SECONDS.labels(op)
+
+    @wraps(handler)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        began_s = perf_counter()
+        try:
+            result = handler(*args, **kwargs)
+        except Exception as exc:
+            raise _failed(op, exc, None, began_s) from exc
+        if result is not False:
+            done.count += 1
+            timer.observe(perf_counter() - began_s)
+        return result
+
+    return inner
+
+
+def _failed(op: str, exc: Exception, deadline_s: float | None, began_s: float) -> FUSEError:
+    number = _errno(op, exc, deadline_s)
+    _drop_frames(exc)
+    metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
+    metrics.FUSE_SECONDS.labels(op).observe(perf_counter() - began_s)
+    return FUSEError(number)
 
 
 def _drop_frames(exc: BaseException | None) -> None:

@@ -5,6 +5,7 @@ and `dirty_file` move the bytes.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -226,8 +227,10 @@ class OpenFiles:
     def _key(self, above: Inode, name: str) -> str:
         return child_key(self._inodes.key(above), name, is_dir=False)
 
-    async def read(self, fh: int, offset: int, length: int) -> Buffer:
+    async def read(self, fh: int, offset: int, length: int) -> Sequence[Buffer]:
         """Bytes of the version that was opened, or those written so far to a file being written.
+
+        They are in one or more pieces, which do not change any more.
 
         Raises:
             StaleError, ObjectChangedError: that version is gone.
@@ -236,7 +239,7 @@ class OpenFiles:
         handle = self._handles.file(fh)
         inode = handle.inode
         if inode.writer is not None:
-            return await inode.writer.read(offset, length)
+            return [await inode.writer.read(offset, length)]
         if inode.info is None or not inode.has_version:
             raise StaleError(f"{inode.name}: what was written could not be stored")
         reader = handle.reader
@@ -250,19 +253,33 @@ class OpenFiles:
                 raise
         return await self.read(fh, offset, length)  # renamed or written by this mount
 
-    async def write(self, fh: int, offset: int, data: bytes) -> int:
+    def try_write(self, fh: int, offset: int, data: Buffer) -> bool:
+        """As `write`, if that needs no waiting; else False, and nothing has changed."""
+        handle = self._handles.file(fh)
+        writer = handle.inode.writer
+        if writer is None or not writer.try_write(offset, data):
+            return False
+        handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
+        return True
+
+    async def write(self, fh: int, offset: int, data: Buffer) -> int:
+        """Accept bytes anywhere. data: does not change, and may be referred to when this has ended.
+
+        Raises as `DirtyFile.write`, and StoreTimeoutError if nothing moves.
+        """
+        if self.try_write(fh, offset, data):
+            return len(data)
         handle = self._handles.file(fh)
         writer = handle.inode.writer
         if writer is None:
             raise StaleError(f"{handle.inode.name}: no longer open for writing")
-        if not writer.try_write(offset, data):
-            accepting = partial(writer.write, offset, data)
-            await self._progress_timeout.wait(
-                accepting,
-                f"write to {handle.inode.name}",
-                progress=lambda: writer.progress,
-                held_bytes=len(data),
-            )
+        accepting = partial(writer.write, offset, data)
+        await self._progress_timeout.wait(
+            accepting,
+            f"write to {handle.inode.name}",
+            progress=lambda: writer.progress,
+            held_bytes=len(data),
+        )
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return len(data)
 

@@ -488,7 +488,8 @@ class StagedFile:
                     "close the file first, or give the volume a larger spool-size",
                 )
         if end > start:
-            pieces.append(bytes(self.tail[max(0, offset - start) : end - start]))
+            with memoryview(self.tail) as tail:
+                pieces.append(bytes(tail[max(0, offset - start) : end - start]))
         return b"".join(
             [
                 await self._remote.read(p.start, p.size) if isinstance(p, Extent) else p
