@@ -27,7 +27,7 @@ from csi_s3.fs.base.keys import (
     is_visible,
     link_name,
 )
-from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.base.memory import MemoryKind, Room
 from csi_s3.fs.listings.directory import Directory
 from csi_s3.fs.listings.entries import Entry, Packer, Special, SymbolicLink
 from csi_s3.fs.listings.listing import Lister, Listing
@@ -35,7 +35,7 @@ from csi_s3.fs.listings.listing_reader import DirectoryReader
 from csi_s3.fs.listings.page_cache import PageCache
 from csi_s3.fs.listings.pages import first_below
 from csi_s3.fs.names.attributes import Attributes, attributes, entry_attributes
-from csi_s3.fs.names.eviction import Eviction, Room
+from csi_s3.fs.names.eviction import Eviction
 from csi_s3.fs.names.inode import NEW_INODE_BYTES, ROOT, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import KernelCache
