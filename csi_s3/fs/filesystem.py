@@ -145,6 +145,10 @@ class FileSystem:
         """
         await self._tree.give_back(unused_s=unused_s)
 
+    async def syncfs(self) -> None:
+        """As `WriteBack.sync_all`."""
+        await self._write_back.sync_all()
+
     async def drain(self) -> list[VolumeError]:
         """As `WriteBack.drain`; also waits for changes whose callers have given up."""
         failures = await self._write_back.drain()

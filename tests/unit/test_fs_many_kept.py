@@ -8,7 +8,7 @@ import pytest
 from csi_s3.errors import StaleError
 from csi_s3.fs.base.few_lines import LINES
 from csi_s3.fs.files.handles import CLOSED_AT_ONCE as CLOSED_HANDLES
-from csi_s3.fs.files.write_back import CLOSED_AT_ONCE, PARALLEL_DRAINED
+from csi_s3.fs.files.write_back import CLOSED_AT_ONCE, PARALLEL_STORED
 from tests.unit.costs import counted_turns
 from tests.unit.fs_mount import WRITE_NEW, Held, mount, mounts
 from tests.unit.writers_case import MIB, small
@@ -75,7 +75,7 @@ def test_a_drain_gives_way_after_each_file_that_is_stored_already(small, n):
     with mount.requests():
         with counted_turns(mount.loop) as turns:
             mount.run(mount.fs.drain())
-        assert turns.n >= n // PARALLEL_DRAINED
+        assert turns.n >= n // PARALLEL_STORED
 
 
 @pytest.mark.parametrize("n", [CLOSED_HANDLES * 2, CLOSED_HANDLES * 6])

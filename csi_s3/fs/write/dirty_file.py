@@ -189,6 +189,7 @@ class DirtyFile:
                 await self._staged.grow(write.offset)
             self._changed()
             there = max(0, min(len(write.rest), self.size - write.offset))
+            await self._staged.fetch_copied(write.offset, write.offset + there)
             self._staged.overwrite(write.offset, write.rest[:there])
             write.accepted += there
             while write.rest and await self._accept(write):
@@ -308,13 +309,91 @@ class DirtyFile:
                 return
             self._check_whole()
             if size != self.size:
-                await self._load_small(is_append=False)
-                await self._staged.make_map_room()
+                await self._make_ready()
                 if size > self.size:
                     await self._staged.grow(size)
                 else:
+                    await self._staged.fetch_copied_before(size)
                     self._staged.cut(size)
             self._changed()
+
+    async def _make_ready(self) -> None:
+        """For a change anywhere."""
+        await self._load_small(is_append=False)
+        await self._staged.make_map_room()
+
+    async def extend(self, size: int) -> None:
+        """Let zeros follow up to a size; a file that is as long stays as it is. As `truncate`."""
+        async with self._lock:
+            self._check_whole()
+            if size > self.size:
+                await self._make_ready()
+                await self._staged.grow(size)
+                self._changed()
+
+    async def zero(self, start: int, end: int, *, grows: bool) -> None:
+        """Let a range be zeros, which take neither memory nor spool until they are stored.
+
+        grows: what is behind the end becomes part of the file; else it is left out.
+
+        Raises:
+            FileTooLargeError: so many could not be sent.
+            VolumeError: as `write`.
+
+        """
+        async with self._lock:
+            self._check_whole()
+            size = self.size
+            last = max(size, end) if grows else size
+            if min(end, last) <= start and last == size:
+                return
+            await self._make_ready()
+            if last > size:
+                await self._staged.grow(last)
+            self._changed()
+            if start < min(end, size):
+                await self._staged.zero(start, min(end, size))
+
+    # copies inside the store
+
+    def stored_range(self, start: int, length: int) -> tuple[ObjectInfo, int] | None:
+        """As `StagedFile.stored_range`."""
+        return self._staged.stored_range(start, length)
+
+    def missing_for_copy(self, offset: int) -> int | None:
+        """As `StagedFile.missing_for_copy`, of a copy to there."""
+        if offset != self.size or self.state.phase is FilePhase.DISCARDED:
+            return None
+        return self._staged.missing_for_copy()
+
+    async def copy(self, write: PendingWrite, source: ObjectInfo, start: int, length: int) -> int:
+        """Let bytes of another object follow, copied inside S3. Returns how many.
+
+        They are in the file's upload then, whatever becomes of the source. 0: they cannot be
+        copied now. write: empty, to where they belong; if its caller gives up, none follow.
+
+        Raises:
+            VolumeError: the first could not be copied, or what is before them not be sent.
+
+        """
+        async with self._lock:
+            self._check_whole()
+            await self._load_small(is_append=True)
+            if self.missing_for_copy(write.offset) != 0:
+                return 0
+            if self._part_start() != self.size and not await self._empty_tail(write):
+                return 0
+            if self._part_start() != self.size:
+                return 0  # it could not be sent
+            with self._context.key_lock.change_at_once(lambda: self._remote.key) as is_our_turn:
+                if not is_our_turn:
+                    return 0
+                copied, error = await self._sender.copy(source, start, length)
+            if copied:
+                self._changed()
+            elif error is not None:
+                raise error
+            return copied
 
     # into the store
 
@@ -417,6 +496,16 @@ class DirtyFile:
         self.state = self.state.then(FilePhase.CLOSED, error if self.state.is_dirty else None)
         self._staged.close()
         self._remote.close()
+
+    def next_data(self, offset: int) -> int | None:
+        """As `StagedFile.next_data`."""
+        self._check_whole()
+        return self._staged.next_data(offset)
+
+    def next_hole(self, offset: int) -> int:
+        """As `StagedFile.next_hole`."""
+        self._check_whole()
+        return self._staged.next_hole(offset)
 
     async def read(self, offset: int, length: int) -> bytes:
         """Bytes of the file as it is now, wherever they are. As `StagedFile.read`."""
