@@ -166,7 +166,7 @@ class Extents:
         lasts: list[int] = list(
             map(floordiv, map(sub, compress(ends, is_code), repeat(1)), repeat(block_bytes))
         )
-        firsts = list(map(floordiv, starts, repeat(block_bytes)))
+        firsts: list[int] = list(map(floordiv, starts, repeat(block_bytes)))
         shared: int = sum(map(eq, lasts, islice(firsts, 1, None)))
         return sum(lasts) - sum(firsts) + len(firsts) - shared
 
@@ -218,7 +218,7 @@ class Extents:
         if low < n and end <= ends[low]:
             self._bytes[origins[low]] -= end - start
         else:
-            self._bytes = list(map(sub, self._bytes, self._bytes_within(start, end)))
+            self._bytes[:] = map(sub, self._bytes, self._bytes_within(start, end))
         self._bytes[code] += end - start
         if low == n and origins[-1] == code:
             ends[-1] = end
@@ -247,7 +247,7 @@ class Extents:
 
     def truncate(self, size: int) -> None:
         """Cut to a size that is not above the present one."""
-        self._bytes = list(map(sub, self._bytes, self._bytes_within(size, self.size)))
+        self._bytes[:] = map(sub, self._bytes, self._bytes_within(size, self.size))
         at = bisect_left(self._ends, size) + 1 if size else 0  # so many are left
         del self._ends[at:], self._origins[at:]
         if at:
