@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from csi_s3.fs.base.memory import Account
 from csi_s3.fs.listings.changes import Changes, NameObservation
 from csi_s3.fs.listings.entries import Entry
-from csi_s3.fs.listings.listing_page import Listed, sort_key
+from csi_s3.fs.listings.listing_page import Known, sort_key
 from csi_s3.s3.store import ObjectInfo
 
 MAX_LISTINGS = 32  # that keep pages; a change corrects each of them
@@ -24,7 +24,7 @@ class KnownListing(Protocol):
 
     valid_until: float | None  # None: a handle is open
 
-    def find(self, name: str) -> Listed | None:
+    def find(self, name: str) -> Known | None:
         """What its pages say of a name, if they say anything."""
 
     def correct(self, name: str, entry: Entry, *, add: bool, question: int) -> None:
@@ -41,6 +41,7 @@ class Directory(Generic[InodeT]):
     changes: for requests that are under way.
     listings: those that have pages, the newest last.
     newest: the listing that was begun last, if a handle reads it.
+    is_listed: there are listings, or handles that read one: those must know of a new key.
     key: the present one, for listings; None: unknown, because it changed while no handle was open.
     moves: how often it changed while there were listings.
     """
@@ -51,7 +52,7 @@ class Directory(Generic[InodeT]):
         self.changes = Changes(account)
         self.listings: list[KnownListing] = []
         self.newest: KnownListing | None = None
-        self.hidden_logged = False
+        self.hidden_logged = self.is_listed = False
         self.key: str | None = None
         self.moves = 0
         self._read = 0  # listings that handles read
@@ -102,17 +103,20 @@ class Directory(Generic[InodeT]):
         """It has some from now on; above the limit, the one that was begun first loses its own."""
         if listing not in self.listings:
             self.listings.append(listing)
+            self.is_listed = True
             if len(self.listings) > MAX_LISTINGS:
                 self.listings[0].drop_pages()
 
     def has_no_pages(self, listing: KnownListing) -> None:
         if listing in self.listings:
             self.listings.remove(listing)
+            self.is_listed = self.needs_key or bool(self.listings)
 
     def opened(self, listing: KnownListing, key: str) -> None:
         """A handle was opened: what was listed for closed ones answers no look-ups any more."""
         if listing is not self.newest:
             self._read += 1
+            self.is_listed = True
         self.newest, self.key = listing, key
         for closed in [x for x in self.listings if x.valid_until is not None]:
             closed.drop_pages()
@@ -120,6 +124,7 @@ class Directory(Generic[InodeT]):
     def closed(self, listing: KnownListing) -> None:
         """No handle reads it. Its pages answer look-ups, if no newer listing does."""
         self._read -= 1
+        self.is_listed = self.needs_key or bool(self.listings)
         if self.newest is listing:
             self.newest = None
         if self.newest is not None:
@@ -142,5 +147,5 @@ class Directory(Generic[InodeT]):
             if listing.valid_until is None or now < listing.valid_until:
                 found = listing.find(name)
                 if found is not None:
-                    return found.entry, found.question
+                    return found
         return None, 0

@@ -103,7 +103,8 @@ class Inodes:
         self._next += 1
         self._by_number[inode.ino] = inode
         above.add_name(name, inode)
-        self._used(above)
+        if above.before is not None or not above.is_counted:  # in an order; or it is made now
+            self._used(above)
         self.recount(inode)
         return inode
 
@@ -133,7 +134,8 @@ class Inodes:
         """All linked inodes under a directory, at any depth, each behind what is above it."""
         found = list(directory.runtime.names.values())
         for inode in found:  # which grows
-            found += inode.runtime.names.values()
+            if names := inode.runtime.names:
+                found += names.values()
         return found
 
     def unlink(self, inode: Inode) -> None:

@@ -6,12 +6,11 @@ answering; state may change in between.
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from csi_s3.fs.base.keys import check_key, link_name
 from csi_s3.fs.files.write_back import WriteBack
-from csi_s3.fs.names.inode import Inode
+from csi_s3.fs.names.inode import Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.tree_copy import Copied, TreeCopy
 from csi_s3.s3.store import Version
@@ -41,6 +40,7 @@ class KnownBelow:
         """
         is_longer = len(new.encode()) > len(old.encode())
         is_over = False
+        await asyncio.sleep(0)
         while not is_over:
             known = self._inodes.below(self._directory)
             left = [i for i in known if i.ino not in self._checked] if is_longer else []
@@ -61,9 +61,10 @@ class KnownBelow:
         stale while they are open, and the next look-up finds another version.
         old: the directory's old key. The objects at old keys are still there.
         """
-        if all(i.is_dir for i in known):
-            return
         with self._tree.moves.one():
+            await asyncio.sleep(0)
+            if all(i.kind is Kind.DIRECTORY for i in known):
+                return
             for page in copied.pages():
                 for copies in _steps(page):
                     self._follow(copies, old)
@@ -86,7 +87,7 @@ class KnownBelow:
                 continue
             known = inode.info if inode.writer is None else inode.writer.base
             if known is not None and old_etag and known.version == Version(old_etag):
-                now = replace(known, key=self._inodes.key(inode), etag=etag)
+                now = known._replace(key=self._inodes.key(inode), etag=etag)
                 self._write_back.moved(inode, now)
 
     def _check_version(self, inode: Inode) -> None:
