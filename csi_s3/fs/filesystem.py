@@ -17,7 +17,9 @@ from csi_s3.errors import (
     InvalidNameError,
     IsDirectoryError,
     NotDirectoryError,
+    NotEmptyError,
     NotFoundError,
+    StaleError,
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
@@ -143,20 +145,29 @@ class FileSystem:
         """
         await self._tree.give_back(unused_s=unused_s)
 
+    async def syncfs(self) -> None:
+        """As `WriteBack.sync_all`."""
+        await self._write_back.sync_all()
+
     async def drain(self) -> list[VolumeError]:
-        """As `WriteBack.drain`."""
-        return await self._write_back.drain()
+        """As `WriteBack.drain`; also waits for changes whose callers have given up."""
+        failures = await self._write_back.drain()
+        await self._progress_timeout.settled()
+        return failures
 
     async def keep(self) -> None:
         """As `WriteBack.keep`."""
         await self._write_back.keep()
 
-    def close(self) -> None:
-        """End what is under way, uploads included; plain code."""
-        self._handles.close()
+    async def close(self) -> None:
+        """End what is under way, uploads included. It waits for nothing, but takes turns.
+
+        Calls that come during it are answered, and store nothing.
+        """
         self._progress_timeout.close()
-        self._write_back.close()
         self._tree.eviction.close()
+        await self._handles.close()
+        await self._write_back.close()
 
     # names
 
@@ -172,6 +183,7 @@ class FileSystem:
             text = decode_name(name)
         except InvalidNameError as exc:
             raise NotFoundError(str(exc)) from exc
+        await self._tree.name_changes.settled((parent, text))
         above, start = self._inodes.get(parent), self._tree.sizes.now
         inode = await self._tree.lookup(above, text)
         self._tree.remember(inode)
@@ -317,34 +329,42 @@ class FileSystem:
             ExistsError: anything has the name.
 
         """
+        await self._tree.name_changes.settled((parent, decode_name(name)))
         above, text, key = self._tree.new_name(parent, name, is_dir=True)
         directory = self._tree.directory(above)
         if text in directory.local or (await self._tree.find(above, text))[0] is not Special.ABSENT:
             raise ExistsError(f"{key}: exists")
         with await self._tree.room(parent, text):
-            inode = await self._make_directory(above, text)
+            if self._config.dir_markers:
+                work = partial(self._put_marker, above, text)
+                await self._tree.name_changes.run(work, f"mkdir of {text}", (parent, text))
+                inode = self._new_directory(above, text)
+            else:
+                self._tree.check_local_directory()
+                inode = self._new_directory(above, text)
+                self._made_directory(above, text)
+                self._tree.keep(inode, is_local=True)
+            self._tree.entries_changed(inode)
             self._tree.remember(inode)
         return self._tree.attributes(inode)
 
-    async def _make_directory(self, above: Inode, text: str) -> Inode:
-        directory = self._tree.directory(above)
-        if not self._config.dir_markers:
-            self._tree.check_local_directory()
-        else:
-            async with self._change(above):
-                marker = child_key(self._inodes.key(above), text, is_dir=True)
-                await put_new_if_possible(self._store, marker, b"")
-        present = self._inodes.child(above.ino, text)
-        inode = present if present is not None and present.is_dir else None
-        inode = inode or self._inodes.add(above.ino, text, Kind.DIRECTORY)
+    async def _put_marker(self, above: Inode, text: str) -> None:
+        async with self._change(above):
+            marker = child_key(self._inodes.key(above), text, is_dir=True)
+            await put_new_if_possible(self._store, marker, b"")
+        self._made_directory(above, text)
+
+    def _made_directory(self, above: Inode, text: str) -> None:
         if not self._config.allow_delete:
-            self._tree.made_here.add(self._inodes.key(inode))
-        if not self._config.dir_markers:
-            self._tree.keep(inode, is_local=True)
-        directory.note(text, Special.DIRECTORY)
-        for changed in (above, inode):
-            self._tree.entries_changed(changed)
-        return inode
+            self._tree.made_here.add(child_key(self._inodes.key(above), text, is_dir=True))
+        self._tree.directory(above).note(text, Special.DIRECTORY)
+        self._tree.entries_changed(above)
+
+    def _new_directory(self, above: Inode, text: str) -> Inode:
+        present = self._inodes.child(above.ino, text)
+        if present is not None and present.is_dir:
+            return present
+        return self._inodes.add(above.ino, text, Kind.DIRECTORY)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         """Remove a directory that holds nothing but its marker, even if the caller gives up.
@@ -354,20 +374,26 @@ class FileSystem:
             NotPermittedError: without allow-delete, unless it was made through this mount.
 
         """
-        above, text = self._inodes.get(parent), decode_name(name)
+        text = decode_name(name)
+        await self._tree.name_changes.settled((parent, text))
+        above = self._inodes.get(parent)
         inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
         if not inode.is_dir:
             raise NotDirectoryError(f"{text}: not a directory")
         if not self._tree.made_here or self._inodes.key(inode) not in self._tree.made_here:
             self._context.check_allowed("allow-delete", f"rmdir of {self._inodes.key(inode)}")
+        if self._tree.directory(inode).local:
+            raise NotEmptyError(f"{text}: not empty")
 
         async def removing() -> None:
-            async with self._change(inode):
+            # Alone: a change below it, whose caller has given up, may still reach S3.
+            async with self._key_lock.move(lambda: self._inodes.key(inode)):
+                self._check_still(above, text, inode)
                 if await self._tree.check_empty(inode):
                     await self._store.delete(self._inodes.key(inode))
                 self._removed(above, text, inode)
 
-        await self._progress_timeout.wait(removing, f"rmdir of {text}")
+        await self._tree.name_changes.run(removing, f"rmdir of {text}", (parent, text))
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Delete a file, even if the caller gives up; open handles on it go on working.
@@ -376,7 +402,9 @@ class FileSystem:
             NotPermittedError: without allow-delete, unless its creator has it open.
 
         """
-        above, text = self._inodes.get(parent), decode_name(name)
+        text = decode_name(name)
+        await self._tree.name_changes.settled((parent, text))
+        above = self._inodes.get(parent)
         inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
         if inode.is_dir:
             raise IsDirectoryError(f"{text}: is a directory")
@@ -391,9 +419,15 @@ class FileSystem:
 
         async def removing() -> None:
             async with self._change(inode):
+                self._check_still(above, text, inode)
                 await self._write_back.set_aside(inode, remove)
 
-        await self._progress_timeout.wait(removing, f"unlink of {text}")
+        await self._tree.name_changes.run(removing, f"unlink of {text}", (parent, text))
+
+    def _check_still(self, above: Inode, name: str, inode: Inode) -> None:
+        """What has the name may have changed before the turn began."""
+        if self._inodes.child(above.ino, name) is not inode:
+            raise StaleError(f"{name}: changed concurrently")
 
     def _change(self, inode: Inode) -> AbstractAsyncContextManager[None]:
         """A turn for its key, without a rename of it or of a directory above it."""
@@ -403,10 +437,12 @@ class FileSystem:
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
     ) -> None:
         """As `Renames.rename`, even if the caller gives up."""
+        places = (parent, decode_name(name)), (new_parent, decode_name(new_name))
+        await self._tree.name_changes.settled(*places)
         work = partial(
             self._renames.rename, parent, name, new_parent, new_name, may_replace=may_replace
         )
-        await self._progress_timeout.wait(work, f"rename of {name!r}")
+        await self._tree.name_changes.run(work, f"rename of {name!r}", *places)
 
     async def recover(self) -> None:
         """Finish what earlier workers of this mount began: renames first, then uploads.

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from errno import EIO, EOPNOTSUPP, ETIMEDOUT, errorcode
+from errno import EINTR, EIO, EOPNOTSUPP, ETIMEDOUT, errorcode
 from functools import wraps
 from time import perf_counter
 from typing import Any, ParamSpec, TypeAlias, TypeVar
@@ -19,6 +19,7 @@ from csi_s3.errors import (
     TooManyOpenFilesError,
     VolumeError,
 )
+from csi_s3.fuse.interrupts import PendingRequest
 from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
@@ -34,20 +35,12 @@ error_listener: ContextVar[ErrorListener | None] = ContextVar("error_listener", 
 REFUSALS_EVERY_S = 10.0
 
 # A process serves one mount.
-_timeouts: set[asyncio.Timeout] = set()  # of requests under way
 _logged: WeakSet[Occurrence] = WeakSet()  # a lost upload fails many calls
 _refused_at: dict[str, float] = {}  # by the option that an operation needs, or the error's code
 
 
-def give_up() -> None:
-    """Answer every request under way with ETIMEDOUT: the session is ending. Plain code."""
-    for timeout in _timeouts:
-        if not timeout.expired():
-            timeout.reschedule(0)
-
-
 def answered(
-    deadline_s: float | None,
+    deadline_s: float | None, *, has_caller: bool = True
 ) -> Callable[[Callable[P, Operation[R]]], Callable[P, Operation[R]]]:
     """Guarantee a reply to every kernel request, whatever the handler does.
 
@@ -55,6 +48,7 @@ def answered(
     the caller sleeps and cannot be killed, its directory stays locked, and nothing is logged.
 
     deadline_s: None for operations with a timeout of their own, by lack of progress (uploads).
+    has_caller: a program waits for the answer, and may be interrupted: see `interrupts.interrupt`.
 
     Raises:
         FUSEError: every failure.
@@ -69,16 +63,17 @@ def answered(
 
         @wraps(handler)
         async def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-            began_s = perf_counter()
+            began_s, request = perf_counter(), None
             try:
                 async with asyncio.timeout(deadline_s) as timeout:
-                    _timeouts.add(timeout)
-                    try:
+                    with PendingRequest(timeout, can_be_interrupted=has_caller) as request:
                         result = await handler(*args, **kwargs)
-                    finally:
-                        _timeouts.discard(timeout)
             except Exception as exc:
-                number = _errno(op, exc, deadline_s)
+                if isinstance(exc, TimeoutError) and _is_interrupted(request):
+                    log.debug("%s: interrupted while it waited", op)
+                    number = EINTR
+                else:
+                    number = _errno(op, exc, deadline_s)
                 _drop_frames(exc)
                 metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
                 timer.observe(perf_counter() - began_s)
@@ -97,6 +92,10 @@ def answered(
         return inner
 
     return wrap
+
+
+def _is_interrupted(request: PendingRequest | None) -> bool:
+    return request is not None and request.is_ended and request.is_interrupted
 
 
 def _drop_frames(exc: BaseException | None) -> None:

@@ -112,9 +112,22 @@ class Bridge(pyfuse3.Operations):
                     token, name, entry(attributes), position
                 ):
                     return
-        start, listed = self._fs.now, []
+        start = self._fs.now
+        listed: list[int] = []
+        try:
+            await self._list(fh, max(0, start_id - DOTS), token, listed)
+        except BaseException:
+            for ino in listed:  # the kernel gets the error, and no name
+                self._fs.forget(ino, 1)
+            raise
+        self._fs.note_answers(listed, start=start)
+
+    async def _list(
+        self, fh: int, start: int, token: pyfuse3.ReaddirToken, listed: list[int]
+    ) -> None:
+        """Put names into the answer. listed: gets the inodes to which the kernel has references."""
         without = self._without_inode
-        names = self._fs.readdir(fh, max(0, start_id - DOTS), needs_inodes=without is None)
+        names = self._fs.readdir(fh, start, needs_inodes=without is None)
         async with aclosing(names) as entries:
             async for found in entries:
                 position = found.position + DOTS
@@ -128,10 +141,9 @@ class Bridge(pyfuse3.Operations):
                 listed.append(found.attributes.ino)
                 if not self._fs.remember(found.attributes.ino) and without is None:
                     break
-        self._fs.note_answers(listed, start=start)
 
     @override
-    @answered(ANSWER_WITHIN_S)
+    @answered(ANSWER_WITHIN_S, has_caller=False)
     async def releasedir(self, fh: int) -> None:
         self._fs.releasedir(fh)
 
@@ -211,7 +223,7 @@ class Bridge(pyfuse3.Operations):
         await self._fs.files.fsync(fh)
 
     @override
-    @answered(None)
+    @answered(None, has_caller=False)
     async def release(self, fh: int) -> None:
         await self._fs.files.release(fh)
 

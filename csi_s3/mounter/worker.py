@@ -24,10 +24,11 @@ from csi_s3.config.environment import slow_step_ms
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.base.few_lines import FewLines
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fuse import boundary
-from csi_s3.fuse.boundary import give_up
 from csi_s3.fuse.bridge import Bridge
+from csi_s3.fuse.interrupts import give_up
 from csi_s3.fuse.session import Session
 from csi_s3.kernel.process_limits import raise_descriptor_limit
 from csi_s3.kernel.process_memory import Heap
@@ -166,7 +167,7 @@ class Worker:
                 await self._drain(fs)
             for task in background:
                 task.cancel()
-            fs.close()
+            await fs.close()
         if self._state_dir is not None:
             with contextlib.suppress(OSError):  # not empty: bytes that could not be uploaded
                 self._state_dir.rmdir()
@@ -246,7 +247,7 @@ class Worker:
     async def _stop(self, fs: FileSystem, session: Session) -> None:
         await self._stopping.wait()
         await self._drain(fs)
-        fs.close()  # the session's end waits for its requests, and they for the store
+        await fs.close()  # the session's end waits for its requests, and they for the store
         session.end()
         give_up()
 
@@ -268,8 +269,10 @@ class Worker:
                 )
             )
         await fs.keep()
+        lines = FewLines(log, logging.ERROR)
         for failure in failures:
-            log.error("at the end: %s", failure, extra={"op": "drain", "code": failure.code})
+            lines.log("at the end: %s", failure, op="drain", code=failure.code)
+        lines.end("at the end: %d more files could not be uploaded")
         if self._health_reporter is not None:
             await self._notices.flush()  # of a last close: the pod may end before it failed
         await self.report(State.ENDED, final_error(failures))

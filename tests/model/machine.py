@@ -91,7 +91,7 @@ class Driver:
                 )
                 ready.set_result(None)
                 await self._end.wait()
-                self.fs.close()
+                await self.fs.close()
 
         self._life = self.loop.create_task(live())
         both = asyncio.wait({self._life, ready}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,8 +1,8 @@
 """More files open for writing than memory has room for, with the real kernel."""
 
 import json
-import subprocess
-import sys
+
+from tests.mount.served import run_program
 
 FILES, WITHIN_S = 5000, 200
 PROGRAM = """
@@ -12,9 +12,8 @@ from csi_s3.config.volume import TreeConfig
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fuse.bridge import Bridge
-from csi_s3.fuse.session import Session
-from csi_s3.kernel import mount
 from csi_s3.s3.memory_store import MemoryStore
+from tests.mount.served import served
 
 path, state, files = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
 
@@ -25,22 +24,22 @@ def subprocess(words):
 
 async def main():
     store = MemoryStore()
-    fd = mount.open_fuse()
-    mount.mount_fuse(fd, path, source_name="test")
-    session = Session(fd, mount.read_init(fd, 10))
     async with asyncio.TaskGroup() as group:
         context = MountContext.create(store, TreeConfig(memory_bytes=16 << 20), group)
-        fs = FileSystem(context, prefix="", kernel=session, state_dir=state)
-        serving = group.create_task(session.serve(Bridge(fs)))
-        await session.is_answered.wait()
-        await asyncio.to_thread(subprocess, [sys.executable, "-c", WRITER, path, str(files)])
-        right = sum(store.objects[str(n)].data == b"%d" % n for n in range(files))
-        requests = {k: n for k, n in store.requests.items() if k.startswith(("PUT", "UPLOAD"))}
-        used = context.memory.used_bytes()
-        held = {kind: used[kind] for kind in ("buffers", "requests")}
-        await asyncio.to_thread(mount.umount, path)
-        await serving
-        fs.close()
+        fs = None
+
+        def operations(session):
+            nonlocal fs
+            fs = FileSystem(context, prefix="", kernel=session, state_dir=state)
+            return Bridge(fs)
+
+        async with served(path, operations):
+            await asyncio.to_thread(subprocess, [sys.executable, "-c", WRITER, path, str(files)])
+            right = sum(store.objects[str(n)].data == b"%d" % n for n in range(files))
+            requests = {k: n for k, n in store.requests.items() if k.startswith(("PUT", "UPLOAD"))}
+            used = context.memory.used_bytes()
+            held = {kind: used[kind] for kind in ("buffers", "requests")}
+        await fs.close()
     print(json.dumps({"right": right, "requests": requests, "held": held}))
 
 WRITER = '''
@@ -61,10 +60,8 @@ uvloop.run(main())
 def test_thousands_of_files_are_open_with_a_byte_written_to_each(tmp_path):
     mount, state = tmp_path / "mount", tmp_path / "state"
     mount.mkdir()
-    words = [sys.executable, "-c", PROGRAM, mount, state, str(FILES)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=WITHIN_S)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {
+    said = run_program(PROGRAM, mount, state, FILES, within_s=WITHIN_S)
+    assert json.loads(said) == {
         "right": FILES,
         "requests": {"PUT": FILES},
         "held": {"buffers": 0, "requests": 0},

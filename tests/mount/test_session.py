@@ -1,26 +1,14 @@
 """The FUSE session itself, without a file system behind it."""
 
-import subprocess
-import sys
-
 import pytest
 
 from tests.mount.command import WITHIN_S
+from tests.mount.served import run_program
 
 PROGRAM = """
-import asyncio, gc, os, stat, subprocess, sys
-import pyfuse3, pyfuse3.asyncio
-from csi_s3.fuse.session import Session
-from csi_s3.kernel import mount
-
-class Root(pyfuse3.Operations):
-    async def getattr(self, inode, ctx):
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino, entry.st_mode = inode, stat.S_IFDIR | 0o755
-        return entry
-
-    async def lookup(self, parent, name, ctx):
-        raise pyfuse3.FUSEError(2)
+import asyncio, gc, subprocess, sys
+import pyfuse3.asyncio
+from tests.mount.served import EmptyRoot, served
 
 def ask():
     code = "import os, sys; os.path.exists(sys.argv[1] + '/x')"
@@ -29,34 +17,28 @@ def ask():
 async def main():
     unseen, asking = [], None
     asyncio.get_running_loop().set_exception_handler(lambda _, what: unseen.append(what))
-    fd = mount.open_fuse()
-    mount.mount_fuse(fd, path, source_name="test")
-    session = Session(fd, mount.read_init(fd, 10))
-    serving = asyncio.create_task(session.serve(Root()))
-    await session.is_answered.wait()
-    owner, name = (
-        (session, "_wait_readable") if when == "before" else (pyfuse3.asyncio, "wait_readable")
-    )
-    wait_readable = getattr(owner, name)
+    async with served(path, lambda _: EmptyRoot()) as session:
+        owner, name = (
+            (session, "_wait_readable") if when == "before" else (pyfuse3.asyncio, "wait_readable")
+        )
+        wait_readable = getattr(owner, name)
 
-    async def kill_who_waits(fd):
-        nonlocal asking
-        await wait_readable(fd)
-        if asking is not None:
-            asking.kill()
-            asking.wait()
-            asking = None
+        async def kill_who_waits(fd):
+            nonlocal asking
+            await wait_readable(fd)
+            if asking is not None:
+                asking.kill()
+                asking.wait()
+                asking = None
 
-    setattr(owner, name, kill_who_waits)
-    for _ in range(20):
-        await asyncio.to_thread(ask().wait)  # so that what is hooked now is waited in
-        asking = ask()
-        while asking is not None:
-            await asyncio.sleep(0.01)
-    gc.collect()
-    assert await asyncio.to_thread(ask().wait) == 0
-    mount.umount(path)
-    await serving
+        setattr(owner, name, kill_who_waits)
+        for _ in range(20):
+            await asyncio.to_thread(ask().wait)  # so that what is hooked now is waited in
+            asking = ask()
+            while asking is not None:
+                await asyncio.sleep(0.01)
+        gc.collect()
+        assert await asyncio.to_thread(ask().wait) == 0
     assert unseen == [], unseen
 
 path, when = sys.argv[1:]
@@ -67,55 +49,36 @@ asyncio.run(main())
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_request_whose_caller_is_killed_before_it_is_read_harms_no_other(tmp_path, when):
     """When: it is gone before, or only after, a last look whether it is there."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, tmp_path, when],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WITHIN_S,
-    )
-    assert done.returncode == 0, done.stderr
+    run_program(PROGRAM, tmp_path, when, within_s=WITHIN_S)
 
 
 MANY = """
-import asyncio, gc, os, stat, sys
+import asyncio, gc, os, sys
 from concurrent.futures import ThreadPoolExecutor
-import pyfuse3, pyfuse3.asyncio
-from csi_s3.fuse.session import Session
-from csi_s3.kernel import mount
+import pyfuse3.asyncio
+from tests.mount.served import EmptyRoot, served
 
-class Root(pyfuse3.Operations):
-    async def getattr(self, inode, ctx):
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino, entry.st_mode = inode, stat.S_IFDIR | 0o755
-        return entry
-
+class Root(EmptyRoot):
     async def lookup(self, parent, name, ctx):
         if name == b"slow":
             slow.set()
             await released.wait()
         await asyncio.sleep(0.001)
-        raise pyfuse3.FUSEError(2)
+        return await super().lookup(parent, name, ctx)
 
 async def main():
-    fd = mount.open_fuse()
-    mount.mount_fuse(fd, path, source_name="test")
-    session = Session(fd, mount.read_init(fd, 10))
-    serving = asyncio.create_task(session.serve(Root()))
-    await session.is_answered.wait()
-    with ThreadPoolExecutor(9) as pool:
-        loop = asyncio.get_running_loop()
-        ask = lambda name: loop.run_in_executor(pool, os.path.exists, f"{path}/{name}")
-        waits = ask("slow")
-        await slow.wait()
-        for n in range(60):
-            await asyncio.gather(*(ask(f"{n}-{i}") for i in range(8)))
-        (nursery,) = [x for x in gc.get_objects() if isinstance(x, pyfuse3.asyncio._Nursery)]
-        print(len(nursery.tasks), sum(task.done() for task in nursery.tasks))
-        released.set()
-        await waits
-    mount.umount(path)
-    await serving
+    async with served(path, lambda _: Root()):
+        with ThreadPoolExecutor(9) as pool:
+            loop = asyncio.get_running_loop()
+            ask = lambda name: loop.run_in_executor(pool, os.path.exists, f"{path}/{name}")
+            waits = ask("slow")
+            await slow.wait()
+            for n in range(60):
+                await asyncio.gather(*(ask(f"{n}-{i}") for i in range(8)))
+            (nursery,) = [x for x in gc.get_objects() if isinstance(x, pyfuse3.asyncio._Nursery)]
+            print(len(nursery.tasks), sum(task.done() for task in nursery.tasks))
+            released.set()
+            await waits
 
 path, = sys.argv[1:]
 slow, released = asyncio.Event(), asyncio.Event()
@@ -124,14 +87,41 @@ asyncio.run(main())
 
 
 def test_tasks_that_have_ended_are_not_held_while_one_request_waits(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", MANY, tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=WITHIN_S,
-    )
-    assert done.returncode == 0, done.stderr
-    tasks, ended = map(int, done.stdout.split())
+    tasks, ended = map(int, run_program(MANY, tmp_path, within_s=WITHIN_S).split())
     assert ended <= 8  # of the last round
     assert tasks <= 24
+
+
+FAILING = """
+import asyncio, os, sys
+from tests.mount.served import EmptyRoot, served
+
+class Root(EmptyRoot):
+    async def lookup(self, parent, name, ctx):
+        asked.set()
+        await asyncio.sleep(3600)
+
+async def fail():
+    await asked.wait()
+    raise ValueError("the test's own failure")
+
+async def main():
+    async with asyncio.TaskGroup() as group:
+        async with served(path, lambda _: Root()):
+            group.create_task(fail())
+            await asyncio.to_thread(os.path.exists, f"{path}/x")
+
+path, = sys.argv[1:]
+asked = asyncio.Event()
+try:
+    asyncio.run(main())
+except* ValueError as exc:
+    print(exc.exceptions)
+print("goes on", os.listdir(path))
+"""
+
+
+def test_a_program_of_these_tests_that_fails_while_a_request_waits_says_so_and_goes_on(tmp_path):
+    """The session ends in order: a crash of the process would hide what has failed."""
+    said = run_program(FAILING, tmp_path, within_s=WITHIN_S)
+    assert said.splitlines() == ['(ValueError("the test\'s own failure"),)', "goes on []"]

@@ -114,13 +114,13 @@ async def test_of_volumes_that_are_gone_nothing_stays_however_many_there_were(ta
     tracemalloc.start()
     try:
         grown = []
-        for n in (50, 500):
+        for n in (30, 300):
             before = await held(pathlib.__file__)
             await table.cycle(n, first=n)
             grown.append(await held(pathlib.__file__) - before)
     finally:
         tracemalloc.stop()
-    assert max(grown) < 64 * KIB, grown
+    assert max(grown) < 38 * KIB, grown
     counts = table.volumes.counts()
     assert (counts.mounts, counts.pods, counts.lost, counts.operations) == (0, 0, 0, 0)
 
@@ -138,13 +138,13 @@ async def test_a_volume_that_comes_and_goes_on_pods_for_long_takes_no_more_memor
     tracemalloc.start()
     try:
         before = await held(pathlib.__file__)
-        await pods(2000)
+        await pods(800)
         grown = await held(pathlib.__file__) - before
     finally:
         tracemalloc.stop()
     await table.unpublish(1)
     await table.is_empty()
-    assert grown < 64 * KIB, grown
+    assert grown < 24 * KIB, grown
 
 
 @pytest.mark.timeout(400)

@@ -16,6 +16,8 @@ class Case:
     """work: the workload, of `work`. sizes: n by default, and with SCALE=full; each runs at 10 n.
 
     options: fields of TreeConfig. scales: the requests at 10 n are in proportion to those at n.
+    once_each: a kind of request that each of n may cost once, as what was known of them is dropped
+    at a bound that only 10 n reaches.
     is_counted_only: no bound is known yet; what is over is shown, and does not fail.
     disk_mib: what the spool may take.
     """
@@ -28,6 +30,7 @@ class Case:
     memory_mib: int = MEMORY_MIB
     options: Mapping[str, Any] = field(default_factory=dict)
     scales: bool = True
+    once_each: str = ""
     is_counted_only: bool = False
     disk_mib: float = 11_000
     within_s: float = 300  # and 20 ms for each of n
@@ -67,7 +70,7 @@ CASES = (
     Case(name="creates", sizes=(500, 100_000), layout=_nothing),
     Case(name="rm-r", sizes=(1000, 100_000), layout=_old),
     Case(name="job-directories", sizes=(200, 100_000), layout=_nothing),
-    Case(name="symbolic-links", sizes=(500, 10_000), layout=_nothing),
+    Case(name="symbolic-links", sizes=(500, 10_000), layout=_nothing, once_each="GET"),
     Case(name="open-writers", sizes=(1000, 1000), layout=_nothing),
     Case(name="many-open-writers", sizes=(300, 300), layout=_nothing, memory_mib=64),
     Case(name="handles-of-one-file", sizes=(1000, 10_000), layout=lambda n: _big(max(n, 200))),

@@ -88,7 +88,7 @@ class Outcome:
         ]
 
 
-def compare(small: Outcome, large: Outcome, *, scales: bool, is_full: bool) -> None:
+def compare(small: Outcome, large: Outcome, *, scales: bool, once_each: str, is_full: bool) -> None:
     """Add to the run at 10 n what is out of proportion to the run at n."""
     if any("killed" in failure for failure in (*small.failures, *large.failures)):
         return
@@ -96,6 +96,7 @@ def compare(small: Outcome, large: Outcome, *, scales: bool, is_full: bool) -> N
     for kind, k in large.requests.items() if scales else ():
         most = factor * MORE_REQUESTS * small.requests[kind] + FEW_REQUESTS
         most += RENEWALS * large.seconds  # more where the machine is busy
+        most += large.n if kind == once_each else 0
         if k > most:
             large.failures.append(
                 f"{k} {kind} requests at {large.n}, {small.requests[kind]} at {small.n}"

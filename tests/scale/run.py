@@ -59,7 +59,7 @@ async def pair(case: Case, *, is_full: bool, n: int | None) -> list[Outcome]:
     size = case.sizes[is_full] if n is None or case.name in special.RUNS else n
     show(small := await _run(case, size))
     large = await _run(case, 10 * size)
-    compare(small, large, scales=case.scales, is_full=is_full)
+    compare(small, large, scales=case.scales, once_each=case.once_each, is_full=is_full)
     show(large)
     return [small, large]
 

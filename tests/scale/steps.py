@@ -22,6 +22,7 @@ from lxml import etree
 from typing_extensions import override
 
 from csi_s3.config.volume import TreeConfig
+from csi_s3.fs.write.extents import Origin
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.link.report import Usage
 from csi_s3.mounter.metrics.request_counts import metrics_message
@@ -161,6 +162,55 @@ def dirty_files(steps: LongestSteps, n: int) -> None:
         assert m.run(m.fs.drain()) == []
 
 
+def kept_files(steps: LongestSteps, n: int) -> None:
+    """The store is away at the mount's end: all files are kept in the spool."""
+    with tempfile.TemporaryDirectory() as spool, mount(steps, state_dir=Path(spool)) as m:
+        for i in range(n):
+            m.write(m.create(f"{i:08}", WRITE_NEW), b"x")
+        m.run(m.fs.drain())
+        fhs = [m.open(f"{i:08}", os.O_WRONLY) for i in range(n)]
+        for fh in fhs:
+            m.write(fh, b"y")
+        m.loop.run_until_complete(m.fs.keep())
+        m.close()
+
+
+def directories(steps: LongestSteps, n: int) -> None:
+    """A directory with so many below it is renamed."""
+    with mount(steps) as m:
+        for i in range(n):
+            m.store.put_now(f"top/{i // 1000:05}/{i % 1000:03}/")
+        m.time.now_s += 2
+        for i in range(n // 1000):
+            m.ls(f"top/{i:05}")
+        m.lookup("top")
+        parent, name = m.parent("top")
+        m.loop.run_until_complete(m.fs.rename(parent, name, parent, b"moved", may_replace=True))
+
+
+def changed_maps(steps: LongestSteps, n: int) -> None:
+    """A file of n extents is cut, written over, and its smallest gaps are found."""
+    size = 4 * n
+    with tempfile.TemporaryDirectory() as spool, mount(steps, state_dir=Path(spool)) as m:
+        m.put("f", bytes(size))
+        fh = m.open("f", os.O_RDWR)
+        m.write(fh, b"x", 1)
+        staged = m.fs._inodes.get(m.ino("f")).writer._staged
+
+        def fill() -> None:
+            for at in range(0, size, 8):
+                staged.extents.put(at, at + 4, Origin.BASE)
+                staged.extents.put(at + 4, at + 8, Origin.SPOOL)
+
+        fill()
+        m.loop.run_until_complete(m.loop.create_task(staged._smallest_gaps(n // 16)))
+        with steps.call(f"write over {len(staged.extents)} extents"):
+            staged.overwrite(1, memoryview(bytes(size - 2)))
+        fill()
+        m.truncate("f", 1)
+        m.release(fh)
+
+
 def delete_many(steps: LongestSteps, n: int) -> None:
     """The body of DeleteObjects: 1,000 keys of 1,000 bytes."""
     keys = [f"{i:04}" + "\u00e4&" * 330 for i in range(min(n, 1000))]
@@ -191,6 +241,9 @@ CASES: dict[str, tuple[Callable[[LongestSteps, int], None], int]] = {
     "handles": (open_handles, 100_000),
     "extents": (extents, 10_000),
     "dirty": (dirty_files, 10_000),
+    "kept": (kept_files, 10_000),
+    "directories": (directories, 100_000),
+    "maps": (changed_maps, 100_000),
     "list-page": (listing_page, 1000),
     "delete-many": (delete_many, 1000),
 }

@@ -134,6 +134,13 @@ class Mount(Driver):
     def write(self, fh: int, data: bytes, offset: int = 0) -> None:
         assert self.run(self.fs.files.write(fh, offset, data)) == len(data)
 
+    def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        self.run(self.fs.files.fallocate(fh, mode, offset, length))
+
+    def copy_range(self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, n: int) -> int:
+        call = self.fs.files.copy_file_range(fh_in, offset_in, fh_out, offset_out, n)
+        return self.run(call)
+
     def flush(self, fh: int) -> None:
         self.run(self.fs.files.flush(fh))
 

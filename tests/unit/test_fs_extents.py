@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given
 
-from csi_s3.fs.write.extents import Extents, Origin, plan
+from csi_s3.fs.write.extents import STEP_EXTENTS, Extents, Origin, plan
 from csi_s3.s3.store import Limits
 
 ORIGINS = st.sampled_from([Origin.BASE, Origin.SPOOL, Origin.ZERO])
@@ -59,6 +59,9 @@ def test_a_map_is_what_a_list_of_every_byte_would_be(steps):
         for origin in Origin:
             assert extents.count(origin) == plain.count(origin)
             assert extents.has(origin) == (origin in plain)
+            assert extents.count_within(3, 11, origin) == plain[3:11].count(origin)
+            blocks = {at // 4 for at, one in enumerate(plain) if one is origin and 3 <= at < 29}
+            assert extents.blocks_within(3, 29, origin, block_bytes=4) == len(blocks)
         assert [e.origin for e in extents.within(3, 11) for _ in range(e.size)] == plain[3:11]
 
 
@@ -125,6 +128,24 @@ def test_a_file_in_very_many_pieces_is_sent_in_coarser_ones():
     extents.put(extents.size, extents.size + 8 * MIB, Origin.BASE)
     assert planned(extents, 0, part_bytes=8 * MIB, limits=S3) is None
     assert len(planned(extents, 0, part_bytes=16 * MIB, limits=S3)) <= S3.max_parts
+
+
+@pytest.mark.parametrize("n", [5000, 50_000])
+def test_a_plan_of_very_many_copies_gives_others_their_turns(n):
+    extents = Extents()
+    for _ in range(n):
+        extents.put(extents.size, extents.size + 7 * MIB, Origin.BASE)
+        extents.put(extents.size, extents.size + 1, Origin.SPOOL)
+    planning = plan(extents, 0, part_bytes=8 * MIB, limits=S3)
+    turns = 0
+    with pytest.raises(StopIteration) as over:  # noqa: PT012 - of the last turn
+        while True:
+            planning.send(None)
+            turns += 1
+    most = S3.max_parts + STEP_EXTENTS
+    assert min(2 * n, most) / 2 / STEP_EXTENTS - 2 <= turns <= 2 * n / STEP_EXTENTS + 5
+    pieces = over.value.value
+    assert pieces is None or 0 < len(pieces) <= S3.max_parts
 
 
 def test_large_copies_are_cut_to_go_in_parallel():

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 import tracemalloc
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ from csi_s3.fs.names.inode import ROOT, DirHandle, FileHandle, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.read.reader import Reader
 from csi_s3.s3.store import ObjectInfo
+from tests.unit.costs import counted_calls
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -174,20 +174,9 @@ def test_first_bytes_that_the_budget_does_not_hold_are_dropped(mounts):
 
 
 def calls(work):
-    """How many functions, of Python and of C, work calls."""
-    counted = 0
-
-    def count(_frame, event, _arg):
-        nonlocal counted
-        counted += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
+    with counted_calls() as counted:
         work()
-    finally:
-        sys.setprofile(before)
-    return counted
+    return counted.n
 
 
 @pytest.mark.parametrize("is_writer", [False, True])

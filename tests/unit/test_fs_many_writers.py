@@ -18,23 +18,11 @@ from csi_s3.fs.write.remote_object import Basis
 from csi_s3.fs.write.spool import RECORD_BYTES as SPOOLED_BYTES
 from csi_s3.fs.write.staging import FIRST_GRANULE_BYTES
 from tests.unit.fs_mount import WRITE_NEW, Held, mount, mounts
+from tests.unit.writers_case import MIB, small
 
-__all__ = ["mount", "mounts"]
+__all__ = ["mount", "mounts", "small"]
 
-MIB = 1 << 20
 SOON_S = 0.05
-
-
-@pytest.fixture
-def small(mounts, tmp_path):
-    """A mount of 1 MiB for buffers, with parts of 256 KiB of which S3 takes no smaller ones."""
-
-    def make(*, has_spool=True, **options):
-        options = {"memory_bytes": MIB, "write_part_bytes": MIB // 4, **options}
-        state = tmp_path / "state" if has_spool else None
-        return mounts(min_part_bytes=MIB // 8, state_dir=state, **options)
-
-    return make
 
 
 def account(mount, kind):
@@ -351,74 +339,6 @@ def test_a_write_that_waits_takes_what_is_counted(small, n):
     for fh in handles:
         mount.close_file(fh)
     assert requests.used_bytes == 0
-
-
-KEPT = pytest.mark.warnings_expected("could not be uploaded and is kept in .* for the next worker")
-
-
-def described(mount):
-    """The descriptions in the spool; each has another inode once it is replaced."""
-    return {path.name: path.stat().st_ino for path in mount.state_dir.glob("*.json")}
-
-
-@KEPT
-@pytest.mark.parametrize("n", [30, 300])
-def test_what_is_not_stored_is_kept_file_by_file_before_all_ends(small, n):
-    mount = small(memory_bytes=32 * MIB)
-    for i in range(n):
-        mount.write(mount.create(f"f{i}"), b"%d" % i)
-    turns = 0
-
-    async def count():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = mount.start(count())
-    mount.run(mount.fs.keep())
-    counting.cancel()
-    assert turns >= n
-    kept = described(mount)
-    assert len(kept) == n
-    successor = mount.succeeded()
-    successor.recover()
-    assert {key: successor.data(key) for key in mount.store.objects} == {
-        f"f{i}": b"%d" % i for i in range(n)
-    }
-    mount.end()
-    assert described(mount) == kept, "the end has nothing left to describe"
-
-
-@KEPT
-def test_what_changes_after_it_was_kept_is_kept_again_at_the_end(small):
-    mount = small()
-    fh, renamed = mount.create("f"), mount.create("old")
-    mount.write(fh, b"one")
-    mount.write(renamed, b"moved")
-    mount.run(mount.fs.keep())
-    mount.write(fh, b"two", 3)
-    mount.rename("old", "new")
-    mount = mount.restarted()
-    mount.recover()
-    assert mount.data("f") == b"onetwo"
-    assert mount.data("new") == b"moved"
-
-
-@KEPT
-def test_a_file_that_is_being_stored_is_kept_at_the_end_only(small):
-    mount = small()
-    mount.write(mount.create("f"), b"f")
-    held = Held(mount.store, "PUT")
-    storing = mount.start(mount.fs.drain())
-    mount.settle()
-    mount.run(mount.fs.keep())
-    assert mount.spooled() == []
-    held.let_go()
-    assert mount.wait(storing) == []
-    mount.run(mount.fs.keep())
-    assert mount.spooled() == []
-    assert mount.data("f") == b"f"
 
 
 def test_of_files_created_exclusively_at_once_those_without_memory_are_not_made_in_s3(small):

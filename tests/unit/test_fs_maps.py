@@ -3,7 +3,6 @@
 import asyncio
 import os
 import random
-import sys
 import tracemalloc
 
 import pytest
@@ -12,6 +11,7 @@ from csi_s3.errors import OutOfMemoryError
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.write.extents import EXTENT_BYTES, Extents, Origin
 from csi_s3.fs.write.staging import COUNTED_EXTENTS, MOST_EXTENTS
+from tests.unit.costs import counted_turns, steps_of
 from tests.unit.fs_mount import mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -55,26 +55,6 @@ def write_each(mount, fh, changes):
     mount.run(write())
 
 
-def steps_of(call):
-    """The lines of our code that a call runs: a measure of its cost that no machine changes."""
-    steps = 0
-
-    def trace(frame, event, _arg):
-        nonlocal steps
-        if "csi_s3" not in frame.f_code.co_filename:
-            return None
-        steps += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return steps
-
-
 def test_a_random_write_costs_the_same_however_many_went_before(spooled):
     fh = sparse(spooled, "f", 10 << 30)
     blocks = random.Random(1).sample(range(0, (10 << 30) // BLOCK, 2), 20_000)
@@ -88,6 +68,31 @@ def test_a_random_write_costs_the_same_however_many_went_before(spooled):
     assert steps[20_000] < 1.1 * steps[500]
     spooled.truncate("f", 0)
     spooled.close_file(fh)
+
+
+@pytest.mark.parametrize("what", ["cut", "written over", "half cut", "half written over"])
+def test_a_change_of_very_many_extents_has_no_loop_of_our_own(mounts, tmp_path, what):
+    """The lines of our code that a truncation or a write runs do not grow with the map."""
+    mount = mounts(state_dir=tmp_path / "state", write_part_bytes=64)
+    steps = {}
+    for n in (50, 500, 5000):
+        fh = sparse(mount, f"{n}", size := 4 * n)
+        write_each(mount, fh, ((at, b"x") for at in range(1, size, 4)))
+        staged = mount.fs._inodes.get(mount.ino(f"{n}")).writer._staged
+        assert len(staged.extents) >= 2 * n
+        expected = bytearray(mount.read(fh, 0, size))
+        start = 2 if what.startswith(("cut", "written")) else size // 2
+        if what.endswith("over"):
+            data = memoryview(b"y" * (size - start - 3))
+            expected[start : size - 3] = data
+            steps[n] = steps_of(lambda: staged.overwrite(start, data))  # noqa: B023 - called here
+        else:
+            del expected[start:]
+            steps[n] = steps_of(lambda: mount.truncate(f"{n}", start))  # noqa: B023
+        assert mount.read(fh, 0, size) == expected
+        mount.close_file(fh)
+        assert mount.data(f"{n}") == expected
+    assert steps[5000] <= 1.1 * steps[500] <= 1.2 * steps[50]
 
 
 @pytest.mark.parametrize("n", [4000, 40_000])
@@ -170,18 +175,9 @@ def test_storing_a_file_of_many_extents_leaves_others_their_turns(spooled, n):
     fh = spooled.open("f", os.O_RDWR)
     write_each(spooled, fh, ((at * 512, b"x" * 200) for at in range(1, 2 * n, 2)))
     assert len(extents_of(spooled, "f")) > 1.9 * n
-    turns = 0
-
-    async def count():
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = spooled.start(count())
-    spooled.close_file(fh)
-    counting.cancel()
-    assert turns > 2 * n // 1000
+    with counted_turns(spooled.loop) as turns:
+        spooled.close_file(fh)
+    assert turns.n > 2 * n // 1000
     assert spooled.data("f").count(b"x") == 200 * n
 
 

@@ -95,7 +95,7 @@ def test_the_end_of_the_mount_does_not_wait_for_a_silent_store(mounts, kind):
     tasks.append(mount.start(mount.names(1)))
     mount.settle()
     assert held.waiting > 0
-    mount.fs.close()
+    mount.run(mount.fs.close())
     mount.settle()
     for task in tasks:
         task.cancel()
@@ -112,7 +112,7 @@ def test_the_end_of_the_mount_does_not_wait_for_memory(mounts):
     writes = [mount.start(mount.fs.files.write(fh, 0, b"x" * (1 << 20))) for fh in handles]
     mount.settle()
     assert [task.done() for task in writes] == [True, False, False]
-    mount.fs.close()
+    mount.run(mount.fs.close())
     mount.settle()
     assert [task.cancelled() for task in writes] == [False, True, True]
 
@@ -122,7 +122,7 @@ def test_what_is_closed_after_the_mounts_end_is_not_said_to_be_stored(mounts, ca
     mount = mounts()
     fh = mount.create("f")
     mount.write(fh, b"data")
-    mount.fs.close()
+    mount.run(mount.fs.close())
     with pytest.raises(StaleError):
         getattr(mount, call)(fh)
     with pytest.raises(StaleError):

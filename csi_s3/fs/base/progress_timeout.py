@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from csi_s3.errors import StoreTimeoutError, VolumeError
+from csi_s3.errors import StaleError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.clock import Clock
 from csi_s3.fs.base.outcome import outcome
 
@@ -42,7 +42,7 @@ class ProgressTimeout:
     """Lifetime: as its mount; `close` cancels the work.
 
     Concurrency: any number of waits, each with a start of its own. Cancellation: the work goes on
-    as a task of the group.
+    as a task of the group; `settled` waits for it, and its failure is in the log.
 
     held: is called with the bytes that a wait's request holds, and with as many below 0 once its
     work has ended, which may be after the wait.
@@ -60,6 +60,8 @@ class ProgressTimeout:
         self._group, self._clock, self._held = group, clock, held
         self._rename = FileProgress(clock)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._left: set[asyncio.Task[Any]] = set()  # of them, those that no caller waits for
+        self._is_closed = False
 
     @property
     def memory_within_s(self) -> float:
@@ -77,15 +79,20 @@ class ProgressTimeout:
         *,
         progress: Callable[[], FileProgress | None] | None = None,
         held_bytes: int = 0,
+        stop: Callable[["asyncio.Task[Any]"], None] | None = None,
     ) -> T:
-        """Wait for work, which goes on if the wait ends before it.
+        """Wait for work, which goes on if the wait ends before it, unless `stop` stops it.
 
         progress: of the file that it is about. held_bytes: of the request, besides WAIT_BYTES.
+        stop: is called with the work's task if the wait ends before it.
 
         Raises:
             StoreTimeoutError: nothing moved for stalled_after_s.
+            StaleError: the mount has ended; no work was begun.
 
         """
+        if self._is_closed:
+            raise StaleError(f"{what}: the mount has ended")
         task = self._group.create_task(outcome(work))
         self._tasks.add(task)
         self._held(held_bytes + WAIT_BYTES)
@@ -96,28 +103,56 @@ class ProgressTimeout:
             moved = max(self._rename.at_s, self._rename.at_s if own is None else own.at_s)
             left_s = max(began, moved) + self.stalled_after_s - self._clock.monotonic_s()
             if left_s <= 0:
-                task.add_done_callback(partial(_log_failure, what))
+                self._leave(task, what, logging.ERROR, stop)
+                goes_on = "" if stop else "; the work goes on"
                 raise StoreTimeoutError(
                     f"{what}: no progress in {self.stalled_after_s:.0f} s",
-                    "check the connection to the store; the work goes on",
+                    f"check the connection to the store{goes_on}",
                 )
-            await asyncio.wait({task}, timeout=left_s)
+            try:
+                await asyncio.wait({task}, timeout=left_s)
+            except asyncio.CancelledError:
+                self._leave(task, what, logging.INFO, stop)
+                raise
         result = task.result()
         if isinstance(result, VolumeError):
             raise result
         return result
 
+    def _leave(
+        self,
+        task: "asyncio.Task[Any]",
+        what: str,
+        level: int,
+        stop: Callable[["asyncio.Task[Any]"], None] | None,
+    ) -> None:
+        """The wait ends before the work. level: of its failure in the log, at least."""
+        if stop is not None:
+            stop(task)
+        if not task.done():
+            self._left.add(task)
+        task.add_done_callback(partial(_log_failure, what, level))
+
+    async def settled(self) -> None:
+        """Wait for the work whose callers have given up until now; for the mount's end."""
+        if self._left:
+            await asyncio.wait(set(self._left))
+
     def _ended(self, held_bytes: int, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
+        self._left.discard(task)
         self._held(-held_bytes)
 
     def close(self) -> None:
+        """Cancel what is under way; plain code. Nothing is begun from now on."""
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
 
 
-def _log_failure(what: str, task: "asyncio.Task[Any]") -> None:
+def _log_failure(what: str, level: int, task: "asyncio.Task[Any]") -> None:
     """Of work whose callers have given up."""
     result = None if task.cancelled() else task.result()
     if isinstance(result, VolumeError):
-        log.error("%s failed in the end: %s", what, result, extra={"code": result.code})
+        level = max(level, result.level)
+        log.log(level, "%s failed in the end: %s", what, result, extra={"code": result.code})

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from csi_s3.errors import IsDirectoryError, SpoolFullError, StaleError, VolumeError
 from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.base.few_lines import FewLines
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.base.progress_timeout import FileProgress
 from csi_s3.fs.listings.entries import Special
@@ -27,7 +28,8 @@ from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-PARALLEL_DRAINED = 64  # files, as many as connections to the store
+PARALLEL_STORED = 64  # files, as many as connections to the store
+CLOSED_AT_ONCE = 32  # files at the mount's end: some 4 ms if all are to be kept (measured)
 
 _NO_BASIS = Basis()  # of all files that are new
 
@@ -59,6 +61,7 @@ class WriteBack:
         self._inodes = tree.inodes
         self._records = context.memory.account(MemoryKind.DIRTY_FILES)
         self._writers: dict[int, Inode] = {}
+        self._kept_at_end = FewLines(log, logging.ERROR)
 
     @property
     def dirty_bytes(self) -> int:
@@ -185,6 +188,9 @@ class WriteBack:
                 error = self._keep_for_later(inode, writer, exc)
                 await writer.give_up()
                 raise error from exc.__cause__
+            except asyncio.CancelledError:  # the mount's end
+                self._keep_at_end(inode, writer)
+                raise
             finally:
                 self._ended(inode, writer)
 
@@ -194,16 +200,23 @@ class WriteBack:
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
 
-    def _keep_for_later(self, inode: Inode, writer: DirtyFile, exc: VolumeError) -> VolumeError:
+    def _keep_for_later(
+        self, inode: Inode, writer: DirtyFile, exc: VolumeError, lines: FewLines | None = None
+    ) -> VolumeError:
         """Keep what another attempt may store. Returns the error, or one that also says where."""
-        path = self._keep(inode, writer, exc.code) if exc.keeps_bytes else None
+        path = self._keep(inode, writer, exc.code, lines) if exc.keeps_bytes else None
         if path is None:
             return exc
         hints = [exc.hint, f"the volume's next mount on this node uploads it from {path}"]
         return replace(exc, hint="; ".join(filter(None, hints)))
 
-    def _keep(self, inode: Inode, writer: DirtyFile, code: str) -> Path | None:
-        """Have the spool keep the bytes for the next worker. None: nothing is kept."""
+    def _keep(
+        self, inode: Inode, writer: DirtyFile, code: str, lines: FewLines | None = None
+    ) -> Path | None:
+        """Have the spool keep the bytes for the next worker. None: nothing is kept.
+
+        lines: of the log, if this is one of many files.
+        """
         was_kept = writer.is_kept
         try:
             path = writer.keep()
@@ -211,13 +224,17 @@ class WriteBack:
             log.error("%s: lost: %s", inode.name, full, extra={"code": full.code})  # noqa: TRY400
             return None
         if path is not None and not was_kept:
-            log.error(
+            (lines or FewLines(log, logging.ERROR)).log(
                 "%s could not be uploaded and is kept in %s for the next worker of this mount",
                 inode.name,
                 path,
-                extra={"code": code},
+                code=code,
             )
         return path
+
+    def _keep_at_end(self, inode: Inode, writer: DirtyFile) -> None:
+        if writer.state.is_dirty and inode.is_linked:
+            self._keep(inode, writer, "not-uploaded", self._kept_at_end)
 
     def _settle(self, inode: Inode, writer: DirtyFile) -> None:
         """The last writer has ended: the name stands for what the store holds, or for nothing."""
@@ -238,16 +255,36 @@ class WriteBack:
 
     async def drain(self) -> list[VolumeError]:
         """Upload every open file (at SIGTERM and unmount). Returns what could not be uploaded."""
-        todo, failures = iter(list(self._writers.values())), []
+        return await self._each(self._drain)
+
+    async def sync_all(self) -> None:
+        """As `sync` of every file. A failure of one stops no other; raises the first."""
+        failures = await self._each(self._sync_one)
+        if failures:
+            raise failures[0]
+
+    async def _sync_one(self, inode: Inode) -> VolumeError | None:
+        try:
+            await self.sync(inode)
+        except VolumeError as exc:
+            return exc.again()
+        return None
+
+    async def _each(
+        self, one: Callable[[Inode], Awaitable[VolumeError | None]]
+    ) -> list[VolumeError]:
+        """Have this done with every file that is being changed. Returns the failures."""
+        todo, failures = iter(list(self._writers.values())), list[VolumeError]()
 
         async def some() -> None:
             for inode in todo:
-                error = await self._drain(inode)
+                error = await one(inode)
                 if error is not None:
                     failures.append(error)
+                await asyncio.sleep(0)  # what is stored has not waited
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(PARALLEL_DRAINED, len(self._writers))):
+            for _ in range(min(PARALLEL_STORED, len(self._writers))):
                 group.create_task(some())
         return failures
 
@@ -258,7 +295,7 @@ class WriteBack:
             writer = inode.writer
             if writer is None:
                 return exc.again()
-            error = self._keep_for_later(inode, writer, exc)
+            error = self._keep_for_later(inode, writer, exc, self._kept_at_end)
             if error is not exc:
                 await writer.give_up()
             return error.again()
@@ -274,18 +311,25 @@ class WriteBack:
             if writer is None or writer.is_locked or not inode.is_linked:
                 continue
             if writer.state.is_dirty:
-                self._keep(inode, writer, "not-uploaded")
+                self._keep_at_end(inode, writer)
                 await asyncio.sleep(0)
 
-    def close(self) -> None:
-        """End all at the mount's end: what is not stored stays in the spool; plain code."""
-        for inode in self._writers.values():
-            writer = inode.writer
-            if writer is None:
-                continue
-            if writer.state.is_dirty and inode.is_linked:
-                self._keep(inode, writer, "not-uploaded")
-            writer.close()
+    async def close(self) -> None:
+        """End all at the mount's end, a few files at a time; what is not stored stays in the spool.
+
+        No file is being stored: work of the mount is cancelled before. When this returns, all that
+        was opened during it has ended as well.
+        """
+        while todo := [i for i in self._writers.values() if _is_open(i.writer)]:
+            for at, inode in enumerate(todo):
+                if at % CLOSED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                if (writer := inode.writer) is not None:
+                    self._keep_at_end(inode, writer)
+                    writer.close()
+        self._kept_at_end.end(
+            "%d more files could not be uploaded and are kept for the next worker of this mount"
+        )
 
     # truncation, moves, removal
 
@@ -301,6 +345,11 @@ class WriteBack:
         cutting = partial(self._truncate, inode, size)
         what, progress = f"truncation of {inode.name}", partial(_progress, inode)
         await self._progress_timeout.wait(cutting, what, progress=progress)
+
+    async def empty(self, name: str, writer: DirtyFile) -> None:
+        """Drop all bytes of a file that is open for writing, even if the caller gives up."""
+        cutting, progress = partial(writer.truncate, 0), lambda: writer.progress
+        await self._progress_timeout.wait(cutting, f"truncation of {name}", progress=progress)
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         async with self._tree.versions.hold(inode.ino):
@@ -377,6 +426,10 @@ class WriteBack:
 
 def _opening(name: str) -> str:
     return f"{name}: opening it for writing"
+
+
+def _is_open(writer: DirtyFile | None) -> bool:
+    return writer is not None and not writer.is_closed
 
 
 def _progress(inode: Inode) -> FileProgress | None:

@@ -9,12 +9,13 @@ from sys import getsizeof
 
 from csi_s3.errors import BadLinkError, ExistsError, NotFoundError, NotPermittedError
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
+from csi_s3.fs.base.keys import LINK_SUFFIX, child_key, decode_name
 from csi_s3.fs.listings.entries import SymbolicLink
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.exclusive_create import put_new_if_possible
 from csi_s3.fs.names.inode import RUNTIME_BYTES, Inode, Kind
 from csi_s3.fs.names.tree import Tree
+from csi_s3.s3.store import ObjectInfo
 
 MAX_TARGET_BYTES = 4095  # PATH_MAX, less its NUL
 
@@ -38,6 +39,7 @@ class SymbolicLinks:
             raise NotPermittedError(
                 f"symbolic link {name!r}", "the mount option symlinks=off forbids it"
             )
+        await self._tree.name_changes.settled((parent, decode_name(name)))
         above, text, _ = self._tree.new_name(parent, name, is_dir=False, is_link=True)
         if text in self._tree.directory(above).local:
             raise ExistsError(f"{text}: exists")
@@ -45,12 +47,17 @@ class SymbolicLinks:
         def key() -> str:
             return child_key(self._tree.inodes.key(above), f"{text}{LINK_SUFFIX}", is_dir=False)
 
-        with await self._tree.room(parent, text):
+        async def put() -> ObjectInfo:
             async with self._key_lock.change(key):
                 info = await put_new_if_possible(self._store, key(), target)
-                inode = self._tree.inodes.add(above.ino, text, Kind.LINK, info=info)
                 self._tree.directory(above).note(text, SymbolicLink(info))
                 self._tree.entries_changed(above)
+                return info
+
+        with await self._tree.room(parent, text):
+            what = f"symlink {text}"
+            info = await self._tree.name_changes.run(put, what, (parent, text))
+            inode = self._tree.inodes.add(above.ino, text, Kind.LINK, info=info)
             inode.set_times(mtime_ns=self._clock.realtime_ns())
             self._tree.remember(inode)
         self._keep_target(inode, target)

@@ -40,6 +40,7 @@ from csi_s3.fs.names.inode import NEW_INODE_BYTES, ROOT, Inode, InodeNumbers, Ki
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import KernelCache
 from csi_s3.fs.names.lookup import NameResolver
+from csi_s3.fs.names.name_changes import NameChanges
 from csi_s3.fs.names.recent_keys import KEY_BYTES, RecentKeys
 from csi_s3.fs.names.sizes import Sizes
 from csi_s3.fs.names.unfinished_moves import UnfinishedMoves
@@ -53,7 +54,7 @@ class Tree:
     """Concurrency: inodes change between awaits only; a change of a file's version holds its lock.
 
     Cancellation: every method may be cancelled, with or without the effect of S3's answer.
-    versions: a lock for each inode whose version may change.
+    versions: a lock for each inode whose version may change. name_changes: of names.
     made_here: the keys of directories made through this mount, which rmdir may remove without
         allow-delete.
     moves: of directories, while files below still stand for the versions at their old keys.
@@ -67,6 +68,7 @@ class Tree:
         most = int(account.limit_bytes * MADE_HERE_SHARE / KEY_BYTES)
         self.made_here = RecentKeys(account, limit=most)
         self.versions: KeyLocks[int] = KeyLocks()
+        self.name_changes = NameChanges(context.progress_timeout, self.inodes)
         self.moves = UnfinishedMoves()
         self._store, self._config, self._kernel = context.store, context.config, kernel
         self._context, self._clock = context, context.clock

@@ -9,12 +9,13 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from enum import Enum
-from itertools import chain, compress, pairwise
-from operator import lt, sub
+from itertools import chain, compress, islice, pairwise, repeat
+from operator import eq, floordiv, lt, sub
 from typing import NamedTuple, Self
 
 from csi_s3.s3.store import Limits
 
+STEP_EXTENTS = 1000  # are handled before other tasks get their turn
 EXTENT_BYTES = 10  # measured with tracemalloc, 1,000 to 100,000 extents: 9.1 to 10.2 each
 
 
@@ -69,14 +70,16 @@ class PackedExtents(NamedTuple):
         """The ends. Raises ValueError: there is a part of one."""
         return _little_endian(array("Q", self.ends))
 
-    def check(self) -> None:
+    def check(self, *, has_copies: bool = False) -> None:
         """Whether it is the map of a file whose bytes can all be read.
+
+        has_copies: what is only in parts of an upload may be somewhere else.
 
         Raises:
             ValueError: it is not.
 
         """
-        ends, origins, readable = self.array(), self.origins, "bsz"
+        ends, origins, readable = self.array(), self.origins, "bsz-" if has_copies else "bsz"
         if len(ends) != len(origins) or origins.strip(readable):
             raise ValueError(f"{len(ends)} ends, and the origins {origins[:100]!r}")
         if not all(map(lt, chain((0,), ends), ends)):
@@ -93,7 +96,7 @@ class Extents:
 
     A file that is written at random has very many, hence the two arrays: an end and an origin for
     each, EXTENT_BYTES in all. `put` finds its place by bisection and moves what is behind it in one
-    copy of memory.
+    copy of memory. What counts a range has no loop of its own, as in `PackedExtents`.
     """
 
     __slots__ = ("_bytes", "_ends", "_origins")
@@ -147,7 +150,27 @@ class Extents:
 
     def count_within(self, start: int, end: int, origin: Origin) -> int:
         """Bytes of an origin in a range."""
-        return sum(n for code, n in self._parts(start, end) if code == origin.code)
+        return self._bytes_within(start, end)[origin.code]
+
+    def blocks_within(self, start: int, end: int, origin: Origin, *, block_bytes: int) -> int:
+        """How many blocks of a disk have bytes of an origin that are in a range."""
+        end = min(end, self.size)
+        if start >= end:
+            return 0
+        first, last = bisect_right(self._ends, start), bisect_left(self._ends, end)
+        if first == last:
+            is_there = self._origins[first] == origin.code
+            return (end - 1) // block_bytes - start // block_bytes + 1 if is_there else 0
+        is_code = self._origins[first : last + 1].translate(_IS_CODE[origin.code])
+        ends = self._ends[first:last]
+        starts = list(compress(chain((start,), ends), is_code))
+        ends.append(end)
+        lasts: list[int] = list(
+            map(floordiv, map(sub, compress(ends, is_code), repeat(1)), repeat(block_bytes))
+        )
+        firsts: list[int] = list(map(floordiv, starts, repeat(block_bytes)))
+        shared: int = sum(map(eq, lasts, islice(firsts, 1, None)))
+        return sum(lasts) - sum(firsts) + len(firsts) - shared
 
     def within(self, start: int, end: int, *, most: int | None = None) -> list[Extent]:
         """The extents of a range, cut to it; the first ones, if there are more than `most`."""
@@ -166,6 +189,16 @@ class Extents:
         if found < 0:
             return None
         return Extent(max(at, self._start(found)), self._ends[found], origin)
+
+    def next_but(self, origin: Origin, at: int) -> Extent | None:
+        """The first extent of another origin that ends behind `at`, cut to begin there."""
+        found = bisect_right(self._ends, at)
+        if found < len(self._ends) and self._origins[found] == origin.code:
+            found += 1
+        if found >= len(self._ends):
+            return None
+        start = max(at, self._start(found))
+        return Extent(start, self._ends[found], _ORIGINS[self._origins[found]])
 
     def large(self, origin: Origin, start: int, *, least_bytes: int) -> list[tuple[int, int]]:
         """The extents of an origin behind start, cut to it, that are not smaller."""
@@ -194,8 +227,10 @@ class Extents:
         low = bisect_right(ends, start)
         if low < n and origins[low] == code and end <= ends[low]:
             return
-        for old, length in self._parts(start, end):
-            self._bytes[old] -= length
+        if low < n and end <= ends[low]:
+            self._bytes[origins[low]] -= end - start
+        else:
+            self._bytes = list(map(sub, self._bytes, self._bytes_within(start, end)))
         self._bytes[code] += end - start
         if low == n and origins[-1] == code:
             ends[-1] = end
@@ -224,8 +259,7 @@ class Extents:
 
     def truncate(self, size: int) -> None:
         """Cut to a size that is not above the present one."""
-        for code, length in self._parts(size, self.size):
-            self._bytes[code] -= length
+        self._bytes = list(map(sub, self._bytes, self._bytes_within(size, self.size)))
         at = bisect_left(self._ends, size) + 1 if size else 0  # so many are left
         del self._ends[at:], self._origins[at:]
         if at:
@@ -241,14 +275,25 @@ class Extents:
     def _start(self, at: int) -> int:
         return self._ends[at - 1] if at else 0
 
-    def _parts(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The origins in a range, and how many bytes of each follow."""
+    def _bytes_within(self, start: int, end: int) -> list[int]:
+        """The bytes of each origin in a range, by code."""
         ends, origins = self._ends, self._origins
-        at, end = bisect_right(ends, start), min(end, self.size)
-        while start < end:
-            stop = min(ends[at], end)
-            yield origins[at], stop - start
-            start, at = stop, at + 1
+        found, end = [0] * 4, min(end, self.size)
+        if start >= end:
+            return found
+        first, last = bisect_right(ends, start), bisect_left(ends, end)
+        if first == last:
+            found[origins[first]] = end - start
+            return found
+        if last - first > 1:
+            inner = origins[first + 1 : last]
+            sizes = list(map(sub, ends[first + 1 : last], ends[first : last - 1]))
+            for code in range(4):
+                if code in inner:
+                    found[code] = sum(compress(sizes, inner.translate(_IS_CODE[code])))
+        found[origins[first]] += ends[first] - start
+        found[origins[last]] += end - ends[last - 1]
+        return found
 
 
 def _little_endian(ends: "array[int]") -> "array[int]":
@@ -294,10 +339,12 @@ async def plan(
         # a smaller one may become part of a sent piece, so that the two are one
         certain = sum(end - begin >= 2 * min_part_bytes for begin, end in copies)
         if is_all_base or certain <= limits.max_parts:
-            runs = _runs(copies, start, size, min_part_bytes=min_part_bytes)
+            runs = await _runs(copies, start, size, limits)
             sizes = [(r, copy_bytes if r.is_copy else part_bytes) for r in runs]
-            if sum(r.size // largest or 1 for r, largest in sizes) <= limits.max_parts:
-                pieces = [p for run, largest in sizes for p in _cut(run, largest, limits)]
+            if len(runs) <= limits.max_parts and (
+                sum(r.size // largest or 1 for r, largest in sizes) <= limits.max_parts
+            ):
+                pieces = [p for run, largest in sizes for p in cut_piece(run, largest, limits)]
                 pieces = pieces if is_end else _filled_up(pieces, min_part_bytes)
                 if len(pieces) <= limits.max_parts:
                     return pieces
@@ -316,11 +363,15 @@ def copy_part_bytes(size: int, limits: Limits) -> int:
     return copy_bytes
 
 
-def _runs(
-    copies: list[tuple[int, int]], start: int, size: int, *, min_part_bytes: int
+async def _runs(
+    copies: list[tuple[int, int]], start: int, size: int, limits: Limits
 ) -> list[Piece]:
-    """Ranges in turn copied and sent, each large enough to be a part; only the last may be less."""
+    """Ranges in turn copied and sent, each large enough to be a part; only the last may be less.
+
+    Of more than max_parts, only the first.
+    """
     runs: list[Piece] = []
+    min_part_bytes = limits.min_part_bytes
 
     def send(at: int, end: int) -> None:
         if at < end:
@@ -328,7 +379,11 @@ def _runs(
             runs.append(Piece(before, end, is_copy=False))
 
     at = start
-    for begin, end in copies:
+    for n, (begin, end) in enumerate(copies):
+        if n % STEP_EXTENTS == STEP_EXTENTS - 1:
+            await asyncio.sleep(0)
+            if len(runs) > limits.max_parts + 2:  # the last two may still become one
+                return runs
         send(at, begin)
         at, last = begin, runs[-1] if runs else None
         if last is not None and not last.is_copy and last.size < min_part_bytes:
@@ -343,7 +398,11 @@ def _runs(
     return runs
 
 
-def _cut(run: Piece, piece_bytes: int, limits: Limits) -> list[Piece]:
+def cut_piece(run: Piece, piece_bytes: int, limits: Limits) -> list[Piece]:
+    """Cut a range into parts of this size, none too small but one that was so before.
+
+    Some may be larger; there are no more than ceil(size / piece_bytes).
+    """
     pieces, least = [], limits.min_part_bytes
     at = run.start
     while at < run.end:

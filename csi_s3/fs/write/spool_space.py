@@ -7,11 +7,10 @@ too late that a write was too much.
 """
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from csi_s3.errors import SpoolFullError
-from csi_s3.fs.write.extents import Extent, Extents, Origin
+from csi_s3.fs.write.extents import Extents, Origin
 
 _LEAST_BLOCK_BYTES, _LARGEST_BLOCK_BYTES = 512, 64 << 10
 _STAT_BLOCK_BYTES = 512  # the unit of st_blocks: stat(2)
@@ -58,22 +57,34 @@ class SpoolSpace:
         """What a write of this range takes: blocks that no byte of the map is in yet."""
         first = start // self.block_bytes * self.block_bytes
         last = self.rounded(end)
-        return last - first - self._touched(extents.within(first, last))
+        return last - first - self._touched(extents, first, last)
 
     def freed_bytes(self, extents: Extents, size: int) -> int:
         """What a file with this map gives back when it is cut to a size."""
         first = size // self.block_bytes * self.block_bytes
-        there = self._touched(extents.within(first, extents.size))
-        return there - self._touched(extents.within(first, size))
+        there = self._touched(extents, first, extents.size)
+        return there - self._touched(extents, first, size)
 
-    def _touched(self, extents: Iterable[Extent]) -> int:
-        total = at = 0
-        for e in extents:
-            if e.origin is Origin.SPOOL:
-                start = max(at, e.start // self.block_bytes * self.block_bytes)
-                at = max(at, self.rounded(e.end))
-                total += at - start
-        return total
+    def punched_bytes(self, extents: Extents, start: int, end: int) -> int:
+        """What a file with this map gives back when this range becomes a hole."""
+        first, last = start // self.block_bytes * self.block_bytes, self.rounded(end)
+        before, after = self._touched(extents, first, start), self._touched(extents, end, last)
+        both = bool(before and after and last - first == self.block_bytes)
+        beside = before + after - both * self.block_bytes
+        return self._touched(extents, first, last) - beside
+
+    def free_blocks(self, extents: Extents, start: int, end: int) -> tuple[int, int]:
+        """The blocks of a range without a byte, as start and end; there may be none."""
+        first, last = start // self.block_bytes * self.block_bytes, self.rounded(end)
+        if self._touched(extents, first, start):
+            first += self.block_bytes
+        if self._touched(extents, end, last):
+            last -= self.block_bytes
+        return first, last
+
+    def _touched(self, extents: Extents, start: int, end: int) -> int:
+        blocks = extents.blocks_within(start, end, Origin.SPOOL, block_bytes=self.block_bytes)
+        return blocks * self.block_bytes
 
 
 def size_on_disk(*paths: str) -> int:
