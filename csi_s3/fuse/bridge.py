@@ -105,12 +105,13 @@ class Bridge(pyfuse3.Operations):
     @override
     @answered(ANSWER_WITHIN_S)
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
-        dots = zip((b".", b".."), self._fs.dots(fh), (1, 2), strict=True)
-        for name, attributes, position in dots:  # these do not count as look-ups
-            if position > start_id and not pyfuse3.readdir_reply(
-                token, name, entry(attributes), position
-            ):
-                return
+        if start_id < DOTS:
+            dots = zip((b".", b".."), self._fs.dots(fh), (1, 2), strict=True)
+            for name, attributes, position in dots:  # these do not count as look-ups
+                if position > start_id and not pyfuse3.readdir_reply(
+                    token, name, entry(attributes), position
+                ):
+                    return
         start = self._fs.now
         listed: list[int] = []
         try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import tracemalloc
-from dataclasses import replace
 
 import pytest
 
@@ -87,11 +86,11 @@ def test_a_change_counts_what_it_takes(mount):
     account = mount.fs._context.memory.account(MemoryKind.CHANGES)
     changes = Changes(account)
     names = [f"a-name-{n:08}" for n in range(7000)]
-    infos = [replace(INFO, key=f"d/{n}", etag=f'"{i:032x}"') for i, n in enumerate(names)]
+    infos = [INFO._replace(key=f"d/{n}", etag=f'"{i:032x}"') for i, n in enumerate(names)]
     tracemalloc.start()
     with changes.observe_page():
         for one, info in zip(names, infos, strict=True):
-            changes.note(f"{one}+", replace(info, etag=f"{info.etag}x"))
+            changes.note(f"{one}+", info._replace(etag=f"{info.etag}x"))
         held, _ = tracemalloc.get_traced_memory()
         assert 0.75 * held < account.used_bytes < 1.3 * held, held / len(names)
     tracemalloc.stop()
@@ -118,7 +117,7 @@ def test_names_that_only_this_mount_has_are_listed_in_pages(mounts, names):
 
 def test_a_page_that_local_names_make_too_long_loses_no_name_that_is_shown_behind_it():
     """`x` is listed first, and shown at the place of `x/`."""
-    objects = [replace(INFO, key=f"d/{name}") for name in ("x", "x-0", "x-9")]
+    objects = [INFO._replace(key=f"d/{name}") for name in ("x", "x-0", "x-9")]
     answer = ListPage(objects=objects, prefixes=[], next_token="d/x-9")
     first = Merge("d/", "", {}, has_links=False)
     first.take(answer, {})

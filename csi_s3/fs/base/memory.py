@@ -70,6 +70,14 @@ class Account:
             in_pool -= self.used_bytes
         return min(in_pool, own)
 
+    @property
+    def pool_free_bytes(self) -> int:
+        """How much more the pool may hold now, if caches give way: `free_bytes` without its limit.
+
+        For a kind that cannot give way.
+        """
+        return self._memory.pool_bytes - self._memory.held_bytes
+
     def add(self, n: int) -> None:
         """Count n more bytes (fewer, below 0), even above the limit: for what is there already."""
         self.used_bytes += n

@@ -167,7 +167,7 @@ class WriteBack:
         info = await writer.save(joins=joins)
         if info is None or inode.is_version(info):
             return
-        info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
+        info = info._replace(last_modified=self._clock.realtime_ns() // 10**9)
         inode.set_version(info)
         if inode.is_linked:
             self._tree.directory(self._inodes.get(inode.parent)).note(inode.name, info)

@@ -80,7 +80,8 @@ class Tree:
         self._changes = context.memory.account(MemoryKind.CHANGES)
         self._listed: set[Directory[Inode]] = set()
         self._cache = PageCache(context.memory)
-        self._lister = Lister(context, self._cache, Packer(), self.sizes.next_question)
+        handles = context.memory.account(MemoryKind.HANDLES)
+        self._lister = Lister(context, self._cache, Packer(), self.sizes.next_question, handles)
 
     # names
 
@@ -96,25 +97,42 @@ class Tree:
     async def lookup(self, parent: Inode, name: str) -> Inode:
         """The inode behind a name.
 
+        Memory for a new inode is reserved where S3 is asked, and where there is little. What a
+        listing answers is added in the same step in which there was found to be enough.
+
         Raises:
             NotFoundError: nothing there.
+            OutOfMemoryError: there is no memory for a new inode.
 
         """
         directory = self.directory(parent)
-        local = directory.local.get(name)
-        if local is not None:
+        if (local := directory.local.get(name)) is not None:
             return local
-        if not is_visible(name):
-            raise NotFoundError(f"{name!r} cannot be shown")
         present, now_s = self.inodes.child(parent.ino, name), self._clock.monotonic_s()
         if present is not None and (
             self.is_fresh(present) or self.sizes.reusable_for_s(present, now_s) > 0
         ):
             return present
         entry, question = directory.from_listing(name, now_s)
-        if entry is None or entry is Special.LOCAL:
+        if entry is Special.LOCAL:
+            entry = None
+        if present is None and (entry is None or not self.eviction.has_plenty):
+            return await self._lookup_new(parent, name)
+        if entry is None:
             entry, question = await self.find(parent, name)
         return await self.adopt(parent, name, entry, question=question)
+
+    async def _lookup_new(self, parent: Inode, name: str) -> Inode:
+        """As `lookup`; memory is reserved before the answer, for which this may have to wait."""
+        if not is_visible(name):
+            raise NotFoundError(f"{name!r} cannot be shown")
+        room = self.eviction.room_now(self._bytes_for(parent, name))
+        with room or await self.room(parent.ino, name, is_look_up=True):
+            now_s = self._clock.monotonic_s()
+            entry, question = self.directory(parent).from_listing(name, now_s)
+            if entry is None or entry is Special.LOCAL:
+                entry, question = await self.find(parent, name)
+            return await self.adopt(parent, name, entry, question=question)
 
     async def find(self, parent: Inode, name: str) -> tuple[Entry, int]:
         """Ask S3 what a name stands for; a change by this mount during the request wins.
@@ -363,10 +381,6 @@ class Tree:
         """As `Eviction.room`, for one inode of that name."""
         n = self._bytes_for(self.inodes.get(parent), name)
         return await self.eviction.room(n, is_look_up=is_look_up)
-
-    def room_now(self, above: Inode, name: str) -> Room | None:
-        """As `room` for a look-up. None: it would have to wait, or be refused."""
-        return self.eviction.room_now(self._bytes_for(above, name))
 
     def _bytes_for(self, above: Inode, name: str) -> int:
         key = self.inodes.key_of_directory(above)
