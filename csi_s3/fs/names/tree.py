@@ -181,14 +181,29 @@ class Tree:
             return self.inodes.add(parent.ino, name, Kind.DIRECTORY)
         kind = Kind.LINK if isinstance(entry, SymbolicLink) else Kind.FILE
         info = entry.info if isinstance(entry, SymbolicLink) else entry
-        if present is not None and present.kind is kind:
+        if present is None or present.kind is not kind:
+            return self.inodes.add(parent.ino, name, kind, info=info, question=question)
+        return await self._adopt_version(present, info, (parent, name, entry), question=question)
+
+    async def _adopt_version(
+        self, present: Inode, info: ObjectInfo, of: tuple[Inode, str, Entry], *, question: int
+    ) -> Inode:
+        """As `adopt`; present: has the name. of: what is adopted, the version info."""
+        parent, name, entry = of
+        try:
             is_renewed = await self.renew(present, info, question=question)
-            if self.inodes.child(parent.ino, name) is not present or local.get(name) is present:
-                # Forgotten during the request, or opened for writing.
-                return await self.adopt(parent, name, entry, question=question)
-            if is_renewed:
-                return present
-        return self.inodes.add(parent.ino, name, kind, info=info, question=question)
+        except StaleError:
+            if self.inodes.child(parent.ino, name) is present:
+                raise
+            entry, question = await self.find(parent, name)  # this mount has renamed it
+            return await self.adopt(parent, name, entry, question=question)
+        is_local = self.directory(parent).local.get(name) is present
+        if self.inodes.child(parent.ino, name) is not present or is_local:
+            # Forgotten during the request, or opened for writing.
+            return await self.adopt(parent, name, entry, question=question)
+        if is_renewed:
+            return present
+        return self.inodes.add(parent.ino, name, present.kind, info=info, question=question)
 
     def _vanished(self, inode: Inode) -> None:
         """Another client removed it.

@@ -33,7 +33,7 @@ from csi_s3.fs.write.remote_object import RemoteObject
 from csi_s3.fs.write.spool import Spool, SpoolFile
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.staging import StagedFile
-from csi_s3.s3.store import ObjectInfo
+from csi_s3.s3.store import Buffer, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class DirtyFile:
 
     # changes
 
-    def try_write(self, offset: int, data: bytes) -> bool:
+    def try_write(self, offset: int, data: Buffer) -> bool:
         """Accept bytes if that needs no waiting; else False, and `write` is to be called."""
         if not data or self.state.error is not None or self._lock.locked():
             return False
