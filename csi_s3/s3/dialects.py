@@ -1,9 +1,9 @@
 """What stores do differently: one row for each kind of store, and how it is recognised.
 
 AWS is recognised by its host, before any request; others by the `Server` header of their answers,
-so that the first request is made in the dialect of the host. A store that is neither is asked in the
-way that every store understands. To support another store, add a row and a way to recognise it.
-What only tests must know is in `tests/contract/quirks.py`.
+so that the first request is made in the dialect of the host. A store that is none of these is asked
+in the way that every store understands. To support another store, add a row and a way to recognise
+it. What only tests must know is in `tests/contract/quirks.py`.
 """
 
 import re
