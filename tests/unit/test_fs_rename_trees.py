@@ -10,7 +10,7 @@ from csi_s3.errors import (
     StaleError,
 )
 from csi_s3.fs.rename import copies
-from tests.unit.costs import steps_of
+from tests.unit.costs import counted_turns, steps_of
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, mount, mounts, paged
 from tests.unit.rename_case import MOVED, beside, rename_now, stored, with_tree
 
@@ -332,3 +332,17 @@ def test_a_directory_that_is_not_being_read_costs_a_rename_above_it_next_to_noth
     assert steps_of(lambda: tree.moved(top, below)) < 7 * n + 40
     assert inodes.get(mount.ino("top/7")).runtime.directory.key == "top/7/"
     mount.fs.releasedir(reading)
+
+
+@pytest.mark.parametrize("new", ["e", "longer"])
+def test_what_is_known_below_a_directory_is_walked_at_most_once_in_a_step(mount, monkeypatch, new):
+    """A `find` leaves a hundred thousand directories: a walk takes 15 ms."""
+    for at in range(5):
+        mount.put(f"d/{at}/file")
+        mount.ls(f"d/{at}")
+    inodes, at_turn = mount.fs._inodes, []
+    walk = inodes.below
+    with counted_turns(mount.loop) as turns:
+        monkeypatch.setattr(inodes, "below", lambda top: at_turn.append(turns.n) or walk(top))
+        mount.rename_now("d", new)
+    assert len(at_turn) == len(set(at_turn)) > 2
