@@ -30,8 +30,8 @@ $(STAMP): uv.lock pyproject.toml hatch_build.py $(wildcard proto/*.proto) script
 demo: $(STAMP)
 	@$(BIN)/csi-s3 demo
 
-test: lint programs
-	@$(BIN)/python -m pytest
+test: programs
+	@scripts/test.sh
 
 # Built once and cached, before any test's deadline runs: some five minutes the first time on two idle
 # cores; a line a minute reports it.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from errno import (
     EACCES,
+    EBADF,
     EDQUOT,
     EEXIST,
     EFBIG,
@@ -22,6 +23,7 @@ from errno import (
     ENOSPC,
     ENOTDIR,
     ENOTEMPTY,
+    ENXIO,
     EOPNOTSUPP,
     EPERM,
     ESTALE,
@@ -283,6 +285,34 @@ class UnsupportedError(VolumeError):
     """Not implemented yet, or impossible on S3."""
 
     errno, status, code = EOPNOTSUPP, Status.UNIMPLEMENTED, "unsupported"
+
+
+class NotCopiedError(VolumeError):
+    """The store does not copy this range; the kernel reads and writes it then."""
+
+    errno, status, code = EOPNOTSUPP, Status.UNIMPLEMENTED, "not-copied"
+    level = logging.DEBUG
+
+
+class InvalidRangeError(VolumeError):
+    """A range of a file that a call cannot be about: below 0, without a byte, over itself."""
+
+    errno, code = EINVAL, "invalid-range"
+    level = logging.DEBUG
+
+
+class NoDataError(VolumeError):
+    """SEEK_DATA or SEEK_HOLE from the end of the file, or with nothing but a hole behind."""
+
+    errno, code = ENXIO, "no-data"
+    level = logging.DEBUG
+
+
+class NotWritableError(VolumeError):
+    """The handle is not open for writing."""
+
+    errno, code = EBADF, "not-writable"
+    level = logging.DEBUG
 
 
 class FileTooLargeError(VolumeError):

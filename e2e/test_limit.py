@@ -6,6 +6,8 @@ from e2e import kube
 from e2e.release import ROLE_FLAG, VALUES
 
 MOST = 2
+# The node pods of all nodes are replaced at the same time: nothing else uses the driver here.
+AT_ONCE = {"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}}}
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def few(release, s3, nodes):
         }
 
     def upgrade(wanted: dict[str, int], **more: object) -> None:
-        release.upgrade(s3, *ROLE_FLAG, **VALUES, **more)
+        release.upgrade(s3, *ROLE_FLAG, **VALUES, node=AT_ONCE, **more)
         release.wait_ready()
         kube.until(lambda: announced() == wanted, what=f"{wanted} volumes in the CSINodes")
 

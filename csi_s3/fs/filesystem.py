@@ -28,7 +28,7 @@ from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
 from csi_s3.fs.files.write_back import WriteBack
-from csi_s3.fs.listings.entries import Entry, Special
+from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.exclusive_create import put_new_if_possible
 from csi_s3.fs.names.inode import (
@@ -145,6 +145,10 @@ class FileSystem:
         """
         await self._tree.give_back(unused_s=unused_s)
 
+    async def syncfs(self) -> None:
+        """As `WriteBack.sync_all`."""
+        await self._write_back.sync_all()
+
     async def drain(self) -> list[VolumeError]:
         """As `WriteBack.drain`; also waits for changes whose callers have given up."""
         failures = await self._write_back.drain()
@@ -181,14 +185,8 @@ class FileSystem:
             raise NotFoundError(str(exc)) from exc
         await self._tree.name_changes.settled((parent, text))
         above, start = self._inodes.get(parent), self._tree.sizes.now
-        if self._inodes.child(parent, text) is not None:  # then no memory is needed
-            inode = await self._tree.lookup(above, text)
-            self._tree.remember(inode)
-        else:
-            room = self._tree.room_now(above, text)
-            with room or await self._tree.room(parent, text, is_look_up=True):
-                inode = await self._tree.lookup(above, text)
-                self._tree.remember(inode)
+        inode = await self._tree.lookup(above, text)
+        self._tree.remember(inode)
         self._tree.sizes.note_answer(inode, start=start)
         return self._tree.attributes(inode)
 
@@ -233,11 +231,9 @@ class FileSystem:
 
         """
         inode = self._inodes.get(ino)
-        needed_bytes = 0 if inode.has_runtime else DIRECTORY_BYTES
-        with (
-            self._handles.opening(inode.name) as opening,
-            await self._tree.eviction.room(needed_bytes, is_look_up=True),
-        ):
+        with self._handles.opening(inode.name) as opening:
+            if not inode.has_runtime and not self._tree.eviction.has_plenty:
+                _ = await self._tree.eviction.room(DIRECTORY_BYTES, is_look_up=True)
             return opening.add(DirHandle(inode, self._tree.list_directory(inode)))
 
     def dots(self, fh: int) -> tuple[Attributes, Attributes]:
@@ -246,13 +242,10 @@ class FileSystem:
         above = here if here.ino == ROOT else self._inodes.get(here.parent)
         return self._tree.attributes(here), self._tree.attributes(above)
 
-    async def readdir(
-        self, fh: int, start: int, *, needs_inodes: bool = False
-    ) -> AsyncGenerator[DirEntry, None]:
+    async def readdir(self, fh: int, start: int) -> AsyncGenerator[DirEntry, None]:
         """Entries from a position on (0: the beginning), without `.` and `..`: see `dots`.
 
         The caller calls `remember` for each inode that the kernel took, then `note_answers` once.
-        needs_inodes: each entry must have one; if there is no memory for it, the READDIR fails.
         """
         handle = self._handles.directory(fh)
         eviction, adopt = self._tree.eviction, self._tree.adopt
@@ -263,8 +256,8 @@ class FileSystem:
             while not reading.is_over:
                 listed = reading.next()
                 if listed is None:
-                    if not reading.is_over:
-                        with self._tree.eviction.reading(handle.inode):
+                    if not (reading.is_over or reading.load_now()):
+                        with eviction.reading(handle.inode):
                             await reading.load()
                     continue
                 name, entry, question = listed
@@ -275,7 +268,7 @@ class FileSystem:
                 present = local or self._inodes.child(handle.inode.ino, name)
                 if present is None and entry is Special.ABSENT:
                     continue
-                has_room = needs_inodes or eviction.may_list or eviction.check()
+                has_room = eviction.may_list or eviction.check()
                 if present is None and not has_room:
                     yield DirEntry(
                         name=name.encode(),
@@ -284,9 +277,8 @@ class FileSystem:
                         has_inode=False,
                     )
                     continue
-                listed_as = self._adopt_with_room if present is None and needs_inodes else adopt
                 try:
-                    inode = local or await listed_as(handle.inode, name, entry, question=question)
+                    inode = local or await adopt(handle.inode, name, entry, question=question)
                 except NotFoundError:
                     continue
                 attributes, position = self._tree.attributes(inode), reading.give()
@@ -296,12 +288,6 @@ class FileSystem:
                     self._inodes.drop_unused(inode)
         finally:
             reading.end()
-
-    async def _adopt_with_room(
-        self, parent: Inode, name: str, entry: Entry, *, question: int
-    ) -> Inode:
-        with await self._tree.room(parent.ino, name, is_look_up=True):
-            return await self._tree.adopt(parent, name, entry, question=question)
 
     def remember(self, ino: int) -> bool:
         """Count a reference of the kernel, which took a listed entry.

@@ -21,12 +21,14 @@ _OPEN_TREE_CLONE = 0x1
 _MOVE_MOUNT_F_EMPTY_PATH, _MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 _MOUNT_ATTR_RDONLY = 0x1
 _MS_PRIVATE = 1 << 18
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 0x1, 0x2
 _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x2, 0x4, 0x8
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _libc.mount.argtypes = [ctypes.c_char_p] * 3 + [ctypes.c_ulong, ctypes.c_char_p]
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class _OpenHow(ctypes.Structure):
@@ -64,6 +66,12 @@ def mount(source: str, target: str, fs_type: str, flags: int, data: str) -> None
 def umount(target: str, flags: int) -> None:
     """As in section 2 of the manual."""
     _checked(_libc.umount2(os.fsencode(target), flags), "umount", target)
+
+
+def punch_hole(fd: int, start: int, length: int) -> None:
+    """fallocate(2): give the blocks of a range back; it reads as zeros, and the size stays."""
+    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+    _checked(_libc.fallocate64(fd, mode, start, length), "fallocate", f"descriptor {fd}")
 
 
 def open_beneath(directory: int, path: str, flags: int) -> int:

@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from csi_s3.errors import NotFoundError, StaleError
+from csi_s3.errors import NotCopiedError, NotFoundError, StaleError
+from csi_s3.fs.files.open_files import FALLOC_FL_KEEP_SIZE as KEEP_SIZE
 from csi_s3.fs.names.attributes import Attributes
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class Caches:
     async def _page(self, fh: int, held: CachedInode, index: int) -> bytes:
         page, at, asked = held.pages.get(index), index * PAGE_BYTES, self._attr_version
         if page is None:
-            page = bytes(await self._fs.files.read(fh, at, PAGE_BYTES))
+            page = b"".join(await self._fs.files.read(fh, at, PAGE_BYTES))
             if len(page) < PAGE_BYTES and asked >= held.attr_version:
                 held.size = min(held.size, at + len(page))  # fuse_read_update_size
             page = held.pages[index] = page.ljust(PAGE_BYTES, b"\0")
@@ -226,6 +227,33 @@ class Caches:
         ino = self._open[fh][0]
         self._resized(ino, max(self._inodes[ino].size, offset + len(data) if data else 0))
         return written
+
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        """The kernel drops pages of the range, and grows the size itself."""
+        await self._fs.files.fallocate(fh, mode, offset, length)
+        ino = self._open[fh][0]
+        size = self._inodes[ino].size
+        self._resized(ino, size if mode & KEEP_SIZE else max(size, offset + length))
+
+    async def copy_range(
+        self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, length: int
+    ) -> int:
+        """Up to the size that the kernel knows; what is not copied is read and written."""
+        ino_in, ino_out = self._open[fh_in][0], self._open[fh_out][0]
+        length = min(length, self._inodes[ino_in].size - offset_in)
+        if length <= 0:
+            return 0
+        try:
+            n = await self._fs.files.copy_file_range(fh_in, offset_in, fh_out, offset_out, length)
+        except NotCopiedError:
+            data = await self.read_mapped(fh_in, offset_in, length)
+            return await self.write(fh_out, offset_out, data) if data else 0
+        self._resized(ino_out, max(self._inodes[ino_out].size, offset_out + n))
+        return n
+
+    async def lseek(self, fh: int, offset: int, whence: int) -> int:
+        await self._refresh(self._open[fh][0])
+        return self._fs.files.lseek(fh, offset, whence)
 
     async def truncate(self, path: str, size: int) -> int:
         async def call(again: bool) -> int:

@@ -147,6 +147,10 @@ class Common(RuleBasedStateMachine):
             file.path is None or self.kernel.etag(file.path) != file.base
         )
 
+    def lacks_source(self, file):
+        """Whether what was copied into it can only be stored, not read or changed."""
+        return any(self.kernel.etag(path) != etag for path, etag in file.sources.items())
+
     def is_unsure(self, path):
         return any(f.is_unsure for f in self.open_files if f.path == path)
 
@@ -160,6 +164,7 @@ class Common(RuleBasedStateMachine):
 
     def stored(self, file):
         file.is_dirty = file.was_written = False
+        file.sources = {}
         file.base, file.is_known = self.kernel.etag(file.path), True
 
     @property
@@ -187,7 +192,7 @@ class Common(RuleBasedStateMachine):
         shown, expected = kernel.mount.tree(), self.model.tree()
         for file in self.open_files:
             if file.path is not None and (file.is_unsure or shown.get(file.path) is REPLACED):
-                assert file.is_unsure or self.is_stale(file)
+                assert file.is_unsure or self.is_stale(file) or self.lacks_source(file)
                 shown.pop(file.path, None)
                 expected.pop(file.path, None)
         assert shown == expected

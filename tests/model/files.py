@@ -6,7 +6,8 @@ from functools import partial
 import hypothesis.strategies as st
 from hypothesis.stateful import precondition, rule
 
-from csi_s3.errors import ExistsError
+from csi_s3.errors import ExistsError, NoDataError, SpoolFullError
+from csi_s3.fs.files.open_files import FALLOCATE_MODES
 from tests.model.common import DATA, NO_PATH, PICK, PLACES, STALE, WAYS, Common
 from tests.model.reference import File
 
@@ -70,6 +71,56 @@ class Files(Common):
         if got is not None and not isinstance(got, Exception):
             file.write(at, data)
 
+    @precondition(lambda self: self.open_files)
+    @rule(
+        pick=PICK,
+        mode=st.sampled_from(FALLOCATE_MODES),
+        offset=st.integers(0, 24),
+        length=st.integers(1, 24),
+    )
+    def fallocate(self, pick, mode, offset, length):
+        fh, file = self.picked(pick)
+        got = self.of_file(file, lambda: self.kernel.fallocate(fh, mode, offset, length))
+        if got == "done":
+            file.fallocate(mode, offset, length)
+
+    @precondition(lambda self: self.open_files)
+    @rule(pick=PICK, offset=st.integers(0, 24))
+    def seek(self, pick, offset):
+        """What is left out as a hole is zeros; data and holes meet at what was found."""
+        fh, file = self.picked(pick)
+        calls = [partial(self.kernel.lseek, fh, offset, w) for w in (os.SEEK_DATA, os.SEEK_HOLE)]
+        data, hole = [self.attempt(call, NoDataError, *STALE) for call in calls]
+        if file.is_unsure or isinstance(data, STALE) or isinstance(hole, STALE):
+            return
+        size = len(file.data)
+        assert isinstance(hole, NoDataError) == (offset >= size)
+        if isinstance(data, NoDataError):
+            assert not any(file.data[offset:])
+            assert offset >= size or hole == offset
+        else:
+            assert not any(file.data[offset:data])
+            assert offset <= data < size
+            assert hole == offset if data > offset else offset < hole <= size
+
+    @rule()
+    def sync_all(self):
+        """Each that can be stored is, whatever becomes of the others."""
+        dirty = [f for f in self.open_files if f.is_dirty and f.path is not None]
+        stale = [f for f in dirty if self.is_stale(f)]
+        unsure = any(f.is_unsure for f in self.open_files)
+        got = self.attempt(self.kernel.syncfs, *STALE, ExistsError)
+        if got is None or unsure:
+            for file in self.open_files:
+                file.is_unsure = True
+            self.model.objects = {k: v.data for k, v in self.kernel.bucket.items()}
+            return
+        assert isinstance(got, Exception) == bool(stale)
+        for file in dirty:
+            if file not in stale:
+                self.model.objects[file.path] = file.data
+                self.stored(file)
+
     @precondition(lambda self: not self.kernel.is_armed)
     @rule(
         path=PLACES,
@@ -117,9 +168,11 @@ class Files(Common):
     def truncate(self, path, size):
         path = self.place(path)
         tree, file = self.model.tree(), self.model.writing.get(path)
-        got = self.attempt(lambda: self.kernel.truncate(path, size), *NO_PATH, *STALE)
+        refusals = (*NO_PATH, *STALE, SpoolFullError)
+        got = self.attempt(lambda: self.kernel.truncate(path, size), *refusals)
         if got is None or isinstance(got, Exception):
             assert not isinstance(got, STALE) or self.has_readers
+            assert not isinstance(got, SpoolFullError) or self.lacks_source(file)
             return
         if file is not None:
             file.truncate(size)
@@ -162,9 +215,11 @@ class Files(Common):
     def of_file(self, file, call):
         """A call of an open file; it may fail only after a fault, or a change by another client."""
         stale = self.is_stale(file)
-        got = self.attempt(call, *STALE)
+        got = self.attempt(call, *STALE, SpoolFullError)
         if isinstance(got, STALE):
             assert stale or file.is_unsure or file.path is None
+        elif isinstance(got, SpoolFullError):
+            assert self.lacks_source(file) or file.is_unsure
         if file.is_unsure:
             self.sync(file)
         return got
@@ -178,7 +233,43 @@ class Files(Common):
         if isinstance(got, bytes) and not file.is_unsure:
             assert got == file.data[offset : offset + length]
         elif isinstance(got, STALE):
-            assert stale or file.is_unsure
+            assert stale or file.is_unsure or self.lacks_source(file)
+
+    @precondition(lambda self: self.open_files)
+    @rule(
+        pick=PICK,
+        path=PLACES,
+        offset=st.integers(0, 24),
+        at=st.one_of(st.none(), st.integers(0, 24)),
+        length=st.integers(1, 30),
+    )
+    def copy_range(self, pick, path, offset, at, length):
+        """at: None: to the end of the file."""
+        fh, file = self.picked(pick)
+        path = self.place(path)
+        at, data = len(file.data) if at is None else at, self.model.tree().get(path)
+        source = self.model.writing.get(path)
+        if data is None or self.is_unsure(path) or file.is_unsure:
+            return
+        if source is file and abs(offset - at) < min(length, len(data) - offset):
+            return  # the kernel answers itself
+        reader = self.attempt(lambda: self.kernel.open(path, os.O_RDONLY), *NO_PATH, *STALE)
+        if not isinstance(reader, int):
+            return
+        etag = self.kernel.etag(path)
+        got = self.attempt(
+            lambda: self.kernel.copy_range(reader, offset, fh, at, length), *STALE, SpoolFullError
+        )
+        self.attempt(lambda: self.kernel.release(reader), *STALE)
+        if isinstance(got, int):
+            assert 0 < got <= length or offset >= len(data)
+            file.write(at, data[offset : offset + got])
+            file.sources[path] = etag
+        elif got is not None and not file.is_unsure:
+            files = [file] if source is None else [file, source]
+            assert any(self.is_stale(f) or self.lacks_source(f) for f in files)
+        if file.is_unsure:
+            self.sync(file)
 
     @rule(path=PLACES)
     def open_to_read(self, path):

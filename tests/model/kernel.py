@@ -207,6 +207,26 @@ class Kernel:
     def read_mapped(self, fh: int, offset: int, length: int) -> bytes:
         return self.mount.run(self.mount.kernel.read_mapped(fh, offset, length))
 
+    def fallocate(self, fh: int, mode: int, offset: int, length: int) -> str:
+        self.mount.run(self.mount.kernel.fallocate(fh, mode, offset, length))
+        return "done"
+
+    def copy_range(self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, n: int) -> int:
+        call = self.mount.kernel.copy_range(fh_in, offset_in, fh_out, offset_out, n)
+        return self.mount.run(call)
+
+    def must_be_stored_to_move(self, fh: int) -> bool:
+        """Whether bytes of a file that is being changed are only in an upload to its key."""
+        writer = self.mount.fs._handles.file(fh).inode.writer
+        return writer is not None and writer.must_be_stored_to_move
+
+    def lseek(self, fh: int, offset: int, whence: int) -> int:
+        return self.mount.run(self.mount.kernel.lseek(fh, offset, whence))
+
+    def syncfs(self) -> str:
+        self.mount.run(self.mount.fs.syncfs())
+        return "done"
+
     def truncate(self, path: str, size: int) -> str:
         self.mount.run(self.mount.kernel.truncate(path, size))
         return "done"

@@ -65,6 +65,9 @@ class Names(Common):
         tree = self.model.tree()
         refusals = (ExistsError, NotEmptyError, *NO_PATH, *STALE)
         before = self.all_data()
+        self.must_be_stored = [
+            f for f in self.open_files if self.kernel.must_be_stored_to_move(f.handles[0])
+        ]
         got = self.attempt(lambda: self.kernel.rename(old, new, may_replace=may_replace), *refusals)
         if got is None:
             self.check_none_lost(before, replaced=new)
@@ -91,14 +94,15 @@ class Names(Common):
     def renamed(self, old, new, tree):
         objects, file = self.model.objects, self.model.writing.get(old)
         if tree[old] is None:
+            for below in [f for p, f in self.model.writing.items() if p.startswith(f"{old}/")]:
+                self.stored_to_move(below, below.is_dirty and below in self.must_be_stored)
             for key in [k for k in objects if k.startswith(f"{old}/")]:
                 objects[new + key[len(old) :]] = objects.pop(key)
         else:
             over = self.model.writing.get(new)
             is_truncated = file is not None and file.base is None and file.is_known
-            if file is not None and file.is_dirty and (new in tree or is_truncated):
-                objects[old] = file.data
-                self.stored(file)
+            must = new in tree or is_truncated or file in self.must_be_stored
+            self.stored_to_move(file, file is not None and file.is_dirty and must)
             if (file is None or file.is_known) and old in objects:
                 objects[new] = objects.pop(old)
             self.let_go(over)
@@ -108,6 +112,12 @@ class Names(Common):
             at_new = moved.path == new or moved.path.startswith(f"{new}/")
             if at_new and moved.is_known and moved.base is not None and id(moved) not in stale:
                 moved.base = self.kernel.etag(moved.path)
+
+    def stored_to_move(self, file, is_stored):
+        if is_stored:
+            self.model.objects[file.path] = file.data
+            self.stored(file)
+            file.base = "the version that moves"
 
     def was_stale(self, file, old, new):
         """Whether the bucket had another version of a file when the file was renamed."""

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 
 from csi_s3.fs.base.keys import is_visible
+from csi_s3.fs.files.open_files import FALLOC_FL_KEEP_SIZE as KEEP_SIZE
+from csi_s3.fs.files.open_files import FALLOC_FL_PUNCH_HOLE as PUNCH_HOLE
+from csi_s3.fs.files.open_files import FALLOC_FL_ZERO_RANGE as ZERO_RANGE
 
 DIR = None
 
@@ -15,6 +18,7 @@ class File:
     base: the ETag of the version that is changed; None: whatever is there is replaced.
     is_known: the mount takes it for an object of its own, so unlink and rename touch the key.
     is_unsure: a request failed; what the bucket holds decides what it is.
+    sources: what was copied into it since it was stored: paths, with the ETags they had.
     """
 
     path: str | None
@@ -25,11 +29,23 @@ class File:
     was_written: bool = False
     is_unsure: bool = False
     handles: list[int] = field(default_factory=list)
+    sources: dict[str, str | None] = field(default_factory=dict)
 
     def write(self, offset: int, data: bytes) -> None:
         if data:
             self.data = self.data.ljust(offset, b"\0")
             self.data = self.data[:offset] + data + self.data[offset + len(data) :]
+            self.is_dirty = self.was_written = True
+
+    def fallocate(self, mode: int, offset: int, length: int) -> None:
+        before, end = self.data, offset + length
+        if not mode & KEEP_SIZE:
+            self.data = self.data.ljust(end, b"\0")
+        if mode & (PUNCH_HOLE | ZERO_RANGE):
+            kept = self.data[:offset], self.data[end:]
+            self.data = bytes(len(self.data) - len(kept[0]) - len(kept[1])).join(kept)
+        is_within = bool(mode & (PUNCH_HOLE | ZERO_RANGE)) and offset < len(before)
+        if is_within or self.data != before:
             self.is_dirty = self.was_written = True
 
     def truncate(self, size: int) -> None:

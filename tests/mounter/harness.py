@@ -6,6 +6,8 @@ import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from csi_s3.config.volume import BucketConfig, TreeConfig, VolumeConfig
 from csi_s3.link.channel import Channel, Message, listen
 from csi_s3.link.report import Report
@@ -128,3 +130,14 @@ async def line(fd: int) -> str:
     finally:
         loop.remove_reader(fd)
     return os.read(fd, 100).decode().strip()
+
+
+@pytest.fixture
+async def running(tmp_path):
+    async with mounter(tmp_path / "node.sock") as found:
+        yield found
+
+
+@pytest.fixture
+def node(running):
+    return running.node

@@ -129,10 +129,17 @@ class Mount(Driver):
             return await self.fs.files.open(ino, flags)
 
     def read(self, fh: int, offset: int = 0, length: int = 1 << 20) -> bytes:
-        return bytes(self.run(self.fs.files.read(fh, offset, length)))
+        return b"".join(self.run(self.fs.files.read(fh, offset, length)))
 
     def write(self, fh: int, data: bytes, offset: int = 0) -> None:
         assert self.run(self.fs.files.write(fh, offset, data)) == len(data)
+
+    def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        self.run(self.fs.files.fallocate(fh, mode, offset, length))
+
+    def copy_range(self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, n: int) -> int:
+        call = self.fs.files.copy_file_range(fh_in, offset_in, fh_out, offset_out, n)
+        return self.run(call)
 
     def flush(self, fh: int) -> None:
         self.run(self.fs.files.flush(fh))

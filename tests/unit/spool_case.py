@@ -7,11 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
+from csi_s3.errors import StoreUnavailableError
 from csi_s3.fs.base.memory import Memory
 from csi_s3.fs.write.extents import Extents, Origin
 from csi_s3.fs.write.spool import Spool, SpoolFile
 
 BLOCK = 4096
+DOWN = StoreUnavailableError("S3 is down")
+LARGE = bytes(range(64))
 
 T = TypeVar("T")
 
@@ -51,3 +56,17 @@ def measured_bytes(make: Callable[[], T]) -> tuple[T, int]:
         return made, tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
+
+
+@pytest.fixture
+def state(tmp_path):
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def spooled(mounts, state):
+    return mounts(write_part_bytes=8, min_part_bytes=4, state_dir=state)
+
+
+def files(state):
+    return sorted(p.name for p in state.iterdir()) if state.exists() else []

@@ -1,6 +1,8 @@
 """Changes of what is there: append, writes in the middle, truncation, holes; what they move."""
 
 import os
+from contextlib import suppress
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -8,14 +10,23 @@ from hypothesis import given, settings
 
 from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import (
+    NoDataError,
+    NotCopiedError,
     NotPermittedError,
     StaleError,
     StoreUnavailableError,
+)
+from csi_s3.fs.files.open_files import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    FALLOC_FL_ZERO_RANGE,
 )
 from tests.model.machine import Driver
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
+
+KEEP, PUNCH, ZERO = FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
 APPEND = os.O_WRONLY | os.O_APPEND
 DOWN = StoreUnavailableError("S3 is down")
@@ -54,16 +65,50 @@ def test_append_writes_in_the_middle_holes_and_truncation_work(spooled, old):
     assert mount.store.uploads == {}
 
 
+# fallocate: the mode, and whether it makes the range zeros, and the file longer
+ALLOCATIONS = {
+    0: (False, True),
+    KEEP: (False, False),
+    PUNCH | KEEP: (True, False),
+    ZERO: (True, True),
+    ZERO | KEEP: (True, False),
+}
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("write"), st.integers(0, 70), st.binary(min_size=1, max_size=20)),
         st.tuples(st.just("append"), st.just(0), st.binary(min_size=1, max_size=20)),
         st.tuples(st.just("truncate"), st.integers(0, 70), st.just(b"")),
+        st.tuples(st.just("copy"), st.integers(0, 30), st.binary(max_size=20)),
+        st.tuples(st.sampled_from(sorted(ALLOCATIONS)), st.integers(0, 70), st.binary(max_size=20)),
         st.tuples(st.just("fsync"), st.just(0), st.just(b"")),
         st.tuples(st.just("flush"), st.just(0), st.just(b"")),
     ),
     max_size=12,
 )
+
+
+def allocate(plain, mode, at, length):
+    """What fallocate makes of the bytes of a file."""
+    is_zeroed, grows = ALLOCATIONS[mode]
+    if grows:
+        plain += bytes(max(0, at + length - len(plain)))
+    if is_zeroed:
+        length = max(0, min(length, len(plain) - at))
+        plain[at : at + length] = bytes(length)
+
+
+def holes(files, fh, size):
+    """The offsets in holes, found as programs find them; data and holes take turns."""
+    found, at = [], 0
+    while at < size:
+        try:
+            data = files.lseek(fh, at, os.SEEK_DATA)
+        except NoDataError:
+            return [*found, *range(at, size)]
+        found += range(at, data)
+        at = files.lseek(fh, data, os.SEEK_HOLE)
+        assert data < at <= size
+    return found
 
 
 SIZES = st.tuples(st.sampled_from([4, 8]), st.sampled_from([1, 3]))
@@ -77,7 +122,10 @@ def test_a_file_is_what_a_bytearray_would_be(tmp_path_factory, old, steps, sizes
     config = TreeConfig(allow_overwrite=True, write_part_bytes=part)
     mount = Driver(config, state_dir=state, min_part_bytes=least)
     files, run, plain = mount.fs.files, mount.run, bytearray(old)
+    mount.store.limits = replace(mount.store.limits, max_copy_part_bytes=6)
     mount.store.put_now("f", old)
+    mount.store.put_now("source", LARGE)
+    source = run(files.open(mount.ino("source"), os.O_RDONLY))
     ino = mount.ino("f")
     if truncates:
         plain.clear()
@@ -91,12 +139,22 @@ def test_a_file_is_what_a_bytearray_would_be(tmp_path_factory, old, steps, sizes
         elif kind == "truncate":
             run(mount.fs.setattr(ino, size=at))
             plain = plain[:at] + bytes(max(0, at - len(plain)))
+        elif kind == "copy":
+            with suppress(NotCopiedError):
+                n = run(files.copy_file_range(source, at, fh, len(plain), len(data)))
+                plain += LARGE[at : at + n]
+        elif kind in ALLOCATIONS:
+            if data:
+                run(files.fallocate(fh, kind, at, len(data)))
+                allocate(plain, kind, at, len(data))
         else:
             run(getattr(files, kind)(fh))
             if kind == "fsync":
                 assert mount.store.objects["f"].data == plain
-        assert run(files.read(fh, 0, 1000)) == plain
+        assert b"".join(run(files.read(fh, 0, 1000))) == plain
+        assert not any(plain[at] for at in holes(files, fh, len(plain)))
     run(files.release(fh))
+    run(files.release(source))
     assert mount.store.objects["f"].data == plain
     assert mount.store.uploads == {}
     assert list(state.iterdir()) == []

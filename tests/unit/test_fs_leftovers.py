@@ -11,8 +11,7 @@ from csi_s3.errors import SpoolFullError, StoreUnavailableError
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.s3.memory_store import MemoryStore
 from tests.unit.fs_mount import REWRITE, Held, fail, mount, mounts
-from tests.unit.spool_case import leftovers, spool_of
-from tests.unit.test_fs_spool import DOWN, LARGE, files, spooled, state
+from tests.unit.spool_case import DOWN, LARGE, files, leftovers, spool_of, spooled, state
 
 __all__ = ["mount", "mounts", "spooled", "state"]
 

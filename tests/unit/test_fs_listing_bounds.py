@@ -1,6 +1,5 @@
 """What listings hold: bounded, whatever the directory's size and the number of handles."""
 
-import asyncio
 import tracemalloc
 from dataclasses import replace
 
@@ -8,65 +7,12 @@ import pytest
 
 from csi_s3.errors import IntegrityError, StoreRefusedError, TooManyOpenFilesError
 from csi_s3.fs.base.memory import MemoryKind
-from csi_s3.fs.listings.changes import Changes
 from csi_s3.fs.listings.directory import MAX_LISTINGS
-from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.listings.listing import LISTING_BYTES, READER_BYTES
-from csi_s3.fs.listings.merging import Merge
-from csi_s3.s3.memory_store import MemoryStore
-from csi_s3.s3.store import ListPage, ObjectInfo
-from tests.unit.fs_mount import Held, mount, mounts, paged
+from tests.unit.fs_mount import mount, mounts, paged
+from tests.unit.listing_case import count, listings, make_up, name, used
 
 __all__ = ["mount", "mounts"]
-
-INFO = ObjectInfo(key="", size=1, etag=f'"{1:032x}"', last_modified=1000.0)
-
-
-def name(n):
-    return f"file-{n:08}"
-
-
-def make_up(store: MemoryStore, count: int, *, in_page: int = 1000):
-    """Let `d/` have so many files, which were never put. Answers the numbers of pages asked for."""
-    asked: list[int] = []
-    whole = store.list_page
-
-    async def list_page(prefix, *, token=None, max_keys=1000, delimiter="/"):
-        if prefix != "d/":
-            return await whole(prefix, token=token, max_keys=max_keys, delimiter=delimiter)
-        await store._enter("LIST", prefix)
-        first = int(token or 0)
-        asked.append(first // in_page)
-        last = min(count, first + min(max_keys, in_page))
-        objects = [replace(INFO, key=f"d/{name(n)}") for n in range(first, last)]
-        return ListPage(
-            objects=objects, prefixes=[], next_token=str(last) if last < count else None
-        )
-
-    store.list_page = list_page
-    store.put_now("d/")
-    return asked
-
-
-def used(mount, kind):
-    return mount.fs._context.memory.account(kind).used_bytes
-
-
-def listings(mount, path="d"):
-    return mount.fs._inodes.get(mount.ino(path)).runtime.directory.listings
-
-
-async def count(mount, fh, start=0):
-    """Read to the end, as the kernel does that forgets at once; answers number and end."""
-    n = 0
-    while True:
-        before = n
-        async for entry in mount.fs.readdir(fh, start):
-            n, start = n + 1, entry.position
-            if n - before == 500:
-                break
-        if n == before:
-            return n, start
 
 
 @pytest.mark.parametrize("names", [2000, 20_000])
@@ -220,87 +166,6 @@ def test_an_empty_directory_counts_as_well(mount, names):
     assert mount.fs.usage().memory_bytes["listings"] == 0
 
 
-@pytest.mark.parametrize("changes", [2000, 10_000])
-def test_an_open_scandir_remembers_no_change(mount, changes):
-    """The second page has come, and is not read."""
-    make_up(mount.store, 1001)
-    fh = mount.run(mount.fs.opendir(mount.ino("d")))
-
-    async def first():
-        entries = mount.fs.readdir(fh, 0)
-        await anext(entries)
-        await entries.aclose()
-
-    mount.run(first())
-    mount.settle()
-    directory = mount.fs._tree.directory(mount.fs._inodes.get(mount.ino("d")))
-    for n in range(changes):
-        directory.note(f"new-{n}", Special.DIRECTORY)
-    assert used(mount, MemoryKind.CHANGES) == 0
-    assert used(mount, MemoryKind.LISTINGS) < 1 << 20
-    mount.fs.releasedir(fh)
-
-
-def test_creating_tasks_that_overlap_all_the_time_remember_no_change(mount):
-    mount.put("d/")
-    ino, most = mount.ino("d"), 0
-
-    async def create(task):
-        nonlocal most
-        for n in range(30):
-            made = await mount.fs.mkdir(ino, f"{task}-{n}".encode())
-            mount.held.append(made.ino)
-            most = max(most, used(mount, MemoryKind.CHANGES))
-
-    async def all_at_once():
-        async with asyncio.TaskGroup() as group:
-            for task in range(64):
-                group.create_task(create(task))
-
-    mount.run(all_at_once())
-    assert most == 0
-    assert len(mount.ls("d")) == 64 * 30
-
-
-@pytest.mark.parametrize("changes", [500, 5000])
-def test_a_page_that_takes_too_many_changes_is_asked_for_again(mount, changes):
-    """Nothing is lost: what was made since then is there, and what was removed is not."""
-    account = mount.fs._context.memory.account(MemoryKind.CHANGES)
-    account.limit_bytes = 500_000
-    for n in range(3):
-        mount.put(f"d/old-{n}")
-    directory = mount.fs._tree.directory(mount.fs._inodes.get(mount.ino("d")))
-    fh = mount.run(mount.fs.opendir(mount.ino("d")))
-    held = Held(mount.store, "LIST", after=True)
-    before = mount.store.requests["LIST"]
-    reading = mount.start(mount.entries(fh))
-    mount.settle()
-    mount.store.delete_now("d/old-1")
-    directory.note("old-1", Special.ABSENT)
-    for n in range(changes):
-        directory.note(f"gone-{n}", Special.ABSENT)
-        assert account.used_bytes <= account.limit_bytes
-    held.let_go()
-    assert mount.wait(reading) == ["old-0", "old-2"]
-    assert mount.store.requests["LIST"] - before == (1 if changes < 5000 else 2)
-    mount.fs.releasedir(fh)
-
-
-def test_a_change_counts_what_it_takes(mount):
-    account = mount.fs._context.memory.account(MemoryKind.CHANGES)
-    changes = Changes(account)
-    names = [f"a-name-{n:08}" for n in range(7000)]
-    infos = [replace(INFO, key=f"d/{n}", etag=f'"{i:032x}"') for i, n in enumerate(names)]
-    tracemalloc.start()
-    with changes.observe_page():
-        for one, info in zip(names, infos, strict=True):
-            changes.note(f"{one}+", replace(info, etag=f"{info.etag}x"))
-        held, _ = tracemalloc.get_traced_memory()
-        assert 0.75 * held < account.used_bytes < 1.3 * held, held / len(names)
-    tracemalloc.stop()
-    assert account.used_bytes == 0
-
-
 def test_a_store_that_refuses_an_old_token_is_asked_from_the_beginning(mount):
     paged(mount.store, 2)
     for n in range(9):
@@ -392,36 +257,3 @@ def test_names_that_cannot_be_shown_are_a_number_and_the_first(mount, caplog):
     assert used(mount, MemoryKind.LISTINGS) < 30_000
     mount.fs.releasedir(fh)
     assert "500 keys in 'd/' cannot be shown" in caplog.text
-
-
-@pytest.mark.parametrize("names", [500, 4500])
-def test_names_that_only_this_mount_has_are_listed_in_pages(mounts, names):
-    mount = mounts(dir_markers=False)
-    mount.put("d/")
-    directory = mount.fs._tree.directory(mount.fs._inodes.get(mount.ino("d")))
-    ino = mount.ino("d")
-    for n in range(names):
-        made = mount.run(mount.fs.mkdir(ino, name(n).encode()))
-        mount.held.append(made.ino)
-    fh = mount.run(mount.fs.opendir(ino))
-    with mount.requests(LIST=1 + names // 4097):
-        assert mount.run(mount.entries(fh)) == [name(n) for n in range(names)]
-    pages = listings(mount)[0]._pages
-    assert max(len(p) for p in pages) <= 4096
-    assert len(directory._local_order) == names
-    mount.fs.releasedir(fh)
-
-
-def test_a_page_that_local_names_make_too_long_loses_no_name_that_is_shown_behind_it():
-    """`x` is listed first, and shown at the place of `x/`."""
-    objects = [replace(INFO, key=f"d/{name}") for name in ("x", "x-0", "x-9")]
-    answer = ListPage(objects=objects, prefixes=[], next_token="d/x-9")
-    first = Merge("d/", "", {}, has_links=False)
-    first.take(answer, {})
-    first.add_local([f"x-1{n}" for n in range(4)])
-    assert first.cut(3)
-    assert [name for name, _, _ in first.names] == ["x-0", "x-10", "x-11"]
-    second = Merge("d/", first.low, first.pending, has_links=False)
-    second.take(answer, {})
-    second.take(ListPage(objects=[], prefixes=[], next_token=None), {})
-    assert [name for name, _, _ in second.names] == ["x-9", "x"]

@@ -8,18 +8,26 @@ from csi_s3.errors import (
     AccessDeniedError,
     KeyTooLongError,
     StoreTimeoutError,
-    StoreUnavailableError,
 )
 from csi_s3.fs.rename.journal import RenameRecord
 from tests.unit.fs_mount import WRITE_NEW, Held, fail, mount, mounts, paged
-from tests.unit.test_fs_rename_trees import MOVED, TREE, beside, rename_now, stored, with_tree
+from tests.unit.rename_case import (
+    DENIED,
+    DOWN,
+    LEFT_OVER,
+    MOVED,
+    NOT_UNDONE,
+    TREE,
+    beside,
+    killed,
+    refuse_the_end,
+    rename_now,
+    stopped_at,
+    stored,
+    with_tree,
+)
 
 __all__ = ["mount", "mounts"]
-
-DOWN = StoreUnavailableError("S3 is down")
-DENIED = AccessDeniedError("403")
-LEFT_OVER = pytest.mark.warnings_expected("the rename of d/ to e/, which an earlier worker began")
-NOT_UNDONE = pytest.mark.warnings_expected("copies under e/ could not be removed after the rename")
 
 
 @pytest.mark.parametrize("lost_answer", [False, True])
@@ -85,11 +93,7 @@ def test_a_delete_that_fails_leaves_both_names_and_each_file_whole(mounts, tmp_p
 def test_copies_that_could_not_be_removed_are_removed_by_the_next_worker(mounts, tmp_path):
     mount = with_tree(mounts(state_dir=tmp_path / "state"))
 
-    async def refuse(operation, key):
-        if operation == "DELETE_MANY" or (operation == "COPY" and key == "e/c-"):
-            raise DENIED
-
-    mount.store.gate = refuse
+    mount.store.gate = refuse_the_end
     with pytest.raises(AccessDeniedError):
         rename_now(mount)
     mount.store_works()
@@ -109,26 +113,10 @@ def crash_points(mounts, tmp_path, kind, *, after, size=2):
     for n in itertools.count():
         mount = with_tree(mounts(state_dir=tmp_path / f"{kind}{after}{n}"))
         paged(mount.store, size)
-        mount.lookup("d")
-        seen = itertools.count()
-        held = Held(mount.store, kind, after=after)
-        stop = held._stop
-
-        async def nth(operation, key, n=n, seen=seen, stop=stop):
-            if operation == kind and next(seen) == n:
-                await stop(operation, key)
-
-        setattr(mount.store, "after" if after else "gate", nth)
-        renaming = mount.renaming("d", "e")
-        mount.settle()
-        if not held.waiting:
-            mount.wait(renaming)
+        renaming = stopped_at(mount, kind, n, after=after)
+        if renaming.done():
             return
-        successor = mount.succeeded()
-        successor.store_works()
-        if not renaming.cancelled():
-            renaming.exception()
-        yield successor
+        yield killed(mount, renaming)
 
 
 @pytest.mark.parametrize("after", [False, True])

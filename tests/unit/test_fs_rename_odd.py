@@ -11,7 +11,7 @@ from csi_s3.errors import (
     NotEmptyError,
 )
 from tests.unit.fs_mount import Held, mount, mounts, paged
-from tests.unit.test_fs_rename_trees import MOVED, TREE, beside, rename_now, stored, with_tree
+from tests.unit.rename_case import MOVED, TREE, beside, rename_now, stored, with_tree
 
 __all__ = ["mount", "mounts"]
 

@@ -7,12 +7,10 @@ import pytest
 from csi_s3.errors import AccessDeniedError, StoreRefusedError, StoreUnavailableError
 from csi_s3.s3.store import Undeleted
 from tests.unit.fs_mount import Held, fail, mount, mounts, paged
+from tests.unit.rename_case import DOWN, MOVED, TREE, beside, rename_now, stored, with_tree
 from tests.unit.test_fs_rename_crashes import crash_points
-from tests.unit.test_fs_rename_trees import MOVED, TREE, beside, rename_now, stored, with_tree
 
 __all__ = ["mount", "mounts"]
-
-DOWN = StoreUnavailableError("S3 is down")
 
 
 def half_way(mount, kind):

@@ -12,7 +12,6 @@ from csi_s3.errors import (
     IntegrityError,
     OutOfMemoryError,
     SpoolFullError,
-    StoreUnavailableError,
 )
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.rename.journal import RenameRecord
@@ -20,13 +19,21 @@ from csi_s3.fs.rename.page_file import PageFile, PageSpace
 from csi_s3.fs.rename.tree_copy import TreeCopy
 from csi_s3.s3.store import ListPage, ObjectInfo, Undeleted
 from tests.unit.fs_mount import Held, mount, mounts, paged
-from tests.unit.test_fs_rename_trees import MOVED, TREE, beside, rename_now, stored, with_tree
+from tests.unit.rename_case import (
+    DENIED,
+    MOVED,
+    NOT_UNDONE,
+    TREE,
+    beside,
+    killed,
+    refuse_the_end,
+    rename_now,
+    stopped_at,
+    stored,
+    with_tree,
+)
 
 __all__ = ["mount", "mounts"]
-
-DENIED = AccessDeniedError("403")
-DOWN = StoreUnavailableError("S3 is down")
-NOT_UNDONE = pytest.mark.warnings_expected("copies under e/ could not be removed after the rename")
 
 
 def journal(mount):
@@ -77,38 +84,16 @@ def test_a_crash_at_any_request_is_finished_by_the_next_worker(
 ):
     for n in itertools.count():
         mount = small_pages(mounts(state_dir=tmp_path / f"{n}"), copies)
-        mount.lookup("d")
         renaming = stopped_at(mount, kind, n, after=after)
         if renaming.done():
             assert n >= 1
             return
-        worker = mount.succeeded()
-        worker.store_works()
+        worker = killed(mount, renaming)
         journal(worker).page_copies = copies
-        if not renaming.cancelled():
-            renaming.exception()
         worker.recover()
         assert stored(worker) == beside(MOVED)
         assert worker.spooled() == []
         assert renames_bytes(worker) == 0
-
-
-def stopped_at(mount, kind, n, *, after):
-    """A rename that stands still at its nth such request, or is done."""
-    seen = itertools.count()
-    held = Held(mount.store, kind, after=after)
-    stop = held._stop
-
-    async def nth(operation, key):
-        if operation == kind and next(seen) == n:
-            await stop(operation, key)
-
-    setattr(mount.store, "after" if after else "gate", nth)
-    renaming = mount.renaming("d", "e")
-    mount.settle()
-    if not held.waiting:
-        mount.wait(renaming)
-    return renaming
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -129,10 +114,7 @@ def test_a_crash_while_it_is_undone_is_undone_by_the_next_worker(mounts, tmp_pat
     renaming = mount.renaming("d", "e")
     mount.settle()
     assert held.waiting
-    worker = mount.succeeded()
-    worker.store_works()
-    if not renaming.cancelled():
-        renaming.exception()
+    worker = killed(mount, renaming)
     worker.put("e/a", b"written there since")
     worker.recover()
     assert stored(worker) == beside({**TREE, "e/a": b"written there since"})
@@ -146,11 +128,7 @@ def test_of_a_damaged_page_file_only_what_is_certain_is_deleted(mounts, tmp_path
     state = tmp_path / "state"
     mount = small_pages(mounts(state_dir=state), 2)
 
-    async def refuse(operation, key):
-        if operation == "DELETE_MANY" or (operation == "COPY" and key == "e/c-"):
-            raise DENIED
-
-    mount.store.gate = refuse
+    mount.store.gate = refuse_the_end
     with pytest.raises(AccessDeniedError):
         rename_now(mount)
     mount.store_works()

@@ -5,48 +5,21 @@ import os
 import pytest
 
 from csi_s3.errors import (
-    AccessDeniedError,
     BusyError,
     KeyTooLongError,
     NotEmptyError,
     StaleError,
-    StoreUnavailableError,
 )
 from csi_s3.fs.names.inode import Kind
 from csi_s3.fs.rename import copies
 from csi_s3.fs.rename.known_below import STEP
 from tests.unit.costs import counted_turns, steps_of
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, mount, mounts, paged
+from tests.unit.rename_case import MOVED, beside, rename_now, stored, with_tree
 
 __all__ = ["mount", "mounts"]
 
-DOWN = StoreUnavailableError("S3 is down")
-DENIED = AccessDeniedError("403")
 LARGE = bytes(range(64))
-TREE = {"d/": b"", "d/a": b"1", "d/b/x": b"2", "d/b/y/": b"", "d/c-": b"3"}
-MOVED = {f"e{key[1:]}": data for key, data in TREE.items()}
-LEFT_OVER = pytest.mark.warnings_expected("the rename of d/ to e/, which an earlier worker began")
-NOT_UNDONE = pytest.mark.warnings_expected("copies under e/ could not be removed after the rename")
-
-
-def stored(mount):
-    return {k: v.data for k, v in mount.store.objects.items()}
-
-
-def with_tree(mount):
-    for key, data in TREE.items():
-        mount.put(key, data)
-    mount.put("d-", b"beside")
-    return mount
-
-
-def rename_now(mount, old="d", new="e"):
-    mount.lookup(old)
-    mount.run(mount.fs.rename(1, old.encode(), 1, new.encode(), may_replace=True))
-
-
-def beside(keys):
-    return {"d-": b"beside", **keys}
 
 
 @pytest.mark.parametrize(("files", "lists", "deletes"), [(0, 1, 1), (998, 1, 1), (1500, 2, 2)])

@@ -17,8 +17,7 @@ from csi_s3.fs.write.spool_leftovers import KEPT_S, RECORD_BYTES, SpoolLeftovers
 from csi_s3.fs.write.spool_space import SpoolSpace
 from tests.unit.costs import steps_of
 from tests.unit.fs_mount import fail, mount, mounts
-from tests.unit.spool_case import BLOCK, leftovers, map_of, measured_bytes, put, spool_of
-from tests.unit.test_fs_spool import DOWN
+from tests.unit.spool_case import BLOCK, DOWN, leftovers, map_of, measured_bytes, put, spool_of
 
 __all__ = ["mount", "mounts"]
 

@@ -42,7 +42,7 @@ class ProgressTimeout:
     """Lifetime: as its mount; `close` cancels the work.
 
     Concurrency: any number of waits, each with a start of its own. Cancellation: the work goes on
-    as a task of the group.
+    as a task of the group; `settled` waits for it, and its failure is in the log.
 
     held: is called with the bytes that a wait's request holds, and with as many below 0 once its
     work has ended, which may be after the wait.
@@ -79,10 +79,12 @@ class ProgressTimeout:
         *,
         progress: Callable[[], FileProgress | None] | None = None,
         held_bytes: int = 0,
+        stop: Callable[["asyncio.Task[Any]"], None] | None = None,
     ) -> T:
-        """Wait for work, which goes on if the wait ends before it.
+        """Wait for work, which goes on if the wait ends before it, unless `stop` stops it.
 
         progress: of the file that it is about. held_bytes: of the request, besides WAIT_BYTES.
+        stop: is called with the work's task if the wait ends before it.
 
         Raises:
             StoreTimeoutError: nothing moved for stalled_after_s.
@@ -101,24 +103,34 @@ class ProgressTimeout:
             moved = max(self._rename.at_s, self._rename.at_s if own is None else own.at_s)
             left_s = max(began, moved) + self.stalled_after_s - self._clock.monotonic_s()
             if left_s <= 0:
-                self._leave(task, what, logging.ERROR)
+                self._leave(task, what, logging.ERROR, stop)
+                goes_on = "" if stop else "; the work goes on"
                 raise StoreTimeoutError(
                     f"{what}: no progress in {self.stalled_after_s:.0f} s",
-                    "check the connection to the store; the work goes on",
+                    f"check the connection to the store{goes_on}",
                 )
             try:
                 await asyncio.wait({task}, timeout=left_s)
             except asyncio.CancelledError:
-                self._leave(task, what, logging.INFO)
+                self._leave(task, what, logging.INFO, stop)
                 raise
         result = task.result()
         if isinstance(result, VolumeError):
             raise result
         return result
 
-    def _leave(self, task: "asyncio.Task[Any]", what: str, level: int) -> None:
+    def _leave(
+        self,
+        task: "asyncio.Task[Any]",
+        what: str,
+        level: int,
+        stop: Callable[["asyncio.Task[Any]"], None] | None,
+    ) -> None:
         """The wait ends before the work. level: of its failure in the log, at least."""
-        self._left.add(task)
+        if stop is not None:
+            stop(task)
+        if not task.done():
+            self._left.add(task)
         task.add_done_callback(partial(_log_failure, what, level))
 
     async def settled(self) -> None:

@@ -4,20 +4,29 @@ docs/semantics.md (Reading, Writing) has the rules. `write_back` stores what was
 and `dirty_file` move the bytes.
 """
 
+import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from csi_s3.errors import (
     ExistsError,
+    FileTooLargeError,
+    InvalidRangeError,
     IsDirectoryError,
+    NoDataError,
     NotFoundError,
+    NotWritableError,
     ObjectChangedError,
     StaleError,
+    StoreTimeoutError,
+    UnsupportedError,
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key, decode_name
 from csi_s3.fs.files.handles import Handles, Opening
+from csi_s3.fs.files.range_copies import RangeCopies
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.listings.entries import Entry
 from csi_s3.fs.names.attributes import Attributes
@@ -26,10 +35,20 @@ from csi_s3.fs.names.inode import FileHandle, Inode, Kind
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.dirty_file import DirtyFile
+from csi_s3.fs.write.pending_write import PendingWrite
 from csi_s3.s3.store import Buffer, ObjectInfo
 
 WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
 FIRST_BYTES = 128 << 10  # and the kernel's first read-ahead of larger ones
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x1, 0x2, 0x10
+FALLOCATE_MODES = (
+    0,
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_ZERO_RANGE,
+    FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+)
+MAX_FILE_BYTES = (1 << 63) - 1  # what an offset of the kernel can say
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,7 @@ class OpenFiles:
         self._store, self._clock, self._key_lock = context.store, context.clock, context.key_lock
         self._progress_timeout = context.progress_timeout
         self._write_back = write_back
+        self._range_copies = RangeCopies(context, self._write)
         self._exclusive_create = ExclusiveCreate(context.store)
         self._inodes = tree.inodes
 
@@ -159,7 +179,7 @@ class OpenFiles:
                 write_back.begin(inode, base=inode.info if keeps_bytes else None)
                 inode.note_pages()  # the kernel keeps the pages that it writes
             elif not keeps_bytes:
-                await inode.writer.truncate(0)
+                await self._write_back.empty(inode.name, inode.writer)
             inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return opening.add(FileHandle(inode, is_writable=True))
 
@@ -230,8 +250,10 @@ class OpenFiles:
     def _key(self, above: Inode, name: str) -> str:
         return child_key(self._inodes.key(above), name, is_dir=False)
 
-    async def read(self, fh: int, offset: int, length: int) -> Buffer:
+    async def read(self, fh: int, offset: int, length: int) -> Sequence[Buffer]:
         """Bytes of the version that was opened, or those written so far to a file being written.
+
+        They are in one or more pieces, which do not change any more.
 
         Raises:
             StaleError, ObjectChangedError: that version is gone.
@@ -240,7 +262,7 @@ class OpenFiles:
         handle = self._handles.file(fh)
         inode = handle.inode
         if inode.writer is not None:
-            return await inode.writer.read(offset, length)
+            return [await inode.writer.read(offset, length)]
         if inode.info is None or not inode.has_version:
             raise StaleError(f"{inode.name}: what was written could not be stored")
         reader = handle.reader
@@ -254,21 +276,112 @@ class OpenFiles:
                 raise
         return await self.read(fh, offset, length)  # renamed or written by this mount
 
-    async def write(self, fh: int, offset: int, data: bytes) -> int:
-        handle = self._handles.file(fh)
+    def _writer(self, handle: FileHandle) -> DirtyFile:
         writer = handle.inode.writer
         if writer is None:
             raise StaleError(f"{handle.inode.name}: no longer open for writing")
-        if not writer.try_write(offset, data):
-            accepting = partial(writer.write, offset, data)
-            await self._progress_timeout.wait(
-                accepting,
-                f"write to {handle.inode.name}",
-                progress=lambda: writer.progress,
-                held_bytes=len(data),
-            )
+        return writer
+
+    def try_write(self, fh: int, offset: int, data: Buffer) -> bool:
+        """As `write`, if that needs no waiting; else False, and nothing has changed."""
+        handle = self._handles.file(fh)
+        writer = handle.inode.writer
+        if writer is None or not writer.try_write(offset, data):
+            return False
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
-        return len(data)
+        return True
+
+    async def write(self, fh: int, offset: int, data: Buffer) -> int:
+        """Accept bytes anywhere. data: does not change, and may be referred to when this has ended.
+
+        Returns how many: all, unless the caller has given up while it waited.
+
+        Raises as `DirtyFile.write`, and StoreTimeoutError if nothing moves.
+        """
+        if self.try_write(fh, offset, data):
+            return len(data)
+        handle = self._handles.file(fh)
+        writer = self._writer(handle)
+        accepted = await self._write(handle.inode, writer, PendingWrite(offset, data))
+        handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
+        return accepted
+
+    async def _write(self, inode: Inode, writer: DirtyFile, write: PendingWrite) -> int:
+        try:
+            await self._progress_timeout.wait(
+                partial(writer.write, write),
+                f"write to {inode.name}",
+                progress=lambda: writer.progress,
+                held_bytes=len(write.rest),
+                stop=write.stop,
+            )
+        except (asyncio.CancelledError, StoreTimeoutError):
+            if not write.accepted:
+                raise
+        return write.accepted
+
+    async def fallocate(self, fh: int, mode: int, offset: int, length: int) -> None:
+        """Grow the file, or let a range be zeros, by the mode; nothing is reserved.
+
+        Raises:
+            UnsupportedError: ranges cannot be inserted, removed or unshared.
+            NotWritableError, InvalidRangeError, FileTooLargeError: as on a local disk.
+            VolumeError: as `write`.
+
+        """
+        handle = self._handles.file(fh)
+        if not handle.is_writable:
+            raise NotWritableError(f"{handle.inode.name}: not open for writing")
+        if mode not in FALLOCATE_MODES:
+            raise UnsupportedError(f"{handle.inode.name}: fallocate with mode {mode:#x}")
+        end = offset + length
+        if offset < 0 or length <= 0:
+            raise InvalidRangeError(f"{handle.inode.name}: {length} bytes from {offset}")
+        if end > MAX_FILE_BYTES:
+            raise FileTooLargeError(f"{handle.inode.name}: {end} bytes")
+        writer = self._writer(handle)
+        if mode == FALLOC_FL_KEEP_SIZE:
+            return
+        change = partial(writer.extend, end)
+        if mode:
+            grows = not mode & FALLOC_FL_KEEP_SIZE
+            change = partial(writer.zero, offset, end, grows=grows)
+        what = f"fallocate of {handle.inode.name}"
+        await self._progress_timeout.wait(change, what, progress=lambda: writer.progress)
+        handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
+
+    async def copy_file_range(
+        self, fh_in: int, offset_in: int, fh_out: int, offset_out: int, length: int
+    ) -> int:
+        """As `RangeCopies.copy`, by handles."""
+        source, target = self._handles.file(fh_in), self._handles.file(fh_out)
+        copied = await self._range_copies.copy(source, offset_in, target, offset_out, length)
+        if copied:
+            target.inode.set_times(mtime_ns=self._clock.realtime_ns())
+        return copied
+
+    def lseek(self, fh: int, offset: int, whence: int) -> int:
+        """Find data or a hole from there on. What is in S3 is data, also where it is zeros.
+
+        Raises:
+            NoDataError: the offset is not within the file, or only a hole follows.
+            InvalidRangeError: another whence.
+
+        """
+        inode = self._handles.file(fh).inode
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise InvalidRangeError(f"{inode.name}: lseek with whence {whence}")
+        found: int | None = None
+        if 0 <= offset < inode.size:
+            if inode.writer is None:
+                found = offset if whence == os.SEEK_DATA else inode.size
+            elif whence == os.SEEK_DATA:
+                found = inode.writer.next_data(offset)
+            else:
+                found = inode.writer.next_hole(offset)
+        if found is None:
+            raise NoDataError(f"{inode.name}: nothing from {offset} on")
+        return found
 
     async def flush(self, fh: int) -> None:
         """close() of any descriptor: waits for the upload of what was written, if anything was.

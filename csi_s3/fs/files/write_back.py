@@ -28,7 +28,7 @@ from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
-PARALLEL_DRAINED = 64  # files, as many as connections to the store
+PARALLEL_STORED = 64  # files, as many as connections to the store
 CLOSED_AT_ONCE = 32  # files at the mount's end: some 4 ms if all are to be kept (measured)
 
 _NO_BASIS = Basis()  # of all files that are new
@@ -167,7 +167,7 @@ class WriteBack:
         info = await writer.save(joins=joins)
         if info is None or inode.is_version(info):
             return
-        info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
+        info = info._replace(last_modified=self._clock.realtime_ns() // 10**9)
         inode.set_version(info)
         if inode.is_linked:
             self._tree.directory(self._inodes.get(inode.parent)).note(inode.name, info)
@@ -259,17 +259,36 @@ class WriteBack:
 
     async def drain(self) -> list[VolumeError]:
         """Upload every open file (at SIGTERM and unmount). Returns what could not be uploaded."""
-        todo, failures = iter(list(self._writers.values())), []
+        return await self._each(self._drain)
+
+    async def sync_all(self) -> None:
+        """As `sync` of every file. A failure of one stops no other; raises the first."""
+        failures = await self._each(self._sync_one)
+        if failures:
+            raise failures[0]
+
+    async def _sync_one(self, inode: Inode) -> VolumeError | None:
+        try:
+            await self.sync(inode)
+        except VolumeError as exc:
+            return exc.again()
+        return None
+
+    async def _each(
+        self, one: Callable[[Inode], Awaitable[VolumeError | None]]
+    ) -> list[VolumeError]:
+        """Have this done with every file that is being changed. Returns the failures."""
+        todo, failures = iter(list(self._writers.values())), list[VolumeError]()
 
         async def some() -> None:
             for inode in todo:
-                error = await self._drain(inode)
+                error = await one(inode)
                 if error is not None:
                     failures.append(error)
                 await asyncio.sleep(0)  # what is stored has not waited
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(PARALLEL_DRAINED, len(self._writers))):
+            for _ in range(min(PARALLEL_STORED, len(self._writers))):
                 group.create_task(some())
         return failures
 
@@ -330,6 +349,11 @@ class WriteBack:
         cutting = partial(self._truncate, inode, size)
         what, progress = f"truncation of {inode.name}", partial(_progress, inode)
         await self._progress_timeout.wait(cutting, what, progress=progress)
+
+    async def empty(self, name: str, writer: DirtyFile) -> None:
+        """Drop all bytes of a file that is open for writing, even if the caller gives up."""
+        cutting, progress = partial(writer.truncate, 0), lambda: writer.progress
+        await self._progress_timeout.wait(cutting, f"truncation of {name}", progress=progress)
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         async with self._tree.versions.hold(inode.ino):

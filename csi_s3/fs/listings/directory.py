@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from csi_s3.fs.base.memory import Account
 from csi_s3.fs.listings.changes import Changes, NameObservation
 from csi_s3.fs.listings.entries import Entry
-from csi_s3.fs.listings.listing_page import Listed, sort_key
+from csi_s3.fs.listings.listing_page import Known, sort_key
 from csi_s3.s3.store import ObjectInfo
 
 MAX_LISTINGS = 32  # that keep pages; a change corrects each of them
@@ -24,7 +24,7 @@ class KnownListing(Protocol):
 
     valid_until: float | None  # None: a handle is open
 
-    def find(self, name: str) -> Listed | None:
+    def find(self, name: str) -> Known | None:
         """What its pages say of a name, if they say anything."""
 
     def correct(self, name: str, entry: Entry, *, add: bool, question: int) -> None:
@@ -151,5 +151,5 @@ class Directory(Generic[InodeT]):
             if listing.valid_until is None or now < listing.valid_until:
                 found = listing.find(name)
                 if found is not None:
-                    return found.entry, found.question
+                    return found
         return None, 0

@@ -104,7 +104,8 @@ class Inodes:
         self._next += 1
         self._by_number[inode.ino] = inode
         above.add_name(name, inode)
-        self._used(above)
+        if above.before is not None or not above.is_counted:  # in an order; or it is made now
+            self._used(above)
         self.recount(inode)
         return inode
 

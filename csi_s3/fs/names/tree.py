@@ -25,7 +25,7 @@ from csi_s3.fs.base.keys import (
     is_visible,
     link_name,
 )
-from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.base.memory import MemoryKind, Room
 from csi_s3.fs.listings.directory import Directory
 from csi_s3.fs.listings.entries import Entry, Packer, Special, SymbolicLink
 from csi_s3.fs.listings.listing import Lister, Listing
@@ -33,7 +33,7 @@ from csi_s3.fs.listings.listing_reader import DirectoryReader
 from csi_s3.fs.listings.page_cache import PageCache
 from csi_s3.fs.listings.pages import first_below
 from csi_s3.fs.names.attributes import Attributes, attributes, entry_attributes
-from csi_s3.fs.names.eviction import Eviction, Room
+from csi_s3.fs.names.eviction import Eviction
 from csi_s3.fs.names.inode import NEW_INODE_BYTES, ROOT, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import KernelCache
@@ -80,7 +80,8 @@ class Tree:
         self._changes = context.memory.account(MemoryKind.CHANGES)
         self._listed: set[Directory[Inode]] = set()
         self._cache = PageCache(context.memory)
-        self._lister = Lister(context, self._cache, Packer(), self.sizes.next_question)
+        handles = context.memory.account(MemoryKind.HANDLES)
+        self._lister = Lister(context, self._cache, Packer(), self.sizes.next_question, handles)
 
     # names
 
@@ -96,25 +97,42 @@ class Tree:
     async def lookup(self, parent: Inode, name: str) -> Inode:
         """The inode behind a name.
 
+        Memory for a new inode is reserved where S3 is asked, and where there is little. What a
+        listing answers is added in the same step in which there was found to be enough.
+
         Raises:
             NotFoundError: nothing there.
+            OutOfMemoryError: there is no memory for a new inode.
 
         """
         directory = self.directory(parent)
-        local = directory.local.get(name)
-        if local is not None:
+        if (local := directory.local.get(name)) is not None:
             return local
-        if not is_visible(name):
-            raise NotFoundError(f"{name!r} cannot be shown")
         present, now_s = self.inodes.child(parent.ino, name), self._clock.monotonic_s()
         if present is not None and (
             self.is_fresh(present) or self.sizes.reusable_for_s(present, now_s) > 0
         ):
             return present
         entry, question = directory.from_listing(name, now_s)
-        if entry is None or entry is Special.LOCAL:
+        if entry is Special.LOCAL:
+            entry = None
+        if present is None and (entry is None or not self.eviction.has_plenty):
+            return await self._lookup_new(parent, name)
+        if entry is None:
             entry, question = await self.find(parent, name)
         return await self.adopt(parent, name, entry, question=question)
+
+    async def _lookup_new(self, parent: Inode, name: str) -> Inode:
+        """As `lookup`; memory is reserved before the answer, for which this may have to wait."""
+        if not is_visible(name):
+            raise NotFoundError(f"{name!r} cannot be shown")
+        room = self.eviction.room_now(self._bytes_for(parent, name))
+        with room or await self.room(parent.ino, name, is_look_up=True):
+            now_s = self._clock.monotonic_s()
+            entry, question = self.directory(parent).from_listing(name, now_s)
+            if entry is None or entry is Special.LOCAL:
+                entry, question = await self.find(parent, name)
+            return await self.adopt(parent, name, entry, question=question)
 
     async def find(self, parent: Inode, name: str) -> tuple[Entry, int]:
         """Ask S3 what a name stands for; a change by this mount during the request wins.
@@ -163,14 +181,29 @@ class Tree:
             return self.inodes.add(parent.ino, name, Kind.DIRECTORY)
         kind = Kind.LINK if isinstance(entry, SymbolicLink) else Kind.FILE
         info = entry.info if isinstance(entry, SymbolicLink) else entry
-        if present is not None and present.kind is kind:
+        if present is None or present.kind is not kind:
+            return self.inodes.add(parent.ino, name, kind, info=info, question=question)
+        return await self._adopt_version(present, info, (parent, name, entry), question=question)
+
+    async def _adopt_version(
+        self, present: Inode, info: ObjectInfo, of: tuple[Inode, str, Entry], *, question: int
+    ) -> Inode:
+        """As `adopt`; present: has the name. of: what is adopted, the version info."""
+        parent, name, entry = of
+        try:
             is_renewed = await self.renew(present, info, question=question)
-            if self.inodes.child(parent.ino, name) is not present or local.get(name) is present:
-                # Forgotten during the request, or opened for writing.
-                return await self.adopt(parent, name, entry, question=question)
-            if is_renewed:
-                return present
-        return self.inodes.add(parent.ino, name, kind, info=info, question=question)
+        except StaleError:
+            if self.inodes.child(parent.ino, name) is present:
+                raise
+            entry, question = await self.find(parent, name)  # this mount has renamed it
+            return await self.adopt(parent, name, entry, question=question)
+        is_local = self.directory(parent).local.get(name) is present
+        if self.inodes.child(parent.ino, name) is not present or is_local:
+            # Forgotten during the request, or opened for writing.
+            return await self.adopt(parent, name, entry, question=question)
+        if is_renewed:
+            return present
+        return self.inodes.add(parent.ino, name, present.kind, info=info, question=question)
 
     def _vanished(self, inode: Inode) -> None:
         """Another client removed it.
@@ -363,10 +396,6 @@ class Tree:
         """As `Eviction.room`, for one inode of that name."""
         n = self._bytes_for(self.inodes.get(parent), name)
         return await self.eviction.room(n, is_look_up=is_look_up)
-
-    def room_now(self, above: Inode, name: str) -> Room | None:
-        """As `room` for a look-up. None: it would have to wait, or be refused."""
-        return self.eviction.room_now(self._bytes_for(above, name))
 
     def _bytes_for(self, above: Inode, name: str) -> int:
         key = self.inodes.key_of_directory(above)

@@ -7,7 +7,6 @@ answering; state may change in between.
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from typing import TypeVar
 
 from csi_s3.fs.base.keys import check_key, link_name
@@ -127,7 +126,7 @@ class KnownBelow:
                 continue
             known = inode.info if inode.writer is None else inode.writer.base
             if known is not None and old_etag and known.version == Version(old_etag):
-                now = replace(known, key=self._inodes.key(inode), etag=etag)
+                now = known._replace(key=self._inodes.key(inode), etag=etag)
                 self._write_back.moved(inode, now)
 
     def _check_version(self, inode: Inode) -> None:

@@ -28,11 +28,12 @@ from csi_s3.fs.base.progress_timeout import FileProgress
 from csi_s3.fs.write.extents import Origin
 from csi_s3.fs.write.file_sender import FileSender
 from csi_s3.fs.write.file_state import FilePhase, FileState
+from csi_s3.fs.write.pending_write import PendingWrite
 from csi_s3.fs.write.remote_object import RemoteObject
 from csi_s3.fs.write.spool import Spool, SpoolFile
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.staging import StagedFile
-from csi_s3.s3.store import ObjectInfo
+from csi_s3.s3.store import Buffer, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class DirtyFile:
 
     # changes
 
-    def try_write(self, offset: int, data: bytes) -> bool:
+    def try_write(self, offset: int, data: Buffer) -> bool:
         """Accept bytes if that needs no waiting; else False, and `write` is to be called."""
         if not data or self.state.error is not None or self._lock.locked():
             return False
@@ -156,7 +157,7 @@ class DirtyFile:
         self._changed()
         return True
 
-    async def write(self, offset: int, data: bytes) -> None:
+    async def write(self, write: PendingWrite) -> None:
         """Accept bytes anywhere; waits for memory.
 
         Raises:
@@ -166,48 +167,52 @@ class DirtyFile:
             VolumeError: a part could not be stored, and its bytes are lost; final for this file.
 
         """
-        view = memoryview(data)
         while True:
             async with self._lock:
-                n = await self._write_some(offset, view)
-            offset, view = offset + n, view[n:]
-            if not view:
+                await self._write_some(write)
+            if not write.rest:
                 return
             async with self._context.key_lock.change(lambda: self._remote.key):
                 pass  # a rename was in the way
 
-    async def _write_some(self, offset: int, data: memoryview) -> int:
-        """Returns how many bytes were accepted: all, unless a rename is under way."""
+    async def _write_some(self, write: PendingWrite) -> None:
+        """Accept all, unless a rename is under way."""
         self._check_whole()
-        if not data:
-            return 0
-        await self._load_small(is_append=offset == self.size)
-        if offset != self.size:
+        if not write.rest:
+            return
+        await self._load_small(is_append=write.offset == self.size)
+        if write.offset != self.size:
             await self._staged.make_map_room()
-        if offset > self.size:
-            await self._staged.grow(offset)
-        self._changed()
-        done = max(0, min(len(data), self.size - offset))
-        self._staged.overwrite(offset, data[:done])
-        while done < len(data):
-            n = await self._accept(data[done:])
-            if n is None:
-                break
-            done += n
-        return done
+        size = self.size
+        try:
+            if write.offset > size:
+                await self._staged.grow(write.offset)
+            self._changed()
+            there = max(0, min(len(write.rest), self.size - write.offset))
+            await self._staged.fetch_copied(write.offset, write.offset + there)
+            self._staged.overwrite(write.offset, write.rest[:there])
+            write.accepted += there
+            while write.rest and await self._accept(write):
+                pass
+        except asyncio.CancelledError:
+            if self.size > size and not write.accepted:
+                with suppress(SpoolFullError):
+                    self._staged.cut(size)  # nothing is behind the hole
+            raise
 
-    async def _accept(self, data: memoryview) -> int | None:
-        """Take what fits into the tail, once there is room; None: a rename is in the way."""
+    async def _accept(self, write: PendingWrite) -> bool:
+        """Take what fits into the tail, once there is room; False: a rename is in the way."""
         tail_bytes, limit = len(self._staged.tail), self._staged.part_bytes
         if tail_bytes >= limit:
-            return 0 if await self._empty_tail() else None
-        data = data[: limit - tail_bytes]
+            return await self._empty_tail(write)
+        data = write.rest[: limit - tail_bytes]
         if not self._staged.try_reserve(len(data)):
-            return await self._accept_without_room(data)
+            return await self._accept_without_room(write, data)
         self._staged.append(data)
-        return len(data)
+        write.accepted += len(data)
+        return True
 
-    async def _accept_without_room(self, data: memoryview) -> int | None:
+    async def _accept_without_room(self, write: PendingWrite, data: memoryview) -> bool:
         """As `_accept`, where all memory is in use.
 
         What can leave by upload does, and waits for memory while any is leaving. Anything else goes
@@ -216,22 +221,25 @@ class DirtyFile:
         staged, least = self._staged, self._context.store.limits.min_part_bytes
         if self._can_stream() and len(staged.tail) >= least:
             # not a full part yet, but its memory comes back even if all writers wait
-            return 0 if await self._empty_tail() else None
+            return await self._empty_tail(write)
         if self._remote.upload is not None and self._can_stream():
             with suppress(TimeoutError):
                 if await staged.reserve(len(data), until_stuck=True):
                     staged.append(data)
-                    return len(data)
+                    write.accepted += len(data)
+                    return True
         full = self._append_to_spool(data)
         if full is None:
-            await self._send_spooled()
+            write.accepted += len(data)
+            await self._send_spooled(write)
         else:
             try:
                 await staged.reserve(len(data))
             except TimeoutError:
                 raise full from None
             staged.append(data)
-        return len(data)
+            write.accepted += len(data)
+        return True
 
     def _append_to_spool(self, data: memoryview) -> SpoolFullError | None:
         """Returns why the spool does not take them; a wait must not hold what was raised."""
@@ -259,32 +267,36 @@ class DirtyFile:
     def _part_start(self) -> int | None:
         return None if self.state.phase is FilePhase.DISCARDED else self._staged.part_start
 
-    async def _empty_tail(self) -> bool:
+    async def _empty_tail(self, write: PendingWrite) -> bool:
         """Move the tail to the upload, as its next part, or into the spool.
 
         Returns False if a rename is under way, after which the upload will be another one.
         """
         if not self._can_stream():
             self._staged.spill()
-            await self._send_spooled()
+            await self._send_spooled(write)
             return True
         with self._context.key_lock.change_at_once(lambda: self._remote.key) as is_our_turn:
             if not is_our_turn:
                 return False
-            error = await self._sender.send_tail()
-        if error is not None:
-            self._fail_if_lost(error)
+            with write.sending():
+                error = await self._sender.send_tail()
+                if error is not None:
+                    self._fail_if_lost(error)
         return True
 
-    async def _send_spooled(self) -> None:
+    async def _send_spooled(self, write: PendingWrite) -> None:
         """Let what the spool has leave in parts, if it can and no rename is under way."""
         start = self._part_start()
         if start is None or self._staged.tail_start - start < self._staged.part_bytes:
             return
         with self._context.key_lock.change_at_once(lambda: self._remote.key) as is_our_turn:
-            error = await self._sender.send_spooled(start) if is_our_turn else None
-        if error is not None:
-            self._fail_if_lost(error)
+            if not is_our_turn:
+                return
+            with write.sending():
+                error = await self._sender.send_spooled(start)
+                if error is not None:
+                    self._fail_if_lost(error)
 
     async def truncate(self, size: int) -> None:
         """Make the file that long. Raises as `write`, but where it becomes empty."""
@@ -297,13 +309,91 @@ class DirtyFile:
                 return
             self._check_whole()
             if size != self.size:
-                await self._load_small(is_append=False)
-                await self._staged.make_map_room()
+                await self._make_ready()
                 if size > self.size:
                     await self._staged.grow(size)
                 else:
+                    await self._staged.fetch_copied_before(size)
                     self._staged.cut(size)
             self._changed()
+
+    async def _make_ready(self) -> None:
+        """For a change anywhere."""
+        await self._load_small(is_append=False)
+        await self._staged.make_map_room()
+
+    async def extend(self, size: int) -> None:
+        """Let zeros follow up to a size; a file that is as long stays as it is. As `truncate`."""
+        async with self._lock:
+            self._check_whole()
+            if size > self.size:
+                await self._make_ready()
+                await self._staged.grow(size)
+                self._changed()
+
+    async def zero(self, start: int, end: int, *, grows: bool) -> None:
+        """Let a range be zeros, which take neither memory nor spool until they are stored.
+
+        grows: what is behind the end becomes part of the file; else it is left out.
+
+        Raises:
+            FileTooLargeError: so many could not be sent.
+            VolumeError: as `write`.
+
+        """
+        async with self._lock:
+            self._check_whole()
+            size = self.size
+            last = max(size, end) if grows else size
+            if min(end, last) <= start and last == size:
+                return
+            await self._make_ready()
+            if last > size:
+                await self._staged.grow(last)
+            self._changed()
+            if start < min(end, size):
+                await self._staged.zero(start, min(end, size))
+
+    # copies inside the store
+
+    def stored_range(self, start: int, length: int) -> tuple[ObjectInfo, int] | None:
+        """As `StagedFile.stored_range`."""
+        return self._staged.stored_range(start, length)
+
+    def missing_for_copy(self, offset: int) -> int | None:
+        """As `StagedFile.missing_for_copy`, of a copy to there."""
+        if offset != self.size or self.state.phase is FilePhase.DISCARDED:
+            return None
+        return self._staged.missing_for_copy()
+
+    async def copy(self, write: PendingWrite, source: ObjectInfo, start: int, length: int) -> int:
+        """Let bytes of another object follow, copied inside S3. Returns how many.
+
+        They are in the file's upload then, whatever becomes of the source. 0: they cannot be
+        copied now. write: empty, to where they belong; if its caller gives up, none follow.
+
+        Raises:
+            VolumeError: the first could not be copied, or what is before them not be sent.
+
+        """
+        async with self._lock:
+            self._check_whole()
+            await self._load_small(is_append=True)
+            if self.missing_for_copy(write.offset) != 0:
+                return 0
+            if self._part_start() != self.size and not await self._empty_tail(write):
+                return 0
+            if self._part_start() != self.size:
+                return 0  # it could not be sent
+            with self._context.key_lock.change_at_once(lambda: self._remote.key) as is_our_turn:
+                if not is_our_turn:
+                    return 0
+                copied, error = await self._sender.copy(source, start, length)
+            if copied:
+                self._changed()
+            elif error is not None:
+                raise error
+            return copied
 
     # into the store
 
@@ -411,6 +501,16 @@ class DirtyFile:
         self.state = self.state.then(FilePhase.CLOSED, error if self.state.is_dirty else None)
         self._staged.close()
         self._remote.close()
+
+    def next_data(self, offset: int) -> int | None:
+        """As `StagedFile.next_data`."""
+        self._check_whole()
+        return self._staged.next_data(offset)
+
+    def next_hole(self, offset: int) -> int:
+        """As `StagedFile.next_hole`."""
+        self._check_whole()
+        return self._staged.next_hole(offset)
 
     async def read(self, offset: int, length: int) -> bytes:
         """Bytes of the file as it is now, wherever they are. As `StagedFile.read`."""

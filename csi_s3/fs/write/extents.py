@@ -70,14 +70,16 @@ class PackedExtents(NamedTuple):
         """The ends. Raises ValueError: there is a part of one."""
         return _little_endian(array("Q", self.ends))
 
-    def check(self) -> None:
+    def check(self, *, has_copies: bool = False) -> None:
         """Whether it is the map of a file whose bytes can all be read.
+
+        has_copies: what is only in parts of an upload may be somewhere else.
 
         Raises:
             ValueError: it is not.
 
         """
-        ends, origins, readable = self.array(), self.origins, "bsz"
+        ends, origins, readable = self.array(), self.origins, "bsz-" if has_copies else "bsz"
         if len(ends) != len(origins) or origins.strip(readable):
             raise ValueError(f"{len(ends)} ends, and the origins {origins[:100]!r}")
         if not all(map(lt, chain((0,), ends), ends)):
@@ -187,6 +189,16 @@ class Extents:
         if found < 0:
             return None
         return Extent(max(at, self._start(found)), self._ends[found], origin)
+
+    def next_but(self, origin: Origin, at: int) -> Extent | None:
+        """The first extent of another origin that ends behind `at`, cut to begin there."""
+        found = bisect_right(self._ends, at)
+        if found < len(self._ends) and self._origins[found] == origin.code:
+            found += 1
+        if found >= len(self._ends):
+            return None
+        start = max(at, self._start(found))
+        return Extent(start, self._ends[found], _ORIGINS[self._origins[found]])
 
     def large(self, origin: Origin, start: int, *, least_bytes: int) -> list[tuple[int, int]]:
         """The extents of an origin behind start, cut to it, that are not smaller."""
@@ -332,7 +344,7 @@ async def plan(
             if len(runs) <= limits.max_parts and (
                 sum(r.size // largest or 1 for r, largest in sizes) <= limits.max_parts
             ):
-                pieces = [p for run, largest in sizes for p in _cut(run, largest, limits)]
+                pieces = [p for run, largest in sizes for p in cut_piece(run, largest, limits)]
                 pieces = pieces if is_end else _filled_up(pieces, min_part_bytes)
                 if len(pieces) <= limits.max_parts:
                     return pieces
@@ -386,7 +398,11 @@ async def _runs(
     return runs
 
 
-def _cut(run: Piece, piece_bytes: int, limits: Limits) -> list[Piece]:
+def cut_piece(run: Piece, piece_bytes: int, limits: Limits) -> list[Piece]:
+    """Cut a range into parts of this size, none too small but one that was so before.
+
+    Some may be larger; there are no more than ceil(size / piece_bytes).
+    """
     pieces, least = [], limits.min_part_bytes
     at = run.start
     while at < run.end:

@@ -72,6 +72,21 @@ class FileSender:
             return _of_upload(exc)
         return None
 
+    async def copy(
+        self, source: ObjectInfo, start: int, length: int
+    ) -> tuple[int, VolumeError | None]:
+        """Let bytes of another object follow, copied inside S3; all that is before them is sent.
+
+        Returns how many there are, and why there are not more.
+        """
+        upload = self._remote.begin_upload(start=self._staged.size)
+        copied, error = await upload.copy_range(source, start, length)
+        if copied:
+            self._staged.add_copied(source, start, copied)
+        elif not upload.parts:
+            await self._remote.drop_upload()
+        return copied, error
+
     async def _read_to_send(self, start: int, n: int) -> bytes:
         """Bytes that leave at once: they are counted as `leaving`."""
         await self._budget.reserve_to_send(n)
@@ -189,9 +204,10 @@ class FileSender:
     async def _send_parts(self, upload: ParallelUpload) -> None:
         """Send or copy what the upload does not have yet, and wait until all has arrived."""
         staged = self._staged
-        for sent in [p for p in upload.parts if p.is_stale]:
-            data = await self._read_to_send(sent.start, sent.end - sent.start)
-            await upload.replace(sent, data)
+        for stale in [p for p in upload.parts if p.is_stale]:
+            for sent in upload.split(stale):
+                data = await self._read_to_send(sent.start, sent.end - sent.start)
+                await upload.replace(sent, data)
         if upload.body.covered == staged.tail_start and staged.tail:
             await upload.part(upload.body, staged.take_tail())  # no second copy of it in memory
         await self._fill(upload, upload.body, staged.size)

@@ -5,18 +5,20 @@ Bytes given to it are `leaving`: they count in the memory budget until their par
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
-from csi_s3.errors import FileTooLargeError, IntegrityError, VolumeError
+from csi_s3.errors import FileTooLargeError, IntegrityError, ObjectChangedError, VolumeError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.outcome import outcome
-from csi_s3.fs.write.extents import copy_part_bytes
+from csi_s3.fs.write.extents import Piece, copy_part_bytes, cut_piece
 from csi_s3.s3.store import Buffer, ObjectInfo, Part, Upload
 
 PARALLEL_PARTS = 16
 GROW_EVERY_PARTS = 1000  # the part size doubles, so that 10,000 parts of 8 MiB hold 4 TiB
 LARGEST_SHARE = 8  # of the memory budget: the largest part that is sent
+COPIED_PART_BYTES = 64 << 20  # of another object: so much is fetched where a byte of it changes
 SPARE_NUMBERS = 500  # of parts, for what may yet change in an edited file's beginning
 
 PartTask = asyncio.Task[Part | VolumeError]
@@ -55,7 +57,24 @@ class PartRun:
 
     def add(self, length: int, task: PartTask) -> None:
         self.last += 1
-        self.parts.append(SentPart(self.last, self.covered, self.covered + length, task))
+        self.add_numbered(self.last, length, task)
+
+    def add_numbered(self, number: int, length: int, task: PartTask) -> None:
+        """Add a part whose number was taken before."""
+        self.parts.append(SentPart(number, self.covered, self.covered + length, task))
+
+    def split(self, sent: SentPart, pieces: Sequence[Piece]) -> list[SentPart]:
+        """Stale parts in place of one, if there are numbers for them behind it; else that one."""
+        at = bisect_right(self.parts, sent.start, key=lambda part: part.end)
+        end = self.parts[at + 1].number if at + 1 < len(self.parts) else self.last + 1
+        if not 1 < len(pieces) <= end - sent.number:
+            return [sent]
+        parts = [
+            SentPart(sent.number + n, piece.start, piece.end, sent.task, is_stale=True)
+            for n, piece in enumerate(pieces)
+        ]
+        self.parts[at : at + 1] = parts
+        return parts
 
     def within(self, start: int, end: int) -> Iterator[SentPart]:
         """The parts that have bytes of a range."""
@@ -145,6 +164,48 @@ class ParallelUpload:
         number, start = run.last + 1, run.covered
         task = self._begin(0, lambda upload: upload.part_from(number, source, start, length))
         run.add(length, task)
+
+    async def copy_range(
+        self, source: ObjectInfo, start: int, length: int
+    ) -> tuple[int, VolumeError | None]:
+        """Copy bytes of another object, as the next parts of the body, and wait until they are in.
+
+        Returns how many are, and the first failure, which is not final. Each part takes as many
+        numbers as if its bytes were sent, so that they can be, if they change. Not every store
+        compares the source's ETag, so it is looked at once more.
+        """
+        run, limits, part_bytes = self.body, self._store.limits, self.part_bytes(self.body)
+        largest = min(COPIED_PART_BYTES, limits.max_copy_part_bytes)
+        begun: list[tuple[int, int, PartTask]] = []
+        for piece in cut_piece(Piece(start, start + length, is_copy=True), largest, limits):
+            number = run.last + 1
+            if run.last + -(-piece.size // part_bytes) > run.max_number:
+                break
+            run.last += -(-piece.size // part_bytes)
+            await self._slot(0)
+            copy = partial(_copy_part, number, source, piece)
+            begun.append((number, piece.size, self._begin(0, copy, is_final=False)))
+        if begun:
+            await asyncio.wait([task for *_, task in begun])
+        checked = await outcome(partial(self._store.head, source.key))
+        if isinstance(checked, VolumeError):
+            return 0, checked.again()
+        if checked.etag != source.etag:
+            return 0, ObjectChangedError(f"{source.key!r} is no longer {source.etag}")
+        copied = 0
+        for number, size, task in begun:
+            result = task.result()
+            if isinstance(result, VolumeError):
+                return copied, result.again()
+            run.add_numbered(number, size, task)
+            copied += size
+        return copied, None
+
+    def split(self, sent: SentPart) -> list[SentPart]:
+        """A stale part in pieces of the usual size, where it is larger and numbers are free."""
+        run = self.head if sent.end <= self.head.covered else self.body
+        piece = Piece(sent.start, sent.end, is_copy=False)
+        return run.split(sent, cut_piece(piece, self.part_bytes(run), self._store.limits))
 
     async def replace(self, sent: SentPart, data: Buffer) -> None:
         """Send a part again, after its first sending has ended. As for `part`."""
@@ -254,14 +315,23 @@ class ParallelUpload:
             self._budget.left(held_bytes)
             raise
 
-    def _begin(self, held_bytes: int, send: Callable[[Upload], Awaitable[Part]]) -> PartTask:
+    def _begin(
+        self,
+        held_bytes: int,
+        send: Callable[[Upload], Awaitable[Part]],
+        *,
+        is_final: bool = True,
+    ) -> PartTask:
+        """is_final: the upload cannot do without this part."""
+
         async def part() -> Part:
             return await send(await self._opened())
 
         async def sent() -> Part | VolumeError:
             result = await outcome(part)
             if isinstance(result, VolumeError):
-                self._failure = self._failure or result
+                if is_final:
+                    self._failure = self._failure or result
             else:
                 self._progress()
             return result
@@ -283,6 +353,10 @@ class ParallelUpload:
                 if self._upload is None:
                     self._upload = await self._store.create_upload(self.key, like=self._like)
         return self._upload
+
+
+async def _copy_part(number: int, source: ObjectInfo, piece: Piece, upload: Upload) -> Part:
+    return await upload.part_from(number, source, piece.start, piece.size)
 
 
 def largest_part_bytes(context: MountContext, part_bytes: int) -> int:

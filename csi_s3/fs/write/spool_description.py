@@ -10,6 +10,7 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from csi_s3.fs.write.copied_ranges import NO_COPIES, CopiedRanges
 from csi_s3.fs.write.extents import LETTERS, Extents, Origin, PackedExtents
 from csi_s3.s3.store import ObjectInfo
 
@@ -27,6 +28,7 @@ class Description:
         being changed, and may be half written.
     is_left: nothing will upload it: it is kept for a person, from this record's mtime on.
     base_etag, base_size: the version that it changes; "" where there was none.
+    copies: where the bytes are that were only in an upload.
     """
 
     key: str
@@ -34,6 +36,7 @@ class Description:
     is_left: bool = False
     base_etag: str = ""
     base_size: int = 0
+    copies: CopiedRanges = NO_COPIES
     extents: PackedExtents = _NO_MAP
 
     @classmethod
@@ -46,24 +49,39 @@ class Description:
         """
         extents = data.pop("extents", ())
         packed = _unpacked(extents) if isinstance(extents, dict) else _of_list(extents)
-        packed.check()
+        copies = CopiedRanges.from_json(data.pop("copies", ()))
+        packed.check(has_copies=bool(copies))
+        if copies and not copies.has_all(Extents.of(packed)):
+            raise ValueError("bytes that are nowhere")
         if not isinstance(data.get("key"), str):
             raise TypeError("no key")
-        return cls(**{k: data[k] for k in data if k in cls.__slots__}, extents=packed)
+        known = {k: data[k] for k in data if k in cls.__slots__}
+        return cls(**known, copies=copies, extents=packed)
 
     @classmethod
-    def whole(cls, key: str, base: ObjectInfo | None, extents: Extents) -> Self:
+    def whole(
+        cls,
+        key: str,
+        base: ObjectInfo | None,
+        extents: Extents,
+        copies: CopiedRanges = NO_COPIES,
+    ) -> Self:
         """Of a file that may be uploaded in place of base."""
         return cls(
             key=key,
             is_whole=True,
             base_etag="" if base is None else base.etag,
             base_size=0 if base is None else base.size,
+            copies=copies,
             extents=extents.packed(),
         )
 
     def to_json(self) -> dict[str, Any]:
         data = {name: getattr(self, name) for name in self.__slots__}
+        if self.copies:
+            data["copies"] = self.copies.to_json()
+        else:
+            del data["copies"]
         ends, origins = self.extents
         if len(origins) > LISTED_EXTENTS:
             return data | {"extents": {"ends": b64encode(ends).decode(), "origins": origins}}
@@ -76,7 +94,7 @@ class Description:
         return ObjectInfo(key=self.key, size=self.base_size, etag=self.base_etag, last_modified=0.0)
 
     def without_map(self) -> Self:
-        return replace(self, extents=_NO_MAP)
+        return replace(self, copies=NO_COPIES, extents=_NO_MAP)
 
     def map(self) -> Extents:
         return Extents.of(self.extents)

@@ -65,6 +65,23 @@ class SpoolSpace:
         there = self._touched(extents, first, extents.size)
         return there - self._touched(extents, first, size)
 
+    def punched_bytes(self, extents: Extents, start: int, end: int) -> int:
+        """What a file with this map gives back when this range becomes a hole."""
+        first, last = start // self.block_bytes * self.block_bytes, self.rounded(end)
+        before, after = self._touched(extents, first, start), self._touched(extents, end, last)
+        both = bool(before and after and last - first == self.block_bytes)
+        beside = before + after - both * self.block_bytes
+        return self._touched(extents, first, last) - beside
+
+    def free_blocks(self, extents: Extents, start: int, end: int) -> tuple[int, int]:
+        """The blocks of a range without a byte, as start and end; there may be none."""
+        first, last = start // self.block_bytes * self.block_bytes, self.rounded(end)
+        if self._touched(extents, first, start):
+            first += self.block_bytes
+        if self._touched(extents, end, last):
+            last -= self.block_bytes
+        return first, last
+
     def _touched(self, extents: Extents, start: int, end: int) -> int:
         blocks = extents.blocks_within(start, end, Origin.SPOOL, block_bytes=self.block_bytes)
         return blocks * self.block_bytes

@@ -9,15 +9,24 @@ costs what was changed, and not the file.
 import asyncio
 from pathlib import Path
 
-from csi_s3.errors import FileTooLargeError, OutOfMemoryError, SpoolFullError, UnsupportedError
+from csi_s3.errors import (
+    FileTooLargeError,
+    NotFoundError,
+    ObjectChangedError,
+    OutOfMemoryError,
+    SpoolFullError,
+    StaleError,
+    UnsupportedError,
+)
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.write.copied_ranges import NO_COPIES, RANGE_BYTES, CopiedRange, CopiedRanges
 from csi_s3.fs.write.extents import EXTENT_BYTES, STEP_EXTENTS, Extent, Extents, Origin
-from csi_s3.fs.write.parallel_upload import largest_part_bytes
+from csi_s3.fs.write.parallel_upload import SentPart, largest_part_bytes
 from csi_s3.fs.write.remote_object import RemoteObject
 from csi_s3.fs.write.spool import Spool, SpoolFile
 from csi_s3.fs.write.spool_description import Description
-from csi_s3.s3.store import Buffer
+from csi_s3.s3.store import Buffer, ObjectInfo
 
 # Memory is reserved as the tail grows: the first, then as much again, at most the second at once.
 FIRST_GRANULE_BYTES, GRANULE_BYTES = 4 << 10, 256 << 10
@@ -47,6 +56,7 @@ class StagedFile:
         "_remote",
         "_reserved",
         "_spool",
+        "copies",
         "extents",
         "tail",
     )
@@ -59,6 +69,7 @@ class StagedFile:
         self._reserved = 0  # of the memory budget, for the tail
         self.extents = Extents()  # from 0 to where the tail starts
         self._counted = 0  # so many of them; below 0: closed
+        self.copies = NO_COPIES  # where bytes are that are only in parts
         self._remote, self._spool, self._context, self._lock = remote, spool, context, lock
         self._file: SpoolFile | None = None
         self._is_unlinked = False  # no other process may find it
@@ -87,7 +98,8 @@ class StagedFile:
     @property
     def has_lost_bytes(self) -> bool:
         """Bytes were in parts of an upload alone, and the upload is gone."""
-        return self._remote.upload is None and self.extents.has(Origin.SENT)
+        is_sent = self._remote.upload is None and self.extents.has(Origin.SENT)
+        return is_sent and not self.copies.has_all(self.extents)
 
     @property
     def _part_bytes(self) -> int:
@@ -313,6 +325,105 @@ class StagedFile:
         largest = sizes[min(most, len(sizes)) - 1]
         return [g for g in inner if g[1] - g[0] <= largest][:most]
 
+    # what was copied from other objects
+
+    def stored_range(self, start: int, length: int) -> tuple[ObjectInfo, int] | None:
+        """The stored version that has the byte at start, and how many bytes from there.
+
+        None: the store does not have it, or not as a part of an object.
+        """
+        found = self.extents.within(start, start + length, most=1)
+        base = self._remote.base
+        if base is None or not found or found[0].origin is not Origin.BASE:
+            return None
+        return base, found[0].size
+
+    def missing_for_copy(self) -> int | None:
+        """How many bytes must follow before a copy may: what is before it must be a part.
+
+        None: no copy can follow.
+        """
+        start, size = self.part_start, self.size
+        if start is None or self.tail_start - start > self.part_bytes or self.copies.is_full:
+            return None
+        return 0 if start == size else max(0, self._least_part_bytes - (size - start))
+
+    def add_copied(self, source: ObjectInfo, start: int, n: int) -> None:
+        """Let n bytes of a source follow, which are in the upload; nothing is in the tail."""
+        self._mark_changed()
+        at = self.tail_start
+        self.extents.put(at, at + n, Origin.SENT)
+        self._set_copies(self.copies.added(CopiedRange(at, at + n, source, start)))
+        self._count_extents()
+
+    def _set_copies(self, copies: CopiedRanges) -> None:
+        more = len(copies.ranges) - len(self.copies.ranges)
+        self.copies = copies
+        if more:
+            self._context.memory.account(MemoryKind.DIRTY_FILES).add(more * RANGE_BYTES)
+
+    def _copied_parts(self, start: int, end: int) -> list[SentPart]:
+        """The parts of the upload that were copied, of a range, and are not here."""
+        upload = self._remote.upload
+        if not self.copies or upload is None:
+            return []
+        return [
+            p
+            for p in (*upload.head.within(start, end), *upload.body.within(start, end))
+            if self.extents.count_within(p.start, p.end, Origin.SENT)
+            and self.copies.covering(p.start, p.end)
+        ]
+
+    async def fetch_copied(self, start: int, end: int) -> None:
+        """Bring bytes that were copied inside S3 to the spool before some of a range change.
+
+        Their part is to be sent then, so it must be here whole.
+
+        Raises:
+            SpoolFullError: there is no room, or the source is not what it was.
+
+        """
+        for part in self._copied_parts(start, end):
+            await self._fetch(part.start, part.end)
+
+    async def fetch_copied_before(self, size: int) -> None:
+        """As `fetch_copied`, before the file is cut within a part."""
+        for part in self._copied_parts(size, size + 1):
+            await self._fetch(part.start, min(part.end, size))
+
+    async def _fetch(self, start: int, end: int) -> None:
+        for e in self.extents.within(start, end):
+            at = e.start
+            while e.origin is Origin.SENT and at < e.end:
+                try:
+                    data = await self.read(at, min(e.end - at, COPY_BYTES))
+                except StaleError as exc:
+                    raise SpoolFullError(
+                        f"{self._remote.key}: a change of bytes that were copied inside S3, and"
+                        " what they were copied from has changed",
+                        "close the file first",
+                    ) from exc
+                self._put_in_spool(at, data)
+                at += len(data)
+                self._remote.progress.made()
+
+    async def _read_copied(self, copied: CopiedRange) -> Buffer:
+        """Read from the source, as long as it is what it was."""
+        budget, source = self._context.memory.buffers, copied.source
+        budget.take(copied.size)
+        try:
+            chunk = await self._context.store.read_range(
+                source.key, copied.source_start, copied.size, etag=source.etag
+            )
+        except (NotFoundError, ObjectChangedError) as exc:
+            raise StaleError(
+                f"{self._remote.key}: {source.key}, from which it was copied, has changed",
+                "bytes of it can be read once the file is stored",
+            ) from exc
+        finally:
+            budget.release(copied.size)
+        return chunk.data
+
     # changes
 
     def _mark_changed(self) -> None:
@@ -337,7 +448,9 @@ class StagedFile:
 
     def _check_not_sent(self, start: int, end: int) -> None:
         """Bytes that are in parts only cannot be sent again in another part."""
-        if self.extents.has(Origin.SENT) and self.extents.count_within(start, end, Origin.SENT):
+        if self._remote.upload is None or not self.extents.has(Origin.SENT):
+            return
+        if self.extents.count_within(start, end, Origin.SENT):
             raise SpoolFullError(
                 f"{self._remote.key}: a change of bytes that are only in parts of an upload",
                 "give the volume a larger spool-size",
@@ -346,14 +459,7 @@ class StagedFile:
     async def grow(self, size: int) -> None:
         """Let zeros follow: in memory as long as the file fits one part, else as a hole."""
         zeros = size - self.size
-        largest = self._context.store.limits.max_parts * largest_part_bytes(
-            self._context, self._part_bytes
-        )
-        if zeros > largest:
-            raise FileTooLargeError(
-                f"{self._remote.key}: a hole up to {size}, and holes are sent as zeros",
-                f"at most {largest} bytes; a larger write-part-size or memory-target allows more",
-            )
+        self._check_zeros(zeros)
         fits = self.is_in_memory and size <= self._part_bytes
         if fits and self.try_reserve(zeros):
             self.append(bytes(zeros))
@@ -363,6 +469,54 @@ class StagedFile:
             self.spill()
         self.extents.put(self.tail_start, size, Origin.ZERO)
         self._count_extents()
+
+    def _check_zeros(self, n: int) -> None:
+        largest = self._context.store.limits.max_parts * largest_part_bytes(
+            self._context, self._part_bytes
+        )
+        if n > largest:
+            raise FileTooLargeError(
+                f"{self._remote.key}: a hole of {n} bytes, and holes are sent as zeros",
+                f"at most {largest} bytes; a larger write-part-size or memory-target allows more",
+            )
+
+    async def zero(self, start: int, end: int) -> None:
+        """Let a range that is there be zeros, which take neither memory nor spool.
+
+        Raises:
+            FileTooLargeError: they could not be sent.
+
+        """
+        self._check_zeros(end - start)
+        await self.fetch_copied(start, end)
+        self._check_not_sent(start, end)
+        if self._remote.upload is not None:
+            self._remote.upload.mark_changed(start, end)
+        self._mark_changed()
+        tail_start = self.tail_start
+        if end > tail_start:
+            first, last = max(0, start - tail_start), end - tail_start
+            self.tail[first:last] = bytes(last - first)
+        if start < tail_start:
+            await self._zero_mapped(start, min(end, tail_start))
+
+    async def _zero_mapped(self, start: int, end: int) -> None:
+        """As `zero`, before the tail; other tasks get their turn where there are many extents."""
+        file, freed_bytes, at = self._file, 0, start
+        while at < end:
+            upto = self.extents.within(at, end, most=STEP_EXTENTS)[-1].end
+            if file is not None:
+                freed_bytes += file.punched_bytes(at, upto, self.extents)
+            self.extents.put(at, upto, Origin.ZERO)
+            at = upto
+            if at < end:
+                await asyncio.sleep(0)
+        self._count_extents()
+        if file is None or not freed_bytes:
+            return
+        is_freed = await file.punch(start, end, self.extents)
+        if is_freed and self._file is file:
+            file.freed(freed_bytes)
 
     def cut(self, size: int) -> None:
         """Make the file shorter; SpoolFullError if a part that has the only copy would be cut."""
@@ -378,6 +532,7 @@ class StagedFile:
                 self._file.cut(size, self.extents)
             self._drop_tail()
             self.extents.truncate(size)
+            self._set_copies(self.copies.cut(size))
             self._count_extents()
         if upload is not None:
             upload.cut(size)
@@ -414,12 +569,27 @@ class StagedFile:
         is_load = self._is_better_in_memory(is_append=False)
         if offset + len(data) > self.size or is_load or not self.has_map_room:
             return False
+        if self.copies and self._copied_parts(offset, offset + len(data)):
+            return False
         self.overwrite(offset, memoryview(data))
         return True
 
+    def next_data(self, offset: int) -> int | None:
+        """Where the first byte from an offset on is that is not in a hole; None: nowhere."""
+        data = self.extents.next_but(Origin.ZERO, offset)
+        if data is not None:
+            return data.start
+        return max(offset, self.tail_start) if offset < self.size and self.tail else None
+
+    def next_hole(self, offset: int) -> int:
+        """Where the first hole from an offset on begins: the last one is behind the end."""
+        hole = self.extents.next_of(Origin.ZERO, offset)
+        return self.size if hole is None else hole.start
+
     async def localise(self, limit_bytes: int) -> None:
-        """Copy the base's bytes to the spool, up to limit_bytes, before the object is deleted."""
-        if self.extents.count(Origin.BASE) > limit_bytes:
+        """Copy what only S3 has to the spool, up to limit_bytes, before the object is deleted."""
+        copied = sum(r.size for r in self.copies.ranges)
+        if self.extents.count(Origin.BASE) + copied > limit_bytes:
             raise SpoolFullError(
                 f"{self._remote.key}: more than {limit_bytes} bytes are in S3 only",
                 "raise unlinked-open-limit",
@@ -430,10 +600,13 @@ class StagedFile:
             self._put_in_spool(e.start, data)
             at = e.start + len(data)
             self._context.progress_timeout.made_progress()
+        for r in self.copies.ranges:
+            await self._fetch(r.start, r.end)
 
     def mark_stored(self, size: int) -> None:
         """Take all bytes from the base, which has this size; a file in memory stays there."""
         self._close_file()
+        self._set_copies(NO_COPIES)
         if not self.is_in_memory:
             self._drop_tail()
             self.extents.truncate(0)
@@ -443,6 +616,7 @@ class StagedFile:
     def mark_sent_stored(self) -> None:
         """Take bytes that were only in the upload from the base, which it has made."""
         self.extents.replace(Origin.SENT, Origin.BASE)
+        self._set_copies(NO_COPIES)
 
     def _close_file(self, *, keep: bool = False) -> None:
         if self._file is not None:
@@ -470,7 +644,7 @@ class StagedFile:
     async def _read_some(self, offset: int, length: int) -> bytes:
         """As `read`; less, where that is of very many pieces."""
         end, start = min(offset + length, self.size), self.tail_start
-        pieces: list[Buffer | Extent] = []  # of one moment; the base's follow
+        pieces: list[Buffer | Extent | CopiedRange] = []  # of one moment; what is in S3 follows
         some = self.extents.within(offset, min(end, start), most=STEP_EXTENTS)
         if some and some[-1].end < min(end, start):
             end = some[-1].end
@@ -481,25 +655,28 @@ class StagedFile:
                 pieces.append(bytes(e.size))
             elif e.origin is Origin.SPOOL and self._file is not None:
                 pieces.append(self._file.read(e.start, e.size))
+            elif copied := self.copies.covering(e.start, e.end):
+                pieces += copied
             else:
                 raise UnsupportedError(
                     f"{self._remote.key}: read of bytes that are in an upload not yet complete",
                     "close the file first, or give the volume a larger spool-size",
                 )
         if end > start:
-            pieces.append(bytes(self.tail[max(0, offset - start) : end - start]))
-        return b"".join(
-            [
-                await self._remote.read(p.start, p.size) if isinstance(p, Extent) else p
-                for p in pieces
-            ]
-        )
+            with memoryview(self.tail) as tail:
+                pieces.append(bytes(tail[max(0, offset - start) : end - start]))
+        return b"".join([await self._read_piece(p) for p in pieces])
+
+    async def _read_piece(self, piece: Buffer | Extent | CopiedRange) -> Buffer:
+        if isinstance(piece, Extent):
+            return await self._remote.read(piece.start, piece.size)
+        return await self._read_copied(piece) if isinstance(piece, CopiedRange) else piece
 
     # the end
 
     def keep(self) -> Path:
         """Have all bytes that are only here in the spool, for the mount's next worker."""
-        if self.extents.has(Origin.SENT):
+        if not self.copies.has_all(self.extents):
             raise SpoolFullError(
                 f"{self._remote.key}: some of it is only in parts of an upload and cannot be kept",
                 "give the volume a larger spool-size",
@@ -508,7 +685,7 @@ class StagedFile:
         if self._file is None:  # nothing but zeros and base
             self._file = self._new_file()
         remote = self._remote
-        description = Description.whole(remote.key, remote.replaces, self.extents)
+        description = Description.whole(remote.key, remote.replaces, self.extents, self.copies)
         if self._file.description != description.without_map():  # any change makes it not whole
             self._file.describe(description)
         return self._file.path
@@ -522,10 +699,12 @@ class StagedFile:
     def adopt(self, file: SpoolFile, description: Description) -> None:
         """Go on with what an earlier worker kept: changes of the base."""
         self.extents, self._file = description.map(), file
+        self._set_copies(description.copies)
         self._count_extents()
 
     def reset(self) -> None:
         self._drop_tail()
+        self._set_copies(NO_COPIES)
         self.extents.truncate(0)
         self._count_extents()
         self._close_file()
@@ -533,6 +712,7 @@ class StagedFile:
     def close(self) -> None:
         """Give memory and spool back; what is kept stays in the spool."""
         self._drop_tail()
+        self._set_copies(NO_COPIES)
         counted, self._counted = max(0, self._counted), -1
         self._context.memory.account(MemoryKind.DIRTY_FILES).add(-counted * EXTENT_BYTES)
         self._close_file(keep=self.is_kept)
