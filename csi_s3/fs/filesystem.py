@@ -28,7 +28,7 @@ from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
 from csi_s3.fs.files.write_back import WriteBack
-from csi_s3.fs.listings.entries import Entry, Special
+from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.exclusive_create import put_new_if_possible
 from csi_s3.fs.names.inode import (
@@ -242,13 +242,10 @@ class FileSystem:
         above = here if here.ino == ROOT else self._inodes.get(here.parent)
         return self._tree.attributes(here), self._tree.attributes(above)
 
-    async def readdir(
-        self, fh: int, start: int, *, needs_inodes: bool = False
-    ) -> AsyncGenerator[DirEntry, None]:
+    async def readdir(self, fh: int, start: int) -> AsyncGenerator[DirEntry, None]:
         """Entries from a position on (0: the beginning), without `.` and `..`: see `dots`.
 
         The caller calls `remember` for each inode that the kernel took, then `note_answers` once.
-        needs_inodes: each entry must have one; if there is no memory for it, the READDIR fails.
         """
         handle = self._handles.directory(fh)
         eviction, adopt = self._tree.eviction, self._tree.adopt
@@ -271,7 +268,7 @@ class FileSystem:
                 present = local or self._inodes.child(handle.inode.ino, name)
                 if present is None and entry is Special.ABSENT:
                     continue
-                has_room = needs_inodes or eviction.may_list or eviction.check()
+                has_room = eviction.may_list or eviction.check()
                 if present is None and not has_room:
                     yield DirEntry(
                         name=name.encode(),
@@ -280,9 +277,8 @@ class FileSystem:
                         has_inode=False,
                     )
                     continue
-                listed_as = self._adopt_with_room if present is None and needs_inodes else adopt
                 try:
-                    inode = local or await listed_as(handle.inode, name, entry, question=question)
+                    inode = local or await adopt(handle.inode, name, entry, question=question)
                 except NotFoundError:
                     continue
                 attributes, position = self._tree.attributes(inode), reading.give()
@@ -292,12 +288,6 @@ class FileSystem:
                     self._inodes.drop_unused(inode)
         finally:
             reading.end()
-
-    async def _adopt_with_room(
-        self, parent: Inode, name: str, entry: Entry, *, question: int
-    ) -> Inode:
-        with await self._tree.room(parent.ino, name, is_look_up=True):
-            return await self._tree.adopt(parent, name, entry, question=question)
 
     def remember(self, ino: int) -> bool:
         """Count a reference of the kernel, which took a listed entry.

@@ -71,13 +71,8 @@ def answered(
             except Exception as exc:
                 if isinstance(exc, TimeoutError) and _is_interrupted(request):
                     log.debug("%s: interrupted while it waited", op)
-                    number = EINTR
-                else:
-                    number = _errno(op, exc, deadline_s)
-                _drop_frames(exc)
-                metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
-                timer.observe(perf_counter() - began_s)
-                raise FUSEError(number) from exc
+                    raise _answer(op, EINTR, exc, began_s) from exc
+                raise _answer(op, _errno(op, exc, deadline_s), exc, began_s) from exc
             except asyncio.CancelledError as exc:
                 me = asyncio.current_task()
                 if me is not None and me.cancelling():
@@ -92,6 +87,33 @@ def answered(
         return inner
 
     return wrap
+
+
+def answered_at_once(handler: Callable[P, R]) -> Callable[P, R]:
+    """As `answered`, of plain code: what is answered without a task. False is no answer yet."""
+    op = handler.__name__.removesuffix("_now")
+    done, timer = metrics.FUSE_OPERATIONS.labels(op, "ok"), metrics.FUSE_SECONDS.labels(op)
+
+    @wraps(handler)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        began_s = perf_counter()
+        try:
+            result = handler(*args, **kwargs)
+        except Exception as exc:
+            raise _answer(op, _errno(op, exc, None), exc, began_s) from exc
+        if result is not False:
+            done.count += 1
+            timer.observe(perf_counter() - began_s)
+        return result
+
+    return inner
+
+
+def _answer(op: str, number: int, exc: Exception, began_s: float) -> FUSEError:
+    _drop_frames(exc)
+    metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
+    metrics.FUSE_SECONDS.labels(op).observe(perf_counter() - began_s)
+    return FUSEError(number)
 
 
 def _is_interrupted(request: PendingRequest | None) -> bool:

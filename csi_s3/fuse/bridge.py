@@ -4,9 +4,10 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from itertools import islice
+from typing import Any
 
 import pyfuse3
 from typing_extensions import override
@@ -15,8 +16,8 @@ from csi_s3.errors import NotFoundError
 from csi_s3.fs.base.keys import MAX_NAME_BYTES
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fs.names.attributes import Attributes
-from csi_s3.fuse.boundary import answered
-from csi_s3.fuse.entry_without_inode import EntryWithoutInode
+from csi_s3.fuse.boundary import answered, answered_at_once
+from csi_s3.fuse.protocol import MessageBytes
 from csi_s3.obs.metrics import catalog as metrics
 
 ANSWER_WITHIN_S = 120.0  # longer than the store's own retries
@@ -25,6 +26,8 @@ BLOCK_BYTES = 4096
 FREE_BYTES = 1 << 63  # 8 EiB: 9007199254740992 1K-blocks in df
 FREE_FILES = 1 << 40
 RENAME_NOREPLACE = 1
+# The generation of an entry that is to bring no inode; no UTF-8 has such bytes. See `answers`.
+NO_INODE = 0xFFC1_D3B5_FE97_C0A1
 FORGET_AT_ONCE = 1000  # inodes, in one step of the event loop
 DOTS = 2  # `.` and `..` come first in a directory
 
@@ -50,7 +53,6 @@ class Bridge(pyfuse3.Operations):
         super().__init__()
         self._fs, self._negative_ttl_s = fs, negative_ttl_s
         self._on_other_user = on_other_user
-        self._without_inode = EntryWithoutInode.create()
 
     def _check_user(self, ctx: Context) -> None:
         if self._on_other_user is not None and ctx.uid != 0:
@@ -68,14 +70,18 @@ class Bridge(pyfuse3.Operations):
                 raise
             return nothing(self._negative_ttl_s)
 
+    def forget_now(self, ino: int, n: int) -> None:
+        """The kernel gives back n references to an inode."""
+        self._fs.forget(ino, n)
+
     @override
-    async def forget(self, inode_list: Any) -> None:
-        """One request may name 65,000 inodes, and no program waits for it."""
-        for start in range(0, len(inode_list), FORGET_AT_ONCE):
-            for ino, n in inode_list[start : start + FORGET_AT_ONCE]:
+    async def forget(self, inode_list: Iterable[tuple[int, int]]) -> None:
+        """As `forget_now`, of any number of inodes: in steps, for no program waits for it."""
+        references = iter(inode_list)
+        while some := list(islice(references, FORGET_AT_ONCE)):
+            for ino, n in some:
                 self._fs.forget(ino, n)
-            if start + FORGET_AT_ONCE < len(inode_list):
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
     @override
     @answered(ANSWER_WITHIN_S)
@@ -126,21 +132,19 @@ class Bridge(pyfuse3.Operations):
         self, fh: int, start: int, token: pyfuse3.ReaddirToken, listed: list[int]
     ) -> None:
         """Put names into the answer. listed: gets the inodes to which the kernel has references."""
-        without = self._without_inode
-        names = self._fs.readdir(fh, start, needs_inodes=without is None)
+        names = self._fs.readdir(fh, start)
         async with aclosing(names) as entries:
             async for found in entries:
                 position = found.position + DOTS
                 answer = entry(found.attributes)
-                if without is not None and not found.has_inode:
-                    without.remove(answer)
+                if not found.has_inode:
+                    answer.generation = NO_INODE
                 if not pyfuse3.readdir_reply(token, found.name, answer, position):
                     break
                 if not found.has_inode:
                     continue
                 listed.append(found.attributes.ino)
-                if not self._fs.remember(found.attributes.ino) and without is None:
-                    break
+                self._fs.remember(found.attributes.ino)
 
     @override
     @answered(ANSWER_WITHIN_S, has_caller=False)
@@ -200,14 +204,28 @@ class Bridge(pyfuse3.Operations):
 
     @override
     @answered(ANSWER_WITHIN_S)
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        data = await self._fs.files.read(fh, off, size)
-        _READ.count += len(data)
-        return cast("bytes", data)  # any buffer will do
+    async def read(  # type: ignore[override] # it is called by `answers` only
+        self, fh: int, off: int, size: int
+    ) -> Sequence[MessageBytes]:
+        """The bytes in one or more pieces, which do not change any more."""
+        pieces = await self._fs.files.read(fh, off, size)
+        _READ.count += sum(map(len, pieces))
+        return pieces
+
+    @answered_at_once
+    def write_now(self, fh: int, off: int, data: memoryview) -> bool:
+        """Write, if nothing is to be waited for; else False, and `write` is to be called.
+
+        data: is not referred to when this returns.
+        """
+        if not self._fs.files.try_write(fh, off, data):
+            return False
+        _WRITTEN.count += len(data)
+        return True
 
     @override
     @answered(None)
-    async def write(self, fh: int, off: int, buf: bytes) -> int:
+    async def write(self, fh: int, off: int, buf: MessageBytes) -> int:
         written = await self._fs.files.write(fh, off, buf)
         _WRITTEN.count += written
         return written

@@ -1,64 +1,50 @@
-"""Notifications to the kernel, written to /dev/fuse: requests to drop names that are not in use.
+"""Notifications to the kernel, written to /dev/fuse: what it has cached is to be dropped.
 
-Since Linux 6.18 one notification takes many inode numbers, locks no directory, and skips what is in
-use (FUSE_NOTIFY_PRUNE). Older kernels take one name at a time and wait for the directory's lock,
-which they hold while a READDIR, a look-up or a change of that directory is under way.
+Each is one write, whose result is the kernel's answer. A write for pages waits until pages that are
+being read are there, one for a name until no READDIR, look-up or change of its directory is under
+way. Since Linux 6.18 one notification takes many inode numbers, locks no directory, and skips what
+is in use (FUSE_NOTIFY_PRUNE).
 
-pyfuse3 has no FUSE_NOTIFY_PRUNE. Rejected: FUSE_EXPIRE_ONLY, after which the kernel (6.18) looks a
-name up again at its next use, but keeps the inode.
+Rejected: FUSE_EXPIRE_ONLY, after which the kernel (6.18) looks a name up again at its next use, but
+keeps the inode.
 """
 
 import fcntl
 import logging
 import os
-import struct
+import threading
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 
 from csi_s3.fs.names.kernel_cache import CachedName
+from csi_s3.fuse.protocol import build_inval_entry, build_inval_inode, build_prune
 
 log = logging.getLogger(__name__)
 
-# include/uapi/linux/fuse.h
-_MINOR_AT = 44  # in an INIT request: struct fuse_in_header, then struct fuse_init_in
-_HEADER = struct.Struct("<IiQ")  # struct fuse_out_header: length, code of the notification, 0
-FUSE_NOTIFY_INVAL_ENTRY = 3
-_ENTRY = struct.Struct("<QII")  # struct fuse_notify_inval_entry_out
-FUSE_NOTIFY_PRUNE = 9
-_PRUNE = struct.Struct("<IIQ")  # struct fuse_notify_prune_out
 PRUNE_SINCE_MINOR = 45
 
 
-def can_prune(init_request: bytes) -> bool:
-    """Whether the kernel that sent this INIT request has FUSE_NOTIFY_PRUNE."""
-    (minor,) = struct.unpack_from("<I", init_request, _MINOR_AT)
-    return bool(minor >= PRUNE_SINCE_MINOR)
-
-
-def prune(inodes: Sequence[int]) -> bytes:
-    body = _PRUNE.pack(len(inodes), 0, 0) + struct.pack(f"<{len(inodes)}Q", *inodes)
-    return _HEADER.pack(_HEADER.size + len(body), FUSE_NOTIFY_PRUNE, 0) + body
-
-
-def invalidate(parent: int, name: bytes) -> bytes:
-    body = _ENTRY.pack(parent, len(name), 0) + name + b"\0"
-    return _HEADER.pack(_HEADER.size + len(body), FUSE_NOTIFY_INVAL_ENTRY, 0) + body
-
-
 class Notifier:
-    """Lifetime: from the INIT reply to `close`. Concurrency: `drop` is called in a thread.
+    """Lifetime: from the INIT reply to `close`.
+
+    Concurrency: `drop` and `drop_pages` may block, and are called in a thread.
 
     The number of its descriptor is never freed, so that a thread that returns late cannot write
     into another file. can_prune: the kernel leaves alone what is in use, directories as well.
     """
 
-    def __init__(self, fuse_fd: int, init_request: bytes) -> None:
+    def __init__(self, fuse_fd: int, *, minor: int) -> None:
+        """minor: of the kernel's protocol."""
         self._fd = fcntl.fcntl(fuse_fd, fcntl.F_DUPFD_CLOEXEC, 0)
-        self.can_prune = can_prune(init_request)
+        self.can_prune = minor >= PRUNE_SINCE_MINOR
         self._is_closed = False
+        self._names: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     def close(self) -> None:
         """Release the connection; plain code."""
         self._is_closed = True
+        self._names.put(None)
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(null, self._fd, inheritable=False)
         os.close(null)
@@ -72,22 +58,43 @@ class Notifier:
         the store, or that this process has not seen yet, is waited for.
         """
         if self.can_prune:
-            self._write(prune([name.ino for name in names]))
+            self._write(build_prune([name.ino for name in names]))
             return ()
         skipped = []
         for name in names:
             if is_read(name.parent):
                 skipped.append(name)
             else:
-                self._write(invalidate(name.parent, name.name))
+                self._write(build_inval_entry(name.parent, name.name))
         return skipped
 
-    def _write(self, notification: bytes) -> None:
+    def drop_pages(self, ino: int) -> bool:
+        """Drop pages and attributes of an inode; may block. False: the kernel did not have it."""
+        return self._write(build_inval_inode(ino, attr_only=False))
+
+    def drop_attributes(self, ino: int) -> bool:
+        """Drop the attributes of an inode. False: the kernel did not have it."""
+        return self._write(build_inval_inode(ino, attr_only=True))
+
+    def drop_soon(self, parent: int, name: bytes) -> None:
+        """Drop a name, in a thread, after those that came before it."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._drop_names, daemon=True)
+            self._thread.start()
+        self._names.put((parent, name))
+
+    def _drop_names(self) -> None:
+        while (name := self._names.get()) is not None:
+            self._write(build_inval_entry(*name))
+
+    def _write(self, notification: bytes) -> bool:
         if self._is_closed:
-            return
+            return False
         try:
             os.write(self._fd, notification)
         except FileNotFoundError:
-            pass  # the kernel does not have it
+            return False
         except OSError as exc:
-            log.debug("the kernel did not drop names: %s", exc)
+            log.debug("the kernel did not drop what it was asked to: %s", exc)
+            return False
+        return True

@@ -1,84 +1,42 @@
-"""One FUSE session on a /dev/fuse descriptor that another process mounted: the INIT relay.
+"""One FUSE session on a /dev/fuse descriptor that another process mounted.
 
-libfuse starts on one end of a socketpair. The kernel's INIT request, which node has read already,
-is written to the other end; libfuse's reply is read there, changed, and written to the real
-descriptor, which then replaces the socketpair (dup2) before the event loop has seen it.
+INIT, which node has read already, is answered here. `request_loop` reads all further requests,
+`answers` answers some of them, and `relay` has pyfuse3 answer the others; `routes` says which.
 
-So the reply may contain flags that pyfuse3 does not offer (parallel look-ups in one directory), and
-another worker can later be started on a live mount with the same INIT request.
+So another worker can later be started on a live mount, with the same INIT request.
 """
 
 import asyncio
 import logging
 import os
-import select
-import socket
-import struct
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import pyfuse3
-import pyfuse3.asyncio
-from typing_extensions import override
 
 from csi_s3.aio import blocking
 from csi_s3.errors import MountError
 from csi_s3.fs.names.kernel_cache import CachedName
+from csi_s3.fuse import negotiation
+from csi_s3.fuse.answers import Answers
+from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.notifier import Notifier
+from csi_s3.fuse.protocol import (
+    Opcode,
+    build_init,
+    build_init_reply,
+    parse_init,
+    parse_reply_header,
+)
+from csi_s3.fuse.relay import MAX_TASKS, Relay
+from csi_s3.fuse.request_loop import RequestLoop
+from csi_s3.fuse.requests import KernelRequest
 
 log = logging.getLogger(__name__)
 
-MAX_TASKS = 4096  # writers may wait for memory, and must not block readers
 INVALIDATE_WITHIN_S = 10.0
 DROP_WITHIN_S = 150.0  # longer than a READDIR takes, for which the kernel locks a directory
-
-# include/uapi/linux/fuse.h: struct fuse_out_header, then struct fuse_init_out
-_FLAGS_AT = 28
-_MAX_READAHEAD_AT = 24
-_BACKGROUND_AT = 32
-FUSE_PARALLEL_DIROPS = 1 << 18
-MAX_READAHEAD_BYTES = 1 << 20
-MAX_BACKGROUND = 128
-CONGESTION_THRESHOLD = 96
-
-
-def add_init_flags(reply: bytes) -> bytes:
-    """Add flags and limits to libfuse's INIT reply.
-
-    Measured: five one-second look-ups in one directory took 1.01 s instead of 5.01 s with
-    FUSE_PARALLEL_DIROPS.
-    """
-    changed = bytearray(reply)
-    (flags,) = struct.unpack_from("<I", changed, _FLAGS_AT)
-    struct.pack_into("<I", changed, _FLAGS_AT, flags | FUSE_PARALLEL_DIROPS)
-    struct.pack_into("<I", changed, _MAX_READAHEAD_AT, MAX_READAHEAD_BYTES)
-    struct.pack_into("<HH", changed, _BACKGROUND_AT, MAX_BACKGROUND, CONGESTION_THRESHOLD)
-    return bytes(changed)
-
-
-class _Nursery(pyfuse3.asyncio._Nursery):  # noqa: SLF001 - its hook; see Session.serve
-    """Its tasks go on when a request is withdrawn before it is read: its caller was killed.
-
-    pyfuse3 would end the task, and with it one of MAX_TASKS and its buffer. And a task that has
-    ended is dropped at once: pyfuse3 keeps those that began later until it has ended as well.
-    """
-
-    @override
-    def start_soon(
-        self, func: Callable[..., Coroutine[Any, Any, None]], *args: object, name: str | None = None
-    ) -> None:
-        async def reading() -> None:
-            while True:
-                try:
-                    return await func(*args)
-                except BlockingIOError:
-                    log.debug("a request was withdrawn before it was read")
-
-        task = asyncio.create_task(reading())  # noqa: TID251 - this is the group of its tasks
-        setattr(task, "name", name)  # noqa: B010 - pyfuse3 reads it
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+CHECK_EVERY_S = 60.0
 
 
 class Session:
@@ -95,49 +53,119 @@ class Session:
 
         only_owner_and_root: libfuse answers all users but root and this process's own with EACCES.
         """
-        self._fuse_fd, self._init_request = fuse_fd, init_request
+        self._fuse_fd, self._init = fuse_fd, parse_init(init_request)
         self._options = set(pyfuse3.default_options)
         if only_owner_and_root:
             self._options.add("allow_root")
         self._notifier: Notifier | None = None
-        self._waits = 0
-        self._poll = select.poll()
+        self._loop: RequestLoop | None = None
+        self._relay: Relay | None = None
+        self._answers: Answers | None = None
+        self._checking: asyncio.TimerHandle | None = None
+        self._failure: MountError | None = None
         self._is_ended = False
         self.is_answered = asyncio.Event()
 
-    async def serve(self, operations: pyfuse3.Operations) -> None:
+    async def serve(self, operations: Bridge) -> None:
         """Answer the kernel until the session ends.
 
         Raises:
             MountError: libfuse or the kernel refused the INIT.
 
         """
-        kernel_side, libfuse_side = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pyfuse3.asyncio.enable()
-        self._wait_readable = pyfuse3.asyncio.wait_readable
-        setattr(pyfuse3.asyncio, "wait_readable", self._relay(kernel_side))  # noqa: B010 - its hook
-        setattr(pyfuse3.asyncio, "open_nursery", _Nursery)  # noqa: B010 - its hook
-        fd = libfuse_side.detach()  # libfuse closes it with the session
-        pyfuse3.init(operations, f"/dev/fd/{fd}", self._options)
+        self._loop = loop = RequestLoop(self._fuse_fd, ended=self.end)
+        self._relay = relay = Relay(self._pass_back)
+        self._answers = answers = Answers(loop, relay, operations)
+        pyfuse3.init(operations, f"/dev/fd/{relay.open()}", self._options)
+        init = negotiation.for_libfuse(self._init)
+        relay.add(KernelRequest(Opcode.INIT, init.unique, 0), build_init(init))
+        self._check_later()
         try:
             await pyfuse3.main(max_tasks=MAX_TASKS)
         finally:
             self._is_ended = True  # `terminate` of a closed session would crash
-            pyfuse3.asyncio.wait_readable = self._wait_readable
-            kernel_side.close()
+            if self._checking is not None:
+                self._checking.cancel()
+            answers.close()
+            relay.close()
             if self._notifier is not None:
                 self._notifier.close()
             pyfuse3.close(unmount=False)
-            if self._fuse_fd >= 0:
-                os.close(self._fuse_fd)
+            loop.close()
+        if self._failure is not None:
+            raise self._failure
         if not self.is_answered.is_set():
             raise MountError("the FUSE session ended before INIT was answered")
 
     def end(self) -> None:
-        """Stop serving; plain code and idempotent."""
-        if not self._is_ended:
-            self._is_ended = True
-            pyfuse3.terminate()
+        """Stop serving; plain code and idempotent. What was taken is answered."""
+        if self._is_ended:
+            return
+        self._is_ended = True
+        pyfuse3.terminate()
+        if self._loop is not None:
+            self._loop.stop()
+        if self._relay is not None:
+            self._relay.end()
+
+    def _pass_back(self, request: KernelRequest, reply: bytearray) -> None:
+        if request.opcode == Opcode.INIT:
+            self._answer_init(reply)
+        elif self._answers is not None:
+            self._answers.pass_back(request, reply)
+
+    def _answer_init(self, libfuse_reply: bytearray) -> None:
+        """Answer the kernel, now that libfuse is ready."""
+        _, error, _ = parse_reply_header(libfuse_reply)
+        if error:
+            self._fail(f"libfuse refused INIT: {os.strerror(-error)}")
+            return
+        try:
+            answer = negotiation.answer(self._init)
+            os.write(self._fuse_fd, build_init_reply(self._init.unique, answer))
+        except ValueError as exc:
+            self._fail(str(exc))
+        except OSError as exc:
+            self._fail(f"the kernel refused the INIT reply: {exc.strerror}")
+        else:
+            self._notifier = Notifier(self._fuse_fd, minor=self._init.minor)
+            if self._loop is not None and self._answers is not None:
+                self._loop.serve(self._answers.handlers())
+            self.is_answered.set()
+
+    def _fail(self, what: str) -> None:
+        self._failure = MountError(what)
+        self.end()
+
+    # requests
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests that were taken and are not answered yet."""
+        return 0 if self._loop is None else len(self._loop.in_flight)
+
+    async def drain(self) -> None:
+        """Take no more requests, and return when all that were taken are answered.
+
+        The kernel keeps what comes until `resume`, or until another process serves the descriptor.
+        """
+        if self._loop is not None:
+            await self._loop.drain()
+
+    def resume(self) -> None:
+        """Take requests again."""
+        if self._loop is not None and not self._is_ended:
+            self._loop.start()
+
+    def _check_later(self) -> None:
+        self._checking = asyncio.get_running_loop().call_later(CHECK_EVERY_S, self._check)
+
+    def _check(self) -> None:
+        if self._loop is not None:
+            self._loop.in_flight.check()
+        self._check_later()
+
+    # the kernel's caches
 
     @property
     def can_drop_directories(self) -> bool:
@@ -146,18 +174,21 @@ class Session:
 
     async def invalidate_inode(self, ino: int) -> None:
         """Drop the kernel's pages and attributes of an inode, if it has any."""
-        await blocking(partial(_invalidate, ino, attr_only=False), within_s=INVALIDATE_WITHIN_S)
+        if self._notifier is not None:
+            await blocking(partial(self._notifier.drop_pages, ino), within_s=INVALIDATE_WITHIN_S)
 
     def invalidate_attributes(self, ino: int) -> None:
         """Drop the kernel's attributes of an inode, if it has any.
 
         It takes no lock that is held by a request to this process: 5 µs, in the event loop.
         """
-        _invalidate(ino, attr_only=True)
+        if self._notifier is not None:
+            self._notifier.drop_attributes(ino)
 
     def forget_name(self, parent: int, name: bytes) -> None:
-        """Have the kernel look a name up again, in a thread of pyfuse3."""
-        pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)
+        """Have the kernel look a name up again, in a thread."""
+        if self._notifier is not None:
+            self._notifier.drop_soon(parent, name)
 
     async def drop_names(
         self, names: Sequence[CachedName], *, is_read: Callable[[int], bool]
@@ -171,41 +202,3 @@ class Session:
         except TimeoutError:
             log.debug("the kernel keeps a directory locked")
             return ()
-
-    def _relay(self, kernel_side: socket.socket) -> Callable[[int], Coroutine[Any, Any, None]]:
-        """A wait_readable whose first two calls pass INIT in and its reply out."""
-
-        async def wait_readable(fd: int) -> None:
-            self._waits += 1
-            if self._waits == 1:
-                kernel_side.send(self._init_request)
-                return
-            if self._waits == 2:  # noqa: PLR2004 - INIT was processed, its reply is there
-                self._answer(kernel_side.recv(1 << 16), fd)
-                self._poll.register(fd, select.POLLIN)
-            await self._wait_readable(fd)
-            while not self._poll.poll(0):  # the request was withdrawn: its caller was killed
-                await self._wait_readable(fd)
-
-        return wait_readable
-
-    def _answer(self, reply: bytes, fd: int) -> None:
-        try:
-            os.write(self._fuse_fd, add_init_flags(reply))
-        except OSError as exc:
-            raise MountError(f"the kernel refused the INIT reply: {exc.strerror}") from exc
-        self._notifier = Notifier(self._fuse_fd, self._init_request)
-        os.set_blocking(self._fuse_fd, False)
-        os.dup2(self._fuse_fd, fd, inheritable=False)
-        os.close(self._fuse_fd)
-        self._fuse_fd = -1
-        self.is_answered.set()
-
-
-def _invalidate(ino: int, *, attr_only: bool) -> None:
-    try:
-        pyfuse3.invalidate_inode(ino, attr_only=attr_only)
-    except FileNotFoundError:
-        pass  # the kernel does not have the inode
-    except OSError as exc:
-        log.debug("invalidate of inode %d: %s", ino, exc)

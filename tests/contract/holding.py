@@ -157,7 +157,7 @@ class Place:
     async def read(self, name: str) -> bytes:
         fh = await self.open(name, 0)
         try:
-            return bytes(await self.fs.files.read(fh, 0, 1 << 20))
+            return b"".join(await self.fs.files.read(fh, 0, 1 << 20))
         finally:
             await self.fs.files.release(fh)
 

@@ -64,7 +64,7 @@ async def read(p: Place):
     fh = await p.open("f", os.O_RDONLY)
     task = yield p.fs.files.read(fh, 1 << 20, 1 << 20)
     assert task.cancelled()
-    assert bytes(await p.fs.files.read(fh, 1 << 20, 1 << 20)) == data[1 << 20 : 2 << 20]
+    assert b"".join(await p.fs.files.read(fh, 1 << 20, 1 << 20)) == data[1 << 20 : 2 << 20]
     await p.fs.files.release(fh)
 
 
@@ -178,7 +178,7 @@ async def unlink_of_an_open_file(p: Place):
     yield p.fs.unlink(p.ino, b"f")
     if await p.exists("f"):
         await p.fs.unlink(p.ino, b"f")
-    assert bytes(await p.fs.files.read(fh, 0, 100))[:3] == b"new"
+    assert b"".join(await p.fs.files.read(fh, 0, 100))[:3] == b"new"
     await p.close(fh)
     assert p.stored("f") is None
 

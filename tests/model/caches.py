@@ -212,7 +212,7 @@ class Caches:
     async def _page(self, fh: int, held: CachedInode, index: int) -> bytes:
         page, at, asked = held.pages.get(index), index * PAGE_BYTES, self._attr_version
         if page is None:
-            page = bytes(await self._fs.files.read(fh, at, PAGE_BYTES))
+            page = b"".join(await self._fs.files.read(fh, at, PAGE_BYTES))
             if len(page) < PAGE_BYTES and asked >= held.attr_version:
                 held.size = min(held.size, at + len(page))  # fuse_read_update_size
             page = held.pages[index] = page.ljust(PAGE_BYTES, b"\0")

@@ -63,7 +63,7 @@ async def served(
 def cancel_requests() -> None:
     """A request may wait for what the failed block was to do."""
     for task in asyncio.all_tasks():
-        if task.get_coro().__qualname__.startswith("_Nursery.start_soon."):
+        if task.get_coro().__qualname__.startswith("RequestTasks.start_soon."):
             task.cancel()
 
 

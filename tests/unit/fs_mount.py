@@ -129,7 +129,7 @@ class Mount(Driver):
             return await self.fs.files.open(ino, flags)
 
     def read(self, fh: int, offset: int = 0, length: int = 1 << 20) -> bytes:
-        return bytes(self.run(self.fs.files.read(fh, offset, length)))
+        return b"".join(self.run(self.fs.files.read(fh, offset, length)))
 
     def write(self, fh: int, data: bytes, offset: int = 0) -> None:
         assert self.run(self.fs.files.write(fh, offset, data)) == len(data)

@@ -219,3 +219,16 @@ def test_a_failure_that_a_caller_gets_is_not_logged_twice(mount, caplog):
     with pytest.raises(VolumeError):
         mount.run(mount.fs.unlink(1, b"f"))
     assert not [r for r in caplog.records if "failed in the end" in r.getMessage()]
+
+
+def test_a_directory_can_be_read_while_a_rename_in_it_goes_on(mount):
+    mount.put("a", b"moved")
+    mount.lookup("a")
+    held = Held(mount.store, "COPY")
+    given_up(mount, mount.fs.rename(1, b"a", 1, b"b", may_replace=True))
+    mount.store.put_now("a", b"another version")
+    listing = waiting(mount, mount.names(1))  # it adopts that version after the rename
+    held.let_go()
+    shown = mount.wait(listing)
+    assert shown in (["a"], ["b"], []), "a name that is renamed is listed once at most"
+    assert mount.ls() == sorted(mount.tree())

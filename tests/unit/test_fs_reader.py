@@ -139,7 +139,7 @@ def test_reads_slightly_out_of_order_are_one_stream(mount, fetched):
         offsets[i], offsets[i + 1] = offsets[i + 1], offsets[i]
     tasks = [mount.start(mount.fs.files.read(fh, at, 128 * KIB)) for at in offsets]
     for at, task in zip(offsets, tasks, strict=True):
-        assert bytes(mount.wait(task)) == data[at : at + 128 * KIB]
+        assert b"".join(mount.wait(task)) == data[at : at + 128 * KIB]
     mount.release(fh)
     assert sum(end - start for start, end in fetched) <= 8 * MIB + 256 * KIB
 
@@ -154,7 +154,7 @@ def test_two_readers_of_one_handle_get_their_bytes(mount):
             offset = base + at
             tasks.append((offset, mount.start(mount.fs.files.read(fh, offset, MIB))))
     for offset, task in tasks:
-        assert bytes(mount.wait(task)) == data[offset : offset + MIB]
+        assert b"".join(mount.wait(task)) == data[offset : offset + MIB]
     mount.release(fh)
 
 

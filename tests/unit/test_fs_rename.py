@@ -218,8 +218,8 @@ def test_a_read_under_way_goes_on_under_the_new_name(mount):
     assert held.waiting > 0
     mount.rename("f", "g")
     held.let_go()
-    assert mount.wait(reading) == LARGE
-    assert mount.wait(streaming) == LARGE
+    assert b"".join(mount.wait(reading)) == LARGE
+    assert b"".join(mount.wait(streaming)) == LARGE
     mount.release(fh)
 
 

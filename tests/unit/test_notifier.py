@@ -7,14 +7,10 @@ from pathlib import Path
 import pytest
 
 from csi_s3.fs.names.kernel_cache import CachedName
-from csi_s3.fuse.notifier import Notifier, can_prune
+from csi_s3.fuse.notifier import Notifier
 
 NAMES = [CachedName(1, b"a", 11), CachedName(2, "\u00e9".encode(), 12), CachedName(1, b"c", 13)]
-ENTRY, PRUNE = 3, 9  # include/uapi/linux/fuse.h
-
-
-def init(minor: int) -> bytes:
-    return struct.pack("<40xIIII64x", 7, minor, 1 << 17, 0)
+INODE, ENTRY, PRUNE = 2, 3, 9  # include/uapi/linux/fuse.h
 
 
 @pytest.fixture
@@ -25,7 +21,7 @@ def fuse():
     def make(minor: int) -> tuple[Notifier, int]:
         out, into = os.pipe()
         os.set_blocking(out, False)
-        notifier = Notifier(into, init(minor))
+        notifier = Notifier(into, minor=minor)
         os.close(into)
         ends.append((out, notifier))
         return notifier, out
@@ -77,7 +73,7 @@ def test_after_the_end_nothing_is_written_and_the_number_stays_taken(fuse, minor
 @pytest.mark.parametrize("minor", [44, 45])
 def test_a_kernel_that_is_gone_is_no_error(minor):
     out, into = os.pipe()
-    notifier = Notifier(into, init(minor))
+    notifier = Notifier(into, minor=minor)
     os.close(into)
     os.close(out)
     notifier.drop(NAMES, is_read=lambda _: False)
@@ -85,5 +81,27 @@ def test_a_kernel_that_is_gone_is_no_error(minor):
     os.close(notifier._fd)
 
 
-def test_the_version_is_that_of_the_init_request():
-    assert [can_prune(init(minor)) for minor in (31, 44, 45, 46)] == [False, False, True, True]
+def test_pages_and_attributes_are_dropped_of_one_inode(fuse):
+    notifier, out = fuse(31)
+    assert notifier.drop_pages(11)
+    assert notifier.drop_attributes(12)
+    assert notices(out) == [
+        (INODE, struct.pack("<Qqq", 11, 0, 0)),
+        (INODE, struct.pack("<Qqq", 12, -1, 0)),
+    ]
+
+
+def test_names_are_dropped_one_after_the_other_in_a_thread(fuse):
+    notifier, out = fuse(31)
+    for name in NAMES:
+        notifier.drop_soon(name.parent, name.name)
+    os.set_blocking(out, True)
+    found = []
+    while len(found) < len(NAMES):
+        found += notices(out)
+    assert [body[:8] for _, body in found] == [struct.pack("<Q", n.parent) for n in NAMES]
+    assert {code for code, _ in found} == {ENTRY}
+    notifier.close()
+    assert notifier._thread is not None
+    notifier._thread.join(10)
+    assert not notifier._thread.is_alive()

@@ -22,7 +22,7 @@ def test_a_library_whose_private_names_are_used_stays_below_its_next_minor_relea
     assert most == f"{major}.{minor + 1}"
 
 
-@pytest.mark.parametrize("name", ["_Nursery", "open_nursery", "wait_readable"])
+@pytest.mark.parametrize("name", ["Lock", "_Nursery", "open_nursery", "wait_readable"])
 def test_pyfuse3_has_the_hooks_that_a_session_replaces(name):
     assert callable(getattr(pyfuse3.asyncio, name))
 

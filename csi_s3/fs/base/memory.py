@@ -12,7 +12,8 @@ docs/memory.md has a row for each kind: how it is counted, its bound, and what h
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 from csi_s3.errors import OutOfMemoryError, TooManyOpenFilesError
 from csi_s3.fs.base.budget import MemoryBudget
@@ -118,6 +119,30 @@ class Account:
                 "close files and directories that are no longer needed, or give the volume a larger"
                 " memory-target",
             )
+
+
+class Room:
+    """Memory that is reserved while a request may add what takes it, which is counted when added.
+
+    That there is so much was found out just before; nothing may be awaited until it is entered.
+    """
+
+    __slots__ = ("_account", "_n")
+
+    def __init__(self, account: Account, n: int) -> None:
+        self._account, self._n = account, n
+
+    def __enter__(self) -> Self:
+        self._account.add(self._n)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._account.add(-self._n)
 
 
 class Memory:

@@ -6,6 +6,7 @@ and `dirty_file` move the bytes.
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -249,8 +250,10 @@ class OpenFiles:
     def _key(self, above: Inode, name: str) -> str:
         return child_key(self._inodes.key(above), name, is_dir=False)
 
-    async def read(self, fh: int, offset: int, length: int) -> Buffer:
+    async def read(self, fh: int, offset: int, length: int) -> Sequence[Buffer]:
         """Bytes of the version that was opened, or those written so far to a file being written.
+
+        They are in one or more pieces, which do not change any more.
 
         Raises:
             StaleError, ObjectChangedError: that version is gone.
@@ -259,7 +262,7 @@ class OpenFiles:
         handle = self._handles.file(fh)
         inode = handle.inode
         if inode.writer is not None:
-            return await inode.writer.read(offset, length)
+            return [await inode.writer.read(offset, length)]
         if inode.info is None or not inode.has_version:
             raise StaleError(f"{inode.name}: what was written could not be stored")
         reader = handle.reader
@@ -279,13 +282,27 @@ class OpenFiles:
             raise StaleError(f"{handle.inode.name}: no longer open for writing")
         return writer
 
-    async def write(self, fh: int, offset: int, data: bytes) -> int:
-        """Accept bytes. Returns how many: all, unless the caller has given up while it waited."""
+    def try_write(self, fh: int, offset: int, data: Buffer) -> bool:
+        """As `write`, if that needs no waiting; else False, and nothing has changed."""
+        handle = self._handles.file(fh)
+        writer = handle.inode.writer
+        if writer is None or not writer.try_write(offset, data):
+            return False
+        handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
+        return True
+
+    async def write(self, fh: int, offset: int, data: Buffer) -> int:
+        """Accept bytes anywhere. data: does not change, and may be referred to when this has ended.
+
+        Returns how many: all, unless the caller has given up while it waited.
+
+        Raises as `DirtyFile.write`, and StoreTimeoutError if nothing moves.
+        """
+        if self.try_write(fh, offset, data):
+            return len(data)
         handle = self._handles.file(fh)
         writer = self._writer(handle)
-        accepted = len(data)
-        if not writer.try_write(offset, data):
-            accepted = await self._write(handle.inode, writer, PendingWrite(offset, data))
+        accepted = await self._write(handle.inode, writer, PendingWrite(offset, data))
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return accepted
 

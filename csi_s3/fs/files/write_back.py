@@ -69,6 +69,10 @@ class WriteBack:
         writers = [i.writer for i in self._writers.values() if i.writer is not None]
         return sum(w.size for w in writers if w.state.is_dirty)
 
+    def written(self) -> list[Inode]:
+        """The files that are being changed."""
+        return list(self._writers.values())
+
     # whether a file may be changed, and is
 
     def check(self, inode: Inode, doing: str) -> None:

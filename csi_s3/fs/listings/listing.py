@@ -91,11 +91,11 @@ class Listing:
         """The directory's present key.
 
         Raises:
-            StaleError: it is not known, since all handles are closed.
+            StaleError: there was no handle.
 
         """
         if self._directory.key is None:
-            raise StaleError("a directory was renamed after its handle was closed")
+            raise StaleError("a directory is listed that no handle has been opened for")
         return self._directory.key
 
     @property

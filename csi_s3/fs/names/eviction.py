@@ -21,10 +21,9 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from types import TracebackType
 
 from csi_s3.errors import OutOfMemoryError
-from csi_s3.fs.base.memory import Account
+from csi_s3.fs.base.memory import Room
 from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import CachedName, KernelCache
@@ -40,29 +39,6 @@ LOW = 1 / 4  # of the bound, if that is less
 SETTLE_S = 1.0  # until what was dropped is forgotten
 PLENTY_BYTES = 16 << 10  # more than an inode takes: its key has 1,024 characters at most
 WORTH_A_PASS_BYTES = 1 << 20  # so much more than what the last pass has left
-
-
-class Room:
-    """Memory that is reserved while a request may add inodes, which are counted when added.
-
-    That there is so much was found out just before; nothing may be awaited until it is entered.
-    """
-
-    __slots__ = ("_account", "_n")
-
-    def __init__(self, account: Account, n: int) -> None:
-        self._account, self._n = account, n
-
-    def __enter__(self) -> None:
-        self._account.add(self._n)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._account.add(-self._n)
 
 
 class Eviction:

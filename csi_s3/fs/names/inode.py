@@ -263,11 +263,14 @@ class Inode(Link):
         if self.runtime.is_pinned:
             self.runtime.is_pinned = False
 
-    def known_names(self, changes: Account) -> "Directory[Inode]":
-        """Of a directory, made at first need. changes: the account that it counts them in."""
+    def known_names(self, changes: Account, listed: "set[Directory[Inode]]") -> "Directory[Inode]":
+        """Of a directory, made at first need.
+
+        changes: the account that it counts them in. listed: as `Directory` has it.
+        """
         runtime = self._own()
         if runtime.directory is None:
-            runtime.directory = Directory(changes)
+            runtime.directory = Directory(changes, listed)
         return runtime.directory
 
     def set_target(self, target: bytes | None) -> None:

@@ -4,8 +4,6 @@ Asks S3 (or a listing that is fresh enough) and turns answers into inodes; chang
 """
 
 import math
-from collections.abc import Iterable
-from itertools import chain
 from sys import getsizeof
 
 from csi_s3.aio import KeyLocks
@@ -27,7 +25,7 @@ from csi_s3.fs.base.keys import (
     is_visible,
     link_name,
 )
-from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.base.memory import MemoryKind, Room
 from csi_s3.fs.listings.directory import Directory
 from csi_s3.fs.listings.entries import Entry, Packer, Special, SymbolicLink
 from csi_s3.fs.listings.listing import Lister, Listing
@@ -35,7 +33,7 @@ from csi_s3.fs.listings.listing_reader import DirectoryReader
 from csi_s3.fs.listings.page_cache import PageCache
 from csi_s3.fs.listings.pages import first_below
 from csi_s3.fs.names.attributes import Attributes, attributes, entry_attributes
-from csi_s3.fs.names.eviction import Eviction, Room
+from csi_s3.fs.names.eviction import Eviction
 from csi_s3.fs.names.inode import NEW_INODE_BYTES, ROOT, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import KernelCache
@@ -80,6 +78,7 @@ class Tree:
         self.kept_limit = int(context.memory.pool_bytes * KEPT_SHARE / NEW_INODE_BYTES)
         self.sizes = Sizes(kernel)
         self._changes = context.memory.account(MemoryKind.CHANGES)
+        self._listed: set[Directory[Inode]] = set()
         self._cache = PageCache(context.memory)
         handles = context.memory.account(MemoryKind.HANDLES)
         self._lister = Lister(context, self._cache, Packer(), self.sizes.next_question, handles)
@@ -91,7 +90,7 @@ class Tree:
         if directory is None:
             if not inode.is_dir:
                 raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
-            directory = inode.known_names(self._changes)
+            directory = inode.known_names(self._changes, self._listed)
             self.inodes.recount(inode)
         return directory
 
@@ -182,14 +181,29 @@ class Tree:
             return self.inodes.add(parent.ino, name, Kind.DIRECTORY)
         kind = Kind.LINK if isinstance(entry, SymbolicLink) else Kind.FILE
         info = entry.info if isinstance(entry, SymbolicLink) else entry
-        if present is not None and present.kind is kind:
+        if present is None or present.kind is not kind:
+            return self.inodes.add(parent.ino, name, kind, info=info, question=question)
+        return await self._adopt_version(present, info, (parent, name, entry), question=question)
+
+    async def _adopt_version(
+        self, present: Inode, info: ObjectInfo, of: tuple[Inode, str, Entry], *, question: int
+    ) -> Inode:
+        """As `adopt`; present: has the name. of: what is adopted, the version info."""
+        parent, name, entry = of
+        try:
             is_renewed = await self.renew(present, info, question=question)
-            if self.inodes.child(parent.ino, name) is not present or local.get(name) is present:
-                # Forgotten during the request, or opened for writing.
-                return await self.adopt(parent, name, entry, question=question)
-            if is_renewed:
-                return present
-        return self.inodes.add(parent.ino, name, kind, info=info, question=question)
+        except StaleError:
+            if self.inodes.child(parent.ino, name) is present:
+                raise
+            entry, question = await self.find(parent, name)  # this mount has renamed it
+            return await self.adopt(parent, name, entry, question=question)
+        is_local = self.directory(parent).local.get(name) is present
+        if self.inodes.child(parent.ino, name) is not present or is_local:
+            # Forgotten during the request, or opened for writing.
+            return await self.adopt(parent, name, entry, question=question)
+        if is_renewed:
+            return present
+        return self.inodes.add(parent.ino, name, present.kind, info=info, question=question)
 
     def _vanished(self, inode: Inode) -> None:
         """Another client removed it.
@@ -358,15 +372,14 @@ class Tree:
         self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
         self.keep(above)  # until rmdir, even if that was its last name
 
-    def moved(self, inode: Inode, below: Iterable[Inode]) -> None:
-        """A directory has another key, and so has all that is known below it.
+    def moved(self, old: str, new: str) -> None:
+        """A directory has another key, and so has all below it.
 
-        There may be very many, of which few are being read: only those need the key itself.
+        Very many may be known below it, of which few are listed: only those are looked at.
         """
-        for child in chain((inode,), below):
-            directory = child.runtime.directory
-            if directory is not None and directory.is_listed:
-                directory.moved(self.inodes.key(child) if directory.needs_key else None)
+        below = [(d, d.key) for d in self._listed if d.key is not None and d.key.startswith(old)]
+        for directory, key in below:
+            directory.moved(new + key[len(old) :])
 
     def forget_name(self, inode: Inode) -> None:
         """Let the kernel look the name up again, before its cached entry expires."""

@@ -83,8 +83,8 @@ class Reader:
         self._stream_start = 0
         self._closed = False
 
-    async def read(self, offset: int, length: int) -> Buffer:
-        """Bytes [offset, offset + length), cut at the end of the object.
+    async def read(self, offset: int, length: int) -> Sequence[Buffer]:
+        """Bytes [offset, offset + length), cut at the end of the object, in pieces.
 
         Raises:
             StaleError, ObjectChangedError: this version is gone.
@@ -93,17 +93,17 @@ class Reader:
         """
         end = min(offset + length, self.info.size)
         if offset >= end:
-            return b""
+            return ()
         if end <= len(self._first):
             if end > len(self._first) // 2 and self._is_next(offset):
                 self._stream_from(end)
             self._expected = end
-            return self._first[offset:end]
+            return (memoryview(self._first)[offset:end],)
         if not self._is_next(offset) and not self._covers(offset, end):
             self._drop()
             self._expected = self._head = end
             self._stream_start = offset
-            return await self._fetch_now(offset, end)
+            return (await self._fetch_now(offset, end),)
         if self._covers(offset, end) or self._expected > 0 or offset == 0:
             self._expected = max(self._expected, end)
             self._stream_from(end)
@@ -159,18 +159,18 @@ class Reader:
         request.task.cancel()
         self._budget.release(request.end - request.start)
 
-    async def _collect(self, offset: int, end: int) -> Buffer:
-        """Put the answer together from the first bytes, the window, and GETs for any gap."""
+    async def _collect(self, offset: int, end: int) -> Sequence[Buffer]:
+        """The answer, from the first bytes, the window, and GETs for any gap."""
         pieces: list[Buffer] = []
         at = offset
         while at < end:
             if at < len(self._first):
-                piece: Buffer = self._first[at:end]
+                piece: Buffer = memoryview(self._first)[at:end]
             else:
                 piece = await self._piece(at, end)
             pieces.append(piece)
             at += len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return pieces
 
     async def _piece(self, at: int, end: int) -> Buffer:
         request = next((f for f in self._window if f.start <= at < f.end), None)

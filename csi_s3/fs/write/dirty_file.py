@@ -33,7 +33,7 @@ from csi_s3.fs.write.remote_object import RemoteObject
 from csi_s3.fs.write.spool import Spool, SpoolFile
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.staging import StagedFile
-from csi_s3.s3.store import ObjectInfo
+from csi_s3.s3.store import Buffer, ObjectInfo
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class DirtyFile:
 
     # changes
 
-    def try_write(self, offset: int, data: bytes) -> bool:
+    def try_write(self, offset: int, data: Buffer) -> bool:
         """Accept bytes if that needs no waiting; else False, and `write` is to be called."""
         if not data or self.state.error is not None or self._lock.locked():
             return False
@@ -459,6 +459,11 @@ class DirtyFile:
         """Bytes are only in an upload to the present key, or an object may have been made there."""
         is_sent = self._remote.upload is not None and self._staged.extents.has(Origin.SENT)
         return is_sent or self._remote.is_uncertain
+
+    @property
+    def has_upload(self) -> bool:
+        """Parts of it were sent to the present key."""
+        return self._remote.upload is not None
 
     async def detach(self) -> None:
         """Drop the upload before the key changes; the spool has the bytes that were sent."""

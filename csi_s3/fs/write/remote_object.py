@@ -229,11 +229,12 @@ class RemoteObject:
         if base is None:
             raise StaleError(f"{self.key}: its stored bytes are gone")
         try:
-            data = await self._reader_of(base).read(start, length)
+            pieces = await self._reader_of(base).read(start, length)
         except (NotFoundError, ObjectChangedError, StaleError) as exc:
             if not await self.is_settled_since(base):
                 raise StaleError(f"{base.key}: replaced or deleted while it was changed") from exc
             return await self.read(start, length)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if len(data) != length:
             raise StaleError(f"{base.key}: shorter than what was written")
         return data

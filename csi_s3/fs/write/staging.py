@@ -663,7 +663,8 @@ class StagedFile:
                     "close the file first, or give the volume a larger spool-size",
                 )
         if end > start:
-            pieces.append(bytes(self.tail[max(0, offset - start) : end - start]))
+            with memoryview(self.tail) as tail:
+                pieces.append(bytes(tail[max(0, offset - start) : end - start]))
         return b"".join([await self._read_piece(p) for p in pieces])
 
     async def _read_piece(self, piece: Buffer | Extent | CopiedRange) -> Buffer:

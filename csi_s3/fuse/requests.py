@@ -1,0 +1,107 @@
+"""The kernel's requests that are not answered yet, by the numbers that it gave them."""
+
+import asyncio
+import heapq
+import logging
+import time
+from collections.abc import Iterator
+from operator import attrgetter
+
+from typing_extensions import override
+
+from csi_s3.fuse.protocol import RESEND, Opcode, opcode_name
+
+log = logging.getLogger(__name__)
+
+SHOWN = 10
+HANGS_AFTER_S = 60.0
+
+# They wait for an upload or a copy of any length, and end by themselves where nothing moves.
+_MAY_TAKE_LONG = frozenset(
+    {
+        Opcode.WRITE,
+        Opcode.SETATTR,
+        Opcode.FLUSH,
+        Opcode.FSYNC,
+        Opcode.RELEASE,
+        Opcode.RENAME,
+        Opcode.RENAME2,
+        Opcode.UNLINK,
+        Opcode.MKNOD,
+        Opcode.COPY_FILE_RANGE,
+        Opcode.COPY_FILE_RANGE_64,
+        Opcode.SYNCFS,
+    }
+)
+
+
+class KernelRequest:
+    """One request. began_s: of time.monotonic.
+
+    task: answers it, once it has begun. is_withdrawn: its answer was given by other means.
+    """
+
+    __slots__ = ("began_s", "nodeid", "opcode", "task", "unique")
+
+    def __init__(self, opcode: int, unique: int, nodeid: int) -> None:
+        self.opcode, self.unique, self.nodeid = opcode, unique, nodeid
+        self.began_s = time.monotonic()
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def is_resent(self) -> bool:
+        """Another process may have begun it: the kernel sends it again after a take-over."""
+        return bool(self.unique & RESEND)
+
+    @property
+    def name(self) -> str:
+        """As of its task: LOOKUP 4714."""
+        return f"{opcode_name(self.opcode)} {self.unique & ~RESEND}"
+
+    @override
+    def __repr__(self) -> str:
+        again = ", sent again" if self.is_resent else ""
+        age_s = time.monotonic() - self.began_s
+        return f"{self.name} of inode {self.nodeid}{again}, {age_s:.0f} s"
+
+
+class RequestsInFlight:
+    """Lifetime: as the session. Concurrency: `end` may be called in a thread, all else in the loop.
+
+    A program has one request for each thread at most, and the kernel MAX_BACKGROUND more.
+    """
+
+    def __init__(self) -> None:
+        self._requests: dict[int, KernelRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[KernelRequest]:
+        return iter(list(self._requests.values()))
+
+    def add(self, request: KernelRequest) -> None:
+        self._requests[request.unique] = request
+
+    def get(self, unique: int) -> KernelRequest | None:
+        return self._requests.get(unique)
+
+    def end(self, request: KernelRequest) -> None:
+        """It is answered, or needs no answer."""
+        self._requests.pop(request.unique, None)
+
+    def oldest(self) -> list[KernelRequest]:
+        """Up to ten, the oldest first."""
+        return heapq.nsmallest(SHOWN, self, key=attrgetter("began_s"))
+
+    def check(self) -> None:
+        """Log the oldest ones where one should have been answered long ago; once a minute."""
+        late_s = time.monotonic() - HANGS_AFTER_S
+        if any(r.began_s < late_s and r.opcode not in _MAY_TAKE_LONG for r in self):
+            shown = "; ".join(map(repr, self.oldest()))
+            log.warning(
+                "%d requests of programs wait for an answer; the oldest: %s",
+                len(self),
+                shown,
+                extra={"code": "requests-waiting"},
+            )

@@ -1,0 +1,274 @@
+"""The request loop on a real mount: what it knows of requests, and how it stops."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.mount.command import WITHIN_S
+
+HEAD = """
+import asyncio, json, logging, os, pathlib, signal, subprocess, sys, time
+import uvloop
+from csi_s3.config.volume import TreeConfig
+from csi_s3.fs.base.context import MountContext
+from csi_s3.fs.filesystem import FileSystem
+from csi_s3.fuse import protocol
+from csi_s3.fuse.bridge import Bridge
+from csi_s3.fuse.session import Session
+from csi_s3.kernel import mount
+from csi_s3.s3.memory_store import MemoryStore
+
+path, MEMORY = pathlib.Path(sys.argv[1]) / 'mount', 64 << 20
+path.mkdir()
+
+def run(code, *args):
+    # A process of its own: the kernel waits for this one in each call on the mount.
+    words = [sys.executable, "-c", f"import os, sys\\nos.chdir({str(path)!r})\\n{code}"]
+    pipe, out = subprocess.PIPE, subprocess.STDOUT
+    return subprocess.Popen([*words, *map(str, args)], stdout=pipe, stderr=out, text=True)
+
+async def ended(process):
+    out, _ = await asyncio.to_thread(process.communicate, timeout=60)
+    assert process.returncode == 0, (process.returncode, out)
+    return out
+
+async def until(holds):
+    while not holds():
+        await asyncio.sleep(0.005)
+
+async def serving(test):
+    store = MemoryStore()
+    fd = mount.open_fuse()
+    mount.mount_fuse(fd, path, source_name="test")
+    session = Session(fd, mount.read_init(fd, 10))
+    async with asyncio.TaskGroup() as group:
+        config = TreeConfig(memory_bytes=MEMORY, allow_delete=True, allow_overwrite=True)
+        context = MountContext.create(store, config, group)
+        fs = FileSystem(context, prefix="", kernel=session, state_dir=path.parent / 'state')
+        served = group.create_task(session.serve(Bridge(fs)))
+        await session.is_answered.wait()
+        async with asyncio.timeout(100):
+            found = await test(session, store, fs)
+        await asyncio.to_thread(mount.umount, path)
+        await served
+        fs.close()
+    print(json.dumps(found))
+"""
+
+
+def mounted(tmp_path, program: str):
+    """Run `test(session, store, fs)` of a program; returns what it returns."""
+    code = f"{HEAD}\n{program}\nuvloop.run(serving(test))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=2 * WITHIN_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+HELD = """
+async def test(session, store, fs):
+    gate = asyncio.Event()
+    ask = fs.lookup
+    async def lookup(parent, name):
+        if name.startswith(b"slow"):
+            await gate.wait()
+        return await ask(parent, name)
+    fs.lookup = lookup
+    processes = [run(f"os.path.exists('slow{n}')") for n in range(3)]
+    requests = session._loop.in_flight
+    await until(lambda: sum(r.opcode == protocol.Opcode.LOOKUP for r in requests) == 3)
+    shown = [(protocol.Opcode(r.opcode).name, r.nodeid, r.is_resent) for r in requests.oldest()]
+    tasks = {t.get_name() for t in asyncio.all_tasks()}
+    named = [r.name in tasks and r.task.get_name() == r.name for r in requests]
+    gate.set()
+    for process in processes:
+        await ended(process)
+    await until(lambda: len(requests) == 0)
+    return {"shown": shown, "named": named, "left": session.requests_in_flight}
+"""
+
+
+def test_requests_that_wait_are_known_by_number_operation_inode_and_task(tmp_path):
+    assert mounted(tmp_path, HELD) == {
+        "shown": [["LOOKUP", 1, False]] * 3,
+        "named": [True] * 3,
+        "left": 0,
+    }
+
+
+DRAIN = """
+async def test(session, store, fs):
+    gate, asked = asyncio.Event(), asyncio.Event()
+    ask = fs.lookup
+    async def lookup(parent, name):
+        if name == b"slow":
+            asked.set()
+            await gate.wait()
+        return await ask(parent, name)
+    fs.lookup = lookup
+    slow = run("print(os.path.exists('slow'))")
+    await asked.wait()
+    draining = asyncio.create_task(session.drain())
+    await asyncio.sleep(0)
+    late = run("print(os.path.exists('late'))")
+    await asyncio.sleep(0.3)
+    before = [draining.done(), slow.poll()]
+    gate.set()
+    await draining
+    out = [await ended(slow)]
+    await asyncio.sleep(0.1)
+    waits = [session.requests_in_flight, late.poll()]
+    counted = session._loop.counts.total()
+    await asyncio.sleep(0.1)
+    waits.append(session._loop.counts.total() - counted)
+    session.resume()
+    out.append(await ended(late))
+    return [before, waits, out]
+"""
+
+
+def test_it_stops_taking_requests_answers_those_taken_and_says_so(tmp_path):
+    before, waits, out = mounted(tmp_path, DRAIN)
+    assert before == [False, None]
+    assert waits == [0, None, 0]
+    assert out == ["False\n", "False\n"]
+
+
+INTERRUPTS = """
+async def test(session, store, fs):
+    gate, asked, heard = asyncio.Event(), asyncio.Event(), []
+    session._answers._on_interrupt = lambda request: heard.append(request.name.split()[0])
+    ask = fs.lookup
+    async def lookup(parent, name):
+        if name == b"slow":
+            asked.set()
+            await gate.wait()
+        return await ask(parent, name)
+    fs.lookup = lookup
+    code = '''
+import signal
+signal.signal(signal.SIGUSR1, lambda *_: None)
+print(os.path.exists("slow"))
+'''
+    process = run(code)
+    await asked.wait()
+    process.send_signal(signal.SIGUSR1)
+    await until(lambda: heard)
+    gate.set()
+    out = await ended(process)
+    # one of a request that was answered, or never came
+    body = protocol.INTERRUPT_IN.pack(1 << 40)
+    head = protocol.IN_HEADER.pack(48, protocol.Opcode.INTERRUPT, 3, 0, 0, 0, 0, 0, 0)
+    request = type("R", (), {"name": "INTERRUPT"})
+    session._answers._interrupt(request, memoryview(head + body))
+    return [heard, out, session.requests_in_flight]
+"""
+
+
+def test_an_interrupt_is_heard_and_a_late_one_is_harmless(tmp_path):
+    assert mounted(tmp_path, INTERRUPTS) == [["LOOKUP"], "False\n", 0]
+
+
+PIECES = """
+import hashlib
+async def test(session, store, fs):
+    size = 21 << 20
+    data = os.urandom(size)
+    await store.put("f", data)
+    code = '''
+import hashlib
+print(hashlib.sha256(open("f", "rb").read()).hexdigest())
+fd = os.open("f", os.O_RDONLY | os.O_DIRECT)
+import mmap
+buffer = mmap.mmap(-1, 1 << 20)
+digest, n = hashlib.sha256(), 1
+while n:
+    n = os.readv(fd, [buffer])
+    digest.update(buffer[:n])
+print(digest.hexdigest())
+os.lseek(fd, (21 << 20) - 4096, os.SEEK_SET)
+print(os.readv(fd, [buffer]), os.readv(fd, [buffer]))
+'''
+    out = (await ended(run(code))).split()
+    right = hashlib.sha256(data).hexdigest()
+    return [out[0] == right, out[1] == right, out[2:]]
+"""
+
+
+def test_large_reads_are_right_also_at_the_end_of_a_file_and_without_the_page_cache(tmp_path):
+    assert mounted(tmp_path, PIECES) == [True, True, ["4096", "0"]]
+
+
+WRITES = """
+import hashlib
+async def test(session, store, fs):
+    code = '''
+import hashlib, random
+random.seed(3)
+model = bytearray()
+with open("f", "wb", buffering=0) as file:
+    for n in range(300):
+        at = random.randrange(0, len(model) + 1) if n % 3 else len(model)
+        data = random.randbytes(random.choice((1, 4096, 100_000, 1 << 20)))
+        file.seek(at)
+        assert file.write(data) == len(data)
+        model[at : at + len(data)] = data
+print(hashlib.sha256(model).hexdigest())
+'''
+    out = (await ended(run(code))).split()
+    held = fs.usage().memory_bytes["requests"]
+    return [hashlib.sha256(store.objects["f"].data).hexdigest() == out[0], held]
+"""
+
+
+def test_writes_of_any_size_anywhere_are_stored_as_written(tmp_path):
+    assert mounted(tmp_path, WRITES) == [True, 0]
+
+
+NAMES = """
+async def test(session, store, fs):
+    for n in range(5000):
+        await store.put(f"d/{n:05}-" + "x" * 200, b"")
+    out = await ended(run("print(len(os.listdir('d')), len({e.name for e in os.scandir('d')}))"))
+    return out.split()
+"""
+
+
+def test_long_directories_are_listed_whole(tmp_path):
+    assert mounted(tmp_path, NAMES) == ["5000", "5000"]
+
+
+@pytest.mark.parametrize("n", [2000, 20_000])
+def test_forgetting_many_inodes_holds_up_no_other_request(tmp_path, n):
+    """The kernel forgets all at once; in proportion, others get their turn in between."""
+    program = FORGETS.replace("COUNT", str(n))
+    left, turns = mounted(tmp_path, program)
+    assert left <= 2
+    assert turns >= n // 1000
+
+
+FORGETS = """
+MEMORY = 1 << 30
+async def test(session, store, fs):
+    for n in range(COUNT):
+        await store.put(f"d/{n}", b"")
+    await ended(run("assert len([e.stat() for e in os.scandir('d')]) == COUNT"))
+    assert fs.usage().inodes > COUNT
+    turns, dropping = 0, run("open('/proc/sys/vm/drop_caches', 'w').write('2')")
+    task = asyncio.create_task(ended(dropping))
+    async def count():
+        nonlocal turns
+        while fs.usage().inodes > 2 and turns < 10_000_000:
+            turns += 1
+            await asyncio.sleep(0)
+    await count()
+    await task
+    return [fs.usage().inodes, turns]
+"""

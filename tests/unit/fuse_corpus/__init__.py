@@ -1,0 +1,1 @@
+"""Recorded messages between kernels and a mount; `record` makes them."""
