@@ -14,6 +14,7 @@ from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.listings.directory import Directory
 from csi_s3.fs.names.attributes import attributes
+from csi_s3.fs.names.eviction import Room
 from csi_s3.fs.names.inode import (
     FIRST_NUMBERS,
     ROOT,
@@ -238,3 +239,43 @@ def test_a_local_name_holds_all_directories_above_it_at_any_depth(mount):
     deep[1000].pin()
     tree.drop_local(deep[-1], "f")
     assert [bool(tree.directory(d).local) for d in deep] == [True] * 1000 + [False] * 2001
+
+
+def test_memory_is_reserved_where_s3_is_asked_and_not_where_a_listing_answers(mount, monkeypatch):
+    for n in range(3):
+        mount.put(f"d/{n}")
+    entered, enter = [], Room.__enter__
+    monkeypatch.setattr(Room, "__enter__", lambda room: entered.append(room) or enter(room))
+    directory = mount.lookup("d")
+    mount.run(mount.names(directory.ino))
+    while (ino := mount.held.pop()) != directory.ino:
+        mount.fs.forget(ino, 1)
+    mount.held.append(directory.ino)
+    del entered[:]
+    with mount.requests():
+        for n in range(3):
+            mount.held.append(mount.run(mount.fs.lookup(directory.ino, str(n).encode())).ino)
+    assert entered == []
+    mount.forget_all()
+    mount.time.now_s += 10
+    mount.lookup("d/1")
+    assert len(entered) >= 1
+
+
+def test_directories_that_were_read_and_forgotten_leave_no_cycles(mount):
+    def read(path):
+        mount.ls(path)
+        mount.forget_all()
+        mount.settle()
+
+    for n in range(10):
+        mount.put(f"{n}/file")
+    read("0")
+    gc.collect()
+    gc.disable()
+    try:
+        for n in range(1, 10):
+            read(f"{n}")
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

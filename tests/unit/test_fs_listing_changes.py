@@ -6,9 +6,9 @@ import tracemalloc
 import pytest
 
 from csi_s3.fs.base.memory import MemoryKind
-from csi_s3.fs.listings.changes import Changes
+from csi_s3.fs.listings.changes import STEP, Changes
 from csi_s3.fs.listings.entries import Special
-from csi_s3.fs.listings.merging import Merge
+from csi_s3.fs.listings.merging import Merge, Relevant
 from csi_s3.s3.store import ListPage
 from tests.unit.fs_mount import Held, mount, mounts
 from tests.unit.listing_case import INFO, listings, make_up, name, used
@@ -79,6 +79,42 @@ def test_a_page_that_takes_too_many_changes_is_asked_for_again(mount, changes):
     held.let_go()
     assert mount.wait(reading) == ["old-0", "old-2"]
     assert mount.store.requests["LIST"] - before == (1 if changes < 5000 else 2)
+    mount.fs.releasedir(fh)
+
+
+@pytest.mark.parametrize("changes", [10_000, 100_000])
+def test_very_many_changes_are_merged_in_short_steps(mounts, monkeypatch, changes):
+    """One name of ten was made while the LIST took, the others were removed."""
+    mount = mounts(records_bytes=1 << 30)
+    mount.put("d/old")
+    directory = mount.fs._tree.directory(mount.fs._inodes.get(mount.ino("d")))
+    fh = mount.run(mount.fs.opendir(mount.ino("d")))
+    held = Held(mount.store, "LIST", after=True)
+    steps, add = [0], Relevant.add
+
+    def counted(relevant, *change):
+        steps[-1] += 1
+        add(relevant, *change)
+
+    async def turns():
+        while not reading.done():
+            steps.append(0)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Relevant, "add", counted)
+    reading = mount.start(mount.entries(fh))
+    mount.settle()
+    made = [name(n) for n in range(0, changes, 10)]
+    for n in range(changes):
+        directory.note(name(n), Special.ABSENT if n % 10 else Special.DIRECTORY)
+    for one in made:
+        mount.store.put_now(f"d/{one}/")
+    held.let_go()
+    mount.run(turns())
+    assert mount.wait(reading) == [*made, "old"]
+    assert sum(steps) == changes
+    assert max(steps) <= STEP
+    assert used(mount, MemoryKind.CHANGES) == 0
     mount.fs.releasedir(fh)
 
 

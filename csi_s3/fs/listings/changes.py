@@ -103,23 +103,25 @@ class Changes:
         Other tasks run between two steps, and a name that they change comes once more. None runs
         between the last name and the return.
         """
-        seen = observation.start
-        while records := self._since(seen):
-            seen = records[-1][1].sequence
-            for at in range(0, len(records), STEP):
+        seen, names = observation.start, list(self._records)
+        while names:
+            before, seen = seen, self._sequence
+            for at in range(0, len(names), STEP):
                 if at:
                     await asyncio.sleep(0)
-                for name, change in records[at : at + STEP]:
-                    take(name, change)
-            if len(records) <= STEP:
-                return
+                for name in names[at : at + STEP]:
+                    change = self._records.get(name)
+                    if change is not None and change.sequence > before:
+                        take(name, change)
+            names = self._newer(seen)
 
-    def _since(self, sequence: int) -> list[tuple[str, Change]]:
+    def _newer(self, sequence: int) -> list[str]:
+        """Names that changed after that; few."""
         newer = []
         for name, change in reversed(self._records.items()):
             if change.sequence <= sequence:
                 break
-            newer.append((name, change))
+            newer.append(name)
         newer.reverse()
         return newer
 
