@@ -185,14 +185,8 @@ class FileSystem:
             raise NotFoundError(str(exc)) from exc
         await self._tree.name_changes.settled((parent, text))
         above, start = self._inodes.get(parent), self._tree.sizes.now
-        if self._inodes.child(parent, text) is not None:  # then no memory is needed
-            inode = await self._tree.lookup(above, text)
-            self._tree.remember(inode)
-        else:
-            room = self._tree.room_now(above, text)
-            with room or await self._tree.room(parent, text, is_look_up=True):
-                inode = await self._tree.lookup(above, text)
-                self._tree.remember(inode)
+        inode = await self._tree.lookup(above, text)
+        self._tree.remember(inode)
         self._tree.sizes.note_answer(inode, start=start)
         return self._tree.attributes(inode)
 
@@ -237,11 +231,9 @@ class FileSystem:
 
         """
         inode = self._inodes.get(ino)
-        needed_bytes = 0 if inode.has_runtime else DIRECTORY_BYTES
-        with (
-            self._handles.opening(inode.name) as opening,
-            await self._tree.eviction.room(needed_bytes, is_look_up=True),
-        ):
+        with self._handles.opening(inode.name) as opening:
+            if not inode.has_runtime and not self._tree.eviction.has_plenty:
+                _ = await self._tree.eviction.room(DIRECTORY_BYTES, is_look_up=True)
             return opening.add(DirHandle(inode, self._tree.list_directory(inode)))
 
     def dots(self, fh: int) -> tuple[Attributes, Attributes]:
@@ -264,8 +256,8 @@ class FileSystem:
             while not reading.is_over:
                 listed = reading.next()
                 if listed is None:
-                    if not reading.is_over:
-                        with self._tree.eviction.reading(handle.inode):
+                    if not (reading.is_over or reading.load_now()):
+                        with eviction.reading(handle.inode):
                             await reading.load()
                     continue
                 name, entry, question = listed

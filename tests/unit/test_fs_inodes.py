@@ -12,7 +12,9 @@ from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import StaleError
 from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.files.handles import Handles
+from csi_s3.fs.listings.directory import Directory
 from csi_s3.fs.names.attributes import attributes
+from csi_s3.fs.names.eviction import Room
 from csi_s3.fs.names.inode import (
     FIRST_NUMBERS,
     ROOT,
@@ -84,17 +86,18 @@ def test_a_successor_counts_on_in_a_generation_of_its_own():
     assert (shown.st_ino, shown.generation) == (1000, 3)
 
 
-def test_what_is_below_a_directory_is_found_at_any_depth():
+def test_what_was_added_since_a_number_is_found_whatever_has_gone():
     inodes = table()
-    deep = [inodes.add(ROOT, f"d{n}", Kind.DIRECTORY) for n in range(3000)]
-    for inner, outer in pairwise(deep):
-        inodes.move(inner, outer.ino, inner.name)  # each was made before what is above it
-    beside = inodes.add(ROOT, "beside", Kind.FILE)
-    removed = inodes.add(deep[7].ino, "removed", Kind.FILE)
-    inodes.remember(removed)
-    inodes.unlink(removed)
-    assert inodes.below(deep[2990]) == deep[2989::-1]
-    assert set(inodes.below(inodes.get(ROOT))) == {*deep, beside}
+    first = inodes.add(ROOT, "a", Kind.DIRECTORY)
+    number = inodes.next_number
+    added = [inodes.add(first.ino, f"{n}", Kind.FILE) for n in range(100)]
+    for inode in added:
+        inodes.remember(inode)
+    inodes.forget(added.pop(50).ino, 1)
+    inodes.remember(first)
+    inodes.compact()
+    assert inodes.added_since(number) == added[::-1]
+    assert inodes.added_since(inodes.next_number) == []
 
 
 def test_versions_are_compared_by_what_they_are_and_not_by_what_answers_say():
@@ -109,16 +112,17 @@ def grow(inodes: Inodes, n: int, what: str) -> None:
     """What a `find` has seen, or what a program has read and written, or links, or directories."""
     changes = Memory(0, 1 << 40).account(MemoryKind.CHANGES)
     handles, above = Handles(Memory(0, 1 << 40)), ROOT
+    listed: set[Directory[Inode]] = set()
     for i in range(n):
         name = f"name-of-a-file-{i:08d}"
         if what.startswith("directories"):
             inode = inodes.add(above, name, Kind.DIRECTORY)
             if what == "directories with a file":
-                inode.known_names(changes)
+                inode.known_names(changes, listed)
                 file = inodes.add(inode.ino, name, Kind.FILE, info=info(f"d/{name}/{name}", i))
                 inodes.remember(file)
             elif what == "directories that were listed":
-                inode.known_names(changes)
+                inode.known_names(changes, listed)
         elif what == "links":
             inode = inodes.add(ROOT, name, Kind.LINK, info=info(f"d/{name}.rclonelink", i))
             inode.set_target(b"x" * (i % 4000) + b"%d" % i)
@@ -235,3 +239,43 @@ def test_a_local_name_holds_all_directories_above_it_at_any_depth(mount):
     deep[1000].pin()
     tree.drop_local(deep[-1], "f")
     assert [bool(tree.directory(d).local) for d in deep] == [True] * 1000 + [False] * 2001
+
+
+def test_memory_is_reserved_where_s3_is_asked_and_not_where_a_listing_answers(mount, monkeypatch):
+    for n in range(3):
+        mount.put(f"d/{n}")
+    entered, enter = [], Room.__enter__
+    monkeypatch.setattr(Room, "__enter__", lambda room: entered.append(room) or enter(room))
+    directory = mount.lookup("d")
+    mount.run(mount.names(directory.ino))
+    while (ino := mount.held.pop()) != directory.ino:
+        mount.fs.forget(ino, 1)
+    mount.held.append(directory.ino)
+    del entered[:]
+    with mount.requests():
+        for n in range(3):
+            mount.held.append(mount.run(mount.fs.lookup(directory.ino, str(n).encode())).ino)
+    assert entered == []
+    mount.forget_all()
+    mount.time.now_s += 10
+    mount.lookup("d/1")
+    assert len(entered) >= 1
+
+
+def test_directories_that_were_read_and_forgotten_leave_no_cycles(mount):
+    def read(path):
+        mount.ls(path)
+        mount.forget_all()
+        mount.settle()
+
+    for n in range(10):
+        mount.put(f"{n}/file")
+    read("0")
+    gc.collect()
+    gc.disable()
+    try:
+        for n in range(1, 10):
+            read(f"{n}")
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

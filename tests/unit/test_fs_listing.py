@@ -113,7 +113,7 @@ def test_a_listed_local_name_whose_file_was_stored_while_it_was_read(mount):
     beside = mount.run(mount.fs.opendir(1))  # another reader of the same listing
     mount.run(complete())
     reader = mount.fs._handles.directory(listing).reader
-    assert reader.listing.find("d").entry is Special.LOCAL
+    assert reader.listing.find("d")[0] is Special.LOCAL
     mount.close_file(fh)
     assert mount.run(mount.entries(beside)) == ["d"]
     mount.fs.releasedir(beside)

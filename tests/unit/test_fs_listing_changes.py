@@ -2,14 +2,13 @@
 
 import asyncio
 import tracemalloc
-from dataclasses import replace
 
 import pytest
 
 from csi_s3.fs.base.memory import MemoryKind
-from csi_s3.fs.listings.changes import Changes
+from csi_s3.fs.listings.changes import STEP, Changes
 from csi_s3.fs.listings.entries import Special
-from csi_s3.fs.listings.merging import Merge
+from csi_s3.fs.listings.merging import Merge, Relevant
 from csi_s3.s3.store import ListPage
 from tests.unit.fs_mount import Held, mount, mounts
 from tests.unit.listing_case import INFO, listings, make_up, name, used
@@ -83,15 +82,51 @@ def test_a_page_that_takes_too_many_changes_is_asked_for_again(mount, changes):
     mount.fs.releasedir(fh)
 
 
+@pytest.mark.parametrize("changes", [10_000, 100_000])
+def test_very_many_changes_are_merged_in_short_steps(mounts, monkeypatch, changes):
+    """One name of ten was made while the LIST took, the others were removed."""
+    mount = mounts(records_bytes=1 << 30)
+    mount.put("d/old")
+    directory = mount.fs._tree.directory(mount.fs._inodes.get(mount.ino("d")))
+    fh = mount.run(mount.fs.opendir(mount.ino("d")))
+    held = Held(mount.store, "LIST", after=True)
+    steps, add = [0], Relevant.add
+
+    def counted(relevant, *change):
+        steps[-1] += 1
+        add(relevant, *change)
+
+    async def turns():
+        while not reading.done():
+            steps.append(0)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Relevant, "add", counted)
+    reading = mount.start(mount.entries(fh))
+    mount.settle()
+    made = [name(n) for n in range(0, changes, 10)]
+    for n in range(changes):
+        directory.note(name(n), Special.ABSENT if n % 10 else Special.DIRECTORY)
+    for one in made:
+        mount.store.put_now(f"d/{one}/")
+    held.let_go()
+    mount.run(turns())
+    assert mount.wait(reading) == [*made, "old"]
+    assert sum(steps) == changes
+    assert max(steps) <= STEP
+    assert used(mount, MemoryKind.CHANGES) == 0
+    mount.fs.releasedir(fh)
+
+
 def test_a_change_counts_what_it_takes(mount):
     account = mount.fs._context.memory.account(MemoryKind.CHANGES)
     changes = Changes(account)
     names = [f"a-name-{n:08}" for n in range(7000)]
-    infos = [replace(INFO, key=f"d/{n}", etag=f'"{i:032x}"') for i, n in enumerate(names)]
+    infos = [INFO._replace(key=f"d/{n}", etag=f'"{i:032x}"') for i, n in enumerate(names)]
     tracemalloc.start()
     with changes.observe_page():
         for one, info in zip(names, infos, strict=True):
-            changes.note(f"{one}+", replace(info, etag=f"{info.etag}x"))
+            changes.note(f"{one}+", info._replace(etag=f"{info.etag}x"))
         held, _ = tracemalloc.get_traced_memory()
         assert 0.75 * held < account.used_bytes < 1.3 * held, held / len(names)
     tracemalloc.stop()
@@ -118,7 +153,7 @@ def test_names_that_only_this_mount_has_are_listed_in_pages(mounts, names):
 
 def test_a_page_that_local_names_make_too_long_loses_no_name_that_is_shown_behind_it():
     """`x` is listed first, and shown at the place of `x/`."""
-    objects = [replace(INFO, key=f"d/{name}") for name in ("x", "x-0", "x-9")]
+    objects = [INFO._replace(key=f"d/{name}") for name in ("x", "x-0", "x-9")]
     answer = ListPage(objects=objects, prefixes=[], next_token="d/x-9")
     first = Merge("d/", "", {}, has_links=False)
     first.take(answer, {})

@@ -67,7 +67,7 @@ def test_a_copy_of_a_file_moves_no_byte_of_it(spooled):
     mount = spooled
     mount.put("f", DATA)
     moved = sent_bytes(mount.store)
-    names = {"HEAD": 2, "LIST": 1, "GET": 1, "PUT": 1}  # look-up and open; O_EXCL
+    names = {"HEAD": 3, "LIST": 1, "GET": 1, "PUT": 1}  # look-up, open, O_EXCL; after the copy
     with mount.requests(**names, CREATE_UPLOAD=1, UPLOAD_PART_COPY=7, COMPLETE_UPLOAD=1):
         cp(mount, "f", "g")
     assert mount.data("g") == DATA
@@ -285,6 +285,30 @@ def test_a_source_that_another_client_replaced_is_left_to_the_kernel(spooled):
     mount.close_file(target)
     mount.release(source)
     assert mount.data("g") == DATA[:40]
+    assert mount.store.uploads == {}
+
+
+def test_a_store_that_does_not_compare_the_source_copies_no_mix_of_two_versions(spooled):
+    mount = spooled
+    mount.put("f", DATA)
+    source, target = mount.open("f"), mount.create("g", os.O_RDWR)
+    seen = 0
+
+    async def replaced_between(operation, _key):
+        nonlocal seen
+        seen += operation == "UPLOAD_PART_COPY"
+        if operation == "UPLOAD_PART_COPY" and seen == 3:
+            etag = mount.store.objects["f"].info.etag
+            mount.store.put_now("f", b"others" * 20, etag=etag)  # it looks the same to a copy
+        if operation == "HEAD" and seen >= 3:
+            mount.store.put_now("f", b"others" * 20)
+
+    mount.store.gate = replaced_between
+    with pytest.raises(NotCopiedError, match="no longer"):
+        mount.copy_range(source, 0, target, 0, 100)
+    mount.close_file(target)
+    mount.release(source)
+    assert mount.data("g") == b""
     assert mount.store.uploads == {}
 
 

@@ -6,11 +6,14 @@ import pytest
 
 from csi_s3.errors import (
     BusyError,
+    KeyTooLongError,
     NotEmptyError,
     StaleError,
 )
+from csi_s3.fs.names.inode import Kind
 from csi_s3.fs.rename import copies
-from tests.unit.costs import steps_of
+from csi_s3.fs.rename.known_below import STEP
+from tests.unit.costs import counted_turns, steps_of
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, mount, mounts, paged
 from tests.unit.rename_case import MOVED, beside, rename_now, stored, with_tree
 
@@ -326,9 +329,50 @@ def test_a_directory_that_is_not_being_read_costs_a_rename_above_it_next_to_noth
     mount.fs.usage()
     tree, inodes = mount.fs._tree, mount.fs._inodes
     reading = mount.run(mount.fs.opendir(mount.ino("top/7")))
-    top = inodes.get(mount.ino("top"))
-    below = inodes.below(top)
-    assert len(below) == 2 * n
-    assert steps_of(lambda: tree.moved(top, below)) < 7 * n + 40
-    assert inodes.get(mount.ino("top/7")).runtime.directory.key == "top/7/"
+    assert len(inodes) == 2 * n + 2
+    assert steps_of(lambda: tree.moved("top/", "new/")) < 40
+    assert inodes.get(mount.ino("top/7")).runtime.directory.key == "new/7/"
     mount.fs.releasedir(reading)
+
+
+def known(mount, n):
+    """So many directories, each in the one before up to 100 of them, that the kernel holds."""
+    inodes, top = mount.fs._inodes, mount.fs._inodes.get(mount.ino("top"))
+    made, above = [], top
+    for at in range(n):
+        above = top if at % 100 == 0 else above
+        above = inodes.add(above.ino, f"d{at}", Kind.DIRECTORY)
+        inodes.remember(above)
+        made.append(above)
+    return made
+
+
+@pytest.mark.parametrize("n", [4 * STEP, 12 * STEP])
+def test_a_rename_above_very_many_known_names_leaves_others_their_turns(mount, n):
+    mount.put("top/f")
+    made = known(mount, n)
+    mount.lookup("top")
+    before = mount.fs._inodes.key(made[-1])
+    with counted_turns(mount.loop) as turns:
+        mount.rename_now("top", "longer")
+    assert turns.n >= 2 * n // STEP, "to check keys, and to look for files"
+    assert mount.fs._inodes.key(made[-1]) == before.replace("top/", "longer/", 1)
+    for inode in reversed(made):
+        mount.fs.forget(inode.ino, 1)
+
+
+def test_the_deepest_of_very_many_known_names_has_to_fit(mount):
+    mount.put("top/f")
+    made = known(mount, 3 * STEP)
+    inner = mount.fs._inodes.add(made[99].ino, "z" * 200, Kind.DIRECTORY)
+    inode = mount.fs._inodes.add(inner.ino, "x" * 255, Kind.FILE)
+    mount.fs._inodes.remember(inode)
+    mount.lookup("top")
+    fits = "y" * (1024 - len(mount.fs._inodes.key(inode)) + len("top"))
+    with pytest.raises(KeyTooLongError):
+        mount.rename_now("top", fits + "y")
+    assert set(mount.store.objects) == {"top/f"}
+    mount.rename_now("top", fits)
+    assert len(mount.fs._inodes.key(inode)) == 1024
+    for held in (inode, *reversed(made)):
+        mount.fs.forget(held.ino, 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from csi_s3.s3.dialects import AWS, COMPATIBLE, MINIO, of_answer, of_host
+from csi_s3.s3.dialects import AWS, COMPATIBLE, MINIO, VERSITYGW, of_answer, of_host
 
 
 @pytest.mark.parametrize(
@@ -10,7 +10,8 @@ from csi_s3.s3.dialects import AWS, COMPATIBLE, MINIO, of_answer, of_host
     [
         (COMPATIBLE, ["MinIO"], MINIO),
         (COMPATIBLE, ["MinIO/RELEASE.2025"], MINIO),
-        (COMPATIBLE, ["VERSITYGW", "", "nginx"], COMPATIBLE),
+        (COMPATIBLE, ["", "nginx", "Ceph Object Gateway"], COMPATIBLE),
+        (COMPATIBLE, ["", "VERSITYGW", "MinIO"], VERSITYGW),
         (COMPATIBLE, ["MinIO", "nginx", ""], MINIO),  # a gateway's own answer changes nothing
         (AWS, ["AmazonS3", "MinIO"], AWS),
     ],

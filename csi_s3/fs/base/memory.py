@@ -12,7 +12,8 @@ docs/memory.md has a row for each kind: how it is counted, its bound, and what h
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 from csi_s3.errors import OutOfMemoryError, TooManyOpenFilesError
 from csi_s3.fs.base.budget import MemoryBudget
@@ -69,6 +70,14 @@ class Account:
             in_pool -= self.used_bytes
         return min(in_pool, own)
 
+    @property
+    def pool_free_bytes(self) -> int:
+        """How much more the pool may hold now, if caches give way: `free_bytes` without its limit.
+
+        For a kind that cannot give way.
+        """
+        return self._memory.pool_bytes - self._memory.held_bytes
+
     def add(self, n: int) -> None:
         """Count n more bytes (fewer, below 0), even above the limit: for what is there already."""
         self.used_bytes += n
@@ -110,6 +119,30 @@ class Account:
                 "close files and directories that are no longer needed, or give the volume a larger"
                 " memory-target",
             )
+
+
+class Room:
+    """Memory that is reserved while a request may add what takes it, which is counted when added.
+
+    That there is so much was found out just before; nothing may be awaited until it is entered.
+    """
+
+    __slots__ = ("_account", "_n")
+
+    def __init__(self, account: Account, n: int) -> None:
+        self._account, self._n = account, n
+
+    def __enter__(self) -> Self:
+        self._account.add(self._n)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._account.add(-self._n)
 
 
 class Memory:

@@ -1,11 +1,12 @@
 """Open handles: what a number of the kernel stands for, and the memory that it takes."""
 
 import asyncio
-from types import TracebackType
 from typing import Self, TypeVar
 
+from typing_extensions import override
+
 from csi_s3.errors import StaleError
-from csi_s3.fs.base.memory import Account, Memory, MemoryKind
+from csi_s3.fs.base.memory import Account, Memory, MemoryKind, Room
 from csi_s3.fs.names.inode import DirHandle, FileHandle
 from csi_s3.fs.read.reader import Reader
 
@@ -18,29 +19,22 @@ READER_BYTES = 280  # measured: 183 to 281, without what it has read, which is i
 H = TypeVar("H", FileHandle, DirHandle)
 
 
-class Opening:
+class Opening(Room):
     """Room for one handle, from before S3 is asked; given back if no handle came of it."""
 
-    __slots__ = ("_account", "_handles", "_is_used")
+    __slots__ = ("_handles",)
 
     def __init__(self, handles: "Handles", account: Account) -> None:
-        self._handles, self._account, self._is_used = handles, account, False
+        super().__init__(account, HANDLE_BYTES)
+        self._handles = handles
 
+    @override
     def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if not self._is_used:
-            self._account.add(-HANDLE_BYTES)
+        return self  # `Handles.opening` has counted it
 
     def add(self, handle: FileHandle | DirHandle) -> int:
         """Put the handle in the table; once. Returns its number."""
-        self._is_used = True
+        self._n = 0
         return self._handles.add(handle)
 
 

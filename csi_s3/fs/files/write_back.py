@@ -69,6 +69,10 @@ class WriteBack:
         writers = [i.writer for i in self._writers.values() if i.writer is not None]
         return sum(w.size for w in writers if w.state.is_dirty)
 
+    def written(self) -> list[Inode]:
+        """The files that are being changed."""
+        return list(self._writers.values())
+
     # whether a file may be changed, and is
 
     def check(self, inode: Inode, doing: str) -> None:
@@ -163,7 +167,7 @@ class WriteBack:
         info = await writer.save(joins=joins)
         if info is None or inode.is_version(info):
             return
-        info = replace(info, last_modified=self._clock.realtime_ns() // 10**9)
+        info = info._replace(last_modified=self._clock.realtime_ns() // 10**9)
         inode.set_version(info)
         if inode.is_linked:
             self._tree.directory(self._inodes.get(inode.parent)).note(inode.name, info)

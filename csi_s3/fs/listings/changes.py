@@ -9,8 +9,9 @@ Rejected: remembering own changes for a fixed time (too short for a slow LIST, o
 later change by another client).
 """
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from csi_s3.fs.base.memory import Account
 from csi_s3.fs.listings.entries import Entry
 from csi_s3.s3.store import ObjectInfo
 
+STEP = 4000  # names, in one step of the event loop
 RECORD_BYTES = 400  # and the name's; measured: 390 for 7,000 names, with their entries
 
 
@@ -58,7 +60,7 @@ class Changes:
     def __init__(self, account: Account) -> None:
         """account: of `MemoryKind.CHANGES`."""
         self._account = account
-        self._sequence = 0
+        self._sequence = self._bytes = 0  # bytes: of all records
         self._names: dict[str, list[NameObservation]] = {}
         self._pages: OrderedDict[PageObservation, None] = OrderedDict()  # the oldest first
         self._records: OrderedDict[str, Change] = OrderedDict()  # the oldest first
@@ -90,12 +92,38 @@ class Changes:
         finally:
             self._end(observation)
 
-    def since(self, observation: PageObservation) -> Mapping[str, Change]:
-        """Of all names that changed since then."""
-        records = self._records
-        if next(iter(self._pages), None) is observation:
-            return records  # nothing older is remembered
-        return {n: c for n, c in records.items() if c.sequence > observation.start}
+    def has_any_since(self, observation: PageObservation) -> bool:
+        return self._sequence > observation.start
+
+    async def each_since(
+        self, observation: PageObservation, take: Callable[[str, Change], None]
+    ) -> None:
+        """Call `take` for each name that changed since then, the oldest first.
+
+        Other tasks run between two steps, and a name that they change comes once more. None runs
+        between the last name and the return.
+        """
+        seen, names = observation.start, list(self._records)
+        while names:
+            before, seen = seen, self._sequence
+            for at in range(0, len(names), STEP):
+                if at:
+                    await asyncio.sleep(0)
+                for name in names[at : at + STEP]:
+                    change = self._records.get(name)
+                    if change is not None and change.sequence > before:
+                        take(name, change)
+            names = self._newer(seen)
+
+    def _newer(self, sequence: int) -> list[str]:
+        """Names that changed after that; few."""
+        newer = []
+        for name, change in reversed(self._records.items()):
+            if change.sequence <= sequence:
+                break
+            newer.append(name)
+        newer.reverse()
+        return newer
 
     def note(self, name: str, entry: Entry) -> None:
         """This mount has changed a name."""
@@ -112,7 +140,7 @@ class Changes:
             return
         before = self._records.pop(name, None)
         if before is not None:
-            self._account.add(-_record_bytes(name))
+            self._count(-_record_bytes(name))
         while self._pages and self._account.free_bytes < _record_bytes(name):
             oldest = next(iter(self._pages))
             oldest.is_void = True
@@ -122,20 +150,27 @@ class Changes:
         self._sequence += 1
         is_own = question == 0 or (before is not None and before.is_own)
         self._records[name] = Change(self._sequence, entry, question, is_own)
-        self._account.add(_record_bytes(name))
+        self._count(_record_bytes(name))
+
+    def _count(self, n: int) -> None:
+        self._bytes += n
+        self._account.add(n)
 
     def _end(self, observation: PageObservation) -> None:
-        """Forget what no page that is still under way can miss."""
+        """Forget what no page that is still under way can miss; some of it later, if it is much."""
         self._pages.pop(observation, None)
         oldest = next(iter(self._pages), None)
-        freed = 0
-        while self._records:
+        before = self._bytes
+        if oldest is None:
+            self._records.clear()
+            self._bytes = 0
+        for _ in range(min(STEP, len(self._records))):
             name, change = next(iter(self._records.items()))
             if oldest is not None and change.sequence > oldest.start:
                 break
             del self._records[name]
-            freed += _record_bytes(name)
-        self._account.add(-freed)
+            self._bytes -= _record_bytes(name)
+        self._account.add(self._bytes - before)
 
 
 def _record_bytes(name: str) -> int:

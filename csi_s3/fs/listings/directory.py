@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from csi_s3.fs.base.memory import Account
 from csi_s3.fs.listings.changes import Changes, NameObservation
 from csi_s3.fs.listings.entries import Entry
-from csi_s3.fs.listings.listing_page import Listed, sort_key
+from csi_s3.fs.listings.listing_page import Known, sort_key
 from csi_s3.s3.store import ObjectInfo
 
 MAX_LISTINGS = 32  # that keep pages; a change corrects each of them
@@ -24,7 +24,7 @@ class KnownListing(Protocol):
 
     valid_until: float | None  # None: a handle is open
 
-    def find(self, name: str) -> Listed | None:
+    def find(self, name: str) -> Known | None:
         """What its pages say of a name, if they say anything."""
 
     def correct(self, name: str, entry: Entry, *, add: bool, question: int) -> None:
@@ -41,12 +41,15 @@ class Directory(Generic[InodeT]):
     changes: for requests that are under way.
     listings: those that have pages, the newest last.
     newest: the listing that was begun last, if a handle reads it.
-    key: the present one, for listings; None: unknown, because it changed while no handle was open.
+    key: the present one, while a handle or pages are there; None: there was no handle yet.
     moves: how often it changed while there were listings.
     """
 
-    def __init__(self, account: Account) -> None:
-        """account: of `MemoryKind.CHANGES`."""
+    def __init__(self, account: Account, listed: "set[Directory[InodeT]]") -> None:
+        """account: of `MemoryKind.CHANGES`.
+
+        listed: the mount's directories that have a handle or pages. It joins and leaves them.
+        """
         self.local: dict[str, InodeT] = {}
         self.changes = Changes(account)
         self.listings: list[KnownListing] = []
@@ -55,6 +58,7 @@ class Directory(Generic[InodeT]):
         self.key: str | None = None
         self.moves = 0
         self._read = 0  # listings that handles read
+        self._listed = listed
         self._local_order: list[str] = []
 
     # names that S3 does not have
@@ -102,18 +106,21 @@ class Directory(Generic[InodeT]):
         """It has some from now on; above the limit, the one that was begun first loses its own."""
         if listing not in self.listings:
             self.listings.append(listing)
+            self._note_listed()
             if len(self.listings) > MAX_LISTINGS:
                 self.listings[0].drop_pages()
 
     def has_no_pages(self, listing: KnownListing) -> None:
         if listing in self.listings:
             self.listings.remove(listing)
+            self._note_listed()
 
     def opened(self, listing: KnownListing, key: str) -> None:
         """A handle was opened: what was listed for closed ones answers no look-ups any more."""
         if listing is not self.newest:
             self._read += 1
         self.newest, self.key = listing, key
+        self._note_listed()
         for closed in [x for x in self.listings if x.valid_until is not None]:
             closed.drop_pages()
 
@@ -124,13 +131,15 @@ class Directory(Generic[InodeT]):
             self.newest = None
         if self.newest is not None:
             listing.drop_pages()
+        self._note_listed()
 
-    @property
-    def needs_key(self) -> bool:
-        """Whether a handle reads a listing, so that `moved` must be given the new key."""
-        return self._read > 0
+    def _note_listed(self) -> None:
+        if self._read or self.listings:
+            self._listed.add(self)
+        else:
+            self._listed.discard(self)
 
-    def moved(self, key: str | None) -> None:
+    def moved(self, key: str) -> None:
         """The directory has another key: versions listed under the old one are not valid."""
         self.key, self.moves = key, self.moves + 1
         for listing in [*self.listings]:
@@ -142,5 +151,5 @@ class Directory(Generic[InodeT]):
             if listing.valid_until is None or now < listing.valid_until:
                 found = listing.find(name)
                 if found is not None:
-                    return found.entry, found.question
+                    return found
         return None, 0

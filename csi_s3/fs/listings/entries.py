@@ -31,6 +31,8 @@ _PACKED = struct.Struct("<BBIQ")  # flags, storage class, whole seconds, size; t
 _MAX_SIZE, _MAX_SECONDS, _MAX_CLASSES, _MAX_CLASS = (1 << 64) - 1, (1 << 32) - 1, 255, 64
 _IS_LINK, _IS_ARCHIVED, _IS_HEX, _IS_SPECIAL = 1, 2, 4, 8
 _HEX_CHARACTERS = 32
+_PACKED_BYTES = _PACKED.size
+_SPECIALS = {kind.value: kind for kind in Special}
 _SPECIAL = {kind: bytes([_IS_SPECIAL | kind.value << 4]) for kind in Special}
 
 
@@ -74,18 +76,26 @@ class Packer:
             flags |= _IS_HEX
         return _PACKED.pack(flags, number, seconds, info.size) + etag
 
-    def unpack(self, prefix: str, name: str, packed: bytes | bytearray) -> Entry:
-        if packed[0] & _IS_SPECIAL:
-            return Special(packed[0] >> 4)
-        flags, number, seconds, size = _PACKED.unpack_from(packed)
-        etag = packed[_PACKED.size :]
+    def unpack(
+        self,
+        prefix: str,
+        name: str,
+        packed: bytes | bytearray,
+        start: int = 0,
+        end: int | None = None,
+    ) -> Entry:
+        """start, end: its place in `packed`."""
+        if packed[start] & _IS_SPECIAL:
+            return _SPECIALS[packed[start] >> 4]
+        flags, number, seconds, size = _PACKED.unpack_from(packed, start)
+        etag = packed[start + _PACKED_BYTES : end]
         info = ObjectInfo(
-            key=f"{prefix}{name}{LINK_SUFFIX}" if flags & _IS_LINK else f"{prefix}{name}",
-            size=size,
-            etag=f'"{etag.hex()}"' if flags & _IS_HEX else etag.decode(errors="surrogateescape"),
-            last_modified=float(seconds),
-            storage_class=self._classes[number],
-            archived=flags & _IS_ARCHIVED != 0,
+            f"{prefix}{name}{LINK_SUFFIX}" if flags & _IS_LINK else f"{prefix}{name}",
+            size,
+            f'"{etag.hex()}"' if flags & _IS_HEX else etag.decode(errors="surrogateescape"),
+            float(seconds),
+            self._classes[number],
+            flags & _IS_ARCHIVED != 0,
         )
         return SymbolicLink(info) if flags & _IS_LINK else info
 

@@ -12,7 +12,7 @@ marks of all pages (only seekdir needs old ones: some are enough to find a page 
 import asyncio
 import logging
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +24,13 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.base.memory import Account, MemoryKind
+from csi_s3.fs.base.memory import Account
 from csi_s3.fs.base.outcome import outcome
+from csi_s3.fs.listings.changes import Change
 from csi_s3.fs.listings.directory import Directory
 from csi_s3.fs.listings.entries import Entry, Packer, Special
-from csi_s3.fs.listings.listing_page import MAX_PAGE_NAMES, Listed, ListingPage, Mark, sort_key
-from csi_s3.fs.listings.merging import Merge, Pending
+from csi_s3.fs.listings.listing_page import MAX_PAGE_NAMES, Known, ListingPage, Mark, sort_key
+from csi_s3.fs.listings.merging import Merge, Pending, Relevant
 from csi_s3.fs.listings.page_cache import PageCache
 from csi_s3.fs.listings.pages import Progress
 from csi_s3.obs.metrics import catalog as metrics
@@ -45,17 +46,16 @@ MAX_MARKS_BYTES = 16 << 10  # of a listing
 
 @dataclass(frozen=True, slots=True)
 class Lister:
-    """What all listings of a mount share. next_question: see `Sizes`."""
+    """What all listings of a mount share.
+
+    next_question: see `Sizes`. handles: the account of what open handles hold.
+    """
 
     context: MountContext
     cache: PageCache
     packer: Packer
     next_question: Callable[[], int]
-
-    @property
-    def handles(self) -> Account:
-        """What open handles hold."""
-        return self.context.memory.account(MemoryKind.HANDLES)
+    handles: Account
 
 
 class Listing:
@@ -91,11 +91,11 @@ class Listing:
         """The directory's present key.
 
         Raises:
-            StaleError: it is not known, since all handles are closed.
+            StaleError: there was no handle.
 
         """
         if self._directory.key is None:
-            raise StaleError("a directory was renamed after its handle was closed")
+            raise StaleError("a directory is listed that no handle has been opened for")
         return self._directory.key
 
     @property
@@ -146,18 +146,27 @@ class Listing:
             VolumeError: what the store answered; the next call asks again.
 
         """
-        page = self.cached(mark)
+        page = self.page_now(mark)
         if page is None:
             answer = await asyncio.shield(self._task(mark))
             if isinstance(answer, VolumeError):
                 raise answer
             page = answer
-        else:
+            self._ask_ahead(page)
+        return page
+
+    def page_now(self, mark: Mark) -> ListingPage | None:
+        """As `page`, if the page is in the cache."""
+        page = self.cached(mark)
+        if page is not None:
             self._cache.touch(page)
+            self._ask_ahead(page)
+        return page
+
+    def _ask_ahead(self, page: ListingPage) -> None:
         ahead = page.next
         if ahead is not None and ahead.number > self._furthest and self._cache.has_room(page):
             _ = self._task(ahead)
-        return page
 
     def cached(self, mark: Mark) -> ListingPage | None:
         at = bisect_left(self._pages, mark.number, key=_number)
@@ -194,11 +203,15 @@ class Listing:
 
     # what is known of names
 
-    def find(self, name: str) -> Listed | None:
-        key, page = sort_key(name), self._found
-        if page is None or not page.covers(key):
-            page = self._found = self._page_of(key)
-        return None if page is None else page.find(name)
+    def find(self, name: str) -> Known | None:
+        before = self._found
+        if before is not None and (known := before.find(name)) is not None:
+            return known
+        page = self._page_of(sort_key(name))
+        if page is None or page is before:
+            return None
+        self._found = page
+        return page.find(name)
 
     def correct(self, name: str, entry: Entry, *, add: bool, question: int) -> None:
         """Take over newer knowledge of one name, as `ListingPage.correct`."""
@@ -325,8 +338,15 @@ class Listing:
                     continue
                 progress.check(answer)
                 _check_size(answer, prefix)
+                changes: Mapping[str, Change] = {}
+                if self._directory.changes.has_any_since(observation):
+                    relevant = Relevant(self._begin(mark, prefix), answer, at_most=MAX_PAGE_NAMES)
+                    await self._directory.changes.each_since(observation, relevant.add)
+                    if self._directory.moves != moves or observation.is_void:
+                        continue
+                    changes = relevant.changes()
                 merge = self._begin(mark, prefix)
-                merge.take(answer, self._directory.changes.since(observation))
+                merge.take(answer, changes)
             if merge.low is None or merge.low > mark.low:
                 return self._page(mark, answer.next_token, merge, question, token)
             token = answer.next_token

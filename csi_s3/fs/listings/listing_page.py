@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeAlias
 
 from csi_s3.fs.listings.entries import Entry, Packer, Special, SymbolicLink
 
@@ -66,12 +66,8 @@ class PageOwner(Protocol):
         """The cache has dropped it."""
 
 
-class Listed(NamedTuple):
-    """One name. question: the number of the question that its entry answers; see `Sizes`."""
-
-    name: str
-    entry: Entry
-    question: int
+# What is known of a name: its entry, and the number of the question that it answers; see `Sizes`.
+Known: TypeAlias = tuple[Entry, int]
 
 
 class ListingPage:
@@ -151,29 +147,22 @@ class ListingPage:
         index = self._place(key)
         return index + (index < self.listed and self._key_at(index) == key)
 
-    def at(self, index: int) -> Listed | None:
-        """None: the name was removed."""
-        return self._listed(index, self._name(index))
+    def at(self, index: int) -> tuple[str, Entry, int] | None:
+        """A name, and what is known of it. None: it was removed."""
+        name = self._name(index)
+        known = self._known(index, name)
+        return None if known is None else (name, *known)
 
-    def find(self, name: str) -> Listed | None:
+    def find(self, name: str) -> Known | None:
         """None: it is not there, or was removed."""
         index = self._index(name)
-        return None if index is None else self._listed(index, name)
+        return None if index is None else self._known(index, name)
 
-    def _listed(self, index: int, name: str) -> Listed | None:
-        entry: Entry | None = None
-        if index < self.listed:  # as `_entry`
-            blob, start = self._blob, self._starts[index]
-            start += blob[start] + 2
-            if blob[start] != _CHANGED:
-                packed = blob[start : self._starts[index + 1]]
-                entry = self._packer.unpack(self._prefix, name, packed)
-        if entry is None:
-            entry = self._entry(index, name)
+    def _known(self, index: int, name: str) -> Known | None:
+        entry = self._entry(index, name)
         if entry is Special.ABSENT:
             return None
-        question = self._questions.get(index, self.question) if self._questions else self.question
-        return Listed(name, entry, question)
+        return entry, self._questions.get(index, self.question)
 
     def correct(self, name: str, entry: Entry, *, add: bool, question: int) -> bool:
         """Take over newer knowledge. Returns whether the name is one that was not there before.
@@ -229,11 +218,11 @@ class ListingPage:
 
     def _entry(self, index: int, name: str) -> Entry:
         if index < self.listed:
-            blob, start = self._blob, self._starts[index]
+            blob, starts = self._blob, self._starts
+            start = starts[index]
             start += blob[start] + 2
             if blob[start] != _CHANGED:
-                packed = blob[start : self._starts[index + 1]]
-                return self._packer.unpack(self._prefix, name, packed)
+                return self._packer.unpack(self._prefix, name, blob, start, starts[index + 1])
         other = self._others[index]
         if isinstance(other, bytes):
             return self._packer.unpack(self._prefix, name, other)
@@ -255,8 +244,8 @@ class ListingPage:
 
     def _index(self, name: str) -> int | None:
         key, index = f"{name}/".encode(errors="surrogateescape"), self._found + 1
-        # Programs often look names up in their order.
-        if index >= self.listed or self._key_at(index) != key:
+        # Programs often look names up in their order. No name has a slash: it is this key, or none.
+        if index >= self.listed or not self._blob.startswith(key, self._starts[index] + 1):
             index = self._place(key)
             if index >= self.listed or self._key_at(index) != key:
                 return self._added.get(name)

@@ -7,12 +7,12 @@ it. Positions of 262,144 pages fit the 31 bits of a 32-bit program.
 import asyncio
 from typing import TypeAlias
 
+from csi_s3.fs.listings.entries import Entry
 from csi_s3.fs.listings.listing import LISTING_BYTES, READER_BYTES, Lister, Listing
 from csi_s3.fs.listings.listing_page import (
     MAX_ADDED,
     MAX_PAGE_NAMES,
     OTHER_NAMES,
-    Listed,
     ListingPage,
     Mark,
     sort_key,
@@ -64,9 +64,9 @@ class DirectoryReader:
         if self._is_closed:
             return
         self._places = places
-        marks = {id(mark): mark.size_bytes for _, mark, _, _ in places}
-        before, self._places_bytes = self._places_bytes, sum(marks.values())
-        self._handles.add(self._places_bytes - before)
+        before, self._places_bytes = self._places_bytes, _marks_bytes(places)
+        if self._places_bytes != before:
+            self._handles.add(self._places_bytes - before)
 
     def close(self, *, valid_until: float) -> None:
         """Leave the listing. valid_until: as long its pages may answer look-ups."""
@@ -77,6 +77,14 @@ class DirectoryReader:
         if self.listing.readers == 0:
             self._handles.add(-LISTING_BYTES)
             self.listing.close(valid_until=valid_until)
+
+
+def _marks_bytes(places: tuple[_Place, ...]) -> int:
+    n, seen = 0, None
+    for _, mark, _, _ in places:  # in the order of pages, or all alike
+        if mark is not seen:
+            n, seen = n + mark.size_bytes, mark
+    return n
 
 
 class Reading:
@@ -91,11 +99,14 @@ class Reading:
         self._reader, self._listing = reader, reader.listing
         self._number, self._index = position >> INDEX_BITS, position % (1 << INDEX_BITS)
         self._page: ListingPage | None = None
-        self._moves = 0
+        self._moves, self._has_loaded = 0, False
         self._first = self._before = self._now = place
 
-    def next(self) -> Listed | None:
-        """The next name. None: `is_over`, or `load` must be called."""
+    def next(self) -> tuple[str, Entry, int] | None:
+        """The next name, its entry, and the question that this answers.
+
+        None: `is_over`, or `load` must be called.
+        """
         page = self._page
         if page is None or self._moves != self._listing.moves:
             return None
@@ -107,7 +118,7 @@ class Reading:
             found = page.at(index)
             if found is not None:
                 if index < page.listed:
-                    self._last = found.name
+                    self._last = found[0]
                 return found
         if page.next is None:
             self.is_over = True
@@ -136,6 +147,19 @@ class Reading:
         self._before, self._now = self._now, place
         return place[0]
 
+    def load_now(self) -> bool:
+        """Have the page here that is to be read, if that needs no wait: as `load`, the first time.
+
+        Further pages of one call are left to `load`, which lets other tasks run.
+        """
+        if self._has_loaded or self._mark.number != self._number:
+            return False
+        page = self._listing.page_now(self._mark)
+        if page is None:
+            return False
+        self._begin(page)
+        return True
+
     async def load(self) -> None:
         """Have the page here that is to be read.
 
@@ -147,17 +171,22 @@ class Reading:
         await asyncio.sleep(0)  # pages in the cache need no other wait
         listing = self._listing
         while self._mark.number < self._number:  # after seekdir: from the last mark before it
+            await asyncio.sleep(0)
             page = await listing.page(self._mark)
             if page.next is None:
                 self._number, self._index, self._digest = page.mark.number, len(page), page.digest
             else:
                 self._mark = page.next
-        page = await listing.page(self._mark)
+        self._begin(await listing.page(self._mark))
+
+    def _begin(self, page: ListingPage) -> None:
+        """Go on in this page."""
+        self._has_loaded = True
         known = self._digest or self._mark.digest
         if known not in (0, page.digest):  # it was asked for again, and has other names
             self._index = 0 if self._last is None else page.index_behind(self._last)
-        self._page, self._digest, self._moves = page, page.digest, listing.moves
-        listing.hold(page)
+        self._page, self._digest, self._moves = page, page.digest, self._listing.moves
+        self._listing.hold(page)
 
     def end(self) -> None:
         """The call is over; a call that goes on where it began or ended finds its place."""

@@ -20,6 +20,49 @@ from csi_s3.s3.store import ListPage, ObjectInfo
 Pending = dict[str, tuple[Entry, int]]  # by length; with the question, as in `Merge.names`
 
 
+class Relevant:
+    """Of the changes since a page was asked for, those that decide which names it has.
+
+    A program may change a hundred thousand names while a LIST is under way; few are of one page. Of
+    names that the answer lacks, the first are enough: the others come behind the end of the page.
+    """
+
+    def __init__(self, merge: "Merge", answer: ListPage, *, at_most: int) -> None:
+        """at_most: names of a page."""
+        cut, low = len(merge.prefix), merge.low or ""
+        keys = [o.key[cut:] for o in answer.objects] + [p[cut:] for p in answer.prefixes]
+        self._low = low
+        self._high = None if answer.next_token is None else max([low, *keys])
+        names = (key.removesuffix("/") for key in keys)
+        self._known = {link_name(n) or n for n in names} | set(keys) | set(merge.pending)
+        self._listed: dict[str, Change] = {}
+        self._new: dict[str, Change] = {}
+        self._at_most = at_most + 1
+
+    def add(self, name: str, change: Change) -> None:
+        """The latest of a name counts."""
+        if name in self._known:
+            self._listed[name] = change
+        elif not change.is_own or change.entry is Special.ABSENT:
+            self._new.pop(name, None)
+        elif self._is_inside(name):
+            self._new[name] = change
+            if len(self._new) > 2 * self._at_most:
+                self._new = self._first()
+
+    def changes(self) -> Mapping[str, Change]:
+        return self._listed | self._first()
+
+    def _is_inside(self, name: str) -> bool:
+        key, high = sort_key(name), self._high
+        return key > self._low and (high is None or key <= high or high.startswith(name))
+
+    def _first(self) -> dict[str, Change]:
+        if len(self._new) <= self._at_most:
+            return self._new
+        return {n: self._new[n] for n in sorted(self._new, key=sort_key)[: self._at_most]}
+
+
 @dataclass(slots=True)
 class Merge:
     """What a listing has behind `low`.
@@ -39,7 +82,7 @@ class Merge:
     first_hidden: str = ""
 
     def take(self, answer: ListPage, changes: Mapping[str, Change]) -> None:
-        """Merge an answer. changes: since it was asked for.
+        """Merge an answer. changes: since it was asked for, those that are `Relevant`.
 
         Names up to `low` were merged before: the answer may begin earlier.
         """

@@ -21,10 +21,9 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from types import TracebackType
 
 from csi_s3.errors import OutOfMemoryError
-from csi_s3.fs.base.memory import Account
+from csi_s3.fs.base.memory import Room
 from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import CachedName, KernelCache
@@ -38,30 +37,8 @@ MOST = 7 / 8  # of the pool
 LOW_BYTES = 1 << 20  # names of a volume that nothing uses; some 1,400
 LOW = 1 / 4  # of the bound, if that is less
 SETTLE_S = 1.0  # until what was dropped is forgotten
+PLENTY_BYTES = 16 << 10  # more than an inode takes: its key has 1,024 characters at most
 WORTH_A_PASS_BYTES = 1 << 20  # so much more than what the last pass has left
-
-
-class Room:
-    """Memory that is reserved while a request may add inodes, which are counted when added.
-
-    That there is so much was found out just before; nothing may be awaited until it is entered.
-    """
-
-    __slots__ = ("_account", "_n")
-
-    def __init__(self, account: Account, n: int) -> None:
-        self._account, self._n = account, n
-
-    def __enter__(self) -> None:
-        self._account.add(self._n)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._account.add(-self._n)
 
 
 class Eviction:
@@ -96,8 +73,8 @@ class Eviction:
     @property
     def _free_bytes(self) -> int:
         """An eighth of the pool is left to other records: a known file can always be opened."""
-        own, free = self._most_bytes - self._account.used_bytes, self._account.free_bytes
-        return min(free, own)
+        account = self._account
+        return min(account.pool_free_bytes, self._most_bytes - account.used_bytes)
 
     @property
     def bound_bytes(self) -> int:
@@ -116,7 +93,10 @@ class Eviction:
         """
         used, free = self._account.used_bytes, self._free_bytes
         bound = max(0, used + free)
-        if used > bound * SOFT and self._excess(bound) > 2 * _margin(bound):
+        if used <= bound * SOFT:
+            self.may_list = True
+            return True
+        if self._excess(bound) > 2 * _margin(bound):
             self._start()
         self.may_list = used <= bound * LISTED
         return self.may_list
@@ -157,6 +137,11 @@ class Eviction:
                 yield
         finally:
             self.check()
+
+    @property
+    def has_plenty(self) -> bool:
+        """Whether any one inode may be added now, without `room`."""
+        return self._free_bytes >= PLENTY_BYTES
 
     def room_now(self, n: int) -> Room | None:
         """As `room` for a look-up. None: it would have to wait, or be refused."""

@@ -15,14 +15,13 @@ from csi_s3.fs.names.record_chain import Chain, Link, remove
 
 
 class _Names(Link):
-    """Of one directory. reads: READDIRs of it that wait for the store."""
+    """Of one directory."""
 
-    __slots__ = ("inodes", "reads")
+    __slots__ = ("inodes",)
 
     def __init__(self) -> None:
         super().__init__()
         self.inodes: Chain[Inode] = Chain()
-        self.reads = 0
 
 
 class IdleNames:
@@ -33,7 +32,8 @@ class IdleNames:
 
     def __init__(self) -> None:
         self._directories: dict[int, _Names] = {}
-        self._ready: Chain[_Names] = Chain()  # has names, and is not being read
+        self._ready: Chain[_Names] = Chain()  # those of directories that are not being read
+        self._reads: dict[int, int] = {}  # READDIRs of a directory that wait for the store
 
     def __bool__(self) -> bool:
         """Whether a name could be taken now."""
@@ -45,14 +45,17 @@ class IdleNames:
         if names is None:
             names = self._directories[inode.parent] = _Names()
         names.inodes.append(inode)
-        if not names.reads:
+        if inode.parent not in self._reads:
             self._ready.append(names)
 
     def discard(self, inode: Inode) -> None:
         if inode.before is not None:
             remove(inode)
-            if (names := self._directories.get(inode.parent)) is not None:
-                self._settle(inode.parent, names)
+            names = self._directories.get(inode.parent)
+            if names is not None and not names.inodes:
+                remove(names)
+                names.inodes.close()
+                del self._directories[inode.parent]
 
     def take(self) -> Inode | None:
         """Take out the least recently used name of the least recently used directory."""
@@ -71,8 +74,8 @@ class IdleNames:
         """
         for names in list(self._ready):
             left: Inode | None = None
-            while not names.reads and (inode := names.inodes.first) is not None:
-                if inode is left:
+            while (inode := names.inodes.first) is not None:
+                if inode is left or inode.parent in self._reads:
                     break
                 names.inodes.append(inode)
                 yield inode
@@ -82,23 +85,16 @@ class IdleNames:
     @contextmanager
     def reading(self, directory: int) -> Iterator[None]:
         """Nothing is taken from a directory that is being read."""
-        names = self._directories.setdefault(directory, _Names())
-        names.reads += 1
-        remove(names)
+        self._reads[directory] = self._reads.get(directory, 0) + 1
+        if (names := self._directories.get(directory)) is not None:
+            remove(names)
         try:
             yield
         finally:
-            names.reads -= 1
-            if not names.reads:
+            if left := self._reads.pop(directory) - 1:
+                self._reads[directory] = left
+            elif (names := self._directories.get(directory)) is not None:
                 self._ready.append(names)
-            self._settle(directory, names)
 
     def is_read(self, directory: int) -> bool:
-        names = self._directories.get(directory)
-        return names is not None and names.reads > 0
-
-    def _settle(self, directory: int, names: _Names) -> None:
-        if not names.inodes:
-            remove(names)
-            if not names.reads:
-                del self._directories[directory]
+        return directory in self._reads

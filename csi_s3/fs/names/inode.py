@@ -10,7 +10,7 @@ the methods below.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from sys import getsizeof
 from typing import Any, NamedTuple
@@ -65,7 +65,7 @@ class InodeNumbers(NamedTuple):
 FIRST_NUMBERS = InodeNumbers()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Runtime:
     """What this process does with an inode; written by methods of `Inode` only.
 
@@ -87,6 +87,12 @@ class Runtime:
     writer: DirtyFile | None = None
     directory: "Directory[Inode] | None" = None
     target: bytes | None = None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is something in it; who has names has children, who writes a handle."""
+        has_parts = not (self.directory is None and self.writer is None and self.target is None)
+        return has_parts or self.children > 0 or self.handles > 0 or self.is_pinned
 
 
 _NO_NAMES: "dict[str, Inode]" = {}  # shared as well
@@ -131,7 +137,7 @@ class Inode(Link):
     atime_ns: int | None = None
     table_bytes: int = 0
     is_counted: bool = False
-    runtime: Runtime = field(default_factory=lambda: _NOTHING, init=False, repr=False)
+    runtime: Runtime = field(default=_NOTHING, init=False, repr=False)
     before: Link | None = field(default=None, init=False, repr=False)
     after: Link | None = field(default=None, init=False, repr=False)
 
@@ -219,7 +225,7 @@ class Inode(Link):
         return self.runtime
 
     def _trim(self) -> None:
-        if self.runtime == _NOTHING:
+        if not self.runtime.is_needed and self.runtime is not _NOTHING:
             self.runtime, self.is_counted = _NOTHING, False
 
     def add_children(self, n: int) -> None:
@@ -257,11 +263,14 @@ class Inode(Link):
         if self.runtime.is_pinned:
             self.runtime.is_pinned = False
 
-    def known_names(self, changes: Account) -> "Directory[Inode]":
-        """Of a directory, made at first need. changes: the account that it counts them in."""
+    def known_names(self, changes: Account, listed: "set[Directory[Inode]]") -> "Directory[Inode]":
+        """Of a directory, made at first need.
+
+        changes: the account that it counts them in. listed: as `Directory` has it.
+        """
         runtime = self._own()
         if runtime.directory is None:
-            runtime.directory = Directory(changes)
+            runtime.directory = Directory(changes, listed)
         return runtime.directory
 
     def set_target(self, target: bytes | None) -> None:
@@ -300,7 +309,7 @@ class Inode(Link):
 
     def is_version(self, info: ObjectInfo) -> bool:
         known = self.info
-        return known is info or (known is not None and known.version == info.version)
+        return known is info or (known is not None and known.is_version_of(info))
 
     @property
     def has_version(self) -> bool:
@@ -327,7 +336,7 @@ class Inode(Link):
     def lose_version(self) -> None:
         """What was written could not be stored: no version has the bytes that the kernel has."""
         if self.info is not None:
-            self.info, self.fresh_until = replace(self.info, etag=""), 0.0
+            self.info, self.fresh_until = self.info._replace(etag=""), 0.0
             self.is_counted = False
 
     def set_fresh(self, until_s: float) -> None:

@@ -7,6 +7,7 @@ below it.
 """
 
 from collections import OrderedDict
+from itertools import takewhile
 
 from csi_s3.errors import StaleError
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
@@ -103,7 +104,8 @@ class Inodes:
         self._next += 1
         self._by_number[inode.ino] = inode
         above.add_name(name, inode)
-        self._used(above)
+        if above.before is not None or not above.is_counted:  # in an order; or it is made now
+            self._used(above)
         self.recount(inode)
         return inode
 
@@ -129,12 +131,14 @@ class Inodes:
             inode = self._by_number[inode.parent]
         return inode is directory
 
-    def below(self, directory: Inode) -> list[Inode]:
-        """All linked inodes under a directory, at any depth, each behind what is above it."""
-        found = list(directory.runtime.names.values())
-        for inode in found:  # which grows
-            found += inode.runtime.names.values()
-        return found
+    @property
+    def next_number(self) -> int:
+        """Of the next inode that is added; no other was ever higher."""
+        return self._next
+
+    def added_since(self, number: int) -> list[Inode]:
+        """Those that have that number or a higher one, the last first."""
+        return list(takewhile(lambda i: i.ino >= number, reversed(self._by_number.values())))
 
     def unlink(self, inode: Inode) -> None:
         """The name is gone, or has another inode; this one stays while it is in use."""

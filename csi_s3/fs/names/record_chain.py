@@ -46,6 +46,13 @@ class Chain(Generic[LinkT]):
             yield cast("LinkT", member)
             member = member.after
 
+    def close(self) -> None:
+        """Drop the links to itself of an empty chain, which is not used any more.
+
+        Otherwise it stays until a collection of cycles finds it.
+        """
+        self._end.after = self._end.before = None
+
     def append(self, member: LinkT) -> None:
         """At the end; a member of any chain is taken out of that first."""
         end = self._end

@@ -4,8 +4,6 @@ Asks S3 (or a listing that is fresh enough) and turns answers into inodes; chang
 """
 
 import math
-from collections.abc import Iterable
-from itertools import chain
 from sys import getsizeof
 
 from csi_s3.aio import KeyLocks
@@ -27,7 +25,7 @@ from csi_s3.fs.base.keys import (
     is_visible,
     link_name,
 )
-from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.base.memory import MemoryKind, Room
 from csi_s3.fs.listings.directory import Directory
 from csi_s3.fs.listings.entries import Entry, Packer, Special, SymbolicLink
 from csi_s3.fs.listings.listing import Lister, Listing
@@ -35,7 +33,7 @@ from csi_s3.fs.listings.listing_reader import DirectoryReader
 from csi_s3.fs.listings.page_cache import PageCache
 from csi_s3.fs.listings.pages import first_below
 from csi_s3.fs.names.attributes import Attributes, attributes, entry_attributes
-from csi_s3.fs.names.eviction import Eviction, Room
+from csi_s3.fs.names.eviction import Eviction
 from csi_s3.fs.names.inode import NEW_INODE_BYTES, ROOT, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import KernelCache
@@ -80,8 +78,10 @@ class Tree:
         self.kept_limit = int(context.memory.pool_bytes * KEPT_SHARE / NEW_INODE_BYTES)
         self.sizes = Sizes(kernel)
         self._changes = context.memory.account(MemoryKind.CHANGES)
+        self._listed: set[Directory[Inode]] = set()
         self._cache = PageCache(context.memory)
-        self._lister = Lister(context, self._cache, Packer(), self.sizes.next_question)
+        handles = context.memory.account(MemoryKind.HANDLES)
+        self._lister = Lister(context, self._cache, Packer(), self.sizes.next_question, handles)
 
     # names
 
@@ -90,32 +90,49 @@ class Tree:
         if directory is None:
             if not inode.is_dir:
                 raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
-            directory = inode.known_names(self._changes)
+            directory = inode.known_names(self._changes, self._listed)
             self.inodes.recount(inode)
         return directory
 
     async def lookup(self, parent: Inode, name: str) -> Inode:
         """The inode behind a name.
 
+        Memory for a new inode is reserved where S3 is asked, and where there is little. What a
+        listing answers is added in the same step in which there was found to be enough.
+
         Raises:
             NotFoundError: nothing there.
+            OutOfMemoryError: there is no memory for a new inode.
 
         """
         directory = self.directory(parent)
-        local = directory.local.get(name)
-        if local is not None:
+        if (local := directory.local.get(name)) is not None:
             return local
-        if not is_visible(name):
-            raise NotFoundError(f"{name!r} cannot be shown")
         present, now_s = self.inodes.child(parent.ino, name), self._clock.monotonic_s()
         if present is not None and (
             self.is_fresh(present) or self.sizes.reusable_for_s(present, now_s) > 0
         ):
             return present
         entry, question = directory.from_listing(name, now_s)
-        if entry is None or entry is Special.LOCAL:
+        if entry is Special.LOCAL:
+            entry = None
+        if present is None and (entry is None or not self.eviction.has_plenty):
+            return await self._lookup_new(parent, name)
+        if entry is None:
             entry, question = await self.find(parent, name)
         return await self.adopt(parent, name, entry, question=question)
+
+    async def _lookup_new(self, parent: Inode, name: str) -> Inode:
+        """As `lookup`; memory is reserved before the answer, for which this may have to wait."""
+        if not is_visible(name):
+            raise NotFoundError(f"{name!r} cannot be shown")
+        room = self.eviction.room_now(self._bytes_for(parent, name))
+        with room or await self.room(parent.ino, name, is_look_up=True):
+            now_s = self._clock.monotonic_s()
+            entry, question = self.directory(parent).from_listing(name, now_s)
+            if entry is None or entry is Special.LOCAL:
+                entry, question = await self.find(parent, name)
+            return await self.adopt(parent, name, entry, question=question)
 
     async def find(self, parent: Inode, name: str) -> tuple[Entry, int]:
         """Ask S3 what a name stands for; a change by this mount during the request wins.
@@ -355,17 +372,14 @@ class Tree:
         self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
         self.keep(above)  # until rmdir, even if that was its last name
 
-    def moved(self, inode: Inode, below: Iterable[Inode]) -> None:
-        """A directory has another key, and so has all that is known below it.
+    def moved(self, old: str, new: str) -> None:
+        """A directory has another key, and so has all below it.
 
-        There may be very many, of which few are being read: only those need the key itself.
+        Very many may be known below it, of which few are listed: only those are looked at.
         """
-        for child in chain((inode,), below):
-            if (directory := child.runtime.directory) is not None:
-                if directory.needs_key:
-                    directory.moved(self.inodes.key(child))
-                elif directory.listings:
-                    directory.moved(None)
+        below = [(d, d.key) for d in self._listed if d.key is not None and d.key.startswith(old)]
+        for directory, key in below:
+            directory.moved(new + key[len(old) :])
 
     def forget_name(self, inode: Inode) -> None:
         """Let the kernel look the name up again, before its cached entry expires."""
@@ -382,10 +396,6 @@ class Tree:
         """As `Eviction.room`, for one inode of that name."""
         n = self._bytes_for(self.inodes.get(parent), name)
         return await self.eviction.room(n, is_look_up=is_look_up)
-
-    def room_now(self, above: Inode, name: str) -> Room | None:
-        """As `room` for a look-up. None: it would have to wait, or be refused."""
-        return self.eviction.room_now(self._bytes_for(above, name))
 
     def _bytes_for(self, above: Inode, name: str) -> int:
         key = self.inodes.key_of_directory(above)

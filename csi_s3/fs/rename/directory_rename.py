@@ -63,10 +63,10 @@ class DirectoryRenames:
                     raise InvalidNameError(
                         f"{inode.name}: a directory cannot be moved below itself"
                     )
-                written = [c for c in self._inodes.below(inode) if c.writer is not None]
-                not_stored = [c for c in written if _must_be_stored(c)]
+                below = KnownBelow(inode, tree=self._tree, write_back=self._write_back)
+                not_stored = await below.find_written(_must_be_stored)
                 if not not_stored:
-                    await self._move_now(inode, (into, new), target, written)
+                    await self._move_now(inode, (into, new), target, below)
                     return
             for child in not_stored:
                 await self._write_back.sync(child)
@@ -76,9 +76,9 @@ class DirectoryRenames:
         )
 
     async def _move_now(
-        self, inode: Inode, place: tuple[Inode, str], target: Inode | None, written: list[Inode]
+        self, inode: Inode, place: tuple[Inode, str], target: Inode | None, below: KnownBelow
     ) -> None:
-        """place: the new directory and name. written: the files below that are being changed."""
+        """place: the new directory and name."""
         into, new = place
         record = RenameRecord(
             old=self._inodes.key(inode),
@@ -86,18 +86,17 @@ class DirectoryRenames:
             phase="copying",
             began=self._clock.realtime_ns() / 1e9,
         )
-        below = KnownBelow(inode, tree=self._tree, write_back=self._write_back)
         await below.check_keys(record.old, record.new)
         if target is not None:
             await self._tree.check_empty(target)
-        for child in written:
+        for child in await below.find_written(_has_upload):
             if child.writer is not None:
                 await child.writer.detach()
         entry = self._journal.begin(record)
         with closing(entry.copied) as copied:
             try:
                 await self._copies.tree(record.old, record.new, copied)
-                known = await below.check_keys(record.old, record.new)  # made during the copy
+                await below.check_keys(record.old, record.new)  # made during the copy
             except VolumeError:
                 await self._undo(entry, record)
                 raise
@@ -107,10 +106,10 @@ class DirectoryRenames:
                 self._tree.drop_local(self._inodes.get(target.parent), target.name)
                 self._inodes.unlink(target)
             self._tree.move(inode, into, new)
-            self._tree.moved(inode, known)
+            self._tree.moved(record.old, record.new)
             is_gone = False
             try:
-                await below.follow(known, copied, record.old)
+                await below.follow(copied, record.old)
                 pairs = ((key, etag) for page in copied.pages() for key, etag, _ in page)
                 is_gone = not await self._copies.delete(pairs)
             finally:
@@ -155,3 +154,8 @@ class DirectoryRenames:
 def _must_be_stored(file: Inode) -> bool:
     """Whether it has bytes that are only in an upload to its present key."""
     return file.writer is not None and file.writer.must_be_stored_to_move
+
+
+def _has_upload(file: Inode) -> bool:
+    """Whether bytes of it are on their way to its present key."""
+    return file.writer is not None and file.writer.has_upload

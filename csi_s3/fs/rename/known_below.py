@@ -5,8 +5,8 @@ answering; state may change in between.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 from csi_s3.fs.base.keys import check_key, link_name
@@ -27,52 +27,92 @@ class KnownBelow:
     def __init__(self, directory: Inode, *, tree: Tree, write_back: WriteBack) -> None:
         self._directory, self._tree, self._write_back = directory, tree, write_back
         self._inodes = tree.inodes
-        self._checked: set[int] = set()
+        self._unchecked: int | None = None  # the lowest number of those; None: nothing is checked
 
-    async def check_keys(self, old: str, new: str) -> Sequence[Inode]:
+    async def find_written(self, matches: Callable[[Inode], bool]) -> list[Inode]:
+        """The files below that are being changed and match; those that began during it may lack.
+
+        They have no upload, because parts are sent with a turn of the keys.
+        """
+        found: list[Inode] = []
+        for files in _steps(self._write_back.written()):
+            found += [i for i in files if matches(i) and self._is_below(i)]
+            await asyncio.sleep(0)
+        return found
+
+    async def check_keys(self, old: str, new: str) -> None:
         """Whether all names below can have their new keys; those checked before can.
 
-        Also of files that are not stored yet: they could not be stored later. Returns what is known
-        below when the last one has been checked, without an await in between.
+        Also of files that are not stored yet: they could not be stored later. When this returns,
+        it holds of all that are known, without an await in between.
 
         Raises:
             KeyTooLongError: one cannot.
 
         """
-        is_longer = len(new.encode()) > len(old.encode())
+        if len(new.encode()) <= len(old.encode()):
+            return
+        if self._unchecked is None:
+            self._unchecked = self._inodes.next_number
+            async with aclosing(self._known()) as known:
+                async for inodes in known:
+                    self._check(inodes, old, new)
         is_over = False
         while not is_over:
-            known = self._inodes.below(self._directory)
-            left = [i for i in known if i.ino not in self._checked] if is_longer else []
-            is_over = len(left) <= STEP
-            for inodes in _steps(left):
-                for inode in inodes:
-                    if self._is_there(inode):
-                        check_key(new + self._inodes.key(inode)[len(old) :])
-                self._checked.update(i.ino for i in inodes)
+            added = self._inodes.added_since(self._unchecked)
+            self._unchecked, is_over = self._inodes.next_number, len(added) <= STEP
+            for inodes in _steps(added):
+                self._check([i for i in inodes if self._is_below(i)], old, new)
                 if not is_over:
                     await asyncio.sleep(0)
-        return known
 
-    async def follow(self, known: Sequence[Inode], copied: TreeCopy, old: str) -> None:
+    def _check(self, inodes: Sequence[Inode], old: str, new: str) -> None:
+        for inode in inodes:
+            check_key(new + self._inodes.key(inode)[len(old) :])
+
+    async def _known(self) -> AsyncGenerator[Sequence[Inode], None]:
+        """What is known below, up to STEP at a time, with turns for others in between.
+
+        Not all names that are added during it.
+        """
+        found: list[Inode] = []
+        above = [self._directory]
+        while above:
+            for inodes in _steps(list(above.pop().runtime.names.values())):
+                found += (there := [i for i in inodes if self._is_there(i)])
+                above += [i for i in there if i.runtime.names]
+                if len(found) >= STEP:
+                    yield found
+                    await asyncio.sleep(0)
+                    found = []
+        yield found
+
+    async def follow(self, copied: TreeCopy, old: str) -> None:
         """Let the files below stand for the copies; the directory has its new key.
 
         Not files that were never stored, or that another client removed or replaced: those are
         stale while they are open, and the next look-up finds another version.
         old: the directory's old key. The objects at old keys are still there.
         """
-        if all(i.is_dir for i in known):
-            return
         with self._tree.moves.one():
+            if not await self._has_files():
+                return
             for page in copied.pages():
                 for copies in _steps(page):
                     self._follow(copies, old)
                     await asyncio.sleep(0)
-        for inodes in _steps(known):
-            for inode in inodes:
-                if inode.fresh_until and not inode.is_dir and self._is_there(inode):
-                    self._check_version(inode)
-            await asyncio.sleep(0)
+        async with aclosing(self._known()) as known:
+            async for inodes in known:
+                for inode in inodes:
+                    if inode.fresh_until and not inode.is_dir:
+                        self._check_version(inode)
+
+    async def _has_files(self) -> bool:
+        async with aclosing(self._known()) as known:
+            async for inodes in known:
+                if not all(i.is_dir for i in inodes):
+                    return True
+        return False
 
     def _follow(self, copies: Sequence[Copied], old: str) -> None:
         directories: dict[str, Inode | None] = {"": self._directory}
@@ -86,7 +126,7 @@ class KnownBelow:
                 continue
             known = inode.info if inode.writer is None else inode.writer.base
             if known is not None and old_etag and known.version == Version(old_etag):
-                now = replace(known, key=self._inodes.key(inode), etag=etag)
+                now = known._replace(key=self._inodes.key(inode), etag=etag)
                 self._write_back.moved(inode, now)
 
     def _check_version(self, inode: Inode) -> None:
@@ -97,6 +137,9 @@ class KnownBelow:
     def _is_there(self, inode: Inode) -> bool:
         """Whether it has not been forgotten since it was found; it has a key then."""
         return self._inodes.child(inode.parent, inode.name) is inode
+
+    def _is_below(self, inode: Inode) -> bool:
+        return self._is_there(inode) and self._inodes.is_below(inode, self._directory)
 
     def _directory_at(self, path: str) -> Inode | None:
         directory: Inode | None = self._directory

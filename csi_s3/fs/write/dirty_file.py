@@ -460,6 +460,11 @@ class DirtyFile:
         is_sent = self._remote.upload is not None and self._staged.extents.has(Origin.SENT)
         return is_sent or self._remote.is_uncertain
 
+    @property
+    def has_upload(self) -> bool:
+        """Parts of it were sent to the present key."""
+        return self._remote.upload is not None
+
     async def detach(self) -> None:
         """Drop the upload before the key changes; the spool has the bytes that were sent."""
         await self._remote.drop_upload()

@@ -230,7 +230,7 @@ class Extents:
         if low < n and end <= ends[low]:
             self._bytes[origins[low]] -= end - start
         else:
-            self._bytes = list(map(sub, self._bytes, self._bytes_within(start, end)))
+            self._bytes[:] = map(sub, self._bytes, self._bytes_within(start, end))
         self._bytes[code] += end - start
         if low == n and origins[-1] == code:
             ends[-1] = end
@@ -259,7 +259,7 @@ class Extents:
 
     def truncate(self, size: int) -> None:
         """Cut to a size that is not above the present one."""
-        self._bytes = list(map(sub, self._bytes, self._bytes_within(size, self.size)))
+        self._bytes[:] = map(sub, self._bytes, self._bytes_within(size, self.size))
         at = bisect_left(self._ends, size) + 1 if size else 0  # so many are left
         del self._ends[at:], self._origins[at:]
         if at:

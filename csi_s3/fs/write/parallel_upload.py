@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from csi_s3.errors import FileTooLargeError, IntegrityError, VolumeError
+from csi_s3.errors import FileTooLargeError, IntegrityError, ObjectChangedError, VolumeError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.write.extents import Piece, copy_part_bytes, cut_piece
@@ -171,7 +171,8 @@ class ParallelUpload:
         """Copy bytes of another object, as the next parts of the body, and wait until they are in.
 
         Returns how many are, and the first failure, which is not final. Each part takes as many
-        numbers as if its bytes were sent, so that they can be, if they change.
+        numbers as if its bytes were sent, so that they can be, if they change. Not every store
+        compares the source's ETag, so it is looked at once more.
         """
         run, limits, part_bytes = self.body, self._store.limits, self.part_bytes(self.body)
         largest = min(COPIED_PART_BYTES, limits.max_copy_part_bytes)
@@ -184,9 +185,16 @@ class ParallelUpload:
             await self._slot(0)
             copy = partial(_copy_part, number, source, piece)
             begun.append((number, piece.size, self._begin(0, copy, is_final=False)))
+        if begun:
+            await asyncio.wait([task for *_, task in begun])
+        checked = await outcome(partial(self._store.head, source.key))
+        if isinstance(checked, VolumeError):
+            return 0, checked.again()
+        if checked.etag != source.etag:
+            return 0, ObjectChangedError(f"{source.key!r} is no longer {source.etag}")
         copied = 0
         for number, size, task in begun:
-            result = await asyncio.shield(task)
+            result = task.result()
             if isinstance(result, VolumeError):
                 return copied, result.again()
             run.add_numbered(number, size, task)

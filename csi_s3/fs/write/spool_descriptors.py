@@ -65,6 +65,10 @@ class Descriptors:
             with suppress(OSError):  # a local disk has no news at close
                 os.close(fd)
 
+    def release(self, number: int) -> int | None:
+        """Hand over the descriptor, if the file is open; the caller closes it."""
+        return self._open.pop(number, None)
+
     def _close_oldest(self) -> None:
         self.close(next(iter(self._open)))
 
