@@ -133,7 +133,11 @@ def test_a_request_that_goes_on_waiting_would_not_be_answered_in_the_time_of_the
 def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
     minio, held_mount, directory, store, number
 ):
-    """And once the store answers, what they had begun is whole, and all can be used."""
+    """And once the store answers, what they had begun is whole, and all can be used.
+
+    Promise: A program that is killed (SIGKILL) while S3 does not answer ends after 5 seconds, and
+    after as many more if it has to close a file that is not stored.
+    """
     for case in WAITING:
         (directory / case).mkdir()
         (directory / case / "file").write_bytes(b"content")
@@ -174,7 +178,10 @@ def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
 def test_what_write_has_accepted_of_a_program_that_is_killed_is_stored(
     held_mount, directory, store, tmp_path, number
 ):
-    """It writes until there is no more memory, because the store takes no part."""
+    """It writes until there is no more memory, because the store takes no part.
+
+    Promise: What write() accepted is stored when S3 answers again, also if the program was ended.
+    """
     (directory / "d").mkdir()
     store.faults.append(Fault(Act.HANG, method="PUT", path="partNumber", times=-1))
     local = tmp_path / "local"
@@ -195,3 +202,66 @@ def test_what_write_has_accepted_of_a_program_that_is_killed_is_stored(
     data = wait_stored(store, held_mount, "d/written")
     assert data[: len(written)] == written
     assert len(data) - len(written) < MIB, "less than the write that was ended"
+
+
+# Calls of the C library by themselves, because Python repeats those that end with EINTR.
+SIGNALLED = """
+    import ctypes, errno, signal, sys
+
+    os.chdir(sys.argv[1])
+    libc, got = ctypes.CDLL(None, use_errno=True), {signal.SIGALRM: 0, signal.SIGCHLD: 0}
+
+    def handler(number, _frame):
+        got[number] += 1
+
+    def call(name, *arguments):
+        result = getattr(libc, name)(*arguments)
+        assert result >= 0, (name, errno.errorcode[ctypes.get_errno()])
+        return result
+
+    for number in got:
+        signal.signal(number, handler)
+        signal.siginterrupt(number, sys.argv[2] == "interrupts")
+    buffer = ctypes.create_string_buffer(1 << 16)
+    GETDENTS64 = {"x86_64": 217, "aarch64": 61}[os.uname().machine]
+    waits()
+    n = 0
+    while min(got.values()) < 200 or n < 20:
+        name = b"f%d" % n
+        fd = call("open", name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        for _ in range(8):
+            assert call("write", fd, b"x" * 50000, 50000) == 50000
+        call("fsync", fd)
+        call("close", fd)
+        call("rename", name, b"renamed")
+        call("mkdir", b"d%d" % n, 0o755)
+        fd = call("open", b".", os.O_RDONLY | os.O_DIRECTORY)
+        while call("syscall", GETDENTS64, fd, buffer, len(buffer)):
+            pass
+        call("close", fd)
+        call("rmdir", b"d%d" % n)
+        call("truncate", b"renamed", ctypes.c_long(7))
+        call("unlink", b"renamed")
+        n += 1
+    print(n, *got.values(), flush=True)
+    os._exit(0)  # with its handlers
+"""
+
+
+@pytest.mark.parametrize("how", ["restarts", "interrupts"])
+def test_signals_that_a_program_handles_disturb_no_call(here, how):
+    """Hundreds of two kinds, also for handlers after which the kernel does not restart calls.
+
+    Promise: Signals that a program handles (timers, SIGCHLD) disturb no call while S3 answers.
+    """
+    program = Program(SIGNALLED, here, how)
+    program.wait_begun()
+    program.go_on()
+    while program.process.poll() is None:
+        for number in (signal.SIGALRM, signal.SIGCHLD):
+            program.process.send_signal(number)
+        time.sleep(0.002)
+    done, errors = program.process.communicate(timeout=WITHIN_S)
+    assert program.process.returncode == 0, errors
+    _, *signals = map(int, done.split())
+    assert min(signals) >= 200
