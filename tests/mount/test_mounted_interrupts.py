@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import dataclass
 
 import pytest
 
@@ -14,6 +15,7 @@ from csi_s3.fuse.interrupts import INTERRUPTED_AFTER_S
 from tests.faulty import Act, Fault, Faulty, faulty
 from tests.mount.command import WITHIN_S, directory, mount
 from tests.mount.mounted import env, here, minio, mounted
+from tests.servers import Server
 
 __all__ = ["directory", "env", "here", "minio", "mounted"]
 
@@ -86,6 +88,23 @@ class Program:
         assert self.process.returncode == -number, errors
 
 
+@dataclass
+class Bucket:
+    """Asked without the product."""
+
+    server: Server
+    name: str
+
+    def wait_stored(self, key: str) -> bytes:
+        deadline = time.monotonic() + WITHIN_S
+        while True:
+            status, body = self.server.request("GET", f"/{self.name}/{key}")
+            if status == 200:
+                return body
+            assert time.monotonic() < deadline, key
+            time.sleep(0.05)
+
+
 @pytest.fixture
 def store(minio):
     with faulty(minio.endpoint) as proxy:
@@ -93,14 +112,14 @@ def store(minio):
 
 
 @pytest.fixture
-def held_mount(minio, directory, store, env):
-    """A mount whose store can hang, of a bucket of its own. Returns the bucket."""
-    bucket = minio.create_bucket(f"interrupts-{secrets.token_hex(4)}")
+def bucket(minio, directory, store, env):
+    """One of its own, mounted on the directory through a store that can hang."""
+    name = minio.create_bucket(f"interrupts-{secrets.token_hex(4)}")
     options = ("--allow-delete", "--allow-overwrite", "--metadata-ttl", "minimal")
     own = {**env, "AWS_ENDPOINT_URL": store.endpoint}
-    done = mount(bucket, directory, *options, "--memory-target", 64, env=own)
+    done = mount(name, directory, *options, "--memory-target", 64, env=own)
     assert done.returncode == 0, done.stderr
-    yield bucket
+    yield Bucket(minio, name)
     store.let_go.set()
 
 
@@ -112,26 +131,13 @@ def wait_asked(store: Faulty, n: int) -> None:
         time.sleep(0.05)
 
 
-def stored(server, bucket: str, key: str) -> bytes | None:
-    status, body = server.request("GET", f"/{bucket}/{key}")
-    return body if status == 200 else None
-
-
-def wait_stored(server, bucket: str, key: str) -> bytes:
-    deadline = time.monotonic() + WITHIN_S
-    while (data := stored(server, bucket, key)) is None:
-        assert time.monotonic() < deadline, key
-        time.sleep(0.05)
-    return data
-
-
 def test_a_request_that_goes_on_waiting_would_not_be_answered_in_the_time_of_these_tests():
     assert INTERRUPTED_AFTER_S * 2 < WITHIN_S < ANSWER_WITHIN_S
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda n: n.name)
 def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
-    minio, held_mount, directory, store, number
+    bucket, directory, store, number
 ):
     """And once the store answers, what they had begun is whole, and all can be used.
 
@@ -156,8 +162,8 @@ def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
         program.wait_gone(number)
     store.faults.clear()
     store.let_go.set()
-    assert wait_stored(minio, held_mount, "close/closed") == b"data" * 1000
-    assert wait_stored(minio, held_mount, "fsync/synced") == b"data" * 1000
+    assert bucket.wait_stored("close/closed") == b"data" * 1000
+    assert bucket.wait_stored("fsync/synced") == b"data" * 1000
     for case in ("look-up", "open", "read", "readdir", "close", "fsync", "exclusive", "mkdir"):
         assert (directory / case / "file").read_bytes() == b"content"
     (renamed,) = (directory / "rename").iterdir()
@@ -176,7 +182,7 @@ def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda n: n.name)
 def test_what_write_has_accepted_of_a_program_that_is_killed_is_stored(
-    held_mount, directory, store, tmp_path, number
+    bucket, directory, store, tmp_path, number
 ):
     """It writes until there is no more memory, because the store takes no part.
 
@@ -199,7 +205,7 @@ def test_what_write_has_accepted_of_a_program_that_is_killed_is_stored(
     store.faults.clear()
     store.let_go.set()
     written = local.read_bytes()
-    data = wait_stored(store, held_mount, "d/written")
+    data = bucket.wait_stored("d/written")
     assert data[: len(written)] == written
     assert len(data) - len(written) < MIB, "less than the write that was ended"
 
