@@ -48,7 +48,7 @@ class Directory(Generic[InodeT]):
     def __init__(self, account: Account, listed: "set[Directory[InodeT]]") -> None:
         """account: of `MemoryKind.CHANGES`.
 
-        listed: the mount's directories that have a handle or pages; it is one of them meanwhile.
+        listed: the mount's directories that have a handle or pages. It joins and leaves them.
         """
         self.local: dict[str, InodeT] = {}
         self.changes = Changes(account)
