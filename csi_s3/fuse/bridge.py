@@ -230,6 +230,24 @@ class Bridge(pyfuse3.Operations):
         _WRITTEN.count += written
         return written
 
+    @answered(None)
+    async def fallocate(self, fh: int, mode: int, off: int, length: int) -> None:
+        await self._fs.files.fallocate(fh, mode, off, length)
+
+    @answered(None)
+    async def copy_file_range(
+        self, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int
+    ) -> int:
+        return await self._fs.files.copy_file_range(fh_in, off_in, fh_out, off_out, length)
+
+    @answered(ANSWER_WITHIN_S)
+    async def lseek(self, fh: int, off: int, whence: int) -> int:
+        return self._fs.files.lseek(fh, off, whence)
+
+    @answered(None)
+    async def syncfs(self) -> None:
+        await self._fs.syncfs()
+
     @override
     @answered(None)
     async def flush(self, fh: int) -> None:
