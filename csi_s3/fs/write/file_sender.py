@@ -83,7 +83,7 @@ class FileSender:
         upload = self._remote.begin_upload(start=self._staged.size)
         copied, error = await upload.copy_range(source, start, length)
         if copied:
-            self._staged.add_copied(source, start, copied)
+            self._staged.mapped.add_copied(source, start, copied)
         elif not upload.parts:
             await self._remote.drop_upload()
         return copied, error
@@ -113,7 +113,7 @@ class FileSender:
                 if step is Step.DONE:
                     return outcome.info
                 self._remote.replace_by_upload(outcome.info)
-                self._staged.mark_sent_stored()
+                self._staged.mapped.mark_sent_stored()
             elif outcome.error is not None:
                 step = Step.FAIL if is_resent and step is Step.RESEND_ONCE else step
                 await self._after_failure(step, outcome, outcome.error, base)
@@ -146,7 +146,7 @@ class FileSender:
             remote.remember(outcome.sent)
         if step is not Step.REMEMBER:
             await self._give_up_upload(error)
-        if not self._staged.has_lost_bytes:
+        if not self._staged.mapped.has_lost_bytes:
             if step is Step.RESEND_ONCE:
                 return
             if step is Step.RESEND_IF_SETTLED and await remote.is_settled_since(base):
