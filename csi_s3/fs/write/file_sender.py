@@ -42,13 +42,61 @@ class FileSender:
         self._part_bytes = context.config.write_part_bytes
         self._remote, self._staged = remote, staged
 
+    # what can be sent in order
+
+    @property
+    def part_bytes(self) -> int:
+        """How long the tail may become before it leaves."""
+        upload = self._remote.upload
+        return self._part_bytes if upload is None else upload.part_bytes(upload.body)
+
+    @property
+    def part_start(self) -> int | None:
+        """Where the next part can begin: the spool has all from there to the tail, if not the tail.
+
+        None: the file cannot be sent in order. Parts are sent when it is stored.
+        """
+        staged, upload = self._staged, self._remote.upload
+        start, end = 0, staged.tail_start
+        if upload is not None:
+            start = upload.body.covered
+            if upload.tried is not None or start > end:
+                return None
+        elif end > 0:
+            base = staged.extents.next_of(Origin.BASE, 0)
+            if base is not None and base.start == 0:
+                start = base.end
+                if start < self._store.limits.min_part_bytes:
+                    return None
+        is_whole = start == end or staged.extents.next_of(Origin.SPOOL, start) == (
+            start,
+            end,
+            Origin.SPOOL,
+        )
+        return start if is_whole else None
+
+    def missing_for_copy(self) -> int | None:
+        """How many bytes must follow before a copy may: what is before it must be a part.
+
+        None: no copy can follow.
+        """
+        staged, start, size = self._staged, self.part_start, self._staged.size
+        if start is None or staged.tail_start - start > self.part_bytes:
+            return None
+        if staged.mapped.copies.is_full:
+            return None
+        return 0 if start == size else max(0, self._store.limits.min_part_bytes - (size - start))
+
+    # requests
+
     async def send_tail(self) -> VolumeError | None:
         """Let the tail leave as the next part, with what the spool has before it: `part_start`.
 
         The base's bytes before that are copied at the end.
         """
-        staged = self._staged
-        start = staged.tail_start if staged.part_start is None else staged.part_start
+        staged, start = self._staged, self.part_start
+        if start is None:
+            start = staged.tail_start
         upload = self._remote.begin_upload(start=start)
         try:
             if start == staged.tail_start:

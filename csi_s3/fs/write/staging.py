@@ -8,7 +8,7 @@ it are where `MappedBytes` says; so a change costs what was changed, and not the
 import asyncio
 from pathlib import Path
 
-from csi_s3.errors import FileTooLargeError, SpoolFullError
+from csi_s3.errors import FileTooLargeError, OutOfMemoryError, SpoolFullError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.write.extents import Extents, Origin
 from csi_s3.fs.write.mapped_bytes import MappedBytes
@@ -77,36 +77,6 @@ class StagedFile:
     @property
     def _least_part_bytes(self) -> int:
         return self._context.store.limits.min_part_bytes
-
-    @property
-    def part_bytes(self) -> int:
-        """How long the tail may become before it leaves."""
-        upload = self._remote.upload
-        return self._part_bytes if upload is None else upload.part_bytes(upload.body)
-
-    @property
-    def part_start(self) -> int | None:
-        """Where the next part can begin: the spool has all from there to the tail, if not the tail.
-
-        None: the file cannot be sent in order. Parts are sent when it is stored.
-        """
-        upload, start, end = self._remote.upload, 0, self.tail_start
-        if upload is not None:
-            start = upload.body.covered
-            if upload.tried is not None or start > end:
-                return None
-        elif end > 0:
-            base = self.extents.next_of(Origin.BASE, 0)
-            if base is not None and base.start == 0:
-                start = base.end
-                if start < self._least_part_bytes:
-                    return None
-        is_whole = start == end or self.extents.next_of(Origin.SPOOL, start) == (
-            start,
-            end,
-            Origin.SPOOL,
-        )
-        return start if is_whole else None
 
     def layout(self) -> Extents:
         """The map of the whole file; the tail counts as spooled."""
@@ -217,16 +187,6 @@ class StagedFile:
 
     # changes
 
-    def missing_for_copy(self) -> int | None:
-        """How many bytes must follow before a copy may: what is before it must be a part.
-
-        None: no copy can follow.
-        """
-        start, size = self.part_start, self.size
-        if start is None or self.tail_start - start > self.part_bytes or self.mapped.copies.is_full:
-            return None
-        return 0 if start == size else max(0, self._least_part_bytes - (size - start))
-
     def overwrite(self, offset: int, data: memoryview) -> None:
         """Change bytes that are there, all of them before the file's end."""
         if not data:
@@ -303,7 +263,9 @@ class StagedFile:
     async def load_small(self, *, is_append: bool) -> None:
         """Bring a small file into memory whole, before it is changed, if that is of use.
 
-        Raises as `MemoryBudget.reserve`.
+        Raises:
+            OutOfMemoryError: no memory was free in time.
+
         """
         if not self._is_better_in_memory(is_append=is_append):
             return
@@ -311,7 +273,14 @@ class StagedFile:
         if not self.try_reserve(start):
             if self.mapped.has_spool:
                 return  # it takes the change
-            await self.reserve(start)
+            try:
+                await self.reserve(start)
+            except TimeoutError:
+                raise OutOfMemoryError(
+                    f"{self._remote.key}: the volume's memory for file contents is in use, and"
+                    " there is no spool",
+                    "give the volume a larger memory-target",
+                ) from None
         data = bytearray(await self.read(0, n))
         self.mapped.reset()
         self.tail = data
