@@ -127,7 +127,7 @@ class FileSystem:
 
     def usage(self) -> FileSystemUsage:
         """What it holds, once listings that can answer nothing any more are dropped."""
-        self._tree.drop_old_pages()
+        self._tree.listings.drop_old_pages()
         return FileSystemUsage(
             open_files=len(self._handles),
             inodes=len(self._inodes),
@@ -234,7 +234,7 @@ class FileSystem:
         with self._handles.opening(inode.name) as opening:
             if not inode.has_runtime and not self._tree.eviction.has_plenty:
                 _ = await self._tree.eviction.room(DIRECTORY_BYTES, is_look_up=True)
-            return opening.add(DirHandle(inode, self._tree.list_directory(inode)))
+            return opening.add(DirHandle(inode, self._tree.listings.open(inode)))
 
     def dots(self, fh: int) -> tuple[Attributes, Attributes]:
         """The attributes of `.` and `..` of an open directory."""
@@ -250,7 +250,7 @@ class FileSystem:
         handle = self._handles.directory(fh)
         eviction, adopt = self._tree.eviction, self._tree.adopt
         if start == 0:
-            handle.reader = self._tree.read_from_start(handle.inode, handle.reader)
+            handle.reader = self._tree.listings.read_from_start(handle.inode, handle.reader)
         reading = handle.reader.read(start)
         try:
             while not reading.is_over:
@@ -309,7 +309,7 @@ class FileSystem:
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)
         if isinstance(handle, DirHandle):
-            self._tree.close_listing(handle.inode, handle.reader)
+            self._tree.listings.close(handle.inode, handle.reader)
             self._inodes.drop_unused(handle.inode)
 
     async def mkdir(self, parent: int, name: bytes) -> Attributes:

@@ -99,7 +99,7 @@ class OpenFiles:
         self._tree.sizes.check(inode, replaced_at)
         if inode.writer is not None:
             return opening.add(FileHandle(inode))
-        is_fresh = self._tree.is_fresh(inode)
+        is_fresh = self._tree.versions.is_fresh(inode)
         current = None if is_fresh else await self._current(inode, with_bytes=True)
         self._tree.sizes.check(inode, replaced_at)
         reader = None
@@ -122,7 +122,7 @@ class OpenFiles:
             if inode.writer is not None:
                 return inode.writer
             raise StaleError(f"{stored.info.key}: removed while it was opened")
-        if await self._tree.renew(inode, stored.info, question=stored.question):
+        if await self._tree.versions.renew(inode, stored.info, question=stored.question):
             return stored
         if inode.writer is not None:
             return inode.writer  # opened for writing while S3 was asked
@@ -190,7 +190,7 @@ class OpenFiles:
             StaleError: it is gone, or handles are open on another version; look the name up again.
 
         """
-        if inode.writer is not None or self._tree.is_fresh(inode):
+        if inode.writer is not None or self._tree.versions.is_fresh(inode):
             return
         try:
             await self._current(inode, with_bytes=False)

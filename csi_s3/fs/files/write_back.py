@@ -407,7 +407,7 @@ class WriteBack:
         if writer is None:
             if inode.info is not None and not inode.has_version:
                 now = await self._store.head(self._inodes.key(inode))
-                if not await self._tree.renew_held(inode, now):
+                if not await self._tree.versions.renew_held(inode, now):
                     raise StaleError(f"{now.key}: what was written could not be stored")
             return inode.info
         is_truncated = writer.base is None and inode.info is not None
