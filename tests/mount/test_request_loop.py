@@ -21,13 +21,16 @@ from csi_s3.kernel import mount
 from csi_s3.s3.memory_store import MemoryStore
 
 path, MEMORY = pathlib.Path(sys.argv[1]) / 'mount', 64 << 20
+TTL = {}  # of metadata, if not by default
 path.mkdir()
 
 def run(code, *args):
     # A process of its own: the kernel waits for this one in each call on the mount.
     words = [sys.executable, "-c", f"import os, sys\\nos.chdir({str(path)!r})\\n{code}"]
     pipe, out = subprocess.PIPE, subprocess.STDOUT
-    return subprocess.Popen([*words, *map(str, args)], stdout=pipe, stderr=out, text=True)
+    return subprocess.Popen(
+        [*words, *map(str, args)], stdin=pipe, stdout=pipe, stderr=out, text=True
+    )
 
 async def ended(process):
     out, _ = await asyncio.to_thread(process.communicate, timeout=60)
@@ -44,7 +47,7 @@ async def serving(test):
     mount.mount_fuse(fd, path, source_name="test")
     session = Session(fd, mount.read_init(fd, 10))
     async with asyncio.TaskGroup() as group:
-        config = TreeConfig(memory_bytes=MEMORY, allow_delete=True, allow_overwrite=True)
+        config = TreeConfig(memory_bytes=MEMORY, allow_delete=True, allow_overwrite=True, **TTL)
         context = MountContext.create(store, config, group)
         fs = FileSystem(context, prefix="", kernel=session, state_dir=path.parent / 'state')
         served = group.create_task(session.serve(Bridge(fs)))
@@ -373,6 +376,73 @@ async def test(session, store, fs):
     await task
     return [fs.usage().inodes, turns]
 """
+
+
+LATE = """
+TTL = {"metadata_ttl_s": 1000.0}
+interrupts.INTERRUPTED_AFTER_S = 0.3
+PROGRAM = '''
+import ctypes, errno, signal, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+def call(result):
+    return errno.errorcode[ctypes.get_errno()] if result else "done"
+def until(holds):
+    while not holds():
+        time.sleep(0.01)
+signal.signal(signal.SIGALRM, lambda *_: None)
+fd = os.open("f", os.O_RDWR)
+os.pwrite(fd, b"2", 0)
+before = os.pread(fd, 1 << 20, 0)
+storing = threading.Thread(target=os.close, args=(os.dup(fd),))  # fsync locks the inode
+storing.start()
+print("storing", flush=True)
+sys.stdin.readline()
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+CALL
+print(result, flush=True)
+storing.join()
+os.fsync(fd)
+until(lambda: os.pread(fd, 1 << 20, 0) != before)
+print(before[4090:4100], os.pread(fd, 10, 4090), os.fstat(fd).st_size)
+'''
+CALLS = {
+    "punch": "result = call(libc.fallocate64(fd, 3, ctypes.c_int64(4096), ctypes.c_int64(4096)))",
+    "truncate": "result = call(libc.ftruncate64(fd, ctypes.c_int64(4096)))",
+    "empty": "result = call(libc.open(b'f', os.O_WRONLY | os.O_TRUNC) < 0)",
+}
+async def test(session, store, fs):
+    gate, reached, found = asyncio.Event(), asyncio.Event(), {}
+    async def stop(kind, _):
+        if kind == "PUT":
+            reached.set()
+            await gate.wait()
+    for name, code in CALLS.items():
+        await store.put("f", b"1" * 100_000)
+        gate.clear(), reached.clear()
+        store.gate = stop
+        process = run(PROGRAM.replace("CALL", code))
+        await reached.wait()
+        process.stdin.write("\\n")
+        process.stdin.flush()
+        line = asyncio.to_thread(process.stdout.readline)
+        lines = [await line, await asyncio.to_thread(process.stdout.readline)]
+        gate.set()
+        found[name] = [*lines, await ended(process)]
+    return found
+"""
+
+
+def test_a_change_that_goes_on_after_an_interrupt_is_what_programs_read_in_the_end(tmp_path):
+    """The kernel drops its pages and the size where a change succeeds, not where it is EINTR.
+
+    Promise: fallocate, a truncation and an open with O_TRUNC also go on; once they are done, every
+    read of the file sees it.
+    """
+    assert mounted(tmp_path, LATE) == {
+        "punch": ["storing\n", "EINTR\n", f"{b'1' * 10} {b'1' * 6 + bytes(4)} 100000\n"],
+        "truncate": ["storing\n", "EINTR\n", f"{b'1' * 10} {b'1' * 6} 4096\n"],
+        "empty": ["storing\n", "EINTR\n", f"{b'1' * 10} b'' 0\n"],
+    }
 
 
 NO_MEMORY = """

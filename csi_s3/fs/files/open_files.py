@@ -187,7 +187,7 @@ class OpenFiles:
                 write_back.begin(inode, base=inode.info if keeps_bytes else None)
                 inode.note_pages()  # the kernel keeps the pages that it writes
             elif not keeps_bytes:
-                await self._write_back.empty(inode.name, inode.writer)
+                await self._write_back.empty(inode, inode.writer)
             inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return opening.add(FileHandle(inode, is_writable=True))
 
@@ -363,8 +363,8 @@ class OpenFiles:
         if mode:
             grows = not mode & FALLOC_FL_KEEP_SIZE
             change = partial(writer.zero, offset, end, grows=grows)
-        what = f"fallocate of {handle.inode.name}"
-        await self._progress_timeout.wait(change, what, progress=lambda: writer.progress)
+        what, progress = f"fallocate of {handle.inode.name}", lambda: writer.progress
+        await self._write_back.late_changes.run(handle.inode, change, what, progress=progress)
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
 
     async def copy_file_range(

@@ -17,6 +17,7 @@ from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.few_lines import FewLines
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.base.progress_timeout import FileProgress
+from csi_s3.fs.files.late_changes import LateChanges
 from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.names.inode import FileHandle, Inode
 from csi_s3.fs.names.inodes import Inodes
@@ -59,6 +60,7 @@ class WriteBack:
         self._store, self._config, self._clock = context.store, context.config, context.clock
         self._key_lock, self._progress_timeout = context.key_lock, context.progress_timeout
         self._inodes = tree.inodes
+        self.late_changes = LateChanges(context, tree.versions)
         self._records = context.memory.account(MemoryKind.DIRTY_FILES)
         self._writers: dict[int, Inode] = {}
         self._kept_at_end = FewLines(log, logging.ERROR)
@@ -347,12 +349,12 @@ class WriteBack:
             raise IsDirectoryError(f"{inode.name}: is a directory")
         cutting = partial(self._truncate, inode, size)
         what, progress = f"truncation of {inode.name}", partial(_progress, inode)
-        await self._progress_timeout.wait(cutting, what, progress=progress)
+        await self.late_changes.run(inode, cutting, what, progress=progress)
 
-    async def empty(self, name: str, writer: DirtyFile) -> None:
+    async def empty(self, inode: Inode, writer: DirtyFile) -> None:
         """Drop all bytes of a file that is open for writing, even if the caller gives up."""
-        cutting, progress = partial(writer.truncate, 0), lambda: writer.progress
-        await self._progress_timeout.wait(cutting, f"truncation of {name}", progress=progress)
+        cutting, what = partial(writer.truncate, 0), f"truncation of {inode.name}"
+        await self.late_changes.run(inode, cutting, what, progress=lambda: writer.progress)
 
     async def _truncate(self, inode: Inode, size: int) -> None:
         async with self._tree.versions.hold(inode.ino):

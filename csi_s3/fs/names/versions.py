@@ -80,6 +80,15 @@ class Versions:
         self._sizes.replace_version(inode, info)
         return True
 
+    async def drop_pages(self, inode: Inode) -> None:
+        """Have the kernel ask for bytes and attributes of a file again.
+
+        Raises:
+            TimeoutError: it does not let go of them.
+
+        """
+        await self._kernel.invalidate_inode(inode.ino)
+
     def _check_key(self, inode: Inode, info: ObjectInfo) -> None:
         if info.key != self._inodes.key(inode):
             raise StaleError(f"{info.key}: renamed while it was looked up")
