@@ -412,7 +412,8 @@ class FileSystem:
                 self._check_still(above, text, inode)
                 await self._write_back.set_aside(inode, remove)
 
-        await self._tree.name_changes.run(removing, f"unlink of {text}", (parent, text))
+        what, progress = f"unlink of {text}", self._progress_timeout.rename
+        await self._tree.name_changes.run(removing, what, (parent, text), progress=progress)
 
     def _check_still(self, above: Inode, name: str, inode: Inode) -> None:
         """What has the name may have changed before the turn began."""
@@ -432,7 +433,9 @@ class FileSystem:
         work = partial(
             self._renames.rename, parent, name, new_parent, new_name, may_replace=may_replace
         )
-        await self._tree.name_changes.run(work, f"rename of {name!r}", *places)
+        progress = self._progress_timeout.rename
+        what = f"rename of {name!r}"
+        await self._tree.name_changes.run(work, what, *places, progress=progress)
 
     async def recover(self) -> None:
         """Finish what earlier workers of this mount began: renames first, then uploads.
