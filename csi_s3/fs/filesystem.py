@@ -27,6 +27,7 @@ from csi_s3.fs.base.keys import child_key, decode_name
 from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
+from csi_s3.fs.files.waiting_writes import WaitingWrites
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.names.attributes import Attributes
@@ -113,7 +114,13 @@ class FileSystem:
             state_dir, limit_bytes=context.config.spool_bytes, memory=context.memory
         )
         self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
-        self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
+        self.files = OpenFiles(
+            context,
+            tree=tree,
+            handles=self._handles,
+            write_back=write_back,
+            waiting_writes=WaitingWrites(context.memory, spool),
+        )
         self.links = SymbolicLinks(context, tree)
         copies = Copies(context)
         journal = RenameJournal(state_dir, context.memory, limit_bytes=context.config.spool_bytes)
@@ -127,7 +134,7 @@ class FileSystem:
 
     def usage(self) -> FileSystemUsage:
         """What it holds, once listings that can answer nothing any more are dropped."""
-        self._tree.drop_old_pages()
+        self._tree.listings.drop_old_pages()
         return FileSystemUsage(
             open_files=len(self._handles),
             inodes=len(self._inodes),
@@ -234,7 +241,7 @@ class FileSystem:
         with self._handles.opening(inode.name) as opening:
             if not inode.has_runtime and not self._tree.eviction.has_plenty:
                 _ = await self._tree.eviction.room(DIRECTORY_BYTES, is_look_up=True)
-            return opening.add(DirHandle(inode, self._tree.list_directory(inode)))
+            return opening.add(DirHandle(inode, self._tree.listings.open(inode)))
 
     def dots(self, fh: int) -> tuple[Attributes, Attributes]:
         """The attributes of `.` and `..` of an open directory."""
@@ -250,7 +257,7 @@ class FileSystem:
         handle = self._handles.directory(fh)
         eviction, adopt = self._tree.eviction, self._tree.adopt
         if start == 0:
-            handle.reader = self._tree.read_from_start(handle.inode, handle.reader)
+            handle.reader = self._tree.listings.read_from_start(handle.inode, handle.reader)
         reading = handle.reader.read(start)
         try:
             while not reading.is_over:
@@ -309,7 +316,7 @@ class FileSystem:
     def releasedir(self, fh: int) -> None:
         handle = self._handles.remove(fh)
         if isinstance(handle, DirHandle):
-            self._tree.close_listing(handle.inode, handle.reader)
+            self._tree.listings.close(handle.inode, handle.reader)
             self._inodes.drop_unused(handle.inode)
 
     async def mkdir(self, parent: int, name: bytes) -> Attributes:

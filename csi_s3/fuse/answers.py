@@ -12,6 +12,7 @@ from typing import Any
 
 from pyfuse3 import FUSEError
 
+from csi_s3.fs.base.progress_timeout import WAIT_BYTES
 from csi_s3.fuse.bridge import NO_INODE, Bridge
 from csi_s3.fuse.interrupts import interrupt
 from csi_s3.fuse.protocol import (
@@ -55,6 +56,7 @@ class Answers:
     def __init__(self, loop: RequestLoop, relay: Relay, operations: Bridge) -> None:
         self._loop, self._relay, self._operations = loop, relay, operations
         self._threads = ReplyThreads(loop.reply)
+        self._starting_bytes = 0  # of writes that are to wait, and are not counted yet
         self._own: dict[int, RequestHandler] = {
             Opcode.READ: self._read,
             Opcode.WRITE: self._write,
@@ -154,20 +156,31 @@ class Answers:
     def _write(self, request: KernelRequest, message: memoryview) -> None:
         fh, offset, size = parse_range(message)
         data = message[WRITE_DATA_AT : WRITE_DATA_AT + size]
+        besides_bytes = self._starting_bytes
         try:
-            is_written = self._operations.write_now(fh, offset, data)
+            held = self._operations.write_now(fh, offset, data, besides_bytes=besides_bytes)
         except FUSEError as exc:
             self._loop.reply_error(request, exc.errno)
             return
-        if is_written:
+        if held is True:
             self._loop.reply(request, [build_write_reply(request.unique, size)])
             return
-        if size >= BUFFER_BYTES * GIVEN_AWAY_SHARE:
+        if held is not None:
+            data = held
+        elif size >= BUFFER_BYTES * GIVEN_AWAY_SHARE:
             self._loop.take_buffer()
         else:
             data = memoryview(bytes(data))
-        written = self._operations.write(fh, offset, data)
+        self._starting_bytes += (size if held is None else 0) + WAIT_BYTES
+        written = self._write_later(fh, offset, data, is_in_memory=held is None)
         self._answer(request, written, partial(build_write_reply, request.unique))
+
+    async def _write_later(
+        self, fh: int, offset: int, data: memoryview, *, is_in_memory: bool
+    ) -> int:
+        """Count the bytes until the operation does, which is in this task's first step."""
+        self._starting_bytes -= (len(data) if is_in_memory else 0) + WAIT_BYTES
+        return await self._operations.write(fh, offset, data, is_in_memory=is_in_memory)
 
     # what pyfuse3 lacks
 

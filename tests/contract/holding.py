@@ -108,7 +108,7 @@ class Held:
         assert not held.keys() - {"inodes", "listings"}, held
         assert self.context.memory.buffers.leaving_bytes == 0
         assert self.context.key_lock.is_free
-        assert not tree.versions._locks
+        assert not tree.versions._locks._locks
         assert not tree.name_changes._locks._locks
         assert not self.context.progress_timeout._tasks
 

@@ -53,7 +53,7 @@ async def serving(test):
             found = await test(session, store, fs)
         await asyncio.to_thread(mount.umount, path)
         await served
-        fs.close()
+        await fs.close()
     print(json.dumps(found))
 """
 

@@ -54,7 +54,7 @@ def test_a_page_that_was_dropped_is_asked_for_once_by_its_mark(mount):
     asked = make_up(mount.store, 10_000)
     fh = mount.run(mount.fs.opendir(mount.ino("d")))
     _, end = mount.run(count(mount, fh))
-    mount.fs._tree._cache._shrink(1 << 40)
+    mount.fs._tree.listings._cache._shrink(1 << 40)
     assert used(mount, MemoryKind.LISTINGS) == 0
     del asked[:]
     assert mount.run(count(mount, fh, end)) == (0, end)
@@ -68,7 +68,7 @@ def test_seekdir_far_back_asks_for_the_page_and_for_a_few_before_it(mount):
     mount.run(count(mount, fh))
     listing = mount.fs._handles.directory(fh).reader.listing
     assert listing._stride > 1
-    cache = mount.fs._tree._cache
+    cache = mount.fs._tree.listings._cache
     cache._shrink(cache.account.used_bytes - listing._marks_bytes - 10_000)
     del asked[:]
 
@@ -183,7 +183,7 @@ def test_a_store_that_refuses_an_old_token_is_asked_from_the_beginning(mount):
 
     mount.run(some())
     mount.settle()
-    mount.fs._tree._cache._shrink(1 << 40)
+    mount.fs._tree.listings._cache._shrink(1 << 40)
     valid, listed = {None}, mount.store.list_page
 
     async def list_page(prefix, *, token=None, **rest):

@@ -66,8 +66,7 @@ class WriteBack:
     @property
     def dirty_bytes(self) -> int:
         """Of the files that are not in the store as they are."""
-        writers = [i.writer for i in self._writers.values() if i.writer is not None]
-        return sum(w.size for w in writers if w.state.is_dirty)
+        return self._context.dirty.total
 
     def written(self) -> list[Inode]:
         """The files that are being changed."""
@@ -407,7 +406,7 @@ class WriteBack:
         if writer is None:
             if inode.info is not None and not inode.has_version:
                 now = await self._store.head(self._inodes.key(inode))
-                if not await self._tree.renew_held(inode, now):
+                if not await self._tree.versions.renew_held(inode, now):
                     raise StaleError(f"{now.key}: what was written could not be stored")
             return inode.info
         is_truncated = writer.base is None and inode.info is not None
