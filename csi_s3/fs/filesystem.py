@@ -22,6 +22,7 @@ from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
 from csi_s3.fs.files.removals import Removals
+from csi_s3.fs.files.waiting_writes import WaitingWrites
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.names.attributes import Attributes
@@ -105,7 +106,13 @@ class FileSystem:
             state_dir, limit_bytes=context.config.spool_bytes, memory=context.memory
         )
         self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
-        self.files = OpenFiles(context, tree=tree, handles=self._handles, write_back=write_back)
+        self.files = OpenFiles(
+            context,
+            tree=tree,
+            handles=self._handles,
+            write_back=write_back,
+            waiting_writes=WaitingWrites(context.memory, spool),
+        )
         self.links = SymbolicLinks(context, tree)
         self._new_directories = NewDirectories(context, tree)
         self._removals = Removals(context, tree=tree, write_back=write_back)

@@ -27,6 +27,7 @@ from csi_s3.fs.names.inode import (
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fuse.bridge import entry
 from csi_s3.s3.store import ObjectInfo, Version
+from tests.unit.costs import steps_of
 from tests.unit.fs_mount import mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -226,6 +227,22 @@ def test_usage_counts_what_is_dirty(mount):
     mount.fsync(fh)
     assert mount.fs.usage().dirty_bytes == 0
     mount.close_file(fh)
+
+
+@pytest.mark.parametrize("n", [10, 100])
+def test_what_is_dirty_is_counted_and_not_searched_for(mount, n):
+    fhs = [mount.create(f"{at}") for at in range(n)]
+    for fh in fhs:
+        mount.write(fh, b"12345")
+    assert steps_of(mount.fs.usage) < 60
+    assert mount.fs.usage().dirty_bytes == 5 * n
+    mount.fsync(fhs[0])
+    mount.truncate("1", 2)
+    mount.unlink("2")
+    assert mount.fs.usage().dirty_bytes == 5 * (n - 3) + 2
+    for fh in fhs:
+        mount.release(fh)
+    assert mount.fs.usage().dirty_bytes == 0
 
 
 def test_a_local_name_holds_all_directories_above_it_at_any_depth(mount):

@@ -27,6 +27,7 @@ from csi_s3.fs.base.keys import child_key, decode_name
 from csi_s3.fs.files.handles import Handles, Opening
 from csi_s3.fs.files.range_copies import RangeCopies
 from csi_s3.fs.files.stored_versions import StoredVersion, StoredVersions
+from csi_s3.fs.files.waiting_writes import WaitingWrites
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.exclusive_create import ExclusiveCreate
@@ -52,7 +53,13 @@ class OpenFiles:
     """Concurrency and cancellation: as `FileSystem`, whose part it is."""
 
     def __init__(
-        self, context: MountContext, *, tree: Tree, handles: Handles, write_back: WriteBack
+        self,
+        context: MountContext,
+        *,
+        tree: Tree,
+        handles: Handles,
+        write_back: WriteBack,
+        waiting_writes: WaitingWrites,
     ) -> None:
         self._context, self._tree, self._handles = context, tree, handles
         self._store, self._clock, self._key_lock = context.store, context.clock, context.key_lock
@@ -60,6 +67,7 @@ class OpenFiles:
         self._write_back = write_back
         self._versions = StoredVersions(context, tree)
         self._range_copies = RangeCopies(context, self._write)
+        self._waiting_writes = waiting_writes
         self._exclusive_create = ExclusiveCreate(context.store)
         self._inodes = tree.inodes
 
@@ -209,8 +217,14 @@ class OpenFiles:
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return True
 
-    async def write(self, fh: int, offset: int, data: Buffer) -> int:
+    def hold(self, data: Buffer, *, besides_bytes: int) -> memoryview | None:
+        """As `WaitingWrites.hold`."""
+        return self._waiting_writes.hold(data, besides_bytes=besides_bytes)
+
+    async def write(self, fh: int, offset: int, data: Buffer, *, is_in_memory: bool = True) -> int:
         """Accept bytes anywhere. data: does not change, and may be referred to when this has ended.
+
+        is_in_memory: False for what `hold` has returned.
 
         Returns how many: all, unless the caller has given up while it waited.
 
@@ -220,17 +234,20 @@ class OpenFiles:
             return len(data)
         handle = self._handles.file(fh)
         writer = self._writer(handle)
-        accepted = await self._write(handle.inode, writer, PendingWrite(offset, data))
+        write = PendingWrite(offset, data)
+        accepted = await self._write(handle.inode, writer, write, is_in_memory=is_in_memory)
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return accepted
 
-    async def _write(self, inode: Inode, writer: DirtyFile, write: PendingWrite) -> int:
+    async def _write(
+        self, inode: Inode, writer: DirtyFile, write: PendingWrite, *, is_in_memory: bool = True
+    ) -> int:
         try:
             await self._progress_timeout.wait(
                 partial(writer.write, write),
                 f"write to {inode.name}",
                 progress=lambda: writer.progress,
-                held_bytes=len(write.rest),
+                held_bytes=len(write.rest) if is_in_memory else 0,
                 stop=write.stop,
             )
         except (asyncio.CancelledError, StoreTimeoutError):

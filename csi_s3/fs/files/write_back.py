@@ -61,8 +61,7 @@ class WriteBack:
     @property
     def dirty_bytes(self) -> int:
         """Of the files that are not in the store as they are."""
-        writers = [i.writer for i in self._writers.values() if i.writer is not None]
-        return sum(w.size for w in writers if w.state.is_dirty)
+        return self._context.dirty.total
 
     def written(self) -> list[Inode]:
         """The files that are being changed."""

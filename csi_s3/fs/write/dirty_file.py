@@ -54,13 +54,23 @@ class DirtyFile:
     state: only this class sets it.
     """
 
-    __slots__ = ("__weakref__", "_context", "_lock", "_remote", "_spool", "_staged", "state")
+    __slots__ = (
+        "__weakref__",
+        "_context",
+        "_dirty_bytes",
+        "_lock",
+        "_remote",
+        "_spool",
+        "_staged",
+        "state",
+    )
 
     def __init__(self, context: MountContext, remote: RemoteObject, spool: Spool) -> None:
         self._context, self._remote, self._spool = context, remote, spool
         self._lock = asyncio.Lock()
         self._staged = StagedFile(context, remote, spool, self._lock)
         self.state = _NEW if remote.base is None else _STORED
+        self._dirty_bytes = 0  # so many are counted
         context.memory.account(MemoryKind.DIRTY_FILES).add(RECORD_BYTES)
 
     @override
@@ -128,11 +138,21 @@ class DirtyFile:
         """Change the state. A closed file stays closed, though work on it may still get answers."""
         if self.state.phase is not FilePhase.CLOSED:
             self.state = self.state.then(phase, error, was_written=was_written)
+            self._count_dirty()
+
+    def _count_dirty(self) -> None:
+        """Count what has become of the size, or of the state: never found by looking at all."""
+        is_counted = self.state.is_dirty and self.state.phase is not FilePhase.CLOSED
+        n = self._staged.size if is_counted else 0
+        self._context.dirty.total += n - self._dirty_bytes
+        self._dirty_bytes = n
 
     def _changed(self) -> None:
         """Bytes were accepted, or the size has changed."""
         if self.state.phase is not FilePhase.DISCARDED and not self.state.was_written:
             self._become(FilePhase.DIRTY, was_written=True)
+        else:
+            self._count_dirty()
 
     def _emptied(self) -> None:
         is_discarded = self.state.phase is FilePhase.DISCARDED
@@ -142,8 +162,8 @@ class DirtyFile:
     def _fail_if_lost(self, error: VolumeError) -> None:
         """Raises the error where bytes were in an upload alone, and it is gone."""
         if self._staged.mapped.has_lost_bytes:
-            self._become(FilePhase.FAILED, error.again())
             self._staged.reset()
+            self._become(FilePhase.FAILED, error.again())
             raise error
 
     def _check_open(self) -> None:
@@ -180,8 +200,11 @@ class DirtyFile:
         """
         while True:
             async with self._lock:
-                self._check_whole()
-                await self._acceptance.write(write)
+                try:
+                    self._check_whole()
+                    await self._acceptance.write(write)
+                finally:
+                    self._count_dirty()
             if not write.rest:
                 return
             async with self._context.key_lock.change(lambda: self._remote.key):
@@ -381,6 +404,7 @@ class DirtyFile:
         if self.state.phase is not FilePhase.CLOSED:
             self._context.memory.account(MemoryKind.DIRTY_FILES).add(-RECORD_BYTES)
         self.state = self.state.then(FilePhase.CLOSED, error if self.state.is_dirty else None)
+        self._count_dirty()
         self._staged.close()
         self._remote.close()
 
