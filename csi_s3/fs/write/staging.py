@@ -59,16 +59,16 @@ class StagedFile:
     @property
     def size(self) -> int:
         """Of the file."""
-        return self.extents.size + len(self.tail)
+        return self.mapped.extents.size + len(self.tail)
 
     @property
     def tail_start(self) -> int:
-        return self.extents.size
+        return self.mapped.extents.size
 
     @property
     def is_in_memory(self) -> bool:
         """The whole file is the tail."""
-        return self.extents.size == 0
+        return self.mapped.extents.size == 0
 
     @property
     def _part_bytes(self) -> int:
@@ -299,7 +299,7 @@ class StagedFile:
         is_load = self._is_better_in_memory(is_append=False)
         if offset + len(data) > self.size or is_load or not self.mapped.has_room:
             return False
-        if self.mapped.copied_parts(offset, offset + len(data)):
+        if self.mapped.copies and self.mapped.copied_parts(offset, offset + len(data)):
             return False
         self.overwrite(offset, memoryview(data))
         return True
