@@ -518,8 +518,12 @@ class StagedFile:
         if is_freed and self._file is file:
             file.freed(freed_bytes)
 
-    def cut(self, size: int) -> None:
-        """Make the file shorter; SpoolFullError if a part that has the only copy would be cut."""
+    def cut(self, size: int) -> int:
+        """Make the file shorter; SpoolFullError if a part that has the only copy would be cut.
+
+        Returns how much of the disk `give_back` gives back.
+        """
+        freed_bytes = 0
         upload = self._remote.upload
         part = None if upload is None else upload.part_across(size)
         if part is not None:
@@ -529,13 +533,23 @@ class StagedFile:
             self.tail = self.tail[: size - self.tail_start]  # as in `_drop_tail`, a new one
         else:
             if self._file is not None:
-                self._file.cut(size, self.extents)
+                freed_bytes = self._file.cut_bytes(size, self.extents)
             self._drop_tail()
             self.extents.truncate(size)
             self._set_copies(self.copies.cut(size))
             self._count_extents()
         if upload is not None:
             upload.cut(size)
+        return freed_bytes
+
+    async def give_back(self, n: int) -> None:
+        """Give back what was cut, which is n bytes of the disk; others get their turns.
+
+        If it is cancelled, or the disk refuses, they are counted until the spool's file is closed.
+        """
+        file = self._file
+        if file is not None and n and await file.cut(self.tail_start) and self._file is file:
+            file.freed(n)
 
     async def load_small(self, *, is_append: bool) -> None:
         """Bring a small file into memory whole, before it is changed, if that is of use.
