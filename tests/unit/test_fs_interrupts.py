@@ -59,6 +59,8 @@ class Request:
 
 
 async def test_a_request_that_waits_for_some_seconds_after_its_interrupt_is_ended(passed, caplog):
+    """Promise: EINTR: a signal came, and S3 did not answer in the 5 seconds after it."""
+    assert INTERRUPTED_AFTER_S == 5
     caplog.set_level("INFO", logger="csi_s3")
     before = metrics.FUSE_OPERATIONS.labels("request", "EINTR").count
     request = await Request().begun()
@@ -73,6 +75,9 @@ async def test_a_request_that_waits_for_some_seconds_after_its_interrupt_is_ende
 
 
 async def test_a_request_that_ends_soon_after_its_interrupt_is_answered(passed):
+    """Promise: A call that waits for S3 ends with EINTR 5 seconds after a signal, unless S3 answers
+    before: then it ends as usual.
+    """
     request = await Request().begun()
     interrupt(request.task)
     await passed(INTERRUPTED_AFTER_S - 0.1)

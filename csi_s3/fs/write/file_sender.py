@@ -18,11 +18,12 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.write.extents import Origin, plan
+from csi_s3.fs.write.extents import Origin
 from csi_s3.fs.write.parallel_upload import ParallelUpload, PartRun
 from csi_s3.fs.write.remote_object import RemoteObject, digest_of
 from csi_s3.fs.write.staging import StagedFile
 from csi_s3.fs.write.store_steps import STEPS, Answer, Outcome, Step, StoreRequest, answer_of
+from csi_s3.fs.write.upload_plan import plan
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
