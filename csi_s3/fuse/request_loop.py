@@ -84,7 +84,8 @@ class RequestLoop:
     def _take(self) -> None:
         """Read what is there, up to AT_ONCE; called when there is something."""
         handlers, others = self._handlers, len(self._handlers) - 1
-        for _ in range(AT_ONCE):
+        # With no other request under way a second one is unlikely; a look for it costs 3 µs.
+        for _ in range(AT_ONCE if len(self.in_flight) else 1):
             message = self._read()
             if message is None:
                 return
