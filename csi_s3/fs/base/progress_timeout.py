@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STALLED_AFTER_S = 300.0
-WAIT_BYTES = 9000  # measured with tracemalloc, 1,000 and 10,000 writes that wait for memory
+WAIT_BYTES = 11_500  # measured with tracemalloc, 1,000 and 10,000 writes that wait for memory
 MEMORY_SHARE = 0.8  # of it: a wait for memory fails before the request that needs it
 
 
