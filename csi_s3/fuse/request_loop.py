@@ -91,7 +91,11 @@ class RequestLoop:
                 return
             _, opcode, unique, nodeid, *_ = parse_header(message)
             self.counts[opcode] += 1
-            handlers[min(opcode, others)](KernelRequest(opcode, unique, nodeid), message)
+            request = KernelRequest(opcode, unique, nodeid)
+            try:
+                handlers[min(opcode, others)](request, message)
+            except Exception as exc:  # noqa: BLE001 - its caller would wait for ever
+                self.fail(request, exc)
 
     def _read(self) -> memoryview | None:
         """The next request; None: there is none now, or the connection has ended."""
@@ -138,6 +142,12 @@ class RequestLoop:
             os.write(self._fd, build_error(request.unique, number))
         except OSError as exc:
             log.debug("no answer to %s: %s", request.name, exc.strerror)
+
+    def fail(self, request: KernelRequest, error: Exception) -> None:
+        """Answer with EIO, because of a bug or for want of memory."""
+        extra = {"code": "internal"}
+        log.error("bug in the answer to %s", request.name, exc_info=error, extra=extra)
+        self.reply_error(request, errno.EIO)  # the kernel ignores it where it wants no reply
 
 
 def _new_buffer() -> memoryview:
