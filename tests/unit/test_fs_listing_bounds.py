@@ -9,7 +9,7 @@ from csi_s3.errors import IntegrityError, StoreRefusedError, TooManyOpenFilesErr
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.listings.directory import MAX_LISTINGS
 from csi_s3.fs.listings.listing import LISTING_BYTES, READER_BYTES
-from csi_s3.fs.listings.listing_marks import MAX_MARKS_BYTES
+from csi_s3.fs.listings.page_marks import MAX_MARKS_BYTES
 from tests.unit.fs_mount import mount, mounts, paged
 from tests.unit.listing_case import count, listings, make_up, name, used
 
@@ -55,7 +55,7 @@ def test_a_page_that_was_dropped_is_asked_for_once_by_its_mark(mount):
     asked = make_up(mount.store, 10_000)
     fh = mount.run(mount.fs.opendir(mount.ino("d")))
     _, end = mount.run(count(mount, fh))
-    mount.fs._tree._cache._shrink(1 << 40)
+    mount.fs._tree.listings._cache._shrink(1 << 40)
     assert used(mount, MemoryKind.LISTINGS) == 0
     del asked[:]
     assert mount.run(count(mount, fh, end)) == (0, end)
@@ -70,7 +70,7 @@ def test_seekdir_far_back_asks_for_the_page_and_for_a_few_before_it(mount):
     listing = mount.fs._handles.directory(fh).reader.listing
     marks = listing._marks
     assert marks._stride > 1
-    cache = mount.fs._tree._cache
+    cache = mount.fs._tree.listings._cache
     cache._shrink(cache.account.used_bytes - 10_000)
     del asked[:]
 
@@ -187,7 +187,7 @@ def test_a_store_that_refuses_an_old_token_is_asked_from_the_beginning(mount):
 
     mount.run(some())
     mount.settle()
-    mount.fs._tree._cache._shrink(1 << 40)
+    mount.fs._tree.listings._cache._shrink(1 << 40)
     valid, listed = {None}, mount.store.list_page
 
     async def list_page(prefix, *, token=None, **rest):

@@ -41,7 +41,7 @@ def names(found):
 
 def drop_pages(mount):
     mount.settle()
-    mount.fs._tree._cache._shrink(1 << 40)
+    mount.fs._tree.listings._cache._shrink(1 << 40)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])

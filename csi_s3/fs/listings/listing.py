@@ -6,7 +6,7 @@ again by its mark. Then it may have other names, and may end elsewhere; the read
 the last name that it has given.
 
 Rejected: keeping all names of an open listing (a directory of ten million names needs 2.5 GB);
-marks of all pages (only seekdir needs old ones: see `listing_marks`).
+marks of all pages (only seekdir needs old ones: see `page_marks`).
 """
 
 import asyncio
@@ -29,10 +29,10 @@ from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.listings.changes import Change
 from csi_s3.fs.listings.directory import Directory
 from csi_s3.fs.listings.entries import Entry, Packer, Special
-from csi_s3.fs.listings.listing_marks import ListingMarks
 from csi_s3.fs.listings.listing_page import MAX_PAGE_NAMES, Known, ListingPage, Mark, sort_key
 from csi_s3.fs.listings.merging import Merge, Pending, Relevant
 from csi_s3.fs.listings.page_cache import PageCache
+from csi_s3.fs.listings.page_marks import PageMarks
 from csi_s3.fs.listings.pages import Progress
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.s3.store import ListPage
@@ -78,7 +78,7 @@ class Listing:
         self._directory = directory
         self._pages: list[ListingPage] = []  # disjoint, in order
         self._found: ListingPage | None = None  # one of them, in which `find` has looked last
-        self._marks: ListingMarks | None = ListingMarks(lister.handles)  # None: it is closed
+        self._marks: PageMarks | None = PageMarks(lister.handles)  # None: it is closed
         self._furthest = self._merged = -1  # numbers of pages: the last one asked for, and merged
         self._held: dict[ListingPage, int] = {}  # pages that calls read now
         self._pending: Pending = {}

@@ -18,7 +18,7 @@ MAX_CHECKS = 1 << 18  # pages, 4 bytes for each; pages behind count as changed
 _UNKNOWN, _CHANGED, _FIRST_VALUE = 0, 1, 2
 
 
-class ListingMarks:
+class PageMarks:
     """Concurrency: plain code. Lifetime: while handles read the listing.
 
     has_changed: a page that was asked for again had other names, or another end.
