@@ -1,9 +1,12 @@
 """The switch for slow steps in the suites: how long a step may take here before its test fails.
 
-The bound is the program's own, 50 ms, and grows with the machine: a loop like the program's own
-work (objects, dicts, strings) is timed once, by CPU time as steps are, so that other work on the
-machine does not count. On a machine ten times slower than the reference both a step and the bound
-take ten times longer.
+What is promised is 50 ms; the scale suite, whose workers do nothing else, has that bound. Elsewhere
+it is twice that, because a step may hold the test's own work as well: the digests of the store in
+memory, a loop of writes.
+
+Both grow with the machine: a loop like the program's own work (objects, dicts, strings) is timed
+once, by CPU time as steps are, so that other work on the machine does not count. On a machine ten
+times slower than the reference both a step and the bound take ten times longer.
 
 Not judged are steps that a test makes slow itself: it counts calls or lines (`tests.unit.costs`),
 or has memory traced.
@@ -23,15 +26,19 @@ from typing_extensions import override
 
 from csi_s3.obs.slow_steps import SlowSteps, _Marks
 
-BOUND_S = 0.25
+PROMISED_S, BOUND_S = 0.05, 0.1
 REFERENCE_S = 0.009  # the loop below on a core of a cloud machine of 2024, CPython 3.11
 
 
 @cache
+def _slowness() -> float:
+    """Of this machine."""
+    return max(1.0, min(_work_s() for _ in range(5)) / REFERENCE_S)
+
+
 def bound_s() -> float:
     """The longest step that a test may cause, in CPU seconds."""
-    fastest_s = min(_work_s() for _ in range(5))
-    return BOUND_S * max(1.0, fastest_s / REFERENCE_S)
+    return BOUND_S * _slowness()
 
 
 def _work_s() -> float:
@@ -55,9 +62,9 @@ def watched_steps() -> SlowSteps:
     return _SuiteSteps(bound_s(), every_s=0, is_suite=True)
 
 
-def environment() -> dict[str, str]:
-    """What a worker needs in its environment to report."""
-    return {"CSI_S3_SLOW_STEP_MS": str(round(bound_s() * 1000))}
+def environment(at_least_s: float = BOUND_S) -> dict[str, str]:
+    """What a worker needs in its environment to report steps of so much CPU time, or more."""
+    return {"CSI_S3_SLOW_STEP_MS": str(round(at_least_s * _slowness() * 1000))}
 
 
 def switch_on() -> None:
