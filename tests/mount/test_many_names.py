@@ -82,26 +82,6 @@ async def main():
         config = TreeConfig(allow_delete=True)
         context = MountContext.create(store, config, group)
         memory = Memory(config.budget_bytes, pool)
-<<<<<<< HEAD
-        context = replace(context, memory=memory, room_within_s=1.0)
-        fs = Counted(context, prefix="", kernel=session)
-        serving = group.create_task(session.serve(Bridge(fs)))
-        await session.is_answered.wait()
-        if which == "directories":
-            said = {"directories": await run(DIRECTORIES)}
-        else:
-            said = {
-                "listed": await run(LISTED),
-                "walked": await run(WALKED),
-                "tree": await run(TREE),
-                "held": await run(HELD),
-                "left": await settled(fs),
-            }
-        await asyncio.to_thread(mount.umount, path)
-        await serving
-        await fs.close()
-    print(json.dumps({**said, "most": most, "pool": pool}))
-=======
         context = replace(context, memory=memory, room_within_s=room_within_s)
         fs = None
 
@@ -124,7 +104,6 @@ def older(init):
     changed = bytearray(init)
     struct.pack_into("<I", changed, 44, min(minor, struct.unpack_from("<I", init, 44)[0]))
     return bytes(changed)
->>>>>>> tests12
 
 TIME = 100
 LISTED = '''

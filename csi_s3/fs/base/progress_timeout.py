@@ -8,7 +8,9 @@ others that wait, prolong nothing.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,6 +25,19 @@ T = TypeVar("T")
 STALLED_AFTER_S = 300.0
 WAIT_BYTES = 9000  # measured with tracemalloc, 1,000 and 10,000 writes that wait for memory
 MEMORY_SHARE = 0.8  # of it: a wait for memory fails before the request that needs it
+
+
+# By the task that waits: what of that for which it waits has moved. A process serves one mount.
+_waits: "dict[asyncio.Task[Any], Callable[[], float]]" = {}
+
+
+def moved_ago_s(task: "asyncio.Task[Any]") -> float:
+    """When something moved last of that for which the task waits in `ProgressTimeout.wait`.
+
+    Infinity: it waits for nothing of which that is known.
+    """
+    moved = _waits.get(task)
+    return math.inf if moved is None else moved()
 
 
 class FileProgress:
@@ -58,7 +73,7 @@ class ProgressTimeout:
     ) -> None:
         self.stalled_after_s = stalled_after_s
         self._group, self._clock, self._held = group, clock, held
-        self._rename = FileProgress(clock)
+        self.rename = FileProgress(clock)  # also of the removal of an open file
         self._tasks: set[asyncio.Task[Any]] = set()
         self._left: set[asyncio.Task[Any]] = set()  # of them, those that no caller waits for
         self._is_closed = False
@@ -70,7 +85,7 @@ class ProgressTimeout:
 
     def made_progress(self) -> None:
         """A rename, or the removal of an open file, has moved some bytes."""
-        self._rename.made()
+        self.rename.made()
 
     async def wait(
         self,
@@ -97,10 +112,42 @@ class ProgressTimeout:
         self._tasks.add(task)
         self._held(held_bytes + WAIT_BYTES)
         task.add_done_callback(partial(self._ended, held_bytes + WAIT_BYTES))
+        with self._noted(progress):
+            await self._wait(task, what, progress, stop)
+        result = task.result()
+        if isinstance(result, VolumeError):
+            raise result
+        return result
+
+    @contextmanager
+    def _noted(self, progress: Callable[[], FileProgress | None] | None) -> Iterator[None]:
+        """For `moved_ago_s`."""
+        caller = asyncio.current_task()
+
+        def moved_s() -> float:
+            own = None if progress is None else progress()
+            return math.inf if own is None else self._clock.monotonic_s() - own.at_s
+
+        if caller is None:
+            yield
+            return
+        _waits[caller] = moved_s
+        try:
+            yield
+        finally:
+            del _waits[caller]
+
+    async def _wait(
+        self,
+        task: "asyncio.Task[Any]",
+        what: str,
+        progress: Callable[[], FileProgress | None] | None,
+        stop: Callable[["asyncio.Task[Any]"], None] | None,
+    ) -> None:
         began = self._clock.monotonic_s()
         while not task.done():
             own = None if progress is None else progress()
-            moved = max(self._rename.at_s, self._rename.at_s if own is None else own.at_s)
+            moved = max(self.rename.at_s, self.rename.at_s if own is None else own.at_s)
             left_s = max(began, moved) + self.stalled_after_s - self._clock.monotonic_s()
             if left_s <= 0:
                 self._leave(task, what, logging.ERROR, stop)
@@ -114,10 +161,6 @@ class ProgressTimeout:
             except asyncio.CancelledError:
                 self._leave(task, what, logging.INFO, stop)
                 raise
-        result = task.result()
-        if isinstance(result, VolumeError):
-            raise result
-        return result
 
     def _leave(
         self,

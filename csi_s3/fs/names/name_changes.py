@@ -8,12 +8,15 @@ Rejected: the lock of keys (`KeyRangeLock`), because look-ups below a directory 
 renamed do not wait.
 """
 
+import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from csi_s3.aio import KeyLocks
-from csi_s3.fs.base.progress_timeout import ProgressTimeout
+from csi_s3.errors import StoreTimeoutError
+from csi_s3.fs.base.progress_timeout import FileProgress, ProgressTimeout
 from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.inodes import Inodes
 
@@ -32,29 +35,49 @@ class NameChanges:
     def __init__(self, progress_timeout: ProgressTimeout, inodes: Inodes) -> None:
         self._progress_timeout, self._inodes = progress_timeout, inodes
         self._locks: KeyLocks[Place] = KeyLocks()
+        self._left: Counter[Place] = Counter()  # of changes whose callers have given up
 
     async def settled(self, *places: Place) -> None:
-        """Wait until the changes of these names have ended that have begun."""
+        """Wait until the changes of these names have ended whose callers have given up.
+
+        Those that a caller waits for have their directory locked by the kernel.
+        """
         for place in places:
-            if self._locks.busy(place):
+            if place in self._left:
                 async with self._locks.hold(place):
                     pass
 
-    async def run(self, work: Callable[[], Awaitable[T]], what: str, *places: Place) -> T:
+    async def run(
+        self,
+        work: Callable[[], Awaitable[T]],
+        what: str,
+        *places: Place,
+        progress: FileProgress | None = None,
+    ) -> T:
         """Change these names, even if the caller gives up. As `ProgressTimeout.wait`."""
-        held = self._hold(places)
+        held, is_over, is_left = self._hold(places), False, False
 
         async def change() -> T:
+            nonlocal is_over
             try:
                 async with AsyncExitStack() as locks:
                     for place in sorted(set(places)):
                         await locks.enter_async_context(self._locks.hold(place))
                     return await work()
             finally:
+                is_over = True
+                if is_left:
+                    self._left -= Counter(places)
                 for inode in reversed(held):
                     self._inodes.forget(inode.ino, 1)
 
-        return await self._progress_timeout.wait(change, what)
+        try:
+            return await self._progress_timeout.wait(change, what, progress=lambda: progress)
+        except (asyncio.CancelledError, StoreTimeoutError):
+            if not is_over:
+                is_left = True
+                self._left += Counter(places)
+            raise
 
     def _hold(self, places: Sequence[Place]) -> Sequence[Inode]:
         """The directories, and what has the names; with a reference to each."""

@@ -15,6 +15,7 @@ import asyncio
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -62,6 +63,19 @@ class SpoolDisk:
         if not self.space.has_room(n):
             self.leftovers.make_room(n)
         self.space.take(n, _HINT)
+
+    def set_aside(self, data: Buffer) -> memoryview:
+        """As `Spool.set_aside`."""
+        n = self.space.rounded(len(data))
+        self.take(n)
+        try:
+            with _disk_errors():
+                mapped = self.directory.map_unnamed(data)
+        except SpoolFullError:
+            self.space.add(-n)
+            raise
+        weakref.finalize(mapped, self.space.add, -n)
+        return memoryview(mapped)
 
     def make(self, key: str) -> tuple[int, int]:
         """Make a file and its description; returns number and bytes. Raises OSError."""
@@ -120,6 +134,15 @@ class Spool:
         if self.disk is None:
             raise SpoolFullError(f"{key}: no spool to keep changed bytes in", _HINT)
         return SpoolFile.create(self.disk, key)
+
+    def set_aside(self, data: Buffer) -> memoryview:
+        """Keep bytes in a file without a name, as long as the view of them is referred to.
+
+        They are in the page cache or on the disk, not in the memory of this process.
+        """
+        if self.disk is None:
+            raise SpoolFullError("no spool to keep bytes of a write in", _HINT)
+        return self.disk.set_aside(data)
 
     async def leftovers(self, now_s: float) -> list[int]:
         """Count what earlier workers left; the whole files, the last first: see `take_over`."""
