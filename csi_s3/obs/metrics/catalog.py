@@ -122,7 +122,7 @@ SLOW_STEPS = _worker_counter(
     "slow_steps",
     "steps",
     "Steps that held the event loop longer than CSI_S3_SLOW_STEP_MS; none are counted without it. "
-    "cause: cpu, or blocked (by a system call or another thread).",
+    "cause: cpu, blocked (by a system call or another thread), or garbage (a collection of it).",
     labels=("cause",),
 )
 
