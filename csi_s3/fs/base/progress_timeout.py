@@ -38,6 +38,33 @@ class FileProgress:
         self.at_s = self._clock.monotonic_s()
 
 
+class _Wait:
+    """One call's, for the end of its work or a time, whichever comes first.
+
+    Not asyncio.wait, which takes three times as long: 10 µs where a task takes 4 (measured).
+    """
+
+    __slots__ = ("_woken",)
+
+    def __init__(self) -> None:
+        self._woken: asyncio.Future[None] | None = None
+
+    async def end(self, within_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._woken = loop.create_future()
+        timer = loop.call_later(within_s, self.wake)
+        try:
+            await self._woken
+        finally:
+            timer.cancel()
+            self._woken = None
+
+    def wake(self) -> None:
+        """Nothing happens where no call waits."""
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+
 class ProgressTimeout:
     """Lifetime: as its mount; `close` cancels the work.
 
@@ -59,7 +86,7 @@ class ProgressTimeout:
         self.stalled_after_s = stalled_after_s
         self._group, self._clock, self._held = group, clock, held
         self._rename = FileProgress(clock)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], _Wait] = {}
         self._left: set[asyncio.Task[Any]] = set()  # of them, those that no caller waits for
         self._is_closed = False
 
@@ -94,11 +121,19 @@ class ProgressTimeout:
         if self._is_closed:
             raise StaleError(f"{what}: the mount has ended")
         task = self._group.create_task(outcome(work))
-        self._tasks.add(task)
-        self._held(held_bytes + WAIT_BYTES)
-        task.add_done_callback(partial(self._ended, held_bytes + WAIT_BYTES))
-        began = self._clock.monotonic_s()
-        while not task.done():
+        n = held_bytes + WAIT_BYTES
+        self._held(n)
+        wait = self._tasks[task] = _Wait()
+        task.add_done_callback(partial(self._ended, n))
+        began, left_s = self._clock.monotonic_s(), self.stalled_after_s
+        while True:
+            try:
+                await wait.end(left_s)
+            except asyncio.CancelledError:
+                self._leave(task, what, logging.INFO, stop)
+                raise
+            if task.done():
+                break
             own = None if progress is None else progress()
             moved = max(self._rename.at_s, self._rename.at_s if own is None else own.at_s)
             left_s = max(began, moved) + self.stalled_after_s - self._clock.monotonic_s()
@@ -109,11 +144,6 @@ class ProgressTimeout:
                     f"{what}: no progress in {self.stalled_after_s:.0f} s",
                     f"check the connection to the store{goes_on}",
                 )
-            try:
-                await asyncio.wait({task}, timeout=left_s)
-            except asyncio.CancelledError:
-                self._leave(task, what, logging.INFO, stop)
-                raise
         result = task.result()
         if isinstance(result, VolumeError):
             raise result
@@ -139,7 +169,7 @@ class ProgressTimeout:
             await asyncio.wait(set(self._left))
 
     def _ended(self, held_bytes: int, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task).wake()
         self._left.discard(task)
         self._held(-held_bytes)
 

@@ -8,13 +8,11 @@ Rejected: the lock of keys (`KeyRangeLock`), because look-ups below a directory 
 renamed do not wait.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from csi_s3.aio import KeyLocks
 from csi_s3.fs.base.progress_timeout import ProgressTimeout
-from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.inodes import Inodes
 
 T = TypeVar("T")
@@ -33,6 +31,10 @@ class NameChanges:
         self._progress_timeout, self._inodes = progress_timeout, inodes
         self._locks: KeyLocks[Place] = KeyLocks()
 
+    def is_busy(self, place: Place) -> bool:
+        """Whether a change of this name is under way."""
+        return self._locks.busy(place)
+
     async def settled(self, *places: Place) -> None:
         """Wait until the changes of these names have ended that have begun."""
         for place in places:
@@ -42,24 +44,25 @@ class NameChanges:
 
     async def run(self, work: Callable[[], Awaitable[T]], what: str, *places: Place) -> T:
         """Change these names, even if the caller gives up. As `ProgressTimeout.wait`."""
-        held = self._hold(places)
+        in_order = places if len(places) == 1 else sorted(set(places))
+        inodes = self._inodes
+        there = [child for p in places if (child := inodes.child(*p)) is not None]
+        held = [*(inodes.get(ino) for ino, _ in places), *there]
+        for inode in held:
+            inodes.hold(inode)
+        locks, taken = self._locks, 0
 
         async def change() -> T:
+            nonlocal taken
             try:
-                async with AsyncExitStack() as locks:
-                    for place in sorted(set(places)):
-                        await locks.enter_async_context(self._locks.hold(place))
-                    return await work()
+                for place in in_order:
+                    await locks.acquire(place)
+                    taken += 1
+                return await work()
             finally:
+                for place in in_order[:taken]:
+                    locks.release(place)
                 for inode in reversed(held):
-                    self._inodes.forget(inode.ino, 1)
+                    inodes.release(inode)
 
         return await self._progress_timeout.wait(change, what)
-
-    def _hold(self, places: Sequence[Place]) -> Sequence[Inode]:
-        """The directories, and what has the names; with a reference to each."""
-        directories = [self._inodes.get(ino) for ino, _ in places]
-        there = [child for p in places if (child := self._inodes.child(*p)) is not None]
-        for inode in (held := [*directories, *there]):
-            self._inodes.remember(inode)
-        return held
