@@ -35,6 +35,7 @@ class Act(Enum):
     CUT = auto()  # end the connection within the answer's body
     SHORTEN = auto()  # send a part of the body as if it were whole
     DAMAGE = auto()  # change a byte of the request's body
+    HANG = auto()  # pass on when the test lets it go
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Fault:
 
 class Faulty(ThreadingHTTPServer):
     """faults: the test's; the first match is applied. asked: method and path of each request.
+    let_go: ends every HANG.
 
     Concurrency: a thread for each connection; the test may change everything at any time.
     """
@@ -71,6 +73,7 @@ class Faulty(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         self.asked: list[tuple[str, str]] = []
         self.is_open = True
+        self.let_go = threading.Event()
         self.sockets: set[socket.socket] = set()
         self.lock = threading.Lock()
 
@@ -128,6 +131,8 @@ class _Connection(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = self.server.meets(self.command, self.path)
         act = fault and fault.act
+        if act is Act.HANG:
+            self.server.let_go.wait(SERVER_S)
         if act is Act.BREAK:
             self._reset()
         elif act is Act.ANSWER:

@@ -12,18 +12,25 @@ from typing import Any
 
 from pyfuse3 import FUSEError
 
+from csi_s3.fs.base.progress_timeout import WAIT_BYTES
 from csi_s3.fuse.bridge import NO_INODE, Bridge
 from csi_s3.fuse.interrupts import interrupt
 from csi_s3.fuse.protocol import (
     OUT_HEADER,
     WRITE_DATA_AT,
     Opcode,
+    build_copy_file_range_reply,
+    build_error,
     build_header,
+    build_lseek_reply,
     build_write_reply,
     limit_readdir,
     parse_batch_forget,
+    parse_copy_file_range,
+    parse_fallocate,
     parse_forget,
     parse_interrupt,
+    parse_lseek,
     parse_range,
     unlink_entries,
 )
@@ -38,8 +45,8 @@ log = logging.getLogger(__name__)
 # Measured with one reader of 128 KiB and of 1 MiB each, CPU time of the loop's thread: a reply by a
 # thread costs it 20 µs, and a copy into the kernel 25 µs for 128 KiB.
 THREAD_FROM_BYTES = 256 << 10
-READDIR_BYTES = LARGEST_MESSAGE_BYTES - OUT_HEADER.size
 NOT_BEGUN_S = 0.1  # an interrupt of a request that no task has begun is tried again
+READDIR_BYTES = LARGEST_MESSAGE_BYTES - OUT_HEADER.size
 GIVEN_AWAY_SHARE = 0.75  # of a buffer: a write that waits keeps it. Smaller ones are copied
 
 
@@ -49,6 +56,7 @@ class Answers:
     def __init__(self, loop: RequestLoop, relay: Relay, operations: Bridge) -> None:
         self._loop, self._relay, self._operations = loop, relay, operations
         self._threads = ReplyThreads(loop.reply)
+        self._starting_bytes = 0  # of writes that are to wait, and are not counted yet
         self._own: dict[int, RequestHandler] = {
             Opcode.READ: self._read,
             Opcode.WRITE: self._write,
@@ -56,6 +64,11 @@ class Answers:
             Opcode.BATCH_FORGET: self._batch_forget,
             Opcode.INTERRUPT: self._interrupt,
             Opcode.NOTIFY_REPLY: self._drop,
+            Opcode.FALLOCATE: self._fallocate,
+            Opcode.LSEEK: self._lseek,
+            Opcode.COPY_FILE_RANGE: self._copy_file_range,
+            Opcode.COPY_FILE_RANGE_64: self._copy_file_range,
+            Opcode.SYNCFS: self._syncfs,
             Opcode.INIT: self._refuse,
         }
         self._edits: dict[int, Callable[[bytearray], None]] = {
@@ -143,31 +156,70 @@ class Answers:
     def _write(self, request: KernelRequest, message: memoryview) -> None:
         fh, offset, size = parse_range(message)
         data = message[WRITE_DATA_AT : WRITE_DATA_AT + size]
+        besides_bytes = self._starting_bytes
         try:
-            is_written = self._operations.write_now(fh, offset, data)
+            held = self._operations.write_now(fh, offset, data, besides_bytes=besides_bytes)
         except FUSEError as exc:
             self._loop.reply_error(request, exc.errno)
             return
-        if is_written:
+        if held is True:
             self._loop.reply(request, [build_write_reply(request.unique, size)])
             return
-        if size >= BUFFER_BYTES * GIVEN_AWAY_SHARE:
+        if held is not None:
+            data = held
+        elif size >= BUFFER_BYTES * GIVEN_AWAY_SHARE:
             self._loop.take_buffer()
         else:
             data = memoryview(bytes(data))
-        self._start(request, self._answer_write(request, fh, offset, data))
+        self._starting_bytes += (size if held is None else 0) + WAIT_BYTES
+        written = self._write_later(fh, offset, data, is_in_memory=held is None)
+        self._answer(request, written, partial(build_write_reply, request.unique))
 
-    async def _answer_write(
-        self, request: KernelRequest, fh: int, offset: int, data: memoryview
-    ) -> None:
-        try:
-            written = await self._operations.write(fh, offset, data)
-        except FUSEError as exc:
-            self._loop.reply_error(request, exc.errno)
-            return
-        self._loop.reply(request, [build_write_reply(request.unique, written)])
+    async def _write_later(
+        self, fh: int, offset: int, data: memoryview, *, is_in_memory: bool
+    ) -> int:
+        """Count the bytes until the operation does, which is in this task's first step."""
+        self._starting_bytes -= (len(data) if is_in_memory else 0) + WAIT_BYTES
+        return await self._operations.write(fh, offset, data, is_in_memory=is_in_memory)
+
+    # what pyfuse3 lacks
+
+    def _fallocate(self, request: KernelRequest, message: memoryview) -> None:
+        fh, offset, length, mode = parse_fallocate(message)
+        self._answer(request, self._operations.fallocate(fh, mode, offset, length))
+
+    def _lseek(self, request: KernelRequest, message: memoryview) -> None:
+        found = self._operations.lseek(*parse_lseek(message))
+        self._answer(request, found, partial(build_lseek_reply, request.unique))
+
+    def _copy_file_range(self, request: KernelRequest, message: memoryview) -> None:
+        copied = self._operations.copy_file_range(*parse_copy_file_range(message))
+        build = partial(build_copy_file_range_reply, request.unique, opcode=request.opcode)
+        self._answer(request, copied, build)
+
+    def _syncfs(self, request: KernelRequest, _message: memoryview) -> None:
+        self._answer(request, self._operations.syncfs())
 
     # tasks
+
+    def _answer(
+        self,
+        request: KernelRequest,
+        operation: Coroutine[Any, Any, Any],
+        build: Callable[[Any], bytes] | None = None,
+    ) -> None:
+        """Answer with the operation's result; without build it has none."""
+
+        async def answering() -> None:
+            try:
+                result = await operation
+            except FUSEError as exc:
+                self._loop.reply_error(request, exc.errno)
+            else:
+                reply = build_error(request.unique, 0) if build is None else build(result)
+                self._loop.reply(request, [reply])
+
+        self._start(request, answering())
 
     def _start(self, request: KernelRequest, answering: Coroutine[Any, Any, None]) -> None:
         self._loop.in_flight.add(request)

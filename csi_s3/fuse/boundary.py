@@ -90,7 +90,7 @@ def answered(
 
 
 def answered_at_once(handler: Callable[P, R]) -> Callable[P, R]:
-    """As `answered`, of plain code: what is answered without a task. False is no answer yet."""
+    """As `answered`, of plain code: what is answered without a task. Only True is an answer."""
     op = handler.__name__.removesuffix("_now")
     done, timer = metrics.FUSE_OPERATIONS.labels(op, "ok"), metrics.FUSE_SECONDS.labels(op)
 
@@ -101,7 +101,7 @@ def answered_at_once(handler: Callable[P, R]) -> Callable[P, R]:
             result = handler(*args, **kwargs)
         except Exception as exc:
             raise _answer(op, _errno(op, exc, None), exc, began_s) from exc
-        if result is not False:
+        if result is True:
             done.count += 1
             timer.observe(perf_counter() - began_s)
         return result

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import pyfuse3
 from typing_extensions import override
@@ -213,22 +213,45 @@ class Bridge(pyfuse3.Operations):
         return pieces
 
     @answered_at_once
-    def write_now(self, fh: int, off: int, data: memoryview) -> bool:
-        """Write, if nothing is to be waited for; else False, and `write` is to be called.
+    def write_now(
+        self, fh: int, off: int, data: memoryview, *, besides_bytes: int = 0
+    ) -> memoryview | Literal[True] | None:
+        """Write, if nothing is to be waited for: True. Else `write` is to be called.
 
-        data: is not referred to when this returns.
+        None: with data that stay in memory; else with the returned ones, which are not there.
+        data: is not referred to when this returns. besides_bytes: see `WaitingWrites.hold`.
         """
         if not self._fs.files.try_write(fh, off, data):
-            return False
+            return self._fs.files.hold(data, besides_bytes=besides_bytes)
         _WRITTEN.count += len(data)
         return True
 
     @override
     @answered(None)
-    async def write(self, fh: int, off: int, buf: MessageBytes) -> int:
-        written = await self._fs.files.write(fh, off, buf)
+    async def write(
+        self, fh: int, off: int, buf: MessageBytes, *, is_in_memory: bool = True
+    ) -> int:
+        written = await self._fs.files.write(fh, off, buf, is_in_memory=is_in_memory)
         _WRITTEN.count += written
         return written
+
+    @answered(None)
+    async def fallocate(self, fh: int, mode: int, off: int, length: int) -> None:
+        await self._fs.files.fallocate(fh, mode, off, length)
+
+    @answered(None)
+    async def copy_file_range(
+        self, fh_in: int, off_in: int, fh_out: int, off_out: int, length: int
+    ) -> int:
+        return await self._fs.files.copy_file_range(fh_in, off_in, fh_out, off_out, length)
+
+    @answered(ANSWER_WITHIN_S)
+    async def lseek(self, fh: int, off: int, whence: int) -> int:
+        return self._fs.files.lseek(fh, off, whence)
+
+    @answered(None)
+    async def syncfs(self) -> None:
+        await self._fs.syncfs()
 
     @override
     @answered(None)

@@ -136,6 +136,7 @@ _READDIR_SIZE_AT = BODY_AT + 16
 _WRITE_REPLY = Struct("<IiQII")
 _GENERATION = Struct("<Q")
 _GENERATION_AT = 8  # in ENTRY_OUT
+_MOST_COPIED_32 = 0xFFFFF000
 
 
 def parse_header(message: MessageBytes) -> tuple[int, int, int, int, int, int, int]:
@@ -301,8 +302,10 @@ class CopyFileRange(NamedTuple):
 
 
 def parse_copy_file_range(message: MessageBytes) -> CopyFileRange:
-    """Of COPY_FILE_RANGE, and of COPY_FILE_RANGE_64, whose reply is another."""
+    """Of COPY_FILE_RANGE, and of COPY_FILE_RANGE_64, whose reply has room for a larger number."""
     fh_in, off_in, _, fh_out, off_out, length, _ = COPY_FILE_RANGE_IN.unpack_from(message, BODY_AT)
+    if parse_header(message)[1] == Opcode.COPY_FILE_RANGE:
+        length = min(length, _MOST_COPIED_32)
     return CopyFileRange(fh_in, off_in, fh_out, off_out, length)
 
 
@@ -323,7 +326,7 @@ def parse_forget(message: MessageBytes) -> tuple[int, int]:
 
 
 def parse_batch_forget(message: MessageBytes) -> Iterator[tuple[int, int]]:
-    """Pairs as of `parse_forget`; the message must stay as it is meanwhile."""
+    """Pairs as of `parse_forget`; the message must not change until they are read."""
     (count, _) = BATCH_FORGET_IN.unpack_from(message, BODY_AT)
     start = BODY_AT + BATCH_FORGET_IN.size
     pairs = memoryview(message)[start : start + count * FORGET_ONE.size]

@@ -116,7 +116,7 @@ class Relay:
         self._wake()
 
     def end(self) -> None:
-        """Let tasks end that have no request; pyfuse3 was told to."""
+        """Let tasks end that have no request; `pyfuse3.terminate` was called."""
         self._is_ended = True
         while self._waiting:
             self._wake()

@@ -26,6 +26,7 @@ _NAMES_AND_ATTRIBUTES = Route(
     Way.PYFUSE3, "names and attributes: small messages of many forms, which pyfuse3 has"
 )
 _HANDLES = Route(Way.PYFUSE3, "no data, and seldom next to READ and WRITE")
+_NOT_IN_PYFUSE3 = Route(Way.OURS, "pyfuse3 would answer ENOSYS, which the kernel remembers")
 _NEVER_SENT = Route(Way.PYFUSE3, "INIT asks for nothing that needs it; libfuse answers ENOSYS")
 
 ROUTES: Mapping[Opcode, Route] = {
@@ -35,11 +36,11 @@ ROUTES: Mapping[Opcode, Route] = {
     Opcode.BATCH_FORGET: Route(Way.OURS, "65,000 inodes in one message: in steps"),
     Opcode.INTERRUPT: Route(Way.OURS, "libfuse would note it for itself"),
     Opcode.NOTIFY_REPLY: Route(Way.OURS, "no reply; nothing is asked for, so it is dropped"),
-    Opcode.FALLOCATE: Route(Way.NOT_SUPPORTED, "remembered: EOPNOTSUPP, and libc writes zeros"),
-    Opcode.LSEEK: Route(Way.NOT_SUPPORTED, "remembered: a file is all data up to its end"),
-    Opcode.COPY_FILE_RANGE: Route(Way.NOT_SUPPORTED, "remembered: programs read and write"),
-    Opcode.COPY_FILE_RANGE_64: Route(Way.NOT_SUPPORTED, "the kernel asks without 64 then"),
-    Opcode.SYNCFS: Route(Way.NOT_SUPPORTED, "remembered; sent to fuseblk and virtiofs only"),
+    Opcode.FALLOCATE: _NOT_IN_PYFUSE3,
+    Opcode.LSEEK: _NOT_IN_PYFUSE3,
+    Opcode.COPY_FILE_RANGE: _NOT_IN_PYFUSE3,
+    Opcode.COPY_FILE_RANGE_64: _NOT_IN_PYFUSE3,
+    Opcode.SYNCFS: _NOT_IN_PYFUSE3,
     Opcode.TMPFILE: Route(Way.NOT_SUPPORTED, "remembered: EOPNOTSUPP, and programs take names"),
     Opcode.STATX: Route(Way.NOT_SUPPORTED, "remembered: GETATTR, without a time of birth"),
     **dict.fromkeys(

@@ -1,7 +1,7 @@
 """A file system over a real S3 server that holds its answers back, and requests that give up.
 
-`HoldingProxy` passes requests on, and answers only while it lets them go: a change takes effect and
-nobody knows. `given_up` cancels a request of the kernel at one of its awaits, by their number.
+`HoldingProxy` passes requests on, and answers only while it lets them go: a change takes effect,
+and no one knows. `given_up` cancels a request of the kernel at one of its awaits, by their number.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ class Held:
         assert not held.keys() - {"inodes", "listings"}, held
         assert self.context.memory.buffers.leaving_bytes == 0
         assert self.context.key_lock.is_free
-        assert not tree.versions._locks
+        assert not tree.versions._locks._locks
         assert not tree.name_changes._locks._locks
         assert not self.context.progress_timeout._tasks
 

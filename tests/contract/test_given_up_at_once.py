@@ -123,6 +123,10 @@ async def hang_now_and_then(proxy: HoldingProxy, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_what_was_given_up_was_done_or_not_and_the_next_request_knows(held: Held, seed):
+    """Promise: A store at close or fsync, a truncation, and making, removing or renaming a name go
+    on when they are interrupted. They are done or not in the end, and the next call for the name
+    waits for that.
+    """
     place = await held.place()
     actors = [Actor(place, n, seed) for n in range(ACTORS)]
     async with asyncio.TaskGroup() as group:

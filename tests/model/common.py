@@ -196,4 +196,5 @@ class Common(RuleBasedStateMachine):
                 shown.pop(file.path, None)
                 expected.pop(file.path, None)
         assert shown == expected
+        assert kernel.mount.fs.usage().dirty_bytes == kernel.mount.dirty_bytes()
         kernel.is_armed = was_armed

@@ -240,24 +240,26 @@ def test_a_file_that_is_being_written_is_read_through_another_handle(here):
 
 
 def test_what_is_never_built_says_eopnotsupp(here):
-    """Promise: EOPNOTSUPP: fallocate, extended attributes, O_TMPFILE, and what is not implemented
-    yet.
+    """Promise: EOPNOTSUPP: extended attributes, O_TMPFILE, fallocate with COLLAPSE_RANGE,
+    INSERT_RANGE or UNSHARE_RANGE, and what is not implemented yet.
     """
     (here / "f").write_text("data")
     assert errno_of(lambda: os.getxattr(here / "f", "user.x")) == errno.EOPNOTSUPP
     assert errno_of(lambda: os.setxattr(here / "f", "user.x", b"x")) == errno.EOPNOTSUPP
     assert errno_of(lambda: os.open(here, os.O_TMPFILE | os.O_RDWR)) == errno.EOPNOTSUPP
+    collapse, insert, unshare = 0x8, 0x20, 0x40
     with (here / "g").open("wb") as file:
-        assert fallocate(file.fileno()) == errno.EOPNOTSUPP
+        for mode in (collapse, insert, unshare):
+            assert fallocate(file.fileno(), mode) == errno.EOPNOTSUPP
     assert (here / "f").read_text() == "data"
     assert errno_of(lambda: os.listxattr(here / "f")) == errno.EOPNOTSUPP
     assert errno_of(lambda: os.removexattr(here / "f", "user.x")) == errno.EOPNOTSUPP
 
 
-def fallocate(fd):
-    """posix_fallocate would write zeroes itself."""
+def fallocate(fd, mode):
+    """The error."""
     libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.fallocate(fd, 0, ctypes.c_long(0), ctypes.c_long(100)) == -1
+    assert libc.fallocate(fd, mode, ctypes.c_long(0), ctypes.c_long(4096)) == -1
     return ctypes.get_errno()
 
 

@@ -14,7 +14,7 @@ import uvloop
 from csi_s3.config.volume import TreeConfig
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.filesystem import FileSystem
-from csi_s3.fuse import protocol
+from csi_s3.fuse import answers, interrupts, protocol
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.session import Session
 from csi_s3.kernel import mount
@@ -53,7 +53,7 @@ async def serving(test):
             found = await test(session, store, fs)
         await asyncio.to_thread(mount.umount, path)
         await served
-        fs.close()
+        await fs.close()
     print(json.dumps(found))
 """
 
@@ -144,7 +144,10 @@ def test_it_stops_taking_requests_answers_those_taken_and_says_so(tmp_path):
 INTERRUPTS = """
 async def test(session, store, fs):
     gate, asked, heard = asyncio.Event(), asyncio.Event(), []
-    session._answers._on_interrupt = lambda request: heard.append(request.name.split()[0])
+    def interrupt(task):
+        heard.append(task.get_name().split()[0])
+        return True
+    answers.interrupt = interrupt
     ask = fs.lookup
     async def lookup(parent, name):
         if name == b"slow":
@@ -174,6 +177,104 @@ print(os.path.exists("slow"))
 
 def test_an_interrupt_is_heard_and_a_late_one_is_harmless(tmp_path):
     assert mounted(tmp_path, INTERRUPTS) == [["LOOKUP"], "False\n", 0]
+
+
+KILLED = """
+interrupts.INTERRUPTED_AFTER_S = 0.3
+async def test(session, store, fs):
+    gate, reached = asyncio.Event(), asyncio.Event()
+    async def through(*_): pass
+    await store.put("f", b"1" * 100_000)
+    is_closing = False
+    async def stop(kind, _):
+        if is_closing and kind != "PUT":
+            return
+        reached.set()
+        await gate.wait()
+    store.gate = stop
+    silent = {"lookup": "os.path.exists('nothing')", "read": "open('f').read()",
+        "list": "os.listdir('.')", "close": "open('g', 'wb').write(b'1'); print(flush=True)"}
+    ended = {}
+    for name, code in silent.items():
+        is_closing = name == "close"
+        reached.clear()
+        process = run(code)
+        await reached.wait()
+        process.send_signal(signal.SIGKILL)
+        ended[name] = await asyncio.to_thread(process.wait, 20)
+    stored = "g" in store.objects
+    gate.set()
+    store.gate = through
+    await until(lambda: "g" in store.objects)
+    return [ended, stored, session.requests_in_flight, bytes(store.objects["g"].data).decode()]
+"""
+
+
+def test_sigkill_ends_programs_that_wait_for_a_silent_store_and_loses_nothing(tmp_path):
+    ended, stored, waiting, data = mounted(tmp_path, KILLED)
+    assert ended == {"lookup": -9, "read": -9, "list": -9, "close": -9}
+    assert (stored, waiting, data) == (False, 0, "1")
+
+
+SIGNALS = """
+async def test(session, store, fs):
+    for n in range(200):
+        await store.put(f"d/{n}", b"")
+    async def slowly(*_):
+        await asyncio.sleep(0.02)
+    store.gate = slowly
+    code = '''
+import signal, shutil
+caught = 0
+def handle(*_):
+    global caught
+    caught += 1
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 0.002, 0.002)
+n = 0
+while caught < 200 or n < 5:
+    assert len(os.listdir("d")) == 200
+    with open(f"new-{n}", "wb", buffering=0) as file:
+        file.write(b"1" * 100_000)
+    os.rename(f"new-{n}", f"moved-{n}")
+    assert os.stat(f"moved-{n}").st_size == 100_000
+    n += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(n)
+'''
+    n = int(await ended(run(code)))
+    return [n >= 5, sum(len(store.objects[f"moved-{i}"].data) == 100_000 for i in range(n)) == n]
+"""
+
+
+def test_signals_that_a_program_handles_stay_unnoticed(tmp_path):
+    assert mounted(tmp_path, SIGNALS) == [True, True]
+
+
+LACKING = """
+async def test(session, store, fs):
+    code = '''
+with open("f", "wb") as file:
+    os.posix_fallocate(file.fileno(), 0, 1 << 20)
+    file.write(b"data")
+print(os.stat("f").st_size, open("f", "rb").read(5) == b"data" + bytes(1))
+with open("f", "rb") as source, open("g", "wb") as target:
+    print(os.copy_file_range(source.fileno(), target.fileno(), 1 << 20))
+    print(os.lseek(source.fileno(), 0, os.SEEK_DATA), os.lseek(source.fileno(), 0, os.SEEK_HOLE))
+print(open("f", "rb").read() == open("g", "rb").read())
+'''
+    out = (await ended(run(code))).split()
+    counts = session._loop.counts
+    names = ("FALLOCATE", "COPY_FILE_RANGE", "COPY_FILE_RANGE_64", "LSEEK")
+    asked = [counts[protocol.Opcode[name]] for name in names]
+    return [out, asked[0], asked[1] + asked[2], asked[3]]
+"""
+
+
+def test_what_pyfuse3_lacks_is_answered(tmp_path):
+    out, *asked = mounted(tmp_path, LACKING)
+    assert out == ["1048576", "True", "1048576", "0", "1048576", "True"]
+    assert min(asked) >= 1
 
 
 PIECES = """

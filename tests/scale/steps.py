@@ -203,7 +203,7 @@ def changed_maps(steps: LongestSteps, n: int) -> None:
                 staged.extents.put(at + 4, at + 8, Origin.SPOOL)
 
         fill()
-        m.loop.run_until_complete(m.loop.create_task(staged._smallest_gaps(n // 16)))
+        m.loop.run_until_complete(m.loop.create_task(staged.fetch._smallest_gaps(n // 16)))
         with steps.call(f"write over {len(staged.extents)} extents"):
             staged.overwrite(1, memoryview(bytes(size - 2)))
         fill()

@@ -253,6 +253,7 @@ class Mount(Driver):
         memory = self.fs._context.memory
         uncounted = [i for i in inodes if i.is_counted and i.table_bytes != i.memory_bytes]
         assert not uncounted, "what an inode takes has changed, and was not counted"
+        assert self.fs.usage().dirty_bytes == self.dirty_bytes()
         accounts = memory.accounts.values()
         assert memory.held_bytes == sum(a.used_bytes for a in accounts if not a.is_cache)
         if len(self.fs._handles) == 0:

@@ -61,6 +61,9 @@ def test_a_write_that_waits_for_memory_has_written_nothing(small, offset):
 
 
 def test_a_write_of_which_a_part_found_room_returns_a_short_count(small):
+    """Promise: A write that is interrupted while it waits has accepted nothing (EINTR), or returns
+    how many bytes it has accepted.
+    """
     held = Held(small.store, "UPLOAD_PART")
     fh = small.create("f")
     data = os.urandom(MEMORY + PART)

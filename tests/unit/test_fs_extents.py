@@ -7,7 +7,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given
 
-from csi_s3.fs.write.extents import STEP_EXTENTS, Extents, Origin, plan
+from csi_s3.fs.write.extents import STEP_EXTENTS, Extents, Origin
+from csi_s3.fs.write.upload_plan import plan
 from csi_s3.s3.store import Limits
 
 ORIGINS = st.sampled_from([Origin.BASE, Origin.SPOOL, Origin.ZERO])

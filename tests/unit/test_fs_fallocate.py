@@ -43,7 +43,7 @@ def spooled(mounts, tmp_path):
 
 
 def test_mode_0_makes_the_file_longer_and_nothing_else(spooled):
-    """Planned: fallocate reserves nothing: mode 0 makes the file longer where the range is behind
+    """Promise: fallocate reserves nothing: mode 0 makes the file longer where the range is behind
     its end, and with KEEP_SIZE it does nothing.
     """
     mount = spooled
@@ -118,7 +118,7 @@ def test_the_errors_are_those_of_a_local_disk(spooled):
 
 
 def test_a_hole_of_a_tebibyte_costs_nothing(mounts, tmp_path):
-    """Planned: Holes made by fallocate (PUNCH_HOLE, ZERO_RANGE) cost neither memory nor spool, and
+    """Promise: Holes made by fallocate (PUNCH_HOLE, ZERO_RANGE) cost neither memory nor spool, and
     give back what the spool had of them; they are sent as zeros when the file is stored.
     """
     state = tmp_path / "state"
@@ -324,7 +324,7 @@ def seek(mount, fh, offset, whence):
 
 
 def test_seek_finds_data_and_holes(spooled):
-    """Planned: SEEK_DATA and SEEK_HOLE find the holes of a file that is being changed; what is in
+    """Promise: SEEK_DATA and SEEK_HOLE find the holes of a file that is being changed; what is in
     S3 is data, and behind the end there is nothing (ENXIO).
     """
     mount = spooled
@@ -354,9 +354,7 @@ def test_seek_finds_data_and_holes(spooled):
 
 
 def test_sync_of_all_stores_all_and_reports_the_first_error(spooled):
-    """Planned: syncfs stores every file that is being changed, as fsync does; one that fails stops
-    no other, and the call returns its error.
-    """
+    """As fsync of each; one that fails stops no other."""
     mount = spooled
     handles = {name: mount.create(name, os.O_RDWR) for name in ("a", "b", "c")}
     for name, fh in handles.items():

@@ -27,6 +27,7 @@ from csi_s3.fs.names.inode import (
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fuse.bridge import entry
 from csi_s3.s3.store import ObjectInfo, Version
+from tests.unit.costs import steps_of
 from tests.unit.fs_mount import mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -228,16 +229,32 @@ def test_usage_counts_what_is_dirty(mount):
     mount.close_file(fh)
 
 
+@pytest.mark.parametrize("n", [10, 100])
+def test_what_is_dirty_is_counted_and_not_searched_for(mount, n):
+    fhs = [mount.create(f"{at}") for at in range(n)]
+    for fh in fhs:
+        mount.write(fh, b"12345")
+    assert steps_of(mount.fs.usage) < 60
+    assert mount.fs.usage().dirty_bytes == 5 * n
+    mount.fsync(fhs[0])
+    mount.truncate("1", 2)
+    mount.unlink("2")
+    assert mount.fs.usage().dirty_bytes == 5 * (n - 3) + 2
+    for fh in fhs:
+        mount.release(fh)
+    assert mount.fs.usage().dirty_bytes == 0
+
+
 def test_a_local_name_holds_all_directories_above_it_at_any_depth(mount):
     tree = mount.fs._tree
     deep = [tree.inodes.get(ROOT)]
     for n in range(3000):
         deep.append(tree.inodes.add(deep[-1].ino, f"d{n}", Kind.DIRECTORY))
     file = tree.inodes.add(deep[-1].ino, "f", Kind.FILE)
-    tree.add_local(deep[-1], file)
+    tree.local_names.add(deep[-1], file)
     assert all(tree.directory(a).local == {b.name: b} for a, b in pairwise(deep))
     deep[1000].pin()
-    tree.drop_local(deep[-1], "f")
+    tree.local_names.drop(deep[-1], "f")
     assert [bool(tree.directory(d).local) for d in deep] == [True] * 1000 + [False] * 2001
 
 

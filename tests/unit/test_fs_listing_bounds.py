@@ -54,7 +54,7 @@ def test_a_page_that_was_dropped_is_asked_for_once_by_its_mark(mount):
     asked = make_up(mount.store, 10_000)
     fh = mount.run(mount.fs.opendir(mount.ino("d")))
     _, end = mount.run(count(mount, fh))
-    mount.fs._tree._cache._shrink(1 << 40)
+    mount.fs._tree.listings._cache._shrink(1 << 40)
     assert used(mount, MemoryKind.LISTINGS) == 0
     del asked[:]
     assert mount.run(count(mount, fh, end)) == (0, end)
@@ -67,9 +67,9 @@ def test_seekdir_far_back_asks_for_the_page_and_for_a_few_before_it(mount):
     fh = mount.run(mount.fs.opendir(mount.ino("d")))
     mount.run(count(mount, fh))
     listing = mount.fs._handles.directory(fh).reader.listing
-    assert listing._stride > 1
-    cache = mount.fs._tree._cache
-    cache._shrink(cache.account.used_bytes - listing._marks_bytes - 10_000)
+    assert listing._marks._stride > 1
+    cache = mount.fs._tree.listings._cache
+    cache._shrink(cache.account.used_bytes - listing._marks._bytes - 10_000)
     del asked[:]
 
     async def one(position):
@@ -80,7 +80,7 @@ def test_seekdir_far_back_asks_for_the_page_and_for_a_few_before_it(mount):
 
     assert mount.run(one((42 << 13) + 7)) == name(4206)  # the page begins with 4199
     assert asked[-1] == 42
-    assert len(asked) <= listing._stride
+    assert len(asked) <= listing._marks._stride
     mount.fs.releasedir(fh)
 
 
@@ -183,7 +183,7 @@ def test_a_store_that_refuses_an_old_token_is_asked_from_the_beginning(mount):
 
     mount.run(some())
     mount.settle()
-    mount.fs._tree._cache._shrink(1 << 40)
+    mount.fs._tree.listings._cache._shrink(1 << 40)
     valid, listed = {None}, mount.store.list_page
 
     async def list_page(prefix, *, token=None, **rest):
@@ -237,7 +237,7 @@ def test_a_token_is_as_long_as_a_request_can_be(mount, length, fits):
     if fits:
         assert len(mount.run(mount.entries(fh))) == 60
         listing = mount.fs._handles.directory(fh).reader.listing
-        assert listing._marks_bytes <= 16 << 10
+        assert listing._marks._bytes <= 16 << 10
         assert used(mount, MemoryKind.HANDLES) > length
     else:
         with pytest.raises(IntegrityError, match="65536 characters"):

@@ -58,7 +58,7 @@ class Model:
             self.drop_pages()
 
     def drop_pages(self):
-        cache = self.mount.fs._tree._cache
+        cache = self.mount.fs._tree.listings._cache
         cache._shrink(self.rng.randrange(cache.account.used_bytes + 1))
 
     def touch(self, name):

@@ -10,7 +10,7 @@ import pytest
 from csi_s3.errors import OutOfMemoryError
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.write.extents import EXTENT_BYTES, Extents, Origin
-from csi_s3.fs.write.staging import COUNTED_EXTENTS, MOST_EXTENTS
+from csi_s3.fs.write.mapped_bytes import COUNTED_EXTENTS, MOST_EXTENTS
 from tests.unit.costs import counted_turns, steps_of
 from tests.unit.fs_mount import mount, mounts
 

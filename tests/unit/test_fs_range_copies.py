@@ -60,7 +60,7 @@ def cp(mount, old, new, flags=NEW):
 
 
 def test_a_copy_of_a_file_moves_no_byte_of_it(spooled):
-    """Planned: copy_file_range to the end of a file, 5 MiB and more from a file that is in S3 as it
+    """Promise: copy_file_range to the end of a file, 5 MiB and more from a file that is in S3 as it
     is: S3 copies it, at the time of the call, and no byte of it crosses the network. Anything else
     is read and written.
     """
@@ -90,7 +90,7 @@ def test_a_call_takes_a_gibibyte_and_all_of_little_more(mounts, tmp_path, monkey
 
 
 def test_the_copy_is_what_the_source_was_and_its_end_loses_nothing(spooled):
-    """Planned: What copy_file_range has copied is what the source was at the time of the call,
+    """Promise: What copy_file_range has copied is what the source was at the time of the call,
     whatever becomes of the source afterwards.
     """
     mount = spooled
@@ -137,7 +137,7 @@ def test_a_file_is_appended_to_another(spooled):
 
 
 def test_what_is_copied_can_be_read_before_it_is_stored(spooled):
-    """Planned: What was copied inside S3 can be read and changed before the file is stored. Once
+    """Promise: What was copied inside S3 can be read and changed before the file is stored. Once
     its source was replaced or removed, reading it gives ESTALE and changing it ENOSPC until then.
     """
     mount = spooled
@@ -450,7 +450,7 @@ def test_a_lost_upload_and_a_lost_source_fail_each_store_and_say_so(spooled):
 )
 @pytest.mark.parametrize("is_source_there", [True, False])
 def test_a_copy_that_could_not_be_stored_is_kept_for_the_next_worker(spooled, is_source_there):
-    """Planned: A copy that could not be stored when its file was closed is stored by the mount's
+    """Promise: A copy that could not be stored when its file was closed is stored by the mount's
     next worker if the source is what it was.
     """
     mount = spooled

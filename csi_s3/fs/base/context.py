@@ -5,7 +5,7 @@ only some parts need (inodes, handles, spool, journal) is passed to them by name
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from csi_s3.config.volume import TreeConfig
@@ -15,6 +15,13 @@ from csi_s3.fs.base.key_range_lock import KeyRangeLock
 from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.base.progress_timeout import ProgressTimeout
 from csi_s3.s3.store import ObjectStore
+
+
+@dataclass(slots=True)
+class DirtyBytes:
+    """The size of all files that are not in the store as they are; each counts its own."""
+
+    total: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +35,7 @@ class MountContext:
     memory: Memory
     progress_timeout: ProgressTimeout
     key_lock: KeyRangeLock
+    dirty: DirtyBytes = field(default_factory=DirtyBytes)
     abort_within_s: float = 100.0  # for an answer to the abort of an upload
     room_within_s: float = 5.0  # for the kernel to drop names, where there is no room for another
 

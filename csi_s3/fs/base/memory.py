@@ -48,7 +48,7 @@ _LIMITS: Mapping[MemoryKind, _Limit] = {
     MemoryKind.DIRTY_FILES: _Limit(0.75, TooManyOpenFilesError),
     MemoryKind.RENAMES: _Limit(0.5),
     MemoryKind.LEFTOVERS: _Limit(0.25),
-    MemoryKind.REQUESTS: _Limit(0.25),
+    MemoryKind.REQUESTS: _Limit(0.75),
 }
 
 

@@ -8,6 +8,7 @@ others that wait, prolong nothing.
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -23,6 +24,19 @@ T = TypeVar("T")
 STALLED_AFTER_S = 300.0
 WAIT_BYTES = 9000  # measured with tracemalloc, 1,000 and 10,000 writes that wait for memory
 MEMORY_SHARE = 0.8  # of it: a wait for memory fails before the request that needs it
+
+
+# By the task that waits: what of that for which it waits has moved. A process serves one mount.
+_waits: "dict[asyncio.Task[Any], Callable[[], float]]" = {}
+
+
+def moved_ago_s(task: "asyncio.Task[Any]") -> float:
+    """When something moved last of that for which the task waits in `ProgressTimeout.wait`.
+
+    Infinity: it waits for nothing of which that is known.
+    """
+    moved = _waits.get(task)
+    return math.inf if moved is None else moved()
 
 
 class FileProgress:
@@ -85,7 +99,7 @@ class ProgressTimeout:
     ) -> None:
         self.stalled_after_s = stalled_after_s
         self._group, self._clock, self._held = group, clock, held
-        self._rename = FileProgress(clock)
+        self.rename = FileProgress(clock)  # also of the removal of an open file
         self._tasks: dict[asyncio.Task[Any], _Wait] = {}
         self._left: set[asyncio.Task[Any]] = set()  # of them, those that no caller waits for
         self._is_closed = False
@@ -97,7 +111,7 @@ class ProgressTimeout:
 
     def made_progress(self) -> None:
         """A rename, or the removal of an open file, has moved some bytes."""
-        self._rename.made()
+        self.rename.made()
 
     async def wait(
         self,
@@ -121,10 +135,35 @@ class ProgressTimeout:
         if self._is_closed:
             raise StaleError(f"{what}: the mount has ended")
         task = self._group.create_task(outcome(work))
-        n = held_bytes + WAIT_BYTES
+        n, wait = held_bytes + WAIT_BYTES, _Wait()
+        self._tasks[task] = wait
         self._held(n)
-        wait = self._tasks[task] = _Wait()
         task.add_done_callback(partial(self._ended, n))
+        caller = asyncio.current_task()
+        if caller is not None and progress is not None:
+            _waits[caller] = partial(self._moved_ago_s, progress)
+        try:
+            await self._wait(wait, task, what, progress, stop)
+        finally:
+            if caller is not None:
+                _waits.pop(caller, None)
+        result = task.result()
+        if isinstance(result, VolumeError):
+            raise result
+        return result
+
+    def _moved_ago_s(self, progress: Callable[[], FileProgress | None]) -> float:
+        own = progress()
+        return math.inf if own is None else self._clock.monotonic_s() - own.at_s
+
+    async def _wait(
+        self,
+        wait: _Wait,
+        task: "asyncio.Task[Any]",
+        what: str,
+        progress: Callable[[], FileProgress | None] | None,
+        stop: Callable[["asyncio.Task[Any]"], None] | None,
+    ) -> None:
         began, left_s = self._clock.monotonic_s(), self.stalled_after_s
         while True:
             try:
@@ -133,9 +172,9 @@ class ProgressTimeout:
                 self._leave(task, what, logging.INFO, stop)
                 raise
             if task.done():
-                break
+                return
             own = None if progress is None else progress()
-            moved = max(self._rename.at_s, self._rename.at_s if own is None else own.at_s)
+            moved = max(self.rename.at_s, self.rename.at_s if own is None else own.at_s)
             left_s = max(began, moved) + self.stalled_after_s - self._clock.monotonic_s()
             if left_s <= 0:
                 self._leave(task, what, logging.ERROR, stop)
@@ -144,10 +183,6 @@ class ProgressTimeout:
                     f"{what}: no progress in {self.stalled_after_s:.0f} s",
                     f"check the connection to the store{goes_on}",
                 )
-        result = task.result()
-        if isinstance(result, VolumeError):
-            raise result
-        return result
 
     def _leave(
         self,

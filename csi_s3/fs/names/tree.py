@@ -3,17 +3,14 @@
 Asks S3 (or a listing that is fresh enough) and turns answers into inodes; changes nothing in S3.
 """
 
-import math
 from sys import getsizeof
 
-from csi_s3.aio import KeyLocks
 from csi_s3.errors import (
     InvalidNameError,
     KeyTooLongError,
     NotDirectoryError,
     NotEmptyError,
     NotFoundError,
-    OutOfMemoryError,
     StaleError,
 )
 from csi_s3.fs.base.context import MountContext
@@ -27,21 +24,20 @@ from csi_s3.fs.base.keys import (
 )
 from csi_s3.fs.base.memory import MemoryKind, Room
 from csi_s3.fs.listings.directory import Directory
-from csi_s3.fs.listings.entries import Entry, Packer, Special, SymbolicLink
-from csi_s3.fs.listings.listing import Lister, Listing
-from csi_s3.fs.listings.listing_reader import DirectoryReader
-from csi_s3.fs.listings.page_cache import PageCache
+from csi_s3.fs.listings.entries import Entry, Special, SymbolicLink
 from csi_s3.fs.listings.pages import first_below
 from csi_s3.fs.names.attributes import Attributes, attributes, entry_attributes
+from csi_s3.fs.names.directory_listings import DirectoryListings
 from csi_s3.fs.names.eviction import Eviction
-from csi_s3.fs.names.inode import NEW_INODE_BYTES, ROOT, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.inode import NEW_INODE_BYTES, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import KernelCache
+from csi_s3.fs.names.local_names import LocalNames
 from csi_s3.fs.names.lookup import NameResolver
 from csi_s3.fs.names.name_changes import NameChanges
 from csi_s3.fs.names.recent_keys import KEY_BYTES, RecentKeys
 from csi_s3.fs.names.sizes import Sizes
-from csi_s3.fs.names.unfinished_moves import UnfinishedMoves
+from csi_s3.fs.names.versions import Versions
 from csi_s3.s3.store import ObjectInfo
 
 MADE_HERE_SHARE = 1 / 32  # of the memory for inodes
@@ -49,13 +45,13 @@ KEPT_SHARE = 1 / 4  # of the memory for inodes that directories may take which o
 
 
 class Tree:
-    """Concurrency: inodes change between awaits only; a change of a file's version holds its lock.
+    """Concurrency: inodes change between awaits only.
 
     Cancellation: every method may be cancelled, with or without the effect of S3's answer.
-    versions: a lock for each inode whose version may change. name_changes: of names.
+    versions: of files. listings: of open directories. name_changes: those under way.
+    local_names: those that S3 may not show (yet).
     made_here: the keys of directories made through this mount, which rmdir may remove without
         allow-delete.
-    moves: of directories, while files below still stand for the versions at their old keys.
     """
 
     def __init__(
@@ -65,9 +61,7 @@ class Tree:
         self.inodes = Inodes(prefix, numbers, account=account)
         most = int(account.limit_bytes * MADE_HERE_SHARE / KEY_BYTES)
         self.made_here = RecentKeys(account, limit=most)
-        self.versions: KeyLocks[int] = KeyLocks()
         self.name_changes = NameChanges(context.progress_timeout, self.inodes)
-        self.moves = UnfinishedMoves()
         self._store, self._config, self._kernel = context.store, context.config, kernel
         self._context, self._clock = context, context.clock
         self._resolver = NameResolver(context.store, links=context.config.symlinks)
@@ -75,13 +69,18 @@ class Tree:
         self.eviction = Eviction(
             self.inodes, kernel, context.group, wait_within_s=context.room_within_s
         )
-        self.kept_limit = int(context.memory.pool_bytes * KEPT_SHARE / NEW_INODE_BYTES)
+        limit = int(context.memory.pool_bytes * KEPT_SHARE / NEW_INODE_BYTES)
+        self.local_names = LocalNames(self.inodes, self.directory, limit=limit)
         self.sizes = Sizes(kernel)
+        self.versions = Versions(context, inodes=self.inodes, sizes=self.sizes, kernel=kernel)
         self._changes = context.memory.account(MemoryKind.CHANGES)
         self._listed: set[Directory[Inode]] = set()
-        self._cache = PageCache(context.memory)
-        handles = context.memory.account(MemoryKind.HANDLES)
-        self._lister = Lister(context, self._cache, Packer(), self.sizes.next_question, handles)
+        self.listings = DirectoryListings(
+            context,
+            directory=self.directory,
+            key_of=self.inodes.key,
+            next_question=self.sizes.next_question,
+        )
 
     # names
 
@@ -110,7 +109,7 @@ class Tree:
             return local
         present, now_s = self.inodes.child(parent.ino, name), self._clock.monotonic_s()
         if present is not None and (
-            self.is_fresh(present) or self.sizes.reusable_for_s(present, now_s) > 0
+            self.versions.is_fresh(present) or self.sizes.reusable_for_s(present, now_s) > 0
         ):
             return present
         entry, question = directory.from_listing(name, now_s)
@@ -191,7 +190,7 @@ class Tree:
         """As `adopt`; present: has the name. of: what is adopted, the version info."""
         parent, name, entry = of
         try:
-            is_renewed = await self.renew(present, info, question=question)
+            is_renewed = await self.versions.renew(present, info, question=question)
         except StaleError:
             if self.inodes.child(parent.ino, name) is present:
                 raise
@@ -216,54 +215,7 @@ class Tree:
         else:
             self.inodes.unlink(inode)
 
-    def is_fresh(self, inode: Inode) -> bool:
-        """Whether a `metadata-ttl` that the user has set permits an answer without S3."""
-        return (
-            self._config.metadata_ttl_by_hand
-            and not inode.is_dir
-            and self._clock.monotonic_s() < inode.fresh_until
-        )
-
-    async def renew(self, inode: Inode, info: ObjectInfo, *, question: int) -> bool:
-        """Let a file's inode stand for this version; False if it cannot, because handles are open.
-
-        The kernel's pages of another version are gone when this returns.
-        question: by the count of `sizes`. If a newer one was answered, nothing changes.
-
-        Raises:
-            StaleError: the inode was given another key since that version was asked for.
-
-        """
-        self._check_key(inode, info)
-        if inode.question > question:
-            return True
-        inode.set_fresh(self._clock.monotonic_s() + self._config.metadata_ttl_s)
-        if inode.is_version(info) and not self.versions.busy(inode.ino):
-            inode.set_version(info, question=question)
-            return True
-        await self.moves.wait()
-        async with self.versions.hold(inode.ino):
-            self._check_key(inode, info)
-            if inode.question <= question and await self.renew_held(inode, info):
-                inode.set_version(info, question=question)
-            return inode.question >= question
-
-    async def renew_held(self, inode: Inode, info: ObjectInfo) -> bool:
-        """As `renew`, for a caller that holds the inode's lock in `versions`."""
-        if inode.is_version(info):
-            return True
-        if inode.has_pages and not inode.is_open:
-            await self._kernel.invalidate_inode(inode.ino)  # if cancelled, nothing has changed
-        if inode.is_open:
-            return False
-        self.sizes.replace_version(inode, info)
-        return True
-
-    def _check_key(self, inode: Inode, info: ObjectInfo) -> None:
-        if info.key != self.inodes.key(inode):
-            raise StaleError(f"{info.key}: renamed while it was looked up")
-
-    # names that S3 may not show (yet)
+    # names that this mount makes, moves and removes
 
     def new_name(
         self, parent: int, name: bytes, *, is_dir: bool, is_link: bool = False
@@ -293,27 +245,6 @@ class Tree:
         component = f"{text}{LINK_SUFFIX}" if is_link else text
         return above, text, child_key(self.inodes.key(above), component, is_dir=is_dir)
 
-    def add_local(self, parent: Inode, inode: Inode) -> None:
-        """Let the name exist whatever S3 says, and the directories above it."""
-        self.directory(parent).add_local(inode.name, inode)
-        while parent.ino != ROOT and parent.is_linked:
-            inode, parent = parent, self.inodes.get(parent.parent)
-            self.directory(parent).add_local(inode.name, inode)
-
-    def drop_local(self, parent: Inode, name: str) -> None:
-        """Let S3 decide again whether the name exists, and the directories above it."""
-        if self.inodes.local_only:
-            self.inodes.note_keys_below(parent)
-        self._drop_local(parent, name)
-
-    def _drop_local(self, parent: Inode, name: str) -> None:
-        self.directory(parent).drop_local(name)
-        while parent.ino != ROOT and parent.is_linked:
-            if parent.runtime.is_pinned or self.directory(parent).local:
-                return
-            name, parent = parent.name, self.inodes.get(parent.parent)
-            self.directory(parent).drop_local(name)
-
     async def check_empty(self, directory: Inode) -> bool:
         """Whether an empty directory has a marker.
 
@@ -327,50 +258,20 @@ class Tree:
             raise NotEmptyError(f"{key}: not empty")
         return bool(keys)
 
-    def keep(self, inode: Inode, *, is_local: bool = False) -> None:
-        """Let a directory exist even if S3 has no key for it.
-
-        There is a limit: at it, S3 decides again whether the one exists that was kept first. Not of
-        those that are local, of which S3 has never had a key; see `check_local_directory`.
-        """
-        if inode.ino == ROOT or not inode.is_linked:
-            return
-        self.inodes.keep(inode, is_local=is_local)
-        self.add_local(self.inodes.get(inode.parent), inode)
-        while len(self.inodes.kept) > self.kept_limit:
-            first = self.inodes.get(next(iter(self.inodes.kept)))
-            if not self.directory(first).local:
-                self._drop_local(self.inodes.get(first.parent), first.name)
-            self.inodes.let_go(first)
-
-    def check_local_directory(self) -> None:
-        """Whether there may be one more directory of which S3 has no key.
-
-        Raises:
-            OutOfMemoryError: there are too many already.
-
-        """
-        if len(self.inodes.local_only) >= self.kept_limit:
-            raise OutOfMemoryError(
-                f"the volume has {self.kept_limit} directories that are not in S3, because no file"
-                " is in them, and no memory for one more",
-                "put files into them, or mount without dir-markers=off",
-            )
-
     def move(self, inode: Inode, into: Inode, new: str) -> None:
         """Give it another name: in the table, in what is local, and in what listings show."""
         above, old = self.inodes.get(inode.parent), inode.name
         was_local = self.directory(above).local.get(old) is inode
         if was_local:
-            self.drop_local(above, old)
+            self.local_names.drop(above, old)
         self.directory(above).note(old, Special.ABSENT)
         self.inodes.move(inode, into.ino, new)
         for directory in (above, into):
             self.entries_changed(directory)
         if was_local:
-            self.add_local(into, inode)
+            self.local_names.add(into, inode)
         self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
-        self.keep(above)  # until rmdir, even if that was its last name
+        self.local_names.keep(above)  # until rmdir, even if that was its last name
 
     def moved(self, old: str, new: str) -> None:
         """A directory has another key, and so has all below it.
@@ -401,58 +302,14 @@ class Tree:
         key = self.inodes.key_of_directory(above)
         return NEW_INODE_BYTES + 2 * getsizeof(name) + getsizeof(key)
 
-    # listings
-
-    def list_directory(self, inode: Inode) -> DirectoryReader:
-        """Begin to read a directory, or join others that began within `metadata-ttl`.
-
-        Raises:
-            TooManyOpenFilesError: there is no memory for one more.
-
-        """
-        return self._list(inode, since_s=self._fresh_since_s)
-
-    def read_from_start(self, inode: Inode, reader: DirectoryReader) -> DirectoryReader:
-        """The reader of a first READDIR, or after rewinddir: the directory as it is now."""
-        since_s = math.inf if reader.is_begun else self._fresh_since_s
-        if not reader.is_begun and reader.listing.is_joinable(since_s):
-            return reader
-        new = self._list(inode, since_s=since_s, is_new=False)
-        self.close_listing(inode, reader)
-        return new
-
-    @property
-    def _fresh_since_s(self) -> float:
-        return self._clock.monotonic_s() - self._config.metadata_ttl_s
-
-    def _list(self, inode: Inode, *, since_s: float, is_new: bool = True) -> DirectoryReader:
-        directory, listing = self.directory(inode), self.directory(inode).newest
-        self.drop_old_pages()
-        if not isinstance(listing, Listing) or not listing.is_joinable(since_s):
-            listing = Listing(self._lister, directory)
-        reader = DirectoryReader(self._lister, listing, is_new=is_new)
-        directory.opened(listing, self.inodes.key(inode))
-        return reader
-
-    def drop_old_pages(self) -> None:
-        """Give back what closed listings hold after `metadata-ttl`."""
-        self._cache.expire(self._clock.monotonic_s())
-
     async def give_back(self, *, unused_s: float) -> None:
         """Drop what nothing has used for so long, and what is not worth its memory then.
 
         While `metadata-ttl` lasts, the kernel may use names without a request.
         """
-        self.drop_old_pages()
+        self.listings.drop_old_pages()
         if unused_s > self._config.metadata_ttl_s:
             await self.eviction.drop_unused()
-
-    def close_listing(self, inode: Inode, reader: DirectoryReader) -> None:
-        now_s = self._clock.monotonic_s()
-        reader.close(valid_until=now_s + self._config.metadata_ttl_s)
-        if reader.listing.readers == 0:
-            self.directory(inode).closed(reader.listing)
-        self.drop_old_pages()
 
     # attributes
 
@@ -464,7 +321,7 @@ class Tree:
 
         """
         ttl_s = self._config.metadata_ttl_s
-        if inode.is_dir or not inode.is_linked or inode.is_open or self.is_fresh(inode):
+        if inode.is_dir or not inode.is_linked or inode.is_open or self.versions.is_fresh(inode):
             return ttl_s  # an open file keeps its version, a directory its existence
         now_s = self._clock.monotonic_s()
         if (left_s := self.sizes.reusable_for_s(inode, now_s)) > 0:
@@ -477,7 +334,7 @@ class Tree:
             info = inode.info_of(entry)
         if self.inodes.key(inode) != key:
             return ttl_s  # renamed by this mount
-        if info is None or not await self.renew(inode, info, question=question):
+        if info is None or not await self.versions.renew(inode, info, question=question):
             if inode.is_open:
                 return ttl_s  # opened during the request
             self.inodes.unlink(inode)

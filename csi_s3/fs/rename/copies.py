@@ -17,8 +17,9 @@ from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import check_key
 from csi_s3.fs.listings.pages import Pages
 from csi_s3.fs.rename.tree_copy import TreeCopy
-from csi_s3.fs.write.extents import Extents, Origin, plan
+from csi_s3.fs.write.extents import Extents, Origin
 from csi_s3.fs.write.parallel_upload import ParallelUpload
+from csi_s3.fs.write.upload_plan import plan
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)

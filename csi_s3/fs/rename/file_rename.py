@@ -160,7 +160,7 @@ class Renames:
             await put_in_place()
             return
         await self._write_back.set_aside(target, put_in_place)
-        self._tree.drop_local(self._inodes.get(target.parent), target.name)
+        self._tree.local_names.drop(self._inodes.get(target.parent), target.name)
         self._inodes.unlink(target)
 
     async def _copy(
@@ -174,7 +174,7 @@ class Renames:
                 if inode.is_open:
                     raise StaleError(f"{source.key}: replaced or removed concurrently") from exc
             now = await self._store.head(source.key)  # another client's version
-            if not await self._tree.renew_held(inode, now):
+            if not await self._tree.versions.renew_held(inode, now):
                 raise StaleError(f"{source.key}: replaced concurrently while it was opened")
             return now, await self._copies.one(now, key, if_none_match=not may_replace)
         except PreconditionFailedError as exc:

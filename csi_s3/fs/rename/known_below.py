@@ -94,7 +94,7 @@ class KnownBelow:
         stale while they are open, and the next look-up finds another version.
         old: the directory's old key. The objects at old keys are still there.
         """
-        with self._tree.moves.one():
+        with self._tree.versions.moves.one():
             if not await self._has_files():
                 return
             for page in copied.pages():

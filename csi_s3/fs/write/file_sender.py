@@ -18,11 +18,12 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.write.extents import Origin, plan
+from csi_s3.fs.write.extents import Origin
 from csi_s3.fs.write.parallel_upload import ParallelUpload, PartRun
 from csi_s3.fs.write.remote_object import RemoteObject, digest_of
 from csi_s3.fs.write.staging import StagedFile
 from csi_s3.fs.write.store_steps import STEPS, Answer, Outcome, Step, StoreRequest, answer_of
+from csi_s3.fs.write.upload_plan import plan
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
@@ -41,13 +42,61 @@ class FileSender:
         self._part_bytes = context.config.write_part_bytes
         self._remote, self._staged = remote, staged
 
+    # what can be sent in order
+
+    @property
+    def part_bytes(self) -> int:
+        """How long the tail may become before it leaves."""
+        upload = self._remote.upload
+        return self._part_bytes if upload is None else upload.part_bytes(upload.body)
+
+    @property
+    def part_start(self) -> int | None:
+        """Where the next part can begin: the spool has all from there to the tail, if not the tail.
+
+        None: the file cannot be sent in order. Parts are sent when it is stored.
+        """
+        staged, upload = self._staged, self._remote.upload
+        start, end = 0, staged.tail_start
+        if upload is not None:
+            start = upload.body.covered
+            if upload.tried is not None or start > end:
+                return None
+        elif end > 0:
+            base = staged.extents.next_of(Origin.BASE, 0)
+            if base is not None and base.start == 0:
+                start = base.end
+                if start < self._store.limits.min_part_bytes:
+                    return None
+        is_whole = start == end or staged.extents.next_of(Origin.SPOOL, start) == (
+            start,
+            end,
+            Origin.SPOOL,
+        )
+        return start if is_whole else None
+
+    def missing_for_copy(self) -> int | None:
+        """How many bytes must follow before a copy may: what is before it must be a part.
+
+        None: no copy can follow.
+        """
+        staged, start, size = self._staged, self.part_start, self._staged.size
+        if start is None or staged.tail_start - start > self.part_bytes:
+            return None
+        if staged.mapped.copies.is_full:
+            return None
+        return 0 if start == size else max(0, self._store.limits.min_part_bytes - (size - start))
+
+    # requests
+
     async def send_tail(self) -> VolumeError | None:
         """Let the tail leave as the next part, with what the spool has before it: `part_start`.
 
         The base's bytes before that are copied at the end.
         """
-        staged = self._staged
-        start = staged.tail_start if staged.part_start is None else staged.part_start
+        staged, start = self._staged, self.part_start
+        if start is None:
+            start = staged.tail_start
         upload = self._remote.begin_upload(start=start)
         try:
             if start == staged.tail_start:
@@ -82,7 +131,7 @@ class FileSender:
         upload = self._remote.begin_upload(start=self._staged.size)
         copied, error = await upload.copy_range(source, start, length)
         if copied:
-            self._staged.add_copied(source, start, copied)
+            self._staged.mapped.add_copied(source, start, copied)
         elif not upload.parts:
             await self._remote.drop_upload()
         return copied, error
@@ -112,7 +161,7 @@ class FileSender:
                 if step is Step.DONE:
                     return outcome.info
                 self._remote.replace_by_upload(outcome.info)
-                self._staged.mark_sent_stored()
+                self._staged.mapped.mark_sent_stored()
             elif outcome.error is not None:
                 step = Step.FAIL if is_resent and step is Step.RESEND_ONCE else step
                 await self._after_failure(step, outcome, outcome.error, base)
@@ -145,7 +194,7 @@ class FileSender:
             remote.remember(outcome.sent)
         if step is not Step.REMEMBER:
             await self._give_up_upload(error)
-        if not self._staged.has_lost_bytes:
+        if not self._staged.mapped.has_lost_bytes:
             if step is Step.RESEND_ONCE:
                 return
             if step is Step.RESEND_IF_SETTLED and await remote.is_settled_since(base):

@@ -12,7 +12,7 @@ from functools import partial
 from csi_s3.errors import FileTooLargeError, IntegrityError, ObjectChangedError, VolumeError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.outcome import outcome
-from csi_s3.fs.write.extents import Piece, copy_part_bytes, cut_piece
+from csi_s3.fs.write.upload_plan import Piece, copy_part_bytes, cut_piece
 from csi_s3.s3.store import Buffer, ObjectInfo, Part, Upload
 
 PARALLEL_PARTS = 16

@@ -8,6 +8,7 @@ made it. The next worker removes it.
 """
 
 import json
+import mmap
 import os
 import re
 from contextlib import suppress
@@ -16,9 +17,11 @@ from pathlib import Path
 from csi_s3.fs.base.json_file import create_json, read_json, write_json
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.spool_space import size_on_disk
+from csi_s3.s3.store import Buffer
 
 NAME = re.compile(r"file-(\d+)(\.\w+)")
 DATA_SUFFIX, DESCRIPTION_SUFFIX = ".data", ".json"
+UNNAMED = "waiting.data"  # has a name for a moment; the next one takes the same
 _HEAD_BYTES = 16 << 10  # a key of 1024 bytes takes 6 KiB at most
 _MAP = b', "extents": '  # the last field
 
@@ -35,6 +38,24 @@ class SpoolDirectory:
 
     def description(self, number: int) -> str:
         return f"{self._start}{number}{DESCRIPTION_SUFFIX}"
+
+    def map_unnamed(self, data: Buffer) -> mmap.mmap:
+        """A file without a name that has these bytes, mapped to be read. Raises OSError."""
+        path = f"{self.path}/{UNNAMED}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(path, flags, 0o600)
+        try:
+            os.unlink(path)  # noqa: PTH108 - as in `json_file`
+            at = 0
+            while at < len(data):
+                at += os.pwrite(fd, memoryview(data)[at:], at)
+            return mmap.mmap(fd, len(data), prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
 
     def read(self, number: int) -> Description:
         """What the file is.

@@ -46,6 +46,9 @@ FUSE_SECONDS = _worker_histogram(
     labels=("op",),
     bounds_s=_FUSE_BOUNDS_S,
 )
+FUSE_IN_FLIGHT = _worker_gauge(
+    "fuse_requests_in_flight", "requests", "FUSE requests that are not answered yet."
+)
 READ_BYTES = _worker_counter(
     "read_bytes", "bytes", "Bytes returned to programs, without those from the page cache."
 )

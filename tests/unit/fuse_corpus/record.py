@@ -110,7 +110,7 @@ async def _serve(fuse_fd: int, init: bytes, path: Path) -> None:
         await asyncio.to_thread(subprocess.run, words, check=True, timeout=60)
         await asyncio.to_thread(mount.umount, path)
         await serving
-        fs.close()
+        await fs.close()
 
 
 if __name__ == "__main__":
