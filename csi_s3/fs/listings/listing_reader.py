@@ -176,7 +176,8 @@ class Reading:
 
         """
         self._release()
-        await asyncio.sleep(0)  # pages in the cache need no other wait
+        if self._has_loaded:
+            await asyncio.sleep(0)  # pages in the cache need no other wait
         listing = self._listing
         while self._mark.number < self._number:  # after seekdir: from the last mark before it
             await asyncio.sleep(0)
