@@ -144,7 +144,7 @@ class RequestLoop:
             log.debug("no answer to %s: %s", request.name, exc.strerror)
 
     def fail(self, request: KernelRequest, error: Exception) -> None:
-        """Answer with EIO, because of a bug or for want of memory."""
+        """Answer with EIO, because of a bug, or where memory is missing."""
         extra = {"code": "internal"}
         log.error("bug in the answer to %s", request.name, exc_info=error, extra=extra)
         self.reply_error(request, errno.EIO)  # the kernel ignores it where it wants no reply
