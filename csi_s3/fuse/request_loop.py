@@ -84,7 +84,7 @@ class RequestLoop:
     def _take(self) -> None:
         """Read what is there, up to AT_ONCE; called when there is something."""
         handlers, others = self._handlers, len(self._handlers) - 1
-        # With no other request under way a second one is unlikely; a look for it costs 3 µs.
+        # With no other request under way a second one is unlikely, and a look for it costs time.
         for _ in range(AT_ONCE if len(self.in_flight) else 1):
             message = self._read()
             if message is None:
