@@ -184,7 +184,8 @@ class FileSystem:
             text = decode_name(name)
         except InvalidNameError as exc:
             raise NotFoundError(str(exc)) from exc
-        await self._tree.name_changes.settled((parent, text))
+        if self._tree.name_changes.is_left((parent, text)):
+            await self._tree.name_changes.settled((parent, text))
         above, start = self._inodes.get(parent), self._tree.sizes.now
         inode = await self._tree.lookup(above, text)
         self._tree.remember(inode)
@@ -258,14 +259,20 @@ class FileSystem:
                 listed = reading.next()
                 if listed is None:
                     if not (reading.is_over or reading.load_now()):
-                        with eviction.reading(handle.inode):
+                        eviction.begin_reading(handle.inode)
+                        try:
                             await reading.load()
+                        finally:
+                            eviction.end_reading(handle.inode)
                     continue
                 name, entry, question = listed
                 local = self._tree.directory(handle.inode).local.get(name)
                 if local is None and entry is Special.LOCAL:  # it was; S3 has it now
-                    with self._tree.eviction.reading(handle.inode):
+                    eviction.begin_reading(handle.inode)
+                    try:
                         entry, question = await self._tree.find(handle.inode, name)
+                    finally:
+                        eviction.end_reading(handle.inode)
                 present = local or self._inodes.child(handle.inode.ino, name)
                 if present is None and entry is Special.ABSENT:
                     continue

@@ -141,11 +141,7 @@ class Answers:
         self._start(request, self._answer_read(request, fh, offset, size))
 
     async def _answer_read(self, request: KernelRequest, fh: int, offset: int, size: int) -> None:
-        try:
-            buffers = await self._operations.read(fh, offset, size)
-        except FUSEError as exc:
-            self._loop.reply_error(request, exc.errno)
-            return
+        buffers = await self._operations.read(fh, offset, size)
         n = sum(map(len, buffers))
         reply = [build_header(request.unique, n), *buffers]
         if n < THREAD_FROM_BYTES:
@@ -171,9 +167,9 @@ class Answers:
             self._loop.take_buffer()
         else:
             data = memoryview(bytes(data))
-        self._starting_bytes += (size if held is None else 0) + WAIT_BYTES
         written = self._write_later(fh, offset, data, is_in_memory=held is None)
         self._answer(request, written, partial(build_write_reply, request.unique))
+        self._starting_bytes += (size if held is None else 0) + WAIT_BYTES
 
     async def _write_later(
         self, fh: int, offset: int, data: memoryview, *, is_in_memory: bool
@@ -211,16 +207,21 @@ class Answers:
         """Answer with the operation's result; without build it has none."""
 
         async def answering() -> None:
-            try:
-                result = await operation
-            except FUSEError as exc:
-                self._loop.reply_error(request, exc.errno)
-            else:
-                reply = build_error(request.unique, 0) if build is None else build(result)
-                self._loop.reply(request, [reply])
+            result = await operation
+            reply = build_error(request.unique, 0) if build is None else build(result)
+            self._loop.reply(request, [reply])
 
         self._start(request, answering())
 
     def _start(self, request: KernelRequest, answering: Coroutine[Any, Any, None]) -> None:
         self._loop.in_flight.add(request)
-        request.task = self._relay.tasks.start(answering, request.name)
+        request.task = self._relay.tasks.start(self._run(request, answering), request.name)
+
+    async def _run(self, request: KernelRequest, answering: Coroutine[Any, Any, None]) -> None:
+        """Answer also where that fails."""
+        try:
+            await answering
+        except FUSEError as exc:
+            self._loop.reply_error(request, exc.errno)
+        except Exception as exc:  # noqa: BLE001 - its caller would wait for ever
+            self._loop.fail(request, exc)

@@ -84,13 +84,18 @@ class RequestLoop:
     def _take(self) -> None:
         """Read what is there, up to AT_ONCE; called when there is something."""
         handlers, others = self._handlers, len(self._handlers) - 1
-        for _ in range(AT_ONCE):
+        # With no other request under way a second one is unlikely; a look for it costs 3 µs.
+        for _ in range(AT_ONCE if len(self.in_flight) else 1):
             message = self._read()
             if message is None:
                 return
             _, opcode, unique, nodeid, *_ = parse_header(message)
             self.counts[opcode] += 1
-            handlers[min(opcode, others)](KernelRequest(opcode, unique, nodeid), message)
+            request = KernelRequest(opcode, unique, nodeid)
+            try:
+                handlers[min(opcode, others)](request, message)
+            except Exception as exc:  # noqa: BLE001 - its caller would wait for ever
+                self.fail(request, exc)
 
     def _read(self) -> memoryview | None:
         """The next request; None: there is none now, or the connection has ended."""
@@ -137,6 +142,12 @@ class RequestLoop:
             os.write(self._fd, build_error(request.unique, number))
         except OSError as exc:
             log.debug("no answer to %s: %s", request.name, exc.strerror)
+
+    def fail(self, request: KernelRequest, error: Exception) -> None:
+        """Answer with EIO, because of a bug or for want of memory."""
+        extra = {"code": "internal"}
+        log.error("bug in the answer to %s", request.name, exc_info=error, extra=extra)
+        self.reply_error(request, errno.EIO)  # the kernel ignores it where it wants no reply
 
 
 def _new_buffer() -> memoryview:

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pyfuse3
 import pytest
@@ -18,6 +19,7 @@ from csi_s3.mounter.memory_upkeep import (
     MemoryUpkeep,
 )
 from csi_s3.obs.metrics import catalog as metrics
+from csi_s3.s3.signing import _URL_CACHES, exact
 
 # 200 MB in blocks as tails of files have them, each with a small one behind it that stays.
 PROGRAM = """
@@ -117,6 +119,26 @@ async def test_what_is_unused_is_given_back_and_then_the_heap_is_trimmed_for_les
     await looks(upkeep, lambda: not heap.reclaimable)
     assert holder.unused[0] > 0
     assert heap.trims == 1
+
+
+def parsed(url):
+    """How often it was not found among the URLs that libraries remember."""
+    before = [cache.cache_info().misses for cache in _URL_CACHES]
+    _ = exact(url), urlsplit(url)
+    after = [cache.cache_info().misses for cache in _URL_CACHES]
+    return [b - a for a, b in zip(before, after, strict=True)]
+
+
+async def test_libraries_forget_urls_where_few_requests_come():
+    url = "http://bucket.example/key?forgotten"
+    assert len({*map(id, _URL_CACHES)}) == 2, "of yarl's URL, under the name that it has"
+    assert parsed(url) == [1, 1]
+    assert parsed(url) == [0, 0]
+    heap = FakeHeap(3 << 20, 1 << 19)
+    upkeep = MemoryUpkeep(heap, FakeHolder(), every_s=0.001)
+    upkeep._unused_s()
+    await looks(upkeep, lambda: not heap.reclaimable)
+    assert parsed(url) == [1, 1]
 
 
 @pytest.fixture

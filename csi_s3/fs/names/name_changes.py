@@ -11,7 +11,6 @@ renamed do not wait.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from csi_s3.aio import KeyLocks
@@ -37,6 +36,10 @@ class NameChanges:
         self._locks: KeyLocks[Place] = KeyLocks()
         self._left: Counter[Place] = Counter()  # of changes whose callers have given up
 
+    def is_left(self, place: Place) -> bool:
+        """Whether `settled` has to wait."""
+        return place in self._left
+
     async def settled(self, *places: Place) -> None:
         """Wait until the changes of these names have ended whose callers have given up.
 
@@ -55,21 +58,26 @@ class NameChanges:
         progress: FileProgress | None = None,
     ) -> T:
         """Change these names, even if the caller gives up. As `ProgressTimeout.wait`."""
-        held, is_over, is_left = self._hold(places), False, False
+        in_order = places if len(places) == 1 else sorted(set(places))
+        inodes, locks, taken = self._inodes, self._locks, 0
+        held = self._hold(places)
+        is_over = is_left = False
 
         async def change() -> T:
-            nonlocal is_over
+            nonlocal is_over, taken
             try:
-                async with AsyncExitStack() as locks:
-                    for place in sorted(set(places)):
-                        await locks.enter_async_context(self._locks.hold(place))
-                    return await work()
+                for place in in_order:
+                    await locks.acquire(place)
+                    taken += 1
+                return await work()
             finally:
                 is_over = True
+                for place in in_order[:taken]:
+                    locks.release(place)
                 if is_left:
                     self._left -= Counter(places)
                 for inode in reversed(held):
-                    self._inodes.forget(inode.ino, 1)
+                    inodes.release(inode)
 
         try:
             return await self._progress_timeout.wait(change, what, progress=lambda: progress)
@@ -84,5 +92,5 @@ class NameChanges:
         directories = [self._inodes.get(ino) for ino, _ in places]
         there = [child for p in places if (child := self._inodes.child(*p)) is not None]
         for inode in (held := [*directories, *there]):
-            self._inodes.remember(inode)
+            self._inodes.hold(inode)
         return held

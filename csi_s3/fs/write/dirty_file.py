@@ -220,14 +220,16 @@ class DirtyFile:
                 await self._remote.drop_upload()
                 return
             self._check_whole()
+            cut_bytes = 0
             if size != self.size:
                 await self._make_ready()
                 if size > self.size:
                     await self._staged.grow(size)
                 else:
                     await self._staged.fetch.copied_before(size)
-                    self._staged.cut(size)
+                    cut_bytes = self._staged.cut(size)
             self._changed()
+            await self._staged.give_back(cut_bytes)
 
     async def _make_ready(self) -> None:
         """For a change anywhere."""
