@@ -23,7 +23,6 @@ from typing import Protocol
 from csi_s3.aio import blocking
 from csi_s3.kernel.process_memory import Heap
 from csi_s3.obs.metrics import catalog as metrics
-from csi_s3.s3.signing import forget_urls
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,6 @@ class MemoryUpkeep:
             unused_s = self._unused_s()
             if unused_s:
                 await self._holder.give_back(unused_s=unused_s)
-                forget_urls()
             worth_bytes = WORTH_AN_IDLE_TRIM_BYTES if unused_s else WORTH_A_TRIM_BYTES
             if self._heap.reclaimable_bytes() >= worth_bytes:
                 try:

@@ -100,7 +100,7 @@ class SlowSteps:
     def _timed(
         self, name: str, method: Callable[..., Coroutine[Any, Any, Any]]
     ) -> Callable[..., Coroutine[Any, Any, Any]]:
-        return lambda *args: _TimedCoroutine(method(*args), self, name)
+        return lambda *args, **fields: _TimedCoroutine(method(*args, **fields), self, name)
 
     def marks(self) -> _Marks:
         return _Marks(

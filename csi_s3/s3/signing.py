@@ -5,10 +5,9 @@ URLs are quoted here, once, and neither signer nor aiohttp may change them again
 """
 
 import hashlib
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
 from botocore.auth import S3SigV4Auth
@@ -24,12 +23,6 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 _ERRORS = "surrogateescape"
 Check: TypeAlias = Callable[[int, Mapping[str, str], Buffer], None]  # status, headers, body
 _NO_BODY = hashlib.sha256(b"").hexdigest()
-
-# Caches of 128 URLs each: the signer's, and yarl's for `URL(…, encoded=True)`, which has no name.
-_URL_CACHES: Sequence[Any] = (
-    urlsplit,
-    getattr(sys.modules[URL.__new__.__module__], "pre_encoded_url", urlsplit),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,16 +73,6 @@ def url_of(request: Request, endpoint: Endpoint) -> str:
 def exact(url: str) -> URL:
     """For aiohttp: a URL that is not normalized."""
     return URL(url, encoded=True)
-
-
-def forget_urls() -> None:
-    """Drop what libraries remember of the latest URLs. Each is parsed again at its next use.
-
-    After a long listing, these few strings lie among the names that came with them, and hold the
-    memory of all: CPython gives a MiB back when nothing in it is in use.
-    """
-    for cache in _URL_CACHES:
-        cache.cache_clear()
 
 
 def payload_hash(request: Request, endpoint: Endpoint) -> str:

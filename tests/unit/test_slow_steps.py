@@ -118,7 +118,7 @@ def test_a_handler_is_reported_once_and_by_its_name(loop, caplog):
     """A task of pyfuse3 runs many; what a handler used is not counted for the task as well."""
 
     class Handlers:
-        async def lookup(self, name):
+        async def lookup(self, parent, *, name):
             burn(2 * LIMIT_S)
             return name
 
@@ -127,7 +127,7 @@ def test_a_handler_is_reported_once_and_by_its_name(loop, caplog):
 
     async def session(handlers):
         await asyncio.sleep(0)
-        found = await handlers.lookup("a")
+        found = await handlers.lookup(1, name="a")
         await handlers.getattr()
         return found
 

@@ -55,7 +55,7 @@ class PageMarks:
         return mark
 
     def give_back(self) -> None:
-        """No handle reads the listing: it counts no more, and is not to be used."""
+        """No handle reads the listing: it is no longer counted, and is not to be used."""
         self._account.add(-self._bytes - len(self._checks) * self._checks.itemsize)
 
     def _check(self, page: ListingPage) -> None:
