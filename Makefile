@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.setup
 
-.PHONY: help setup demo test programs apps lint docs e2e deploy bench scale soak build smoke clean
+.PHONY: help setup demo test programs apps lint docs e2e deploy bench scale soak seeds build smoke clean
 
 help:
 	@echo "make demo     the main job end to end, on an S3 server of its own (root)"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench    speed, side by side with the peers that are installed (root)"
 	@echo "make scale    memory and requests of everything that grows, at n and at 10 n (root)"
 	@echo "make soak     half an hour of mixed work with little memory (root; SOAK_MINUTES)"
+	@echo "make seeds    the model of listings with other random calls at each run (SEEDS=500, FROM=0)"
 	@echo "make build    dist/*.whl"
 	@echo "make smoke    the wheel in an environment of its own, with the demo (root)"
 	@echo "make clean    removes what make has made"
@@ -75,6 +76,11 @@ scale: $(STAMP)
 
 soak: $(STAMP)
 	@$(BIN)/python -m tests.scale.soak --minutes $(or $(SOAK_MINUTES),30)
+
+# A failed case names its seed: `make seeds FROM=SEED SEEDS=1` repeats it.
+seeds: $(STAMP)
+	@LISTING_SEEDS=$(or $(FROM),$$(date +%s)):$(or $(SEEDS),500) $(BIN)/python -m pytest \
+	  tests/unit/test_fs_listing_model.py -q
 
 build: $(STAMP)
 	@rm -rf dist

@@ -4,8 +4,7 @@ import asyncio
 import concurrent.futures
 import secrets
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 LONGEST_PAUSE_S = 20.0
@@ -17,28 +16,60 @@ T = TypeVar("T")
 class KeyLocks(Generic[K]):
     """One lock per key, which exists while a task holds it or waits for it.
 
-    Cancellation: leaving is plain code, so a cancelled holder cannot leave its key locked.
+    First come, first served. Cancellation: leaving is plain code, so a cancelled holder cannot
+    leave its key locked.
     """
 
     def __init__(self) -> None:
-        self._locks: dict[K, tuple[asyncio.Lock, int]] = {}
+        """Of each key that is held: those that wait for it."""
+        self._locks: dict[K, list[asyncio.Future[None]]] = {}
 
     def busy(self, key: K) -> bool:
         return key in self._locks
 
-    @asynccontextmanager
-    async def hold(self, key: K) -> AsyncIterator[None]:
-        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
-        self._locks[key] = lock, users + 1
+    def hold(self, key: K) -> "HeldKey[K]":
+        """To be entered with `async with`."""
+        return HeldKey(self, key)
+
+    async def acquire(self, key: K) -> None:
+        """Hold the key until `release`."""
+        waiting = self._locks.get(key)
+        if waiting is None:
+            self._locks[key] = []
+            return
+        turn = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
         try:
-            async with lock:
-                yield
-        finally:
-            _, users = self._locks[key]
-            if users == 1:
-                del self._locks[key]
-            else:
-                self._locks[key] = lock, users - 1
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it had come
+                self.release(key)
+            raise
+
+    def release(self, key: K) -> None:
+        """Leave the key to the first that waits for it."""
+        waiting = self._locks[key]
+        while waiting:
+            turn = waiting.pop(0)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        del self._locks[key]
+
+
+class HeldKey(Generic[K]):
+    """A key of `KeyLocks` while a block runs. Not a generator: each change of a name takes one."""
+
+    __slots__ = ("_key", "_locks")
+
+    def __init__(self, locks: KeyLocks[K], key: K) -> None:
+        self._locks, self._key = locks, key
+
+    async def __aenter__(self) -> None:
+        await self._locks.acquire(self._key)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._locks.release(self._key)
 
 
 async def finish(cleanup: Callable[[], Awaitable[None]], *, within_s: float) -> None:

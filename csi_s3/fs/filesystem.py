@@ -1,47 +1,40 @@
 """The file system in plain Python: every operation of the kernel, without kernel and network.
 
 `fuse.bridge` translates requests to these methods; tests call them directly. docs/semantics.md has
-the promises. This module has the operations on names, `open_files` those on bytes; `tree` finds
-what a name stands for.
+the promises. `tree` finds what a name stands for, `removals` and `rename` take names away,
+`open_files` has the operations on bytes.
 """
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from csi_s3.errors import (
-    ExistsError,
     InvalidNameError,
-    IsDirectoryError,
-    NotDirectoryError,
-    NotEmptyError,
     NotFoundError,
-    StaleError,
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.base.keys import child_key, decode_name
+from csi_s3.fs.base.keys import decode_name
 from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
+from csi_s3.fs.files.removals import Removals
 from csi_s3.fs.files.waiting_writes import WaitingWrites
 from csi_s3.fs.files.write_back import WriteBack
 from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.names.attributes import Attributes
-from csi_s3.fs.names.exclusive_create import put_new_if_possible
 from csi_s3.fs.names.inode import (
     DIRECTORY_BYTES,
     FIRST_NUMBERS,
     ROOT,
     DirHandle,
-    Inode,
     InodeNumbers,
-    Kind,
 )
 from csi_s3.fs.names.kernel_cache import KernelCache
+from csi_s3.fs.names.new_directories import NewDirectories
 from csi_s3.fs.names.symbolic_links import SymbolicLinks
 from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.rename.copies import Copies
@@ -105,7 +98,6 @@ class FileSystem:
         state_dir: None where there is none; then only what fits memory can be changed.
         """
         self._context = context
-        self._store, self._config, self._key_lock = context.store, context.config, context.key_lock
         self._progress_timeout = context.progress_timeout
         self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
@@ -122,6 +114,8 @@ class FileSystem:
             waiting_writes=WaitingWrites(context.memory, spool),
         )
         self.links = SymbolicLinks(context, tree)
+        self._new_directories = NewDirectories(context, tree)
+        self._removals = Removals(context, tree=tree, write_back=write_back)
         copies = Copies(context)
         journal = RenameJournal(state_dir, context.memory, limit_bytes=context.config.spool_bytes)
         directories = DirectoryRenames(
@@ -190,7 +184,8 @@ class FileSystem:
             text = decode_name(name)
         except InvalidNameError as exc:
             raise NotFoundError(str(exc)) from exc
-        await self._tree.name_changes.settled((parent, text))
+        if self._tree.name_changes.is_left((parent, text)):
+            await self._tree.name_changes.settled((parent, text))
         above, start = self._inodes.get(parent), self._tree.sizes.now
         inode = await self._tree.lookup(above, text)
         self._tree.remember(inode)
@@ -264,14 +259,20 @@ class FileSystem:
                 listed = reading.next()
                 if listed is None:
                     if not (reading.is_over or reading.load_now()):
-                        with eviction.reading(handle.inode):
+                        eviction.begin_reading(handle.inode)
+                        try:
                             await reading.load()
+                        finally:
+                            eviction.end_reading(handle.inode)
                     continue
                 name, entry, question = listed
                 local = self._tree.directory(handle.inode).local.get(name)
                 if local is None and entry is Special.LOCAL:  # it was; S3 has it now
-                    with self._tree.eviction.reading(handle.inode):
+                    eviction.begin_reading(handle.inode)
+                    try:
                         entry, question = await self._tree.find(handle.inode, name)
+                    finally:
+                        eviction.end_reading(handle.inode)
                 present = local or self._inodes.child(handle.inode.ino, name)
                 if present is None and entry is Special.ABSENT:
                     continue
@@ -320,115 +321,16 @@ class FileSystem:
             self._inodes.drop_unused(handle.inode)
 
     async def mkdir(self, parent: int, name: bytes) -> Attributes:
-        """Make a directory: its marker object, or a local one with dir-markers=off.
-
-        Raises:
-            ExistsError: anything has the name.
-
-        """
-        await self._tree.name_changes.settled((parent, decode_name(name)))
-        above, text, key = self._tree.new_name(parent, name, is_dir=True)
-        directory = self._tree.directory(above)
-        if text in directory.local or (await self._tree.find(above, text))[0] is not Special.ABSENT:
-            raise ExistsError(f"{key}: exists")
-        with await self._tree.room(parent, text):
-            if self._config.dir_markers:
-                work = partial(self._put_marker, above, text)
-                await self._tree.name_changes.run(work, f"mkdir of {text}", (parent, text))
-                inode = self._new_directory(above, text)
-            else:
-                self._tree.check_local_directory()
-                inode = self._new_directory(above, text)
-                self._made_directory(above, text)
-                self._tree.keep(inode, is_local=True)
-            self._tree.entries_changed(inode)
-            self._tree.remember(inode)
-        return self._tree.attributes(inode)
-
-    async def _put_marker(self, above: Inode, text: str) -> None:
-        async with self._change(above):
-            marker = child_key(self._inodes.key(above), text, is_dir=True)
-            await put_new_if_possible(self._store, marker, b"")
-        self._made_directory(above, text)
-
-    def _made_directory(self, above: Inode, text: str) -> None:
-        if not self._config.allow_delete:
-            self._tree.made_here.add(child_key(self._inodes.key(above), text, is_dir=True))
-        self._tree.directory(above).note(text, Special.DIRECTORY)
-        self._tree.entries_changed(above)
-
-    def _new_directory(self, above: Inode, text: str) -> Inode:
-        present = self._inodes.child(above.ino, text)
-        if present is not None and present.is_dir:
-            return present
-        return self._inodes.add(above.ino, text, Kind.DIRECTORY)
+        """As `NewDirectories.make`."""
+        return await self._new_directories.make(parent, name)
 
     async def rmdir(self, parent: int, name: bytes) -> None:
-        """Remove a directory that holds nothing but its marker, even if the caller gives up.
-
-        Raises:
-            NotEmptyError: it holds something.
-            NotPermittedError: without allow-delete, unless it was made through this mount.
-
-        """
-        text = decode_name(name)
-        await self._tree.name_changes.settled((parent, text))
-        above = self._inodes.get(parent)
-        inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
-        if not inode.is_dir:
-            raise NotDirectoryError(f"{text}: not a directory")
-        if not self._tree.made_here or self._inodes.key(inode) not in self._tree.made_here:
-            self._context.check_allowed("allow-delete", f"rmdir of {self._inodes.key(inode)}")
-        if self._tree.directory(inode).local:
-            raise NotEmptyError(f"{text}: not empty")
-
-        async def removing() -> None:
-            # Alone: a change below it, whose caller has given up, may still reach S3.
-            async with self._key_lock.move(lambda: self._inodes.key(inode)):
-                self._check_still(above, text, inode)
-                if await self._tree.check_empty(inode):
-                    await self._store.delete(self._inodes.key(inode))
-                self._removed(above, text, inode)
-
-        await self._tree.name_changes.run(removing, f"rmdir of {text}", (parent, text))
+        """As `Removals.rmdir`."""
+        await self._removals.rmdir(parent, name)
 
     async def unlink(self, parent: int, name: bytes) -> None:
-        """Delete a file, even if the caller gives up; open handles on it go on working.
-
-        Raises:
-            NotPermittedError: without allow-delete, unless its creator has it open.
-
-        """
-        text = decode_name(name)
-        await self._tree.name_changes.settled((parent, text))
-        above = self._inodes.get(parent)
-        inode = self._inodes.child(parent, text) or await self._tree.lookup(above, text)
-        if inode.is_dir:
-            raise IsDirectoryError(f"{text}: is a directory")
-        if not self._write_back.is_exempt(inode):
-            self._context.check_allowed("allow-delete", f"unlink of {self._inodes.key(inode)}")
-
-        async def remove() -> None:
-            stored = inode.info if inode.writer is None else inode.writer.base or inode.info
-            if stored is not None:  # else an object there is another client's
-                await self._store.delete(self._inodes.key(inode))
-            self._removed(above, text, inode)
-
-        async def removing() -> None:
-            async with self._change(inode):
-                self._check_still(above, text, inode)
-                await self._write_back.set_aside(inode, remove)
-
-        await self._tree.name_changes.run(removing, f"unlink of {text}", (parent, text))
-
-    def _check_still(self, above: Inode, name: str, inode: Inode) -> None:
-        """What has the name may have changed before the turn began."""
-        if self._inodes.child(above.ino, name) is not inode:
-            raise StaleError(f"{name}: changed concurrently")
-
-    def _change(self, inode: Inode) -> AbstractAsyncContextManager[None]:
-        """A turn for its key, without a rename of it or of a directory above it."""
-        return self._key_lock.change(lambda: self._inodes.key(inode))
+        """As `Removals.unlink`."""
+        await self._removals.unlink(parent, name)
 
     async def rename(
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, may_replace: bool
@@ -439,7 +341,9 @@ class FileSystem:
         work = partial(
             self._renames.rename, parent, name, new_parent, new_name, may_replace=may_replace
         )
-        await self._tree.name_changes.run(work, f"rename of {name!r}", *places)
+        progress = self._progress_timeout.rename
+        what = f"rename of {name!r}"
+        await self._tree.name_changes.run(work, what, *places, progress=progress)
 
     async def recover(self) -> None:
         """Finish what earlier workers of this mount began: renames first, then uploads.
@@ -448,13 +352,3 @@ class FileSystem:
         """
         await outcome(self._recover_renames)
         await outcome(partial(upload_leftovers, self._context, self._spool))
-
-    def _removed(self, above: Inode, name: str, inode: Inode) -> None:
-        """The name is gone; the directory stays until rmdir even if that was its last key."""
-        if inode.is_dir and self._tree.made_here:
-            self._tree.made_here.discard(self._inodes.key(inode))
-        self._tree.drop_local(above, name)
-        self._tree.directory(above).note(name, Special.ABSENT)
-        self._tree.entries_changed(above)
-        self._inodes.unlink(inode)
-        self._tree.keep(above)

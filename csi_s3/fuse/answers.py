@@ -42,8 +42,7 @@ from csi_s3.fuse.routes import Way, way
 
 log = logging.getLogger(__name__)
 
-# Measured with one reader of 128 KiB and of 1 MiB each, CPU time of the loop's thread: a reply by a
-# thread costs it 20 µs, and a copy into the kernel 25 µs for 128 KiB.
+# An estimate: a thread costs the loop's some 20 µs, as much as a copy of 128 KiB into the kernel.
 THREAD_FROM_BYTES = 256 << 10
 NOT_BEGUN_S = 0.1  # an interrupt of a request that no task has begun is tried again
 READDIR_BYTES = LARGEST_MESSAGE_BYTES - OUT_HEADER.size

@@ -4,7 +4,8 @@ The kernel sends INTERRUPT for every signal that a waiting program gets, also fo
 program handles (timers, profilers, SIGCHLD), and does not say which. An answer of EINTR breaks
 programs that have such handlers, git for example. No answer keeps a killed process, and with it
 its pod, for as long as the store is silent. So a request is let finish while the store answers, and
-is ended INTERRUPTED_AFTER_S after its interrupt.
+is ended when for INTERRUPTED_AFTER_S after its interrupt it has not been answered, nor has anything
+moved of the upload or the rename that it waits for.
 
 Rejected: ending it at once if the program has no handler, which only /proc tells, and no container
 need share the node's process numbers.
@@ -12,6 +13,8 @@ need share the node's process numbers.
 
 import asyncio
 from typing import Any, Self, cast
+
+from csi_s3.fs.base.progress_timeout import moved_ago_s
 
 INTERRUPTED_AFTER_S = 5.0
 
@@ -27,12 +30,13 @@ class PendingRequest:
     is_interrupted: an interrupt ends it, or has ended it.
     """
 
-    __slots__ = ("_can_be_interrupted", "_task", "_timeout", "is_interrupted")
+    __slots__ = ("_can_be_interrupted", "_task", "_timeout", "_timer", "is_interrupted")
 
     def __init__(self, timeout: asyncio.Timeout, *, can_be_interrupted: bool) -> None:
         """timeout: entered, of the handler, which runs in this task."""
         self._timeout, self._can_be_interrupted = timeout, can_be_interrupted
         self._task = cast("Task", asyncio.current_task())
+        self._timer: asyncio.TimerHandle | None = None
         self.is_interrupted = False
 
     def __enter__(self) -> Self:
@@ -41,6 +45,8 @@ class PendingRequest:
 
     def __exit__(self, *_: object) -> None:
         del _under_way[self._task]
+        if self._timer is not None:
+            self._timer.cancel()
 
     @property
     def is_ended(self) -> bool:
@@ -49,13 +55,19 @@ class PendingRequest:
 
     def interrupt(self) -> None:
         """End it soon, if its deadline does not before. Only the first interrupt counts."""
-        if not self._can_be_interrupted or self.is_interrupted or self.is_ended:
-            return
-        end = asyncio.get_running_loop().time() + INTERRUPTED_AFTER_S
-        deadline = self._timeout.when()
-        if deadline is None or end < deadline:
+        if self._can_be_interrupted and self._timer is None:
+            self._check_in(INTERRUPTED_AFTER_S)
+
+    def _check_in(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._check)
+
+    def _check(self) -> None:
+        moved_s = moved_ago_s(self._task)
+        if moved_s < INTERRUPTED_AFTER_S:
+            self._check_in(INTERRUPTED_AFTER_S - moved_s)
+        elif not self.is_ended:
             self.is_interrupted = True
-            self._timeout.reschedule(end)
+            self._timeout.reschedule(0)
 
     def end(self) -> None:
         """End it at once: there is no time left."""
@@ -70,9 +82,9 @@ _under_way: dict[Task, PendingRequest] = {}  # a process serves one mount
 def interrupt(task: Task) -> bool:
     """The caller of the request that the task handles now has got a signal; plain code.
 
-    Unless the handler has answered within INTERRUPTED_AFTER_S, it is cancelled, and the answer is
-    EINTR. False: the task handles no request at this moment, and nothing happens: it has ended, or
-    has not begun, in which case the interrupt is to be repeated.
+    Unless the handler has answered within INTERRUPTED_AFTER_S, or there is progress, it is
+    cancelled, and the answer is EINTR. False: the task handles no request at this moment, and
+    nothing happens: it has ended, or has not begun, and the interrupt is to be repeated.
     """
     request = _under_way.get(task)
     if request is not None:

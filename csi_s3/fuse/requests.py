@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 SHOWN = 10
 HANGS_AFTER_S = 60.0
 
+_NAMES = {int(opcode): opcode.name for opcode in Opcode}  # an Enum takes 1 µs for it
 # They wait for an upload or a copy of any length, and end by themselves where nothing moves.
 _MAY_TAKE_LONG = frozenset(
     {
@@ -56,7 +57,8 @@ class KernelRequest:
     @property
     def name(self) -> str:
         """As of its task: LOOKUP 4714."""
-        return f"{opcode_name(self.opcode)} {self.unique & ~RESEND}"
+        name = _NAMES.get(self.opcode) or opcode_name(self.opcode)
+        return f"{name} {self.unique & ~RESEND}"
 
     @override
     def __repr__(self) -> str:

@@ -21,6 +21,7 @@ class Usage:
     """The worker's current numbers for NodeGetVolumeStats and metrics.
 
     inodes_asked: the inodes that the kernel was asked to forget and has not forgotten yet.
+    requests_in_flight: of the kernel, without an answer.
     memory_bytes, memory_limit_bytes: by kind of memory, see docs/memory.md.
     """
 
@@ -29,6 +30,7 @@ class Usage:
     inodes_limit: int = 0
     inodes_asked: int = 0
     dirty_bytes: int = 0
+    requests_in_flight: int = 0
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     memory_limit_bytes: Mapping[str, int] = field(default_factory=dict)
 

@@ -151,7 +151,9 @@ class Worker:
                 kernel=session,
                 state_dir=None if volume.read_only else self._state_dir,  # leftovers stay there
             )
-            self._usage = lambda: Usage(**asdict(fs.usage()))
+            self._usage = lambda: Usage(
+                **asdict(fs.usage()), requests_in_flight=session.requests_in_flight
+            )
             background.append(group.create_task(MemoryUpkeep(Heap(), fs).run()))
             background.append(group.create_task(self._report_changes(store)))
             background.append(group.create_task(fs.recover()))

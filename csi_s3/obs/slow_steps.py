@@ -10,6 +10,9 @@ by itself: in a system call (fsync, a slow disk), or to wait for another thread 
 interpreter. Otherwise the machine took the CPU away (other work, a container's limit), and nothing
 is reported. The kernel's count of time in the run queue was rejected: a limit is not counted there.
 
+A collection of garbage is reported by itself and is no part of the step in which it began: its time
+is that of all objects of the process, whichever step makes one object too many.
+
 Without the switch nothing is wrapped. With it a step costs 2 µs more (measured). Callbacks that no
 task runs (`call_soon`, `add_reader`) are not timed; those of this project set an event or a result,
 and the request loop's answer at most 16 requests of the kernel.
@@ -59,7 +62,7 @@ class SlowSteps:
         """every_s: the least time between two lines about one coroutine.
 
         is_suite: leave out what the machine and the test program decide: steps that were blocked,
-        and the collection of garbage.
+        and collections of garbage.
         """
         self.at_least_s = at_least_s
         self._every_s, self._is_suite = every_s, is_suite
@@ -97,7 +100,7 @@ class SlowSteps:
     def _timed(
         self, name: str, method: Callable[..., Coroutine[Any, Any, Any]]
     ) -> Callable[..., Coroutine[Any, Any, Any]]:
-        return lambda *args: _TimedCoroutine(method(*args), self, name)
+        return lambda *args, **fields: _TimedCoroutine(method(*args, **fields), self, name)
 
     def marks(self) -> _Marks:
         return _Marks(
@@ -115,35 +118,38 @@ class SlowSteps:
             return
         inside_s = self._reported_s - began.reported_s  # of a handler
         collecting_s = self._collecting_s - began.collecting_s
-        cpu_s = time.thread_time() - began.cpu_s - inside_s
-        if self._is_suite:
-            cpu_s -= collecting_s
-        blocked_s = wall_s - inside_s - cpu_s
+        cpu_s = time.thread_time() - began.cpu_s - inside_s - collecting_s
+        blocked_s = wall_s - inside_s - cpu_s - collecting_s
         if cpu_s >= self.at_least_s:
-            garbage = f", {collecting_s * 1000:.0f} of them for garbage" if collecting_s else ""
-            self._report("cpu", f"{name} ran for {cpu_s * 1000:.0f} ms{garbage}", coro)
+            what = f"{name} ran for {cpu_s * 1000:.0f} ms, until {_place(coro)}"
+            self._report("cpu", name, what)
             self._reported_s += cpu_s
         elif (
             blocked_s >= self.at_least_s
             and not self._is_suite
             and resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw > began.switches
         ):
-            self._report("blocked", f"{name} was blocked for {blocked_s * 1000:.0f} ms", coro)
+            what = f"{name} was blocked for {blocked_s * 1000:.0f} ms, until {_place(coro)}"
+            self._report("blocked", name, what)
             self._reported_s += blocked_s
 
-    def _report(self, cause: str, what: str, coro: Coroutine[Any, Any, Any]) -> None:
+    def _report(self, cause: str, name: str, what: str) -> None:
         metrics.SLOW_STEPS.inc(cause=cause)
-        name, now_s = what.partition(" ")[0], time.perf_counter()
+        now_s = time.perf_counter()
         if now_s - self._logged_at_s.get(name, -self._every_s) < self._every_s:
             return
         self._logged_at_s[name] = now_s
-        log.warning("a step held the event loop: %s, until %s", what, _place(coro))
+        log.warning("a step held the event loop: %s", what)
 
     def _note_collection(self, phase: str, _info: dict[str, int]) -> None:
         if phase == "start":
             self._began_collecting_s = time.thread_time()
-        else:
-            self._collecting_s += time.thread_time() - self._began_collecting_s
+            return
+        took_s = time.thread_time() - self._began_collecting_s
+        self._collecting_s += took_s
+        if took_s >= self.at_least_s and not self._is_suite:
+            what = f"a collection of garbage took {took_s * 1000:.0f} ms"
+            self._report("garbage", "garbage", what)
 
 
 class _TimedCoroutine(Coroutine[Any, Any, Any]):

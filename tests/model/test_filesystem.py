@@ -78,7 +78,7 @@ MountModel.TestCase.settings = LittleMemoryModel.TestCase.settings = settings(de
 
 WITHIN_S = pytest.mark.timeout(EXAMPLE_WITHIN_S * settings.default.max_examples)
 LEFTOVERS = pytest.mark.warnings_expected(
-    r"^csi_s3\.fs\.files\.write_back: .* is kept in .*/file-\d+\.data for the next worker",
+    r"^csi_s3\.fs\.files\.kept_files: .* is kept in .*/file-\d+\.data for the next worker",
     r"^csi_s3\.fs\.write\.spool_leftovers: .* was not uploaded, .* is in .*/file-\d+\.data",
     r"^csi_s3\.fs\.write\.spool_recovery: .* failed again: .* are in .*/file-\d+\.data",
 )

@@ -12,7 +12,7 @@ import pytest
 
 from tests.mount.command import WITHIN_S, free_directory, mount, wait_gone, worker
 from tests.servers import Server, running
-from tests.slow_steps import is_blocked_step
+from tests.slow_steps import is_not_judged
 
 OPEN = ("--allow-delete", "--allow-overwrite", "--allow-other")
 
@@ -60,7 +60,7 @@ def place(server: Server, bucket: str, *options: str) -> Iterator[Place]:
         wait_gone(pid)
         lines = [line for file in logs.iterdir() for line in file.read_text().splitlines()]
         complaints = [x for x in lines if re.search(r'"level": "(WARNING|ERROR|CRITICAL)"', x)]
-        assert [x for x in complaints if not is_blocked_step(x)] == []
+        assert [x for x in complaints if not is_not_judged(x)] == []
 
 
 @pytest.fixture(scope="session")

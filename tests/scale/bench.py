@@ -20,6 +20,7 @@ from tests.scale.mounter import MIB, ROOT, Mounter, Volume
 from tests.scale.outcome import BACK_WITHIN_MIB, Neighbour, Outcome
 from tests.scale.server import MadeUpServer, made_up_server
 from tests.scale.watch import Watch, resident_mib
+from tests.slow_steps import is_not_judged
 
 BASELINE_S = 4.0  # for the second volume's steps before the workload
 BACK_WITHIN_S = 30.0
@@ -178,9 +179,9 @@ def summary(lines: list[dict[str, str]]) -> list[str]:
 
 
 def slow_steps(lines: list[dict[str, str]]) -> list[str]:
-    """The first two of what the switch for slow steps has reported, but for blocked ones."""
+    """The first two of the steps that the switch has reported, which handlers have made."""
     texts = [line["message"] for line in lines if "held the event loop" in line["message"]]
-    return [text[:200] for text in texts if "was blocked" not in text][:2]
+    return [text[:200] for text in texts if not is_not_judged(text)][:2]
 
 
 async def work(name: str, at: Bench, n: int, *, within_s: float) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from csi_s3.kernel.mountinfo import mount_at
 from csi_s3.link.channel import Channel, listen
 from csi_s3.link.report import Report, State
 from csi_s3.link.spec import MountSpec
+from tests import slow_steps
 from tests.scraping import Scrape, free_port, scrape
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +26,6 @@ MIB = 1 << 20
 ADDRESS_SPACE_BYTES = 6 << 30  # of each process: a bug must not take the machine
 START_WITHIN_S = 60
 END_WITHIN_S = 90
-SLOW_STEP_MS = 100  # of CPU time; a suite's bound is above the program's own 50
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
 
 
@@ -153,7 +153,7 @@ async def running(base: Path) -> AsyncIterator[Mounter]:
             *("prlimit", f"--as={ADDRESS_SPACE_BYTES}", "setpriv", "--pdeathsig", "KILL", *words),
             env={
                 "PATH": "/usr/bin:/bin",
-                "CSI_S3_SLOW_STEP_MS": str(SLOW_STEP_MS),
+                **slow_steps.environment(slow_steps.PROMISED_S),
                 **KEYS,
             },
             stdin=asyncio.subprocess.DEVNULL,

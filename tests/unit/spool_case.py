@@ -34,6 +34,14 @@ def put(file: SpoolFile, extents: Extents, start: int, data: bytes) -> None:
     extents.put(start, start + len(data), Origin.SPOOL)
 
 
+def cut(file: SpoolFile, extents: Extents, size: int) -> None:
+    """As `StagedFile` cuts."""
+    freed_bytes = file.cut_bytes(size, extents)
+    extents.truncate(size)
+    assert asyncio.run(file.cut(size))
+    file.freed(freed_bytes)
+
+
 def map_of(n: int) -> Extents:
     """A file of n bytes, each in another place than the one before."""
     extents = Extents()

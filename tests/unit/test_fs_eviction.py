@@ -262,15 +262,6 @@ def test_names_come_without_inodes_while_the_kernel_does_not_forget(small):
     mount.fs.releasedir(fh)
 
 
-def test_where_each_name_must_bring_an_inode_the_listing_is_refused_at_the_bound(small):
-    mount, kernel = small(Drops.NEVER, 5 * LIMIT)
-    fh = mount.run(mount.fs.opendir(ROOT))
-    with pytest.raises(OutOfMemoryError):
-        mount.run(read(mount, fh, needs_inodes=True))
-    assert kernel.most_bytes <= BOUND_BYTES
-    mount.fs.releasedir(fh)
-
-
 def test_the_end_of_a_mount_does_not_wait_for_the_kernel(small):
     mount, _ = small(Drops.NEVER, 3 * LIMIT)
 

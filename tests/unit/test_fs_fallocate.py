@@ -173,8 +173,10 @@ def test_spool_blocks_of_a_hole_are_given_back(mounts, tmp_path):
     expected[48 * MIB : 48 * MIB + hole] = bytes(hole)
     mount.write(fh, b"again", 20 * MIB)
     expected[20 * MIB : 20 * MIB + 5] = b"again"
-    mount.close_file(fh)
-    assert mount.data("f") == expected
+    for at in range(0, 64 * MIB, MIB):
+        assert mount.read(fh, at, MIB) == expected[at : at + MIB]
+    mount.unlink("f")  # the store in memory would take 0.2 s for its digest
+    mount.release(fh)
     assert mount.spool.used_bytes == 0
 
 
@@ -239,7 +241,7 @@ def test_a_hole_over_a_hundred_thousand_places_lets_others_run(mounts, tmp_path)
     async def write_everywhere():
         for i in range(n):
             await mount.fs.files.write(fh, i * step, b"x")
-            if i % 1000 == 0:
+            if i % 200 == 0:
                 await asyncio.sleep(0)
 
     mount.run(write_everywhere())

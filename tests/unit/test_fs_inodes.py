@@ -251,10 +251,10 @@ def test_a_local_name_holds_all_directories_above_it_at_any_depth(mount):
     for n in range(3000):
         deep.append(tree.inodes.add(deep[-1].ino, f"d{n}", Kind.DIRECTORY))
     file = tree.inodes.add(deep[-1].ino, "f", Kind.FILE)
-    tree.add_local(deep[-1], file)
+    tree.local_names.add(deep[-1], file)
     assert all(tree.directory(a).local == {b.name: b} for a, b in pairwise(deep))
     deep[1000].pin()
-    tree.drop_local(deep[-1], "f")
+    tree.local_names.drop(deep[-1], "f")
     assert [bool(tree.directory(d).local) for d in deep] == [True] * 1000 + [False] * 2001
 
 

@@ -7,6 +7,8 @@ import pyfuse3
 import pytest
 
 from csi_s3.errors import StaleError
+from csi_s3.fs.base.clock import Clock
+from csi_s3.fs.base.progress_timeout import FileProgress, ProgressTimeout
 from csi_s3.fuse import interrupts
 from csi_s3.fuse.boundary import answered
 from csi_s3.fuse.interrupts import INTERRUPTED_AFTER_S, give_up, interrupt
@@ -59,7 +61,7 @@ class Request:
 
 
 async def test_a_request_that_waits_for_some_seconds_after_its_interrupt_is_ended(passed, caplog):
-    """Promise: EINTR: a signal came, and S3 did not answer in the 5 seconds after it."""
+    """Promise: EINTR: a signal came, and for the 5 seconds after it S3 did not answer."""
     assert INTERRUPTED_AFTER_S == 5
     caplog.set_level("INFO", logger="csi_s3")
     before = metrics.FUSE_OPERATIONS.labels("request", "EINTR").count
@@ -216,3 +218,36 @@ async def test_a_release_is_not_interrupted_because_no_program_waits(passed):
     assert not request.task.done()
     request.open.set()
     assert await request.task == "answer"
+
+
+async def test_a_request_whose_upload_moves_is_let_finish(passed):
+    """Promise: A store or a rename that takes longer is let finish as long as parts of it reach S3
+    or are copied there; nothing may move for 5 seconds before it ends with EINTR.
+    """
+    clock = Clock(monotonic_s=asyncio.get_running_loop().time)
+    progress = FileProgress(clock)
+    async with asyncio.TaskGroup() as group:
+        timeout = ProgressTimeout(group, clock, held=lambda _: None)
+        is_stored = asyncio.Event()
+
+        @answered(None)
+        async def flush():
+            await timeout.wait(is_stored.wait, "upload", progress=lambda: progress)
+
+        async def flushing():
+            with pytest.raises(pyfuse3.FUSEError) as caught:
+                await flush()
+            return caught.value.errno
+
+        task = group.create_task(flushing())
+        await passed(0)
+        interrupt(task)
+        for _ in range(5):
+            await passed(INTERRUPTED_AFTER_S - 1)
+            progress.made()
+        assert not task.done()
+        await passed(INTERRUPTED_AFTER_S - 0.1)
+        assert not task.done()
+        await passed(1)
+        assert task.result() == errno.EINTR
+        is_stored.set()

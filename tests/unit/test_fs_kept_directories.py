@@ -27,7 +27,7 @@ def test_of_directories_that_were_emptied_the_last_are_kept(mounts, times):
     ENOMEM. Of those made here, the latest 11,000 are exempt from `allow-delete`.
     """
     mount = mounts(records_bytes=POOL_BYTES)
-    limit = mount.fs._tree.kept_limit
+    limit = mount.fs._tree.local_names.limit
     n = times * limit
     emptied(mount, n)
     assert mount.fs.usage().inodes == limit + 1
@@ -43,7 +43,7 @@ def test_of_directories_that_were_emptied_the_last_are_kept(mounts, times):
 @pytest.mark.parametrize("times", [1, 3])
 def test_local_directories_are_refused_above_the_limit_until_files_are_in_them(mounts, times):
     mount = mounts(records_bytes=POOL_BYTES, dir_markers=False)
-    limit = mount.fs._tree.kept_limit
+    limit = mount.fs._tree.local_names.limit
     for i in range(times * limit):
         mount.mkdir(f"{i:05}")
         if i < (times - 1) * limit:

@@ -232,3 +232,16 @@ def test_a_directory_can_be_read_while_a_rename_in_it_goes_on(mount):
     shown = mount.wait(listing)
     assert shown in (["a"], ["b"], []), "a name that is renamed is listed once at most"
     assert mount.ls() == sorted(mount.tree())
+
+
+def test_a_look_up_does_not_wait_for_a_rename_whose_caller_waits(mount):
+    """It may take minutes, in which the old names can be used."""
+    mount.put("d/f", b"data")
+    mount.lookup("d")
+    held = Held(mount.store, "COPY")
+    renaming = mount.renaming("d", "e")
+    mount.settle()
+    assert mount.cat("d/f") == b"data"
+    held.let_go()
+    mount.wait(renaming)
+    assert mount.cat("e/f") == b"data"

@@ -361,6 +361,25 @@ def test_a_rename_above_very_many_known_names_leaves_others_their_turns(mount, n
         mount.fs.forget(inode.ino, 1)
 
 
+def test_a_rename_costs_the_same_however_many_names_are_known_beside_it(mount):
+    mount.put("top/f")
+    mount.put("d/")
+    mount.put("e/")
+    steps, made = {}, []
+    for n in (300, 3000):
+        made += known(mount, n - len(made))
+        for name in ("d", "e"):
+            mount.lookup(name)
+        mount.rename_now("d", "x")  # the first costs more
+        mount.rename_now("x", "d")
+        steps[n] = steps_of(lambda: mount.rename_now("e", "y"))
+        mount.rename_now("y", "e")
+        assert len(mount.fs._inodes) >= n
+    assert steps[3000] < 1.1 * steps[300]
+    for inode in reversed(made):
+        mount.fs.forget(inode.ino, 1)
+
+
 def test_the_deepest_of_very_many_known_names_has_to_fit(mount):
     mount.put("top/f")
     made = known(mount, 3 * STEP)

@@ -16,6 +16,7 @@ from tests.unit.fs_mount import mount, mounts
 from tests.unit.spool_case import (
     BLOCK,
     LARGE,
+    cut,
     files,
     leftovers,
     put,
@@ -44,8 +45,7 @@ def test_its_blocks_are_counted_and_given_back(state):
         put(file, extents, 2 * BLOCK, b"x")
     put(file, extents, 5, b"y" * (2 * BLOCK - 5))
     assert file.read(0, 10) == b"012abyyyyy"
-    file.cut(4, extents)
-    extents.truncate(4)
+    cut(file, extents, 4)
     assert spool.used_bytes == 2 * BLOCK
     put(file, extents, 4, b"xyz")
     assert file.read(2, 5) == b"2axyz"

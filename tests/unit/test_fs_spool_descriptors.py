@@ -14,7 +14,7 @@ from csi_s3.fs.write.spool import LARGE_BYTES
 from csi_s3.fs.write.spool_descriptors import MOST_OPEN, Descriptors, share_of_limit
 from csi_s3.kernel.process_limits import raise_descriptor_limit
 from tests.unit.fs_mount import mount, mounts
-from tests.unit.spool_case import BLOCK, put, spool_of
+from tests.unit.spool_case import BLOCK, cut, put, spool_of
 
 __all__ = ["mount", "mounts"]
 
@@ -50,8 +50,7 @@ def test_files_that_were_not_used_last_are_closed_and_opened_again(state, n):
         assert open_descriptors() - before <= 8
     for at, (file, extents) in enumerate(made):
         assert file.read(0, 30) == b"%010d" % at * 3
-        file.cut(15, extents)
-        extents.truncate(15)
+        cut(file, extents, 15)
     for at, (file, _) in enumerate(made):
         assert file.read(5, 10) == (b"%010d" % at * 2)[5:15]
         if at % 2:

@@ -1,6 +1,8 @@
 """Files that are written in parts while they grow: changed again, failed, holes."""
 
+import gc
 import os
+import tracemalloc
 
 import pytest
 
@@ -11,6 +13,8 @@ from csi_s3.errors import (
     StoreUnavailableError,
     UnsupportedError,
 )
+from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.write.parallel_upload import PART_BYTES
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, fail, mount, mounts
 
 __all__ = ["mount", "mounts"]
@@ -199,3 +203,64 @@ def test_a_file_opened_anew_while_it_is_rewritten_shows_what_is_written(mount):
     mount.write(fh, b"new")
     assert mount.cat("f") == b"new"
     mount.close_file(fh)
+
+
+def parts(mount, fh, n):
+    """Write n parts and one more, which stays in memory."""
+    for at in range(n + 1):
+        mount.write(fh, LARGE[:8], 8 * at)
+    mount.settle()
+    assert mount.store.requests["UPLOAD_PART"] == n
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_the_record_of_a_part_takes_what_is_counted(spooled, n):
+    mount, account = spooled, spooled.fs._context.memory.account(MemoryKind.DIRTY_FILES)
+    fh = mount.create("f")
+    before = account.used_bytes
+    tracemalloc.start()
+    parts(mount, fh, n)
+    gc.collect()
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert n * PART_BYTES <= account.used_bytes - before < n * PART_BYTES + 1000
+    assert 0.75 * n * PART_BYTES < held_bytes < 1.25 * n * PART_BYTES
+    mount.close_file(fh)
+    assert mount.data("f") == LARGE[:8] * (n + 1)
+
+
+@pytest.mark.warnings_expected("could not be uploaded and is kept in")
+@pytest.mark.parametrize("how", ["stored", "emptied", "unlinked", "mount"])
+def test_parts_are_counted_until_nothing_needs_them(spooled, how):
+    mount, account = spooled, spooled.fs._context.memory.account(MemoryKind.DIRTY_FILES)
+    before = account.used_bytes
+    fh = mount.create("f")
+    parts(mount, fh, 20)
+    assert account.used_bytes - before > 20 * PART_BYTES
+    if how == "emptied":
+        mount.truncate("f", 0)
+        mount.fsync(fh)
+        assert account.used_bytes - before < 2 * PART_BYTES
+    elif how == "unlinked":
+        mount.unlink("f")
+    if how == "mount":
+        mount.end()
+    else:
+        mount.close_file(fh)
+    assert account.used_bytes == before
+
+
+def test_parts_of_an_upload_whose_completion_has_an_unknown_outcome_count(spooled):
+    """They are remembered: what was made of them is known by them."""
+    mount, account = spooled, spooled.fs._context.memory.account(MemoryKind.DIRTY_FILES)
+    before = account.used_bytes
+    fh = mount.create("f")
+    mount.write(fh, LARGE)
+    mount.settle()
+    fail(mount.store, "COMPLETE_UPLOAD", DOWN, times=1)
+    with pytest.raises(StoreUnavailableError):
+        mount.fsync(fh)
+    assert account.used_bytes - before > 7 * PART_BYTES
+    mount.close_file(fh)
+    assert mount.data("f") == LARGE
+    assert account.used_bytes == before

@@ -27,20 +27,16 @@ __all__ = ["mount", "mounts", "small"]
 MUCH_BYTES = 20 * POOL_BYTES  # so that nothing is asked for as long as the volume is used
 
 
-def low(mount) -> int:
-    return int(mount.fs._tree.eviction._low_bytes)
-
-
 def give_back(mount, unused_s: float = 20.0) -> None:
     mount.run(mount.fs.give_back(unused_s=unused_s))
     mount.settle()
 
 
 @pytest.mark.parametrize("drops", [Drops.AT_ONCE, Drops.SOON, Drops.NEVER])
-def test_of_a_volume_that_nothing_uses_few_names_stay(small, drops):
+def test_of_a_volume_that_nothing_uses_no_name_stays_where_there_were_many(small, drops):
     """Promise: An inode number stays while the kernel holds the inode. On a volume with little use
-    it is asked to drop names that were not read or written, all but some 1,400 of them; they have
-    other numbers afterwards.
+    and more than some 1,400 names, it is asked to drop those that were not read or written; they
+    have other numbers afterwards.
     """
     cost = {}
     for n in (LIMIT, 4 * LIMIT, 10 * LIMIT):
@@ -55,7 +51,7 @@ def test_of_a_volume_that_nothing_uses_few_names_stay(small, drops):
         cost[n] = calls.n
         mount.run(asyncio.sleep(0.02))
         stay = used(mount) if drops is not Drops.NEVER else used(mount) - pending(mount)
-        assert low(mount) - FILE_BYTES < stay <= low(mount)
+        assert stay <= ROOT_BYTES, "nothing but the root"
         assert set(kernel.asked.values()) == {1}
         assert {name.name for name in kernel.asked} == {
             b"%05d" % i for i in range(len(kernel.asked))
@@ -63,6 +59,18 @@ def test_of_a_volume_that_nothing_uses_few_names_stay(small, drops):
         assert kernel.longest <= BATCH
     first, then = ((cost[m] - cost[n]) / (m - n) for n, m in pairwise(cost))
     assert then < 1.1 * first, "for each name that goes"
+
+
+def test_a_few_names_stay_however_long_nothing_uses_them(small):
+    mount, kernel = small(Drops.AT_ONCE, LIMIT, records_bytes=MUCH_BYTES)
+    mount.ls()
+    mount.fs._tree.eviction.low_bytes = used(mount)
+    for _ in range(3):
+        give_back(mount)
+    assert not kernel.asked
+    mount.fs._tree.eviction.low_bytes = used(mount) - 1
+    give_back(mount)
+    assert len(kernel.asked) == LIMIT
 
 
 def pending(mount) -> int:
@@ -152,16 +160,16 @@ def test_a_volume_that_is_used_meanwhile_has_room(small):
 
 def test_the_tables_take_no_more_than_those_need_that_are_left(small):
     mount, _ = small(Drops.AT_ONCE, records_bytes=100 * POOL_BYTES)
-    mount.fs._tree.eviction.low_bytes = LIMIT * FILE_BYTES
+    mount.fs._tree.eviction.low_bytes = 0
     for i in range(50 * LIMIT):
         mount.store.put_now(f"d/{i:05}")
     mount.time.now_s += 2
     mount.ls("d")
+    for i in range(LIMIT):
+        mount.cat(f"d/{i:05}")
     inodes = mount.fs._inodes
     give_back(mount)
-    directory = ROOT_BYTES + len("d")
-    files = (LIMIT * FILE_BYTES - ROOT_BYTES - directory) // (FILE_BYTES + len("d/"))
     names = inodes.get(mount.ino("d")).runtime.names
-    assert (len(names), len(inodes), len(inodes._by_number)) == (files, files + 2, files + 2)
+    assert (len(names), len(inodes), len(inodes._by_number)) == (LIMIT, LIMIT + 2, LIMIT + 2)
     for table in (inodes._by_number, names):
         assert sys.getsizeof(table) < 120 * LIMIT

@@ -118,7 +118,7 @@ def test_a_handler_is_reported_once_and_by_its_name(loop, caplog):
     """A task of pyfuse3 runs many; what a handler used is not counted for the task as well."""
 
     class Handlers:
-        async def lookup(self, name):
+        async def lookup(self, parent, *, name):
             burn(2 * LIMIT_S)
             return name
 
@@ -127,7 +127,7 @@ def test_a_handler_is_reported_once_and_by_its_name(loop, caplog):
 
     async def session(handlers):
         await asyncio.sleep(0)
-        found = await handlers.lookup("a")
+        found = await handlers.lookup(1, name="a")
         await handlers.getattr()
         return found
 
@@ -158,6 +158,42 @@ def test_the_lines_of_one_coroutine_are_limited_and_all_are_counted(loop, caplog
         steps.close()
     assert len(lines(caplog)) == 1
     assert metrics.SLOW_STEPS.value(cause="cpu") == before + 2
+
+
+def cycles():
+    """So many that a collection of them takes longer than the limit."""
+    made = [[] for _ in range(300_000)]
+    for one in made:
+        one.append(one)
+    return made
+
+
+async def collects(garbage):
+    await asyncio.sleep(0)
+    garbage.clear()
+    await asyncio.sleep(0)
+    gc.collect()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.warnings_expected("held the event loop")
+def test_a_collection_of_garbage_is_reported_by_itself_and_is_no_part_of_a_step(watched, caplog):
+    before = metrics.SLOW_STEPS.value(cause="garbage")
+    watched(collects(cycles()))
+    [line] = lines(caplog, "garbage")
+    assert line.startswith("a step held the event loop: a collection of garbage took ")
+    assert metrics.SLOW_STEPS.value(cause="garbage") == before + 1
+    assert not lines(caplog)
+
+
+def test_a_suite_does_not_count_collections(loop, caplog):
+    steps = SlowSteps(LIMIT_S, is_suite=True)
+    try:
+        steps.watch(loop)
+        loop.run_until_complete(collects(cycles()))
+    finally:
+        steps.close()
+    assert not lines(caplog, "")
 
 
 def test_a_suite_does_not_count_what_blocks(loop, caplog):

@@ -12,30 +12,42 @@ Rejected: holding the locks of all open files, which also wait for memory.
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 
 from csi_s3.errors import VolumeError
 
 KeyOf = Callable[[], str]
 
 
-@dataclass(slots=True, eq=False)
 class _Turn:
-    """keys: fixed when the turn begins; until then they are those of the last comparison.
+    """It is taken while a block runs; not a generator, because each change of a name takes one.
 
+    keys: fixed when the turn begins; until then they are those of the last comparison.
     number: in the order of arrival.
     blockers: the earlier turns that must end first.
     begins: of a turn that waits.
     """
 
-    number: int
-    key_functions: tuple[KeyOf, ...]
-    is_move: bool
-    keys: tuple[str, ...] = ()
-    blockers: "set[_Turn]" = field(default_factory=set)
-    begins: asyncio.Future[None] | None = None
+    __slots__ = ("_lock", "begins", "blockers", "is_move", "key_functions", "keys", "number")
+
+    def __init__(self, lock: "KeyRangeLock", keys: tuple[KeyOf, ...], *, is_move: bool) -> None:
+        self._lock, self.key_functions, self.is_move = lock, keys, is_move
+        self.number = 0
+        self.keys: tuple[str, ...] = ()
+        self.blockers: set[_Turn] = set()
+        self.begins: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> None:
+        if (begins := self._lock.arrive(self)) is not None:
+            try:
+                await begins
+            except BaseException:
+                self._lock.leave(self)
+                raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.leave(self)
 
     def touches(self, other: "_Turn") -> bool:
         return any(_covers(a, b) or _covers(b, a) for a in self.keys for b in other.keys)
@@ -62,16 +74,17 @@ class KeyRangeLock:
 
     def change(self, key: KeyOf) -> AbstractAsyncContextManager[None]:
         """Change the object of this key, which is computed again when the turn begins."""
-        return self._turn((key,), is_move=False)
+        return _Turn(self, (key,), is_move=False)
 
     def move(self, *keys: KeyOf) -> AbstractAsyncContextManager[None]:
         """Change these keys; one that ends with "/" stands for all that begin with it."""
-        return self._turn(keys, is_move=True)
+        return _Turn(self, keys, is_move=True)
 
     @contextmanager
     def change_at_once(self, key: KeyOf) -> Iterator[bool]:
         """As `change`, if there is no need to wait; else False, and nothing may be changed."""
-        mine = _Turn(next(self._numbers), (key,), is_move=False)
+        mine = _Turn(self, (key,), is_move=False)
+        mine.number = next(self._numbers)
         self._compare(mine)
         if mine.blockers:
             yield False
@@ -80,23 +93,19 @@ class KeyRangeLock:
         try:
             yield True
         finally:
-            self._leave(mine)
+            self.leave(mine)
 
-    @asynccontextmanager
-    async def _turn(self, keys: tuple[KeyOf, ...], *, is_move: bool) -> AsyncIterator[None]:
-        mine = _Turn(next(self._numbers), keys, is_move)
+    def arrive(self, mine: _Turn) -> asyncio.Future[None] | None:
+        """For `_Turn`: it is the last in the order of arrival. What it must wait for, if at all."""
+        mine.number = next(self._numbers)
         self._compare(mine)
         self._turns[mine] = None
-        if is_move:
+        if mine.is_move:
             self._moves[mine] = None
-        try:
-            if mine.blockers:
-                self._waiting[mine] = None
-                mine.begins = asyncio.get_running_loop().create_future()
-                await mine.begins
-            yield
-        finally:
-            self._leave(mine)
+        if mine.blockers:
+            self._waiting[mine] = None
+            mine.begins = asyncio.get_running_loop().create_future()
+        return mine.begins
 
     def _compare(self, mine: _Turn) -> None:
         """Find its present keys, and the earlier turns that it must wait for."""
@@ -108,11 +117,14 @@ class KeyRangeLock:
         earlier = itertools.takewhile(lambda turn: turn.number < mine.number, others)
         mine.blockers = {turn for turn in earlier if turn.touches(mine)}
 
-    def _leave(self, mine: _Turn) -> None:
-        for turns in (self._turns, self._moves, self._waiting):
-            turns.pop(mine, None)
+    def leave(self, mine: _Turn) -> None:
+        """For `_Turn`: it has ended, or does not wait any more."""
+        del self._turns[mine]
+        if mine.is_move:
+            del self._moves[mine]
         if not self._waiting:
             return
+        self._waiting.pop(mine, None)
         waiting = self._waiting if mine.is_move else self._moves
         for turn in [t for t in waiting if mine in t.blockers]:
             try:

@@ -7,7 +7,6 @@ and `dirty_file` move the bytes.
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 from csi_s3.errors import (
@@ -27,9 +26,9 @@ from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import child_key, decode_name
 from csi_s3.fs.files.handles import Handles, Opening
 from csi_s3.fs.files.range_copies import RangeCopies
+from csi_s3.fs.files.stored_versions import StoredVersion, StoredVersions
 from csi_s3.fs.files.waiting_writes import WaitingWrites
 from csi_s3.fs.files.write_back import WriteBack
-from csi_s3.fs.listings.entries import Entry
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fs.names.exclusive_create import ExclusiveCreate
 from csi_s3.fs.names.inode import FileHandle, Inode, Kind
@@ -39,8 +38,6 @@ from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.fs.write.pending_write import PendingWrite
 from csi_s3.s3.store import Buffer, ObjectInfo
 
-WHOLE_FILE_BYTES = 1 << 20  # open brings files up to this size along whole
-FIRST_BYTES = 128 << 10  # and the kernel's first read-ahead of larger ones
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x1, 0x2, 0x10
 FALLOCATE_MODES = (
     0,
@@ -50,15 +47,6 @@ FALLOCATE_MODES = (
     FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
 )
 MAX_FILE_BYTES = (1 << 63) - 1  # what an offset of the kernel can say
-
-
-@dataclass(frozen=True, slots=True)
-class StoredVersion:
-    """S3's answer to an open. first: bytes that came with it. question: see `Inode`."""
-
-    info: ObjectInfo
-    first: Buffer
-    question: int
 
 
 class OpenFiles:
@@ -77,6 +65,7 @@ class OpenFiles:
         self._store, self._clock, self._key_lock = context.store, context.clock, context.key_lock
         self._progress_timeout = context.progress_timeout
         self._write_back = write_back
+        self._versions = StoredVersions(context, tree)
         self._range_copies = RangeCopies(context, self._write)
         self._waiting_writes = waiting_writes
         self._exclusive_create = ExclusiveCreate(context.store)
@@ -108,7 +97,7 @@ class OpenFiles:
         if inode.writer is not None:
             return opening.add(FileHandle(inode))
         is_fresh = self._tree.versions.is_fresh(inode)
-        current = None if is_fresh else await self._current(inode, with_bytes=True)
+        current = None if is_fresh else await self._versions.current(inode, with_bytes=True)
         self._tree.sizes.check(inode, replaced_at)
         reader = None
         if isinstance(current, StoredVersion) and current.first:
@@ -116,69 +105,12 @@ class OpenFiles:
         inode.note_pages()
         return opening.add(FileHandle(inode, reader=reader))
 
-    async def _current(self, inode: Inode, *, with_bytes: bool) -> StoredVersion | DirtyFile:
-        """What the file is now: the version that S3 has, or the writer that is changing it.
-
-        Raises:
-            StaleError: another version is there and handles are open; or it is gone.
-
-        """
-        stored, own_change = await self._ask(inode, with_bytes=with_bytes)
-        if isinstance(own_change, ObjectInfo):
-            stored = replace(stored, info=own_change, first=b"")
-        elif own_change is not None:
-            if inode.writer is not None:
-                return inode.writer
-            raise StaleError(f"{stored.info.key}: removed while it was opened")
-        if await self._tree.versions.renew(inode, stored.info, question=stored.question):
-            return stored
-        if inode.writer is not None:
-            return inode.writer  # opened for writing while S3 was asked
-        raise StaleError(f"{stored.info.key}: another version is in S3 while this one is open")
-
-    async def _ask(self, inode: Inode, *, with_bytes: bool) -> tuple[StoredVersion, Entry | None]:
-        """S3's answer, and what this mount made of the name during the request, if anything.
-
-        Raises:
-            StaleError: the name is gone.
-
-        """
-        while True:
-            key, question = self._inodes.key(inode), self._tree.sizes.next_question()
-            if not inode.is_linked:
-                raise StaleError(f"{key}: replaced or removed")
-            directory = self._tree.directory(self._inodes.get(inode.parent))
-            try:
-                with directory.observe(inode.name) as observation:
-                    info, first = await self._ask_version(key, inode, with_bytes=with_bytes)
-                own_change = observation.change
-            except NotFoundError:
-                if self._inodes.key(inode) == key:
-                    raise
-                continue  # renamed while S3 was asked
-            if self._inodes.key(inode) == key:
-                if own_change is None:
-                    above = self._inodes.get(inode.parent)
-                    self._tree.learn(above, inode.name, info, question=question)
-                return StoredVersion(info, first, question), own_change
-
-    async def _ask_version(
-        self, key: str, inode: Inode, *, with_bytes: bool
-    ) -> tuple[ObjectInfo, Buffer]:
-        """Ask S3; for the first bytes as well where the kernel may need some and has none."""
-        known = inode.info
-        if not with_bytes or known is None or known.size == 0 or inode.has_pages:
-            return await self._store.head(key), b""
-        wanted = known.size if known.size <= WHOLE_FILE_BYTES else FIRST_BYTES
-        chunk = await self._store.read_range(key, 0, wanted)
-        return chunk.info, chunk.data
-
     async def _open_to_write(self, inode: Inode, flags: int, opening: Opening) -> int:
         write_back, replaced_at = self._write_back, inode.replaced_at
         keeps_bytes = not flags & os.O_TRUNC
         if keeps_bytes:
             self._tree.sizes.check(inode, replaced_at)
-            await self._ask_to_change(inode)
+            await self._versions.ask_to_change(inode)
         async with self._tree.versions.hold(inode.ino):
             write_back.check(inode, "opening it for writing")
             if keeps_bytes:
@@ -190,20 +122,6 @@ class OpenFiles:
                 await self._write_back.empty(inode, inode.writer)
             inode.note_size()  # O_TRUNC: the kernel makes the size 0 itself
             return opening.add(FileHandle(inode, is_writable=True))
-
-    async def _ask_to_change(self, inode: Inode) -> None:
-        """Let the inode stand for the version in S3 before it is changed.
-
-        Raises:
-            StaleError: it is gone, or handles are open on another version; look the name up again.
-
-        """
-        if inode.writer is not None or self._tree.versions.is_fresh(inode):
-            return
-        try:
-            await self._current(inode, with_bytes=False)
-        except NotFoundError as exc:
-            raise StaleError(f"{inode.name}: removed while it was opened") from exc
 
     async def _claim(self, above: Inode, name: str) -> ObjectInfo | None:
         async with self._key_lock.change(lambda: self._key(above, name)):
@@ -429,7 +347,7 @@ class OpenFiles:
     async def truncate(self, inode: Inode, size: int) -> None:
         """As `WriteBack.truncate`, of the version that is in S3 now."""
         if not inode.is_dir:
-            await self._ask_to_change(inode)
+            await self._versions.ask_to_change(inode)
         await self._write_back.truncate(inode, size)
 
 

@@ -5,18 +5,15 @@ bytes. Each step runs to its end in a task of the mount, even if its caller no l
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-from csi_s3.errors import IsDirectoryError, SpoolFullError, StaleError, VolumeError
+from csi_s3.errors import IsDirectoryError, StaleError, VolumeError
 from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.base.few_lines import FewLines
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.base.progress_timeout import FileProgress
+from csi_s3.fs.files.kept_files import KeptFiles
 from csi_s3.fs.files.late_changes import LateChanges
 from csi_s3.fs.listings.entries import Special
 from csi_s3.fs.names.inode import FileHandle, Inode
@@ -26,8 +23,6 @@ from csi_s3.fs.write.dirty_file import RECORD_BYTES, DirtyFile
 from csi_s3.fs.write.remote_object import Basis, RemoteObject
 from csi_s3.fs.write.spool import Spool
 from csi_s3.s3.store import ObjectInfo
-
-log = logging.getLogger(__name__)
 
 PARALLEL_STORED = 64  # files, as many as connections to the store
 CLOSED_AT_ONCE = 32  # files at the mount's end: some 4 ms if all are to be kept (measured)
@@ -63,7 +58,7 @@ class WriteBack:
         self.late_changes = LateChanges(context, tree.versions)
         self._records = context.memory.account(MemoryKind.DIRTY_FILES)
         self._writers: dict[int, Inode] = {}
-        self._kept_at_end = FewLines(log, logging.ERROR)
+        self._kept = KeptFiles()
 
     @property
     def dirty_bytes(self) -> int:
@@ -113,7 +108,7 @@ class WriteBack:
             inode.set_times(mtime_ns=self._clock.realtime_ns())
         if inode.is_linked:
             above = self._inodes.get(inode.parent)
-            self._tree.add_local(above, inode)
+            self._tree.local_names.add(above, inode)
             self._tree.directory(above).note(inode.name, Special.LOCAL)
         return writer
 
@@ -190,11 +185,11 @@ class WriteBack:
             try:
                 await self._save(inode, writer)
             except VolumeError as exc:
-                error = self._keep_for_later(inode, writer, exc)
+                error = self._kept.for_later(inode, writer, exc)
                 await writer.give_up()
                 raise error from exc.__cause__
             except asyncio.CancelledError:  # the mount's end
-                self._keep_at_end(inode, writer)
+                self._kept.at_end(inode, writer)
                 raise
             finally:
                 self._ended(inode, writer)
@@ -205,49 +200,13 @@ class WriteBack:
         self._settle(inode, writer)
         self._inodes.drop_unused(inode)
 
-    def _keep_for_later(
-        self, inode: Inode, writer: DirtyFile, exc: VolumeError, lines: FewLines | None = None
-    ) -> VolumeError:
-        """Keep what another attempt may store. Returns the error, or one that also says where."""
-        path = self._keep(inode, writer, exc.code, lines) if exc.keeps_bytes else None
-        if path is None:
-            return exc
-        hints = [exc.hint, f"the volume's next mount on this node uploads it from {path}"]
-        return replace(exc, hint="; ".join(filter(None, hints)))
-
-    def _keep(
-        self, inode: Inode, writer: DirtyFile, code: str, lines: FewLines | None = None
-    ) -> Path | None:
-        """Have the spool keep the bytes for the next worker. None: nothing is kept.
-
-        lines: of the log, if this is one of many files.
-        """
-        was_kept = writer.is_kept
-        try:
-            path = writer.keep()
-        except SpoolFullError as full:
-            log.error("%s: lost: %s", inode.name, full, extra={"code": full.code})  # noqa: TRY400
-            return None
-        if path is not None and not was_kept:
-            (lines or FewLines(log, logging.ERROR)).log(
-                "%s could not be uploaded and is kept in %s for the next worker of this mount",
-                inode.name,
-                path,
-                code=code,
-            )
-        return path
-
-    def _keep_at_end(self, inode: Inode, writer: DirtyFile) -> None:
-        if writer.state.is_dirty and inode.is_linked:
-            self._keep(inode, writer, "not-uploaded", self._kept_at_end)
-
     def _settle(self, inode: Inode, writer: DirtyFile) -> None:
         """The last writer has ended: the name stands for what the store holds, or for nothing."""
         if not inode.is_linked:
             return
         above = self._inodes.get(inode.parent)
         directory = self._tree.directory(above)
-        self._tree.drop_local(above, inode.name)
+        self._tree.local_names.drop(above, inode.name)
         if inode.info is None:
             directory.note(inode.name, Special.ABSENT)
             self._tree.forget_name(inode)
@@ -300,7 +259,7 @@ class WriteBack:
             writer = inode.writer
             if writer is None:
                 return exc.again()
-            error = self._keep_for_later(inode, writer, exc, self._kept_at_end)
+            error = self._kept.for_later(inode, writer, exc, at_end=True)
             if error is not exc:
                 await writer.give_up()
             return error.again()
@@ -316,7 +275,7 @@ class WriteBack:
             if writer is None or writer.is_locked or not inode.is_linked:
                 continue
             if writer.state.is_dirty:
-                self._keep_at_end(inode, writer)
+                self._kept.at_end(inode, writer)
                 await asyncio.sleep(0)
 
     async def close(self) -> None:
@@ -330,11 +289,9 @@ class WriteBack:
                 if at % CLOSED_AT_ONCE == 0:
                     await asyncio.sleep(0)
                 if (writer := inode.writer) is not None:
-                    self._keep_at_end(inode, writer)
+                    self._kept.at_end(inode, writer)
                     writer.close()
-        self._kept_at_end.end(
-            "%d more files could not be uploaded and are kept for the next worker of this mount"
-        )
+        self._kept.end()
 
     # truncation, moves, removal
 

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 from csi_s3.fs.base.memory import Account
 from csi_s3.fs.listings.entries import Entry
@@ -30,15 +31,24 @@ class NameObservation:
     change: Entry | None = None
 
 
-@dataclass(slots=True, eq=False)
 class PageObservation:
-    """start: of the changes' count.
+    """Lasts for a block. Not a generator: each page of each directory takes one.
 
+    start: of the changes' count.
     is_void: there was no room for the changes since: the answer must be asked for again.
     """
 
-    start: int
-    is_void: bool = False
+    __slots__ = ("_changes", "is_void", "start")
+
+    def __init__(self, changes: "Changes") -> None:
+        self._changes, self.start, self.is_void = changes, 0, False
+
+    def __enter__(self) -> Self:
+        self._changes.begin(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._changes.end(self)
 
 
 @dataclass(slots=True)
@@ -82,15 +92,14 @@ class Changes:
             if not observers:
                 del self._names[name]
 
-    @contextmanager
-    def observe_page(self) -> Iterator[PageObservation]:
-        """While a page is asked for."""
-        observation = PageObservation(self._sequence)
+    def observe_page(self) -> PageObservation:
+        """While a page is asked for: to be entered."""
+        return PageObservation(self)
+
+    def begin(self, observation: PageObservation) -> None:
+        """For `PageObservation`."""
+        observation.start = self._sequence
         self._pages[observation] = None
-        try:
-            yield observation
-        finally:
-            self._end(observation)
 
     def has_any_since(self, observation: PageObservation) -> bool:
         return self._sequence > observation.start
@@ -144,7 +153,7 @@ class Changes:
         while self._pages and self._account.free_bytes < _record_bytes(name):
             oldest = next(iter(self._pages))
             oldest.is_void = True
-            self._end(oldest)
+            self.end(oldest)
         if not self._pages:
             return
         self._sequence += 1
@@ -156,7 +165,7 @@ class Changes:
         self._bytes += n
         self._account.add(n)
 
-    def _end(self, observation: PageObservation) -> None:
+    def end(self, observation: PageObservation) -> None:
         """Forget what no page that is still under way can miss; some of it later, if it is much."""
         self._pages.pop(observation, None)
         oldest = next(iter(self._pages), None)

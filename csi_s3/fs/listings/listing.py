@@ -6,7 +6,7 @@ again by its mark. Then it may have other names, and may end elsewhere; the read
 the last name that it has given.
 
 Rejected: keeping all names of an open listing (a directory of ten million names needs 2.5 GB);
-marks of all pages (only seekdir needs old ones: some are enough to find a page by walking).
+marks of all pages (only seekdir needs old ones: see `page_marks`).
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from csi_s3.fs.listings.entries import Entry, Packer, Special
 from csi_s3.fs.listings.listing_page import MAX_PAGE_NAMES, Known, ListingPage, Mark, sort_key
 from csi_s3.fs.listings.merging import Merge, Pending, Relevant
 from csi_s3.fs.listings.page_cache import PageCache
+from csi_s3.fs.listings.page_marks import PageMarks
 from csi_s3.fs.listings.pages import Progress
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.s3.store import ListPage
@@ -41,7 +42,6 @@ log = logging.getLogger(__name__)
 # Measured with a page and a handle, which are counted elsewhere: 3,660 for an empty directory.
 LISTING_BYTES = 1300
 READER_BYTES = 400  # of each handle that reads it, without its marks
-MAX_MARKS_BYTES = 16 << 10  # of a listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,7 @@ class Listing:
         self._directory = directory
         self._pages: list[ListingPage] = []  # disjoint, in order
         self._found: ListingPage | None = None  # one of them, in which `find` has looked last
-        self._marks: dict[int, Mark] = {}
-        self._stride, self._marks_bytes = 1, 0
+        self._marks: PageMarks | None = PageMarks(lister.handles)  # None: it is closed
         self._furthest = self._merged = -1  # numbers of pages: the last one asked for, and merged
         self._held: dict[ListingPage, int] = {}  # pages that calls read now
         self._pending: Pending = {}
@@ -104,14 +103,22 @@ class Listing:
         return self._directory.moves
 
     def is_joinable(self, since_s: float) -> bool:
-        """Whether another handle may read it: it has all names, and was begun after that time."""
+        """Whether another handle may read it: it has all names, and was begun after that time.
+
+        Nor have pages changed that were asked for again: positions in them are not exact.
+        """
         is_new = self.begun_s is None or self.begun_s > since_s
-        return self.readers > 0 and is_new and not self.has_additions
+        if self._marks is None or self._marks.has_changed or self.has_additions:
+            return False
+        return self.readers > 0 and is_new
 
     def close(self, *, valid_until: float) -> None:
         """No handle needs it any more; its pages may answer look-ups until then."""
         self.valid_until = valid_until
         self.stop()
+        if self._marks is not None:
+            self._marks.give_back()
+            self._marks = None
         self._report_hidden()
         if self._pages:
             self._cache.closed(self, valid_until=valid_until)
@@ -176,19 +183,19 @@ class Listing:
         )
 
     def mark_near(self, number: int) -> Mark:
-        """The last mark that is remembered up to this page."""
-        nearest = self._marks.get(number)
-        if nearest is not None:
-            return nearest
-        nearest = max(
-            (m for n, m in self._marks.items() if n < number), key=_number_of, default=Mark(0)
-        )
+        """The last mark that is known up to this page, and from which nothing is missed."""
+        nearest = Mark(0) if self._marks is None else self._marks.before(number)
         at = bisect_left(self._pages, number, key=_number)
         for page in self._pages[max(0, at - 1) : at + 1]:
-            for mark in (page.mark, page.next):
-                if mark is not None and nearest.number < mark.number <= number:
-                    nearest = mark
+            if self.is_same(page.mark.number):
+                for mark in (page.mark, page.next):
+                    if mark is not None and nearest.number < mark.number <= number:
+                        nearest = mark
         return nearest
+
+    def is_same(self, number: int) -> bool:
+        """Whether a page has the names that it had whenever it was asked for before."""
+        return self._marks is not None and self._marks.is_same(number)
 
     def hold(self, page: ListingPage) -> None:
         """A call reads it: it is corrected, even if the cache drops it. `let_go` must follow."""
@@ -252,7 +259,6 @@ class Listing:
         self._found = None
         self._pages.remove(page)
         if not self._pages:
-            self._drop_marks()
             self._cache.forget(self)
             self._rest()
 
@@ -276,22 +282,6 @@ class Listing:
         self._pages.insert(at, page)
         self._directory.has_pages(self)
         self._cache.add(page)
-
-    def _remember(self, mark: Mark) -> None:
-        """Remember where a page begins; with every second mark, if there are too many."""
-        if mark.number % self._stride or mark.number in self._marks:
-            return
-        self._marks[mark.number] = mark
-        before, self._marks_bytes = self._marks_bytes, self._marks_bytes + mark.size_bytes
-        while self._marks_bytes > MAX_MARKS_BYTES:
-            self._stride *= 2
-            self._marks = {n: m for n, m in self._marks.items() if n % self._stride == 0}
-            self._marks_bytes = sum(m.size_bytes for m in self._marks.values())
-        self._cache.account.add(self._marks_bytes - before)
-
-    def _drop_marks(self) -> None:
-        self._cache.account.add(-self._marks_bytes)
-        self._marks, self._marks_bytes, self._stride = {}, 0, 1
 
     # asking
 
@@ -379,8 +369,8 @@ class Listing:
             self.first_hidden = self.first_hidden or merge.first_hidden
         page = ListingPage(self, self._lister.packer, merge.prefix, mark, ahead)
         page.fill(merge.names, question=question)
-        mark.note_digest(page.digest)
-        self._remember(mark)
+        if self._marks is not None:
+            self._marks.note(page)
         self._store(page)
         return page
 
@@ -391,10 +381,6 @@ def _number(page: ListingPage) -> int:
 
 def _low(page: ListingPage) -> str:
     return page.mark.low
-
-
-def _number_of(mark: Mark) -> int:
-    return mark.number
 
 
 def _check_size(answer: ListPage, prefix: str) -> None:

@@ -40,7 +40,6 @@ class Mark:
     token: of the LIST that has the first name behind `low`; None: the first.
     pending: lengths of names that begin `low` and belong behind it, in ascending order.
     moves: how often the directory had been renamed when the store gave the token.
-    digest: of the page's names; 0: not known. `OTHER_NAMES`: there were several.
     """
 
     number: int
@@ -48,7 +47,6 @@ class Mark:
     token: str | None = None
     pending: bytes = b""
     moves: int = 0
-    digest: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -56,9 +54,6 @@ class Mark:
 
     def pending_names(self) -> list[str]:
         return [self.low[:length] for length in self.pending]
-
-    def note_digest(self, digest: int) -> None:
-        self.digest = digest if self.digest in (0, digest) else OTHER_NAMES
 
 
 class PageOwner(Protocol):

@@ -19,17 +19,21 @@ from csi_s3.fs.listings.listing_page import (
 )
 
 INDEX_BITS = 13
-assert MAX_PAGE_NAMES + MAX_ADDED < 1 << INDEX_BITS  # noqa: S101 - two constants
+MAX_INDEX = (1 << INDEX_BITS) - 1
+assert MAX_PAGE_NAMES + MAX_ADDED <= MAX_INDEX  # noqa: S101 - two constants
 
-# A position; the mark of its page; the digest of the page's names, as they were; the last name
-# before it that S3 had listed in the page.
-_Place: TypeAlias = tuple[int, Mark, int, str | None]
+# A position; the mark of its page; the digest of the page's names, as they were (0: at the page's
+# beginning); the last name before it that S3 had listed in the page; by how much the index in the
+# position is more than that in the page.
+_Place: TypeAlias = tuple[int, Mark, int, str | None, int]
+_UNKNOWN = -2  # a digest: the position is all that is known
 
 
 class DirectoryReader:
     """One open handle's. Lifetime: from opendir, or rewinddir, to releasedir.
 
-    Concurrency: any number of calls. is_begun: names were given.
+    Concurrency: any number of calls. is_begun: names were given. highest_index: of a position that
+    was given.
     """
 
     def __init__(self, lister: Lister, listing: Listing, *, is_new: bool = True) -> None:
@@ -47,6 +51,7 @@ class DirectoryReader:
             lister.handles.add(n)
         listing.readers += 1
         self.listing, self.is_begun, self._is_closed = listing, False, False
+        self.highest_index = 0
         self._handles = lister.handles
         self._places: tuple[_Place, ...] = ()
         self._places_bytes = 0
@@ -57,7 +62,7 @@ class DirectoryReader:
             if place[0] == start:
                 return Reading(self, place)
         number = start >> INDEX_BITS
-        return Reading(self, (start, self.listing.mark_near(number), 0, None))
+        return Reading(self, (start, self.listing.mark_near(number), _UNKNOWN, None, 0))
 
     def note(self, places: tuple[_Place, ...]) -> None:
         """Remember where a call began and ended, unless the handle was closed before the call."""
@@ -81,7 +86,7 @@ class DirectoryReader:
 
 def _marks_bytes(places: tuple[_Place, ...]) -> int:
     n, seen = 0, None
-    for _, mark, _, _ in places:  # in the order of pages, or all alike
+    for _, mark, *_ in places:  # in the order of pages, or all alike
         if mark is not seen:
             n, seen = n + mark.size_bytes, mark
     return n
@@ -94,10 +99,11 @@ class Reading:
     """
 
     def __init__(self, reader: DirectoryReader, place: _Place) -> None:
-        position, self._mark, self._digest, self._last = place
+        position, self._mark, self._digest, self._last, self._shift = place
         self.is_over = False
         self._reader, self._listing = reader, reader.listing
-        self._number, self._index = position >> INDEX_BITS, position % (1 << INDEX_BITS)
+        self._number = position >> INDEX_BITS
+        self._index = position % (1 << INDEX_BITS) - self._shift
         self._page: ListingPage | None = None
         self._moves, self._has_loaded = 0, False
         self._first = self._before = self._now = place
@@ -125,15 +131,15 @@ class Reading:
         else:
             self._release()
             self._number, self._index = page.next.number, 0
-            _, self._mark, self._digest, self._last = self._place_ahead(page.next)
+            _, self._mark, self._digest, self._last, self._shift = self._place_ahead(page.next)
         return None
 
     def _place_ahead(self, mark: Mark) -> _Place:
         """The beginning of the next page, without names that were given when pages were others."""
         position, last = mark.number << INDEX_BITS, self._last
         if last is not None and sort_key(last) > mark.low:
-            return position, mark, OTHER_NAMES, last
-        return position, mark, 0, None
+            return position, mark, OTHER_NAMES, last, 0
+        return position, mark, 0, None, 0
 
     def give(self) -> int:
         """The name that `next` returned is given to the kernel. Returns the position behind it."""
@@ -141,8 +147,10 @@ class Reading:
         if page is not None and page.next is not None and self._index == len(page):
             place = self._place_ahead(page.next)
         else:
-            position = self._number << INDEX_BITS | self._index
-            place = position, self._mark, self._digest, self._last
+            index = self._index + self._shift
+            self._reader.highest_index = max(self._reader.highest_index, index)
+            position = self._number << INDEX_BITS | index
+            place = position, self._mark, self._digest, self._last, self._shift
         self._reader.is_begun = True
         self._before, self._now = self._now, place
         return place[0]
@@ -168,25 +176,35 @@ class Reading:
 
         """
         self._release()
-        await asyncio.sleep(0)  # pages in the cache need no other wait
+        if self._has_loaded:
+            await asyncio.sleep(0)  # pages in the cache need no other wait
         listing = self._listing
         while self._mark.number < self._number:  # after seekdir: from the last mark before it
             await asyncio.sleep(0)
             page = await listing.page(self._mark)
-            if page.next is None:
-                self._number, self._index, self._digest = page.mark.number, len(page), page.digest
-            else:
+            if page.next is not None and listing.is_same(page.mark.number):
                 self._mark = page.next
+            else:  # it cannot be known where the next ones began: no name is missed from here on
+                self._number, self._index, self._shift = page.mark.number, len(page), 0
         self._begin(await listing.page(self._mark))
 
     def _begin(self, page: ListingPage) -> None:
         """Go on in this page."""
         self._has_loaded = True
-        known = self._digest or self._mark.digest
-        if known not in (0, page.digest):  # it was asked for again, and has other names
-            self._index = 0 if self._last is None else page.index_behind(self._last)
+        if self._digest == _UNKNOWN:
+            if not self._listing.is_same(self._number):  # names twice rather than not at all
+                self._move(page, 0, above=self._reader.highest_index)
+        elif self._digest not in (0, page.digest):  # it was asked for again, and has other names
+            index = 0 if self._last is None else page.index_behind(self._last)
+            self._move(page, index, above=self._index + self._shift)
         self._page, self._digest, self._moves = page, page.digest, self._listing.moves
         self._listing.hold(page)
+
+    def _move(self, page: ListingPage, index: int, *, above: int) -> None:
+        """Go on at another index. Positions are above those given, so that none has two names."""
+        shift = max(0, above - index)
+        has_room = shift + len(page) + MAX_ADDED <= MAX_INDEX
+        self._index, self._shift = index, shift if has_room else 0
 
     def end(self) -> None:
         """The call is over; a call that goes on where it began or ended finds its place."""

@@ -32,22 +32,23 @@ class Attributes(NamedTuple):
 
 def attributes(inode: Inode, config: TreeConfig, *, mounted_ns: int) -> Attributes:
     """mounted_ns: the time of everything that has none in S3."""
-    mtime_ns, atime_ns = inode.mtime_ns, inode.atime_ns
+    info, writer, mtime_ns, atime_ns = inode.info, inode.writer, inode.mtime_ns, inode.atime_ns
     if mtime_ns is None:
-        info = inode.info
-        is_stored = info is not None and inode.writer is None
-        mtime_ns = int(info.last_modified) * 10**9 if info and is_stored else mounted_ns
-    return Attributes(
-        ino=inode.ino,
-        generation=inode.generation,
-        mode=_mode(inode, config),
-        size=inode.size,
-        nlink=0 if not inode.is_linked else 2 if inode.is_dir else 1,
-        uid=config.uid,
-        gid=config.gid,
-        mtime_ns=mtime_ns,
-        atime_ns=mtime_ns if atime_ns is None else atime_ns,
-        ttl_s=config.metadata_ttl_s,
+        mtime_ns = mounted_ns
+        if info is not None and writer is None:
+            mtime_ns = int(info.last_modified) * 10**9
+    size = writer.size if writer is not None else 0 if info is None else info.size
+    return Attributes(  # by position, which takes half the time: for each name of a directory
+        inode.ino,
+        inode.generation,
+        _mode(inode, config),
+        size,
+        0 if not inode.is_linked else 2 if inode.is_dir else 1,
+        config.uid,
+        config.gid,
+        mtime_ns,
+        mtime_ns if atime_ns is None else atime_ns,
+        config.metadata_ttl_s,
     )
 
 

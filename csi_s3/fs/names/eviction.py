@@ -6,8 +6,9 @@ used again. Above thirteen sixteenths, listings bring the kernel no inodes that 
 needs an inode then waits for the kernel to drop some, for a short time, and is refused at the bound
 before anything is changed.
 
-What was not used for some time is dropped although there is room (`drop_unused`): the memory goes
-back to the node. Files with pages stay, because reading them again would cost more than a look-up.
+What was not used for some time is dropped although there is room (`drop_unused`), if it is much:
+the memory goes back to the node. Then none stays, because CPython gives a MiB back when nothing in
+it is in use. Files with pages stay, because reading them again would cost more than a look-up.
 
 Of what the kernel was asked for and has not dropped, half is taken to stay: so others are asked for
 in its place, however many the kernel cannot drop.
@@ -19,7 +20,6 @@ mounted on one goes.
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 
 from csi_s3.errors import OutOfMemoryError
@@ -34,7 +34,7 @@ CHECK_EVERY_S = 0.1  # whether there is room for those that wait
 # LISTED, and above MADE there are none but for look-ups: `rm` frees memory, and looks names up.
 SOFT, LISTED, MADE = 5 / 8, 13 / 16, 15 / 16
 MOST = 7 / 8  # of the pool
-LOW_BYTES = 1 << 20  # names of a volume that nothing uses; some 1,400
+LOW_BYTES = 1 << 20  # names of a volume that nothing uses, which are not worth it; some 1,400
 LOW = 1 / 4  # of the bound, if that is less
 SETTLE_S = 1.0  # until what was dropped is forgotten
 PLENTY_BYTES = 16 << 10  # more than an inode takes: its key has 1,024 characters at most
@@ -42,7 +42,7 @@ WORTH_A_PASS_BYTES = 1 << 20  # so much more than what the last pass has left
 
 
 class Eviction:
-    """low_bytes: what names of a volume that nothing uses may take.
+    """low_bytes: up to so many, the names of a volume that nothing uses stay.
 
     Concurrency: one task of the group, while there are too many names; else plain code.
 
@@ -69,6 +69,7 @@ class Eviction:
         self._unused: Iterator[Inode] | None = None  # what is left of a pass over all of them
         self.low_bytes, self._settle_s = LOW_BYTES, min(SETTLE_S, wait_within_s)
         self._left_bytes = 0  # by a pass that found nothing to drop
+        self._has_dropped = False  # the last pass; others may go now, directories first of all
 
     @property
     def _free_bytes(self) -> int:
@@ -102,17 +103,19 @@ class Eviction:
         return self.may_list
 
     async def drop_unused(self) -> None:
-        """Have the kernel drop names until few are left; returns when it was asked for them.
+        """Have the kernel drop names, if there are many; returns when it was asked for them.
 
         For a volume with little use. The oldest go first, and neither files with pages nor those
         whose times were set. A pass looks at each name once; another is made where the last has
         dropped something (directories come after what is in them), or there are many more names.
         """
         self._inodes.compact()
-        if self._account.used_bytes <= max(self._low_bytes, self._left_bytes):
+        enough = max(self._low_bytes, self._left_bytes)
+        if self._account.used_bytes <= enough and not self._has_dropped:
             return
         if self._unused is None:
             self._unused = islice(self._inodes.idle.each(), len(self._inodes))
+            self._has_dropped = False
             self._left_bytes = self._account.used_bytes + WORTH_A_PASS_BYTES
         self._start()
         if self._task is not None:
@@ -129,14 +132,14 @@ class Eviction:
         if self._task is not None:
             self._task.cancel()
 
-    @contextmanager
-    def reading(self, directory: Inode) -> Iterator[None]:
-        """While a READDIR waits for the store: the kernel keeps the directory locked."""
-        try:
-            with self._inodes.idle.reading(directory.ino):
-                yield
-        finally:
-            self.check()
+    def begin_reading(self, directory: Inode) -> None:
+        """A READDIR waits for the store: the kernel keeps the directory locked."""
+        self._inodes.idle.begin_reading(directory.ino)
+
+    def end_reading(self, directory: Inode) -> None:
+        """Once for each `begin_reading`."""
+        self._inodes.idle.end_reading(directory.ino)
+        self.check()
 
     @property
     def has_plenty(self) -> bool:
@@ -251,16 +254,13 @@ class Eviction:
         if self._unused is None:
             return names
         directories, seen = self._kernel.can_drop_directories, 0
-        excess = self._account.used_bytes - self._inodes.pending_bytes - self._low_bytes
-        for inode in islice(self._unused, BATCH) if excess > 0 else ():
+        for inode in islice(self._unused, BATCH):
             seen += 1
             if inode.is_missed or not inode.is_idle or (inode.is_dir and not directories):
                 continue
             self._inodes.evict(inode)
             names.append(CachedName(inode.parent, inode.name.encode(), inode.ino))
-            self._left_bytes, excess = 0, excess - inode.table_bytes
-            if excess <= 0:
-                break
+            self._left_bytes, self._has_dropped = 0, True
         if seen < BATCH:
             self._unused = None
         return names

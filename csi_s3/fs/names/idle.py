@@ -8,7 +8,6 @@ again and again), and a scan of the inode table.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.record_chain import Chain, Link, remove
@@ -82,19 +81,18 @@ class IdleNames:
                 if left is None and not inode.is_eviction_pending:
                     left = inode
 
-    @contextmanager
-    def reading(self, directory: int) -> Iterator[None]:
-        """Nothing is taken from a directory that is being read."""
+    def begin_reading(self, directory: int) -> None:
+        """Nothing is taken from a directory that is being read, until `end_reading`."""
         self._reads[directory] = self._reads.get(directory, 0) + 1
         if (names := self._directories.get(directory)) is not None:
             remove(names)
-        try:
-            yield
-        finally:
-            if left := self._reads.pop(directory) - 1:
-                self._reads[directory] = left
-            elif (names := self._directories.get(directory)) is not None:
-                self._ready.append(names)
+
+    def end_reading(self, directory: int) -> None:
+        """Once for each `begin_reading`."""
+        if left := self._reads.pop(directory) - 1:
+            self._reads[directory] = left
+        elif (names := self._directories.get(directory)) is not None:
+            self._ready.append(names)
 
     def is_read(self, directory: int) -> bool:
         return directory in self._reads

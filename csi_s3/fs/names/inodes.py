@@ -208,6 +208,16 @@ class Inodes:
         inode.lookups = max(0, inode.lookups - n)
         self.drop_unused(inode)
 
+    def hold(self, inode: Inode) -> None:
+        """Let it stay until `release`, whatever the kernel forgets; that is no use of it."""
+        inode.lookups += 1
+
+    def release(self, inode: Inode) -> None:
+        """Once, after `hold`."""
+        inode.lookups -= 1
+        if not inode.lookups:
+            self.drop_unused(inode)
+
     def evict_oldest(self, *, directories: bool) -> Inode | None:
         """The least recently used idle inode; the caller asks the kernel to drop it.
 

@@ -11,7 +11,6 @@ from csi_s3.errors import (
     NotDirectoryError,
     NotEmptyError,
     NotFoundError,
-    OutOfMemoryError,
     StaleError,
 )
 from csi_s3.fs.base.context import MountContext
@@ -30,9 +29,10 @@ from csi_s3.fs.listings.pages import first_below
 from csi_s3.fs.names.attributes import Attributes, attributes, entry_attributes
 from csi_s3.fs.names.directory_listings import DirectoryListings
 from csi_s3.fs.names.eviction import Eviction
-from csi_s3.fs.names.inode import NEW_INODE_BYTES, ROOT, Inode, InodeNumbers, Kind
+from csi_s3.fs.names.inode import NEW_INODE_BYTES, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
 from csi_s3.fs.names.kernel_cache import KernelCache
+from csi_s3.fs.names.local_names import LocalNames
 from csi_s3.fs.names.lookup import NameResolver
 from csi_s3.fs.names.name_changes import NameChanges
 from csi_s3.fs.names.recent_keys import KEY_BYTES, RecentKeys
@@ -48,7 +48,8 @@ class Tree:
     """Concurrency: inodes change between awaits only.
 
     Cancellation: every method may be cancelled, with or without the effect of S3's answer.
-    versions: of files. listings: of open directories. name_changes: of names.
+    versions: of files. listings: of open directories. name_changes: those under way.
+    local_names: those that S3 may not show (yet).
     made_here: the keys of directories made through this mount, which rmdir may remove without
         allow-delete.
     """
@@ -68,7 +69,8 @@ class Tree:
         self.eviction = Eviction(
             self.inodes, kernel, context.group, wait_within_s=context.room_within_s
         )
-        self.kept_limit = int(context.memory.pool_bytes * KEPT_SHARE / NEW_INODE_BYTES)
+        limit = int(context.memory.pool_bytes * KEPT_SHARE / NEW_INODE_BYTES)
+        self.local_names = LocalNames(self.inodes, self.directory, limit=limit)
         self.sizes = Sizes(kernel)
         self.versions = Versions(context, inodes=self.inodes, sizes=self.sizes, kernel=kernel)
         self._changes = context.memory.account(MemoryKind.CHANGES)
@@ -213,7 +215,7 @@ class Tree:
         else:
             self.inodes.unlink(inode)
 
-    # names that S3 may not show (yet)
+    # names that this mount makes, moves and removes
 
     def new_name(
         self, parent: int, name: bytes, *, is_dir: bool, is_link: bool = False
@@ -243,27 +245,6 @@ class Tree:
         component = f"{text}{LINK_SUFFIX}" if is_link else text
         return above, text, child_key(self.inodes.key(above), component, is_dir=is_dir)
 
-    def add_local(self, parent: Inode, inode: Inode) -> None:
-        """Let the name exist whatever S3 says, and the directories above it."""
-        self.directory(parent).add_local(inode.name, inode)
-        while parent.ino != ROOT and parent.is_linked:
-            inode, parent = parent, self.inodes.get(parent.parent)
-            self.directory(parent).add_local(inode.name, inode)
-
-    def drop_local(self, parent: Inode, name: str) -> None:
-        """Let S3 decide again whether the name exists, and the directories above it."""
-        if self.inodes.local_only:
-            self.inodes.note_keys_below(parent)
-        self._drop_local(parent, name)
-
-    def _drop_local(self, parent: Inode, name: str) -> None:
-        self.directory(parent).drop_local(name)
-        while parent.ino != ROOT and parent.is_linked:
-            if parent.runtime.is_pinned or self.directory(parent).local:
-                return
-            name, parent = parent.name, self.inodes.get(parent.parent)
-            self.directory(parent).drop_local(name)
-
     async def check_empty(self, directory: Inode) -> bool:
         """Whether an empty directory has a marker.
 
@@ -277,50 +258,20 @@ class Tree:
             raise NotEmptyError(f"{key}: not empty")
         return bool(keys)
 
-    def keep(self, inode: Inode, *, is_local: bool = False) -> None:
-        """Let a directory exist even if S3 has no key for it.
-
-        There is a limit: at it, S3 decides again whether the one exists that was kept first. Not of
-        those that are local, of which S3 has never had a key; see `check_local_directory`.
-        """
-        if inode.ino == ROOT or not inode.is_linked:
-            return
-        self.inodes.keep(inode, is_local=is_local)
-        self.add_local(self.inodes.get(inode.parent), inode)
-        while len(self.inodes.kept) > self.kept_limit:
-            first = self.inodes.get(next(iter(self.inodes.kept)))
-            if not self.directory(first).local:
-                self._drop_local(self.inodes.get(first.parent), first.name)
-            self.inodes.let_go(first)
-
-    def check_local_directory(self) -> None:
-        """Whether there may be one more directory of which S3 has no key.
-
-        Raises:
-            OutOfMemoryError: there are too many already.
-
-        """
-        if len(self.inodes.local_only) >= self.kept_limit:
-            raise OutOfMemoryError(
-                f"the volume has {self.kept_limit} directories that are not in S3, because no file"
-                " is in them, and no memory for one more",
-                "put files into them, or mount without dir-markers=off",
-            )
-
     def move(self, inode: Inode, into: Inode, new: str) -> None:
         """Give it another name: in the table, in what is local, and in what listings show."""
         above, old = self.inodes.get(inode.parent), inode.name
         was_local = self.directory(above).local.get(old) is inode
         if was_local:
-            self.drop_local(above, old)
+            self.local_names.drop(above, old)
         self.directory(above).note(old, Special.ABSENT)
         self.inodes.move(inode, into.ino, new)
         for directory in (above, into):
             self.entries_changed(directory)
         if was_local:
-            self.add_local(into, inode)
+            self.local_names.add(into, inode)
         self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
-        self.keep(above)  # until rmdir, even if that was its last name
+        self.local_names.keep(above)  # until rmdir, even if that was its last name
 
     def moved(self, old: str, new: str) -> None:
         """A directory has another key, and so has all below it.

@@ -103,7 +103,7 @@ class DirectoryRenames:
             entry.update(replace(record, phase="deleting", newest=copied.newest))
             above, old = self._inodes.get(inode.parent), inode.name
             if target is not None:
-                self._tree.drop_local(self._inodes.get(target.parent), target.name)
+                self._tree.local_names.drop(self._inodes.get(target.parent), target.name)
                 self._inodes.unlink(target)
             self._tree.move(inode, into, new)
             self._tree.moved(record.old, record.new)

@@ -160,7 +160,7 @@ class Renames:
             await put_in_place()
             return
         await self._write_back.set_aside(target, put_in_place)
-        self._tree.drop_local(self._inodes.get(target.parent), target.name)
+        self._tree.local_names.drop(self._inodes.get(target.parent), target.name)
         self._inodes.unlink(target)
 
     async def _copy(

@@ -14,9 +14,10 @@
     CLEAN, DIRTY, FAILED --- its name is removed ---> DISCARDED
     any --- close ---> CLOSED
 
-Facts that may hold in most states are not states, and have one owner each. `StagedFile`: where the
-bytes are (memory, spool, base, parts of an upload), whether the spool keeps the file for the next
-worker. `RemoteObject`: whether there is an upload, whether the outcome of a request is unknown.
+Facts that may hold in most states are not states, and have one owner each. `StagedFile`: what is
+in memory. `MappedBytes`: where all else is (spool, base, parts of an upload), whether the spool
+keeps the file for the next worker. `RemoteObject`: whether there is an upload, whether the outcome
+of a request is unknown.
 """
 
 from dataclasses import dataclass

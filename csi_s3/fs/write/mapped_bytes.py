@@ -226,12 +226,22 @@ class MappedBytes:
         if is_freed and self._file is file:
             file.freed(freed_bytes)
 
-    def cut(self, size: int) -> None:
-        if self._file is not None:
-            self._file.cut(size, self.extents)
+    def cut(self, size: int) -> int:
+        """Returns how much of the disk `give_back` gives back."""
+        freed_bytes = 0 if self._file is None else self._file.cut_bytes(size, self.extents)
         self.extents.truncate(size)
         self._set_copies(self.copies.cut(size))
         self.count()
+        return freed_bytes
+
+    async def give_back(self, n: int, *, behind: int) -> None:
+        """Give back what was cut, which is n bytes of the disk; others get their turns.
+
+        If it is cancelled, or the disk refuses, they are counted until the spool's file is closed.
+        """
+        file = self._file
+        if file is not None and n and await file.cut(behind) and self._file is file:
+            file.freed(n)
 
     # reading
 

@@ -20,6 +20,7 @@ GROW_EVERY_PARTS = 1000  # the part size doubles, so that 10,000 parts of 8 MiB 
 LARGEST_SHARE = 8  # of the memory budget: the largest part that is sent
 COPIED_PART_BYTES = 64 << 20  # of another object: so much is fetched where a byte of it changes
 SPARE_NUMBERS = 500  # of parts, for what may yet change in an edited file's beginning
+PART_BYTES = 1100  # of one that has arrived; measured with tracemalloc, 100 and 1,000 parts
 
 PartTask = asyncio.Task[Part | VolumeError]
 
@@ -139,6 +140,10 @@ class ParallelUpload:
     def parts(self) -> list[SentPart]:
         """All, in the file's order."""
         return [*self.head.parts, *self.body.parts]
+
+    @property
+    def n_parts(self) -> int:
+        return len(self.head.parts) + len(self.body.parts)
 
     @property
     def has_gap(self) -> bool:

@@ -24,15 +24,16 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.key_range_lock import KeyOf
+from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.base.progress_timeout import FileProgress
 from csi_s3.fs.read.reader import Reader
-from csi_s3.fs.write.parallel_upload import ParallelUpload
+from csi_s3.fs.write.parallel_upload import PART_BYTES, ParallelUpload
 from csi_s3.s3.store import Buffer, ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)
 
 COMPARED_BYTES = 1 << 20  # at a time
-MOST_PUTS, MOST_UPLOADS = 100, 3  # are remembered: 150 bytes each, up to 6 MB each
+MOST_PUTS, MOST_UPLOADS = 100, 3  # are remembered: 150 bytes each, 11 MB each at most
 
 Digest = tuple[int, bytes]  # size, and hash
 
@@ -60,12 +61,15 @@ class RemoteObject:
 
     key_of: gives the file's key, which a rename changes.
     progress: of the file's bytes.
-    upload: what was sent in parts and is not complete.
+    upload: what was sent in parts and is not complete. The records of its parts are counted when
+        they have arrived.
     """
 
     __slots__ = (
         "_basis",
         "_context",
+        "_counted_parts",
+        "_is_closed",
         "_key_of",
         "_puts",
         "_reader",
@@ -85,6 +89,7 @@ class RemoteObject:
         self._reader: Reader | None = None  # of the base
         self._puts: Sequence[Digest] = ()  # of PUTs whose outcome is unknown
         self._uploads: Sequence[ParallelUpload] = ()  # whose completion has an unknown outcome
+        self._counted_parts, self._is_closed = 0, False
 
     @property
     def _store(self) -> ObjectStore:
@@ -128,8 +133,23 @@ class RemoteObject:
     def replace_by_upload(self, info: ObjectInfo) -> None:
         """Take over the version that the upload has made."""
         self.base, self.upload = info, None
+        self._count_parts()
 
     # the upload
+
+    def _part_arrived(self) -> None:
+        self.progress.made()
+        self._count_parts()
+
+    def _count_parts(self) -> None:
+        """Count the records of all parts that are remembered now."""
+        uploads = self._uploads
+        if self.upload is not None and self.upload not in uploads:
+            uploads = (*uploads, self.upload)
+        n = 0 if self._is_closed else sum(upload.n_parts for upload in uploads)
+        account = self._context.memory.account(MemoryKind.DIRTY_FILES)
+        account.add((n - self._counted_parts) * PART_BYTES)
+        self._counted_parts = n
 
     def begin_upload(self, *, start: int = 0) -> ParallelUpload:
         """The upload; start: where a new one begins with what is sent."""
@@ -141,7 +161,7 @@ class RemoteObject:
                 part_bytes=part_bytes,
                 like=self.like,
                 start=start,
-                progress=self.progress.made,
+                progress=self._part_arrived,
             )
         return self.upload
 
@@ -150,6 +170,7 @@ class RemoteObject:
         upload, self.upload = self.upload, None
         if upload is None:
             return
+        self._count_parts()
         try:
             await finish(upload.abort, within_s=self._context.abort_within_s)
         except TimeoutError:
@@ -177,9 +198,11 @@ class RemoteObject:
             self._puts = (*others, digest)[-MOST_PUTS:]
         elif self.upload is not None and self.upload not in self._uploads:
             self._uploads = (*self._uploads, self.upload)[-MOST_UPLOADS:]
+            self._count_parts()
 
     def _forget_requests(self) -> None:
         self._puts = self._uploads = ()
+        self._count_parts()
 
     async def settle(self) -> None:
         """Take over what such a request has made, if any; raises if the store does not answer."""
@@ -253,6 +276,8 @@ class RemoteObject:
     def close(self) -> None:
         if self.upload is not None:  # at the end of the mount: what was sent of it stays
             self.upload.cancel()
+        self._is_closed = True
+        self._count_parts()
         self._close_reader()
 
 

@@ -59,16 +59,16 @@ class StagedFile:
     @property
     def size(self) -> int:
         """Of the file."""
-        return self.extents.size + len(self.tail)
+        return self.mapped.extents.size + len(self.tail)
 
     @property
     def tail_start(self) -> int:
-        return self.extents.size
+        return self.mapped.extents.size
 
     @property
     def is_in_memory(self) -> bool:
         """The whole file is the tail."""
-        return self.extents.size == 0
+        return self.mapped.extents.size == 0
 
     @property
     def _part_bytes(self) -> int:
@@ -245,8 +245,12 @@ class StagedFile:
         if start < tail_start:
             await self.mapped.zero(start, min(end, tail_start))
 
-    def cut(self, size: int) -> None:
-        """Make the file shorter; SpoolFullError if a part that has the only copy would be cut."""
+    def cut(self, size: int) -> int:
+        """Make the file shorter; SpoolFullError if a part that has the only copy would be cut.
+
+        Returns how much of the disk `give_back` gives back.
+        """
+        freed_bytes = 0
         upload = self._remote.upload
         part = None if upload is None else upload.part_across(size)
         if part is not None:
@@ -255,10 +259,15 @@ class StagedFile:
         if size >= self.tail_start:
             self.tail = self.tail[: size - self.tail_start]  # as in `_drop_tail`, a new one
         else:
-            self.mapped.cut(size)
+            freed_bytes = self.mapped.cut(size)
             self._drop_tail()
         if upload is not None:
             upload.cut(size)
+        return freed_bytes
+
+    async def give_back(self, n: int) -> None:
+        """As `MappedBytes.give_back`, after a cut."""
+        await self.mapped.give_back(n, behind=self.tail_start)
 
     async def load_small(self, *, is_append: bool) -> None:
         """Bring a small file into memory whole, before it is changed, if that is of use.
@@ -299,7 +308,7 @@ class StagedFile:
         is_load = self._is_better_in_memory(is_append=False)
         if offset + len(data) > self.size or is_load or not self.mapped.has_room:
             return False
-        if self.mapped.copied_parts(offset, offset + len(data)):
+        if self.mapped.copies and self.mapped.copied_parts(offset, offset + len(data)):
             return False
         self.overwrite(offset, memoryview(data))
         return True

@@ -41,6 +41,7 @@ def metrics_message(usage: Usage) -> dict[str, Any]:
     metrics.INODES_LIMIT.set(usage.inodes_limit)
     metrics.INODES_ASKED.set(usage.inodes_asked)
     metrics.DIRTY_BYTES.set(usage.dirty_bytes)
+    metrics.FUSE_IN_FLIGHT.set(usage.requests_in_flight)
     for kind, held_bytes in usage.memory_bytes.items():
         metrics.MEMORY_BYTES.set(held_bytes, kind=kind)
     for kind, limit_bytes in usage.memory_limit_bytes.items():

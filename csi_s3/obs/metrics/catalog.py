@@ -46,6 +46,9 @@ FUSE_SECONDS = _worker_histogram(
     labels=("op",),
     bounds_s=_FUSE_BOUNDS_S,
 )
+FUSE_IN_FLIGHT = _worker_gauge(
+    "fuse_requests_in_flight", "requests", "FUSE requests that are not answered yet."
+)
 READ_BYTES = _worker_counter(
     "read_bytes", "bytes", "Bytes returned to programs, without those from the page cache."
 )
@@ -119,7 +122,7 @@ SLOW_STEPS = _worker_counter(
     "slow_steps",
     "steps",
     "Steps that held the event loop longer than CSI_S3_SLOW_STEP_MS; none are counted without it. "
-    "cause: cpu, or blocked (by a system call or another thread).",
+    "cause: cpu, blocked (by a system call or another thread), or garbage (a collection of it).",
     labels=("cause",),
 )
 
