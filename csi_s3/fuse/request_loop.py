@@ -123,7 +123,6 @@ class RequestLoop:
 
     def reply(self, request: KernelRequest, buffers: Sequence[MessageBytes]) -> None:
         """Write a reply, header first; the buffers are not used any more when this returns."""
-        self.in_flight.end(request)
         try:
             os.writev(self._fd, buffers)
         except FileNotFoundError:
@@ -134,14 +133,17 @@ class RequestLoop:
                 self.reply_error(request, errno.EIO)
             else:
                 log.debug("no reply to %s: %s", request.name, exc.strerror)
+        finally:  # not before: `drain` waits for it
+            self.in_flight.end(request)
 
     def reply_error(self, request: KernelRequest, number: int) -> None:
         """Answer with an error number, or success without data, 0."""
-        self.in_flight.end(request)
         try:
             os.write(self._fd, build_error(request.unique, number))
         except OSError as exc:
             log.debug("no answer to %s: %s", request.name, exc.strerror)
+        finally:
+            self.in_flight.end(request)
 
     def fail(self, request: KernelRequest, error: Exception) -> None:
         """Answer with EIO, because of a bug, or where memory is missing."""

@@ -1,11 +1,17 @@
 """The request loop on a real mount: what it knows of requests, and how it stops."""
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from csi_s3.fuse.protocol import Opcode
+from csi_s3.fuse.request_loop import RequestLoop
+from csi_s3.fuse.requests import KernelRequest
 from tests.mount.command import WITHIN_S
 
 HEAD = """
@@ -486,3 +492,23 @@ def test_a_request_is_answered_also_where_plain_code_of_the_loop_fails(tmp_path)
         "Input/output error\n5\nInput/output error\nb'small'\n",
         0,
     ]
+
+
+def test_a_request_is_under_way_until_its_reply_is_written():
+    reading, writing = os.pipe()
+    size = fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)
+    os.write(writing, bytes(size))  # the next write waits
+    loop = RequestLoop(writing, ended=lambda: None)
+    request = KernelRequest(Opcode.READ, 2, 1)
+    loop.in_flight.add(request)
+    replying = threading.Thread(target=loop.reply, args=(request, [b"reply"]))
+    replying.start()
+    replying.join(0.2)
+    assert len(loop.in_flight) == 1
+    left = size + len(b"reply")
+    while left:
+        left -= len(os.read(reading, left))
+    replying.join(WITHIN_S)
+    assert len(loop.in_flight) == 0
+    loop.close()
+    os.close(reading)
