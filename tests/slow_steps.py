@@ -1,8 +1,8 @@
 """The switch for slow steps in the suites: how long a step may take here before its test fails.
 
 What is promised is 50 ms; the scale suite, whose workers do nothing else, has that bound. Elsewhere
-it is twice that, because a step may hold the test's own work as well: the digests of the store in
-memory, a loop of writes.
+it is five times that, because a step may hold the test's own work as well: the digests of the store
+in memory, a loop of writes.
 
 Both grow with the machine: a loop like the program's own work (objects, dicts, strings) is timed
 once, by CPU time as steps are, so that other work on the machine does not count. On a machine ten
@@ -26,7 +26,7 @@ from typing_extensions import override
 
 from csi_s3.obs.slow_steps import SlowSteps, _Marks
 
-PROMISED_S, BOUND_S = 0.05, 0.1
+PROMISED_S, BOUND_S = 0.05, 0.25
 REFERENCE_S = 0.009  # the loop below on a core of a cloud machine of 2024, CPython 3.11
 
 

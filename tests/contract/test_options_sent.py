@@ -179,7 +179,7 @@ async def test_a_copy_keeps_the_storage_class_of_its_source_unless_told(s3):
     async with open_bucket(s3.config()) as bucket:
         s3.replies = [result, result]
         await bucket.copy(SOURCE, "c")
-        await bucket.copy(replace(SOURCE, storage_class="STANDARD"), "c")
+        await bucket.copy(SOURCE._replace(storage_class="STANDARD"), "c")
     assert s3.seen[0].headers["x-amz-storage-class"] == "STANDARD_IA"
     assert "x-amz-storage-class" not in s3.seen[1].headers
 
@@ -193,7 +193,7 @@ async def test_a_marker_is_put_again_with_the_headers_and_tags_of_its_version(s3
     tags = b"<Tagging><TagSet><Tag><Key>t</Key><Value>1</Value></Tag></TagSet></Tagging>"
     s3.replies = [head, Reply(200, tags), PUT]
     async with open_bucket(s3.config()) as bucket:
-        await bucket.copy(replace(SOURCE, key="d/", size=0, etag=etag), "e/")
+        await bucket.copy(SOURCE._replace(key="d/", size=0, etag=etag), "e/")
     assert [seen.method for seen in s3.seen] == ["HEAD", "GET", "PUT"]
     put = s3.seen[-1]
     assert (put.path, put.headers["x-amz-tagging"]) == ("/bkt/e/", "t=1")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -34,9 +35,9 @@ class NoKernel:
         return ()
 
 
-async def test_a_copy_inside_a_bucket_moves_no_byte_of_a_file(served, tmp_path, monkeypatch):
-    """With parts of 8 MiB in place of 64: cp of a large file is what it is of this one."""
-    monkeypatch.setattr("csi_s3.fs.write.parallel_upload.COPIED_PART_BYTES", 8 * MIB)
+async def test_a_copy_inside_a_bucket_moves_no_byte_of_a_file(served, tmp_path):
+    """With parts of 10 MiB in place of 64: cp of a large file is what it is of this one."""
+    served.store.limits = replace(served.store.limits, max_copy_part_bytes=10 * MIB)
     await served.store.put("source", DATA)
     async with asyncio.TaskGroup() as group:
         config = TreeConfig(memory_bytes=64 * MIB, allow_overwrite=True)

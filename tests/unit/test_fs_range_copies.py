@@ -76,9 +76,9 @@ def test_a_copy_of_a_file_moves_no_byte_of_it(spooled):
     assert mount.spool.used_bytes == 0
 
 
-def test_a_call_takes_a_gibibyte_and_all_of_little_more(mounts, tmp_path, monkeypatch):
-    monkeypatch.setattr("csi_s3.fs.files.range_copies.MOST_BYTES", 40)
+def test_a_call_takes_a_gibibyte_and_all_of_little_more(mounts, tmp_path):
     mount = of_small_parts(mounts, state_dir=tmp_path / "state")
+    mount.fs.files._range_copies.most_bytes = 40
     mount.put("f", DATA[:83])
     source, target = mount.open("f"), mount.create("g", os.O_RDWR)
     assert mount.copy_range(source, 0, target, 0, 1000) == 40

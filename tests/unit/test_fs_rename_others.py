@@ -133,12 +133,12 @@ def test_batches_are_progress(mount, monkeypatch):
         mount.put(f"d/{n}")
     seen = []
     patience = mount.fs._progress_timeout
-    monkeypatch.setattr(patience._rename, "at_s", 0.0)
+    monkeypatch.setattr(patience.rename, "at_s", 0.0)
 
     async def watch(operation, _key):
         if operation == "DELETE_MANY":
-            seen.append(patience._rename.at_s)
-            patience._rename.at_s = 0.0
+            seen.append(patience.rename.at_s)
+            patience.rename.at_s = 0.0
 
     mount.store.after = watch
     rename_now(mount)

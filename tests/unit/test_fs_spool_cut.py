@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from csi_s3.fs.write import spool as spool_module
+from csi_s3.fs.write.spool import SpoolDisk
 from tests.unit.costs import counted_turns
 from tests.unit.fs_mount import mount, mounts
 from tests.unit.spool_case import BLOCK, spooled, state
@@ -18,7 +18,7 @@ N = 40
 
 @pytest.fixture(autouse=True)
 def slices_of_a_block(monkeypatch):
-    monkeypatch.setattr(spool_module, "LARGE_BYTES", BLOCK)
+    monkeypatch.setattr(SpoolDisk, "slice_bytes", BLOCK)
 
 
 def written(mount, n=N):

@@ -41,6 +41,7 @@ class RangeCopies:
     ) -> None:
         """write: has bytes accepted; returns how many were."""
         self._context, self._store, self._write = context, context.store, write
+        self.most_bytes = MOST_BYTES
         self._is_refused = False  # the store does not know such requests
 
     async def copy(
@@ -75,7 +76,7 @@ class RangeCopies:
         if missing:  # with these, what is before the copy is a part
             data = await self._read(info, start, missing)
             return await self._write(target.inode, writer, PendingWrite(at, data))
-        most = length if length < MOST_BYTES + least else MOST_BYTES
+        most = length if length < self.most_bytes + least else self.most_bytes
         return await self._copy(writer, at, info, start, most)
 
     async def _copy(

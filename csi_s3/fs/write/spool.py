@@ -43,6 +43,8 @@ LARGE_BYTES = 64 << 20  # and what a file is cut by in one step: 3 ms
 class SpoolDisk:
     """What all spool files of a mount share. Lifetime: as the worker. Concurrency: plain code."""
 
+    slice_bytes = LARGE_BYTES
+
     def __init__(
         self, directory: Path, *, limit_bytes: int, memory: Memory, most_open: int
     ) -> None:
@@ -281,7 +283,7 @@ class SpoolFile:
         try:
             end = os.fstat(self._descriptor()).st_size
             while end > size:
-                end = max(size, end - LARGE_BYTES)
+                end = max(size, end - self._disk.slice_bytes)
                 os.ftruncate(self._descriptor(), end)
                 if end > size:
                     await asyncio.sleep(0)
