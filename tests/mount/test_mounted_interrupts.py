@@ -23,8 +23,9 @@ MIB = 1 << 20
 
 # Each prints a line when it is about to wait, and goes on when it is sent one.
 STARTS = """
-    import os, sys
+    import os, signal, sys
     os.chdir(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background
 
     def waits():
         print("waits", flush=True)
