@@ -109,7 +109,9 @@ def test_files_that_are_written_or_closed_while_all_ends_are_kept(small):
     mount.run(end())
     assert mount.store.objects == {}
     successor = mount.succeeded()
-    successor.recover()
+    with counted_turns(successor.loop) as turns:
+        successor.recover()
+    assert turns.n >= len(open_before), "other requests go on beside it"
     assert successor.data("new") == b"new"
     assert all(successor.data(f"f{i}") == b"one" for i in range(len(open_before)))
 

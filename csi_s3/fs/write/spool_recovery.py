@@ -5,6 +5,7 @@ that it changes. What others have changed since, and what was still being writte
 or unwanted: it stays in the spool for a person (`spool_leftovers`).
 """
 
+import asyncio
 import logging
 
 from csi_s3.errors import ExistsError, StaleError, VolumeError
@@ -22,6 +23,7 @@ async def upload_leftovers(context: MountContext, spool: Spool) -> None:
     """Deal with every leftover of the spool. Failures reach the log; the leftover stays."""
     failed = FewLines(log, logging.ERROR)
     for number in await spool.leftovers(context.clock.realtime_ns() / 1e9):
+        await asyncio.sleep(0)  # some need no answer of the store
         try:
             file, description = spool.take_over(number)
         except FileNotFoundError:
