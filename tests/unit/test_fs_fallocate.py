@@ -158,7 +158,7 @@ def test_spool_blocks_of_a_hole_are_given_back(mounts, tmp_path):
     for at in range(0, 64 * MIB, MIB):
         mount.write(fh, b"x" * MIB, at)
     assert disk_use(state) > 63 * MIB
-    mount.fallocate(fh, HOLE, 100, 40 * MIB)  # in a thread
+    mount.fallocate(fh, HOLE, 100, 40 * MIB)
     os.sync()
     assert abs(mount.spool.used_bytes - disk_use(state)) <= SLACK
     assert disk_use(state) < 25 * MIB

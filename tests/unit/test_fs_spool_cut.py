@@ -1,4 +1,4 @@
-"""A large file of the spool becomes shorter: in slices, between which other requests go on."""
+"""A large file of the spool is cut, or gets a hole: in slices, with other requests in between."""
 
 import asyncio
 import os
@@ -107,3 +107,40 @@ def test_the_end_of_the_mount_during_a_cut_keeps_the_file_as_it_was_cut(spooled,
     following = spooled._next(state)
     following.recover()
     assert following.data("f") == data[:BLOCK]
+
+
+PUNCH_HOLE = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+
+
+@pytest.mark.parametrize("n", [N, 10 * N])
+def test_a_hole_leaves_others_their_turns_and_gives_back_all_its_blocks(spooled, n):
+    fh, data = written(spooled, n)
+    before = spooled.spool.used_bytes
+    with counted_turns(spooled.loop) as turns:
+        spooled.fallocate(fh, PUNCH_HOLE, BLOCK, (n - 2) * BLOCK)
+    assert n - 5 <= turns.n <= n + 30
+    assert before - spooled.spool.used_bytes == (n - 2) * BLOCK
+    spooled.close_file(fh)
+    assert spooled.data("f") == data[:BLOCK] + bytes((n - 2) * BLOCK) + data[(n - 1) * BLOCK :]
+
+
+@pytest.mark.warnings_expected("is kept in")
+def test_a_hole_that_the_end_of_the_mount_stops_takes_no_block_any_more(spooled, state):
+    """What is written where the hole was to come is not lost to it."""
+    fh, data = written(spooled)
+    punching = spooled.start(spooled.fs.files.fallocate(fh, PUNCH_HOLE, BLOCK, (N - 2) * BLOCK))
+
+    async def some():
+        for _ in range(N // 2):
+            await asyncio.sleep(0)
+
+    spooled.run(some())
+    assert not punching.done()
+    spooled.close()
+    left = data_file(state).read_bytes()
+    assert left[: 2 * BLOCK] == data[:BLOCK] + bytes(BLOCK), "it had begun"
+    at = (N - 2) * BLOCK
+    assert left[at : at + BLOCK] == data[at : at + BLOCK], "and has ended before its end"
+    following = spooled._next(state)
+    following.recover()
+    assert following.data("f") == data[:BLOCK] + bytes((N - 2) * BLOCK) + data[(N - 1) * BLOCK :]

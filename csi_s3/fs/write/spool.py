@@ -5,10 +5,10 @@ could not upload before its end; see `spool_directory`. What they take of the di
 against a limit of their own (statvfs shows the node's whole disk), in whole blocks, descriptions
 included; see `spool_space`.
 
-Reads and writes are plain calls: they go to the page cache, in microseconds. Blocks of a large hole
-are given back in a thread, and a large file that is removed is closed in one, because the kernel
-frees its pages then. A large file is cut in slices instead: a thread cannot be stopped, and would
-remove what is written behind the new end after a cancelled cut.
+Reads and writes are plain calls: they go to the page cache, in microseconds. A large file that is
+removed is closed in a thread, because the kernel frees its pages then. What is cut off, or becomes
+a hole, is given back in slices instead: a thread cannot be stopped, and would remove what is
+written there after it was cancelled.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ from csi_s3.fs.write.spool_descriptors import Descriptors, share_of_limit
 from csi_s3.fs.write.spool_directory import SpoolDirectory
 from csi_s3.fs.write.spool_leftovers import Leftover, SpoolLeftovers
 from csi_s3.fs.write.spool_space import SpoolSpace
-from csi_s3.kernel.syscalls import open_fd, punch_hole
+from csi_s3.kernel.syscalls import punch_hole
 from csi_s3.s3.store import Buffer
 
 _HINT = "close other files that are being changed, or give the volume a larger spool-size"
 # Of a file in use, besides its key: measured with tracemalloc, 1,000 and 10,000 of them: 290 to 320
 RECORD_BYTES = 300
-PUNCHED_AT_ONCE_BYTES = 16 << 20  # a larger hole is punched in a thread: the disk may take a while
-# Of a file that is closed or cut: the kernel frees its pages, 27 to 40 ms for 1 GiB (measured).
-LARGE_BYTES = 64 << 20  # and what a file is cut by in one step: 3 ms
+# Of a file that is closed: the kernel frees its pages, 27 to 40 ms for 1 GiB (measured). Also what
+# a file is cut by, or a hole is made of, in one step: 3 ms.
+LARGE_BYTES = 64 << 20
 
 
 class SpoolDisk:
@@ -296,17 +296,21 @@ class SpoolFile:
         return self._disk.space.punched_bytes(extents, start, end)
 
     async def punch(self, start: int, end: int, extents: Extents) -> bool:
-        """Give the disk's blocks of a range back that has no byte in the map.
+        """Give the disk's blocks of a range back that has no byte in the map, in slices.
 
         False: the disk does not take them back; they are counted until the file is closed.
         """
-        first, last = self._disk.space.free_blocks(extents, start, end)
-        if first >= last:
-            return True
-        path = self._disk.directory.data(self.number)
-        if last - first < PUNCHED_AT_ONCE_BYTES:
-            return _punch(path, first, last)
-        return await asyncio.to_thread(_punch, path, first, last)
+        at, last = self._disk.space.free_blocks(extents, start, end)
+        try:
+            while at < last:
+                upto = min(last, at + self._disk.slice_bytes)
+                punch_hole(self._descriptor(), at, upto - at)
+                at = upto
+                if at < last:
+                    await asyncio.sleep(0)
+        except OSError:
+            return False
+        return True
 
     def freed(self, n: int) -> None:
         """Count n bytes less of the disk."""
@@ -365,16 +369,6 @@ def _close_aside(fd: int) -> None:
         threading.Thread(target=os.close, args=(fd,), daemon=True).start()
     except RuntimeError:  # no other thread is to be had
         os.close(fd)
-
-
-def _punch(path: str, start: int, end: int) -> bool:
-    """By path: the file may be closed while a thread waits for the disk."""
-    try:
-        with open_fd(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)) as fd:
-            punch_hole(fd, start, end - start)
-    except OSError:
-        return False
-    return True
 
 
 @contextmanager
