@@ -100,7 +100,7 @@ class Driver:
 
     def dirty_bytes(self) -> int:
         """Of all files that are being changed, as each of them says."""
-        writers = [i.writer for i in self.fs._write_back.written() if i.writer is not None]
+        writers = [i.writer for i in self.fs._write_back._writers.values() if i.writer is not None]
         return sum(w.size for w in writers if w.state.is_dirty and not w.is_closed)
 
     def run(self, call):

@@ -12,7 +12,6 @@ from csi_s3.config.volume import TreeConfig
 from csi_s3.errors import StaleError
 from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.files.handles import Handles
-from csi_s3.fs.listings.directory import Directory
 from csi_s3.fs.names.attributes import attributes
 from csi_s3.fs.names.eviction import Room
 from csi_s3.fs.names.inode import (
@@ -87,7 +86,7 @@ def test_a_successor_counts_on_in_a_generation_of_its_own():
     assert (shown.st_ino, shown.generation) == (1000, 3)
 
 
-def test_what_was_added_since_a_number_is_found_whatever_has_gone():
+def test_what_has_some_numbers_is_found_whatever_has_gone():
     inodes = table()
     first = inodes.add(ROOT, "a", Kind.DIRECTORY)
     number = inodes.next_number
@@ -97,8 +96,9 @@ def test_what_was_added_since_a_number_is_found_whatever_has_gone():
     inodes.forget(added.pop(50).ino, 1)
     inodes.remember(first)
     inodes.compact()
-    assert inodes.added_since(number) == added[::-1]
-    assert inodes.added_since(inodes.next_number) == []
+    assert inodes.numbered(number, inodes.next_number) == added
+    assert inodes.numbered(number + 98, number + 1000) == added[-2:]
+    assert inodes.numbered(inodes.next_number, inodes.next_number) == []
 
 
 def test_versions_are_compared_by_what_they_are_and_not_by_what_answers_say():
@@ -113,17 +113,16 @@ def grow(inodes: Inodes, n: int, what: str) -> None:
     """What a `find` has seen, or what a program has read and written, or links, or directories."""
     changes = Memory(0, 1 << 40).account(MemoryKind.CHANGES)
     handles, above = Handles(Memory(0, 1 << 40)), ROOT
-    listed: set[Directory[Inode]] = set()
     for i in range(n):
         name = f"name-of-a-file-{i:08d}"
         if what.startswith("directories"):
             inode = inodes.add(above, name, Kind.DIRECTORY)
             if what == "directories with a file":
-                inode.known_names(changes, listed)
+                inode.known_names(changes)
                 file = inodes.add(inode.ino, name, Kind.FILE, info=info(f"d/{name}/{name}", i))
                 inodes.remember(file)
             elif what == "directories that were listed":
-                inode.known_names(changes, listed)
+                inode.known_names(changes)
         elif what == "links":
             inode = inodes.add(ROOT, name, Kind.LINK, info=info(f"d/{name}.rclonelink", i))
             inode.set_target(b"x" * (i % 4000) + b"%d" % i)

@@ -12,7 +12,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.names.inode import Kind
 from csi_s3.fs.rename import copies
-from csi_s3.fs.rename.known_below import STEP
+from csi_s3.fs.rename.known_below import STEP, KnownBelow
 from tests.unit.costs import counted_turns, steps_of
 from tests.unit.fs_mount import REWRITE, WRITE_NEW, Held, mount, mounts, paged
 from tests.unit.rename_case import MOVED, beside, rename_now, stored, with_tree
@@ -319,20 +319,66 @@ def test_pages_of_a_version_that_others_replaced_are_dropped(mount):
 
 
 @pytest.mark.parametrize("n", [30, 300])
-def test_a_directory_that_is_not_being_read_costs_a_rename_above_it_next_to_nothing(mount, n):
-    """Its key is not asked for: a `find` leaves very many of them."""
+def test_a_rename_is_one_short_step_however_many_directories_below_are_open_and_listed(mount, n):
+    """100,000 may be, and each has another key from then on."""
     for at in range(n):
         mount.put(f"top/{at}/file")
-    for at in range(n):
-        mount.ls(f"top/{at}")
-    mount.time.now_s += 100  # their pages are not valid any more
-    mount.fs.usage()
+    reading = [mount.run(mount.fs.opendir(mount.ino(f"top/{at}"))) for at in range(n)]
+    for fh in reading:
+        assert mount.run(mount.entries(fh)) == ["file"]
+    mount.lookup("top")
     tree, inodes = mount.fs._tree, mount.fs._inodes
-    reading = mount.run(mount.fs.opendir(mount.ino("top/7")))
-    assert len(inodes) == 2 * n + 2
-    assert steps_of(lambda: tree.moved("top/", "new/")) < 40
-    assert inodes.get(mount.ino("top/7")).runtime.directory.key == "new/7/"
+    top, root = inodes.get(mount.ino("top")), inodes.get(1)
+    assert steps_of(lambda: tree.move(top, root, "new")) < 200
+    tree.move(top, root, "top")  # the objects are still there
+    for fh in reading:
+        mount.fs.releasedir(fh)
+
+
+def test_an_open_directory_is_listed_again_once_one_above_it_has_another_name(mount):
+    mount.put("d/b/x", b"1")
+    reading = mount.run(mount.fs.opendir(mount.ino("d/b")))
+    assert mount.run(mount.entries(reading)) == ["x"]
+    with mount.requests(LIST=0):
+        assert mount.run(mount.entries(reading, 1)) == []
+    rename_now(mount)
+    with mount.requests(LIST=1):
+        mount.run(mount.entries(reading, 1))
     mount.fs.releasedir(reading)
+
+
+def test_what_was_listed_answers_nothing_once_a_directory_has_an_old_name_again(mount):
+    """The key is the same, the version is not."""
+    mount.put("d/b/x", b"1")
+    reading = mount.run(mount.fs.opendir(mount.ino("d/b")))
+    assert mount.run(mount.entries(reading)) == ["x"]
+    listed = mount.fs._inodes.get(mount.ino("d/b")).runtime.directory
+    assert listed.from_listing("x", 0.0)[0] is not None
+    rename_now(mount)
+    assert listed.from_listing("x", 0.0)[0] is None
+    rename_now(mount, "e", "d")
+    assert listed.from_listing("x", 0.0)[0] is None
+    mount.fs.releasedir(reading)
+
+
+def test_a_page_that_came_just_before_a_rename_is_not_read_after_it(mount):
+    """Between the answer and the reader's turn, a step of the rename may come."""
+    mount.put("d/b/x", b"1")
+    mount.put("e/b/y", b"2")
+    inodes, tree = mount.fs._inodes, mount.fs._tree
+    directory = inodes.get(mount.ino("d"))
+    fh = mount.run(mount.fs.opendir(mount.ino("d/b")))
+    listing = mount.fs._handles.directory(fh).reader.listing
+    store = listing._store
+
+    def stored(page):
+        store(page)
+        listing._store = store
+        tree.move(directory, inodes.get(1), "e")  # in the step in which the page came
+
+    listing._store = stored
+    assert mount.run(mount.entries(fh)) == ["y"]
+    mount.fs.releasedir(fh)
 
 
 def known(mount, n):
@@ -378,6 +424,43 @@ def test_a_rename_costs_the_same_however_many_names_are_known_beside_it(mount):
     assert steps[3000] < 1.1 * steps[300]
     for inode in reversed(made):
         mount.fs.forget(inode.ino, 1)
+
+
+def written_below(mount, directory, n):
+    """So many files that are being changed, in a directory."""
+    return [mount.create(f"{directory}/{at}") for at in range(n)]
+
+
+def test_a_rename_does_not_look_at_files_that_are_written_beside_it(mount):
+    mount.put("top/f")
+    mount.put("d/g")
+    steps, fhs = {}, written_below(mount, "d", 2)
+    for n in (30, 300):
+        fhs += written_below(mount, "top", n)
+        mount.lookup("d")
+        mount.rename_now("d", "x")  # the first costs more
+        steps[n] = steps_of(lambda: mount.rename_now("x", "d"))
+        for fh in fhs[2:]:
+            mount.close_file(fh)
+        del fhs[2:]
+    assert steps[300] < 1.1 * steps[30]
+    for fh in fhs:
+        mount.close_file(fh)
+    assert mount.exists("d/0")
+
+
+@pytest.mark.parametrize("n", [STEP, 3 * STEP])
+def test_a_rename_above_very_many_written_files_finds_them_with_turns_for_others(mount, n):
+    mount.put("d/sub/f")
+    directory = mount.fs._inodes.get(mount.ino("d"))
+    fhs = written_below(mount, "d/sub", n)
+    below = KnownBelow(directory, tree=mount.fs._tree, write_back=mount.fs._write_back)
+    with counted_turns(mount.loop) as turns:
+        found = mount.run(below.find_written(lambda _: True))
+    assert len(found) == n
+    assert turns.n >= n // STEP
+    for fh in fhs:
+        mount.release(fh)
 
 
 def test_the_deepest_of_very_many_known_names_has_to_fit(mount):

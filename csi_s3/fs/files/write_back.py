@@ -65,10 +65,6 @@ class WriteBack:
         """Of the files that are not in the store as they are."""
         return self._context.dirty.total
 
-    def written(self) -> list[Inode]:
-        """The files that are being changed."""
-        return list(self._writers.values())
-
     # whether a file may be changed, and is
 
     def check(self, inode: Inode, doing: str) -> None:

@@ -41,24 +41,17 @@ class Directory(Generic[InodeT]):
     changes: for requests that are under way.
     listings: those that have pages, the newest last.
     newest: the listing that was begun last, if a handle reads it.
-    key: the present one, while a handle or pages are there; None: there was no handle yet.
-    moves: how often it changed while there were listings.
+    moved_at: the number of its last rename, by the count of `DirectoryMoves`; 0: there was none.
     """
 
-    def __init__(self, account: Account, listed: "set[Directory[InodeT]]") -> None:
-        """account: of `MemoryKind.CHANGES`.
-
-        listed: the mount's directories that have a handle or pages. It joins and leaves them.
-        """
+    def __init__(self, account: Account) -> None:
+        """account: of `MemoryKind.CHANGES`."""
         self.local: dict[str, InodeT] = {}
         self.changes = Changes(account)
         self.listings: list[KnownListing] = []
         self.newest: KnownListing | None = None
         self.hidden_logged = False
-        self.key: str | None = None
-        self.moves = 0
-        self._read = 0  # listings that handles read
-        self._listed = listed
+        self.moved_at = 0
         self._local_order: list[str] = []
 
     # names that S3 does not have
@@ -106,43 +99,24 @@ class Directory(Generic[InodeT]):
         """It has some from now on; above the limit, the one that was begun first loses its own."""
         if listing not in self.listings:
             self.listings.append(listing)
-            self._note_listed()
             if len(self.listings) > MAX_LISTINGS:
                 self.listings[0].drop_pages()
 
     def has_no_pages(self, listing: KnownListing) -> None:
         if listing in self.listings:
             self.listings.remove(listing)
-            self._note_listed()
 
-    def opened(self, listing: KnownListing, key: str) -> None:
+    def opened(self, listing: KnownListing) -> None:
         """A handle was opened: what was listed for closed ones answers no look-ups any more."""
-        if listing is not self.newest:
-            self._read += 1
-        self.newest, self.key = listing, key
-        self._note_listed()
+        self.newest = listing
         for closed in [x for x in self.listings if x.valid_until is not None]:
             closed.drop_pages()
 
     def closed(self, listing: KnownListing) -> None:
         """No handle reads it. Its pages answer look-ups, if no newer listing does."""
-        self._read -= 1
         if self.newest is listing:
             self.newest = None
         if self.newest is not None:
-            listing.drop_pages()
-        self._note_listed()
-
-    def _note_listed(self) -> None:
-        if self._read or self.listings:
-            self._listed.add(self)
-        else:
-            self._listed.discard(self)
-
-    def moved(self, key: str) -> None:
-        """The directory has another key: versions listed under the old one are not valid."""
-        self.key, self.moves = key, self.moves + 1
-        for listing in [*self.listings]:
             listing.drop_pages()
 
     def from_listing(self, name: str, now: float) -> tuple[Entry | None, int]:

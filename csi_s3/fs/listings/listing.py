@@ -12,26 +12,22 @@ marks of all pages (only seekdir needs old ones: see `page_marks`).
 import asyncio
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from csi_s3.errors import (
     IntegrityError,
     InvalidNameError,
-    StaleError,
     StoreRefusedError,
     VolumeError,
 )
-from csi_s3.fs.base.context import MountContext
-from csi_s3.fs.base.memory import Account
 from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.listings.changes import Change
 from csi_s3.fs.listings.directory import Directory
-from csi_s3.fs.listings.entries import Entry, Packer, Special
+from csi_s3.fs.listings.entries import Entry, Special
+from csi_s3.fs.listings.lister import Lister
 from csi_s3.fs.listings.listing_page import MAX_PAGE_NAMES, Known, ListingPage, Mark, sort_key
 from csi_s3.fs.listings.merging import Merge, Pending, Relevant
-from csi_s3.fs.listings.page_cache import PageCache
 from csi_s3.fs.listings.page_marks import PageMarks
 from csi_s3.fs.listings.pages import Progress
 from csi_s3.obs.metrics import catalog as metrics
@@ -44,20 +40,6 @@ LISTING_BYTES = 1300
 READER_BYTES = 400  # of each handle that reads it, without its marks
 
 
-@dataclass(frozen=True, slots=True)
-class Lister:
-    """What all listings of a mount share.
-
-    next_question: see `Sizes`. handles: the account of what open handles hold.
-    """
-
-    context: MountContext
-    cache: PageCache
-    packer: Packer
-    next_question: Callable[[], int]
-    handles: Account
-
-
 class Listing:
     """Lifetime: from opendir to the last releasedir, and as long as it has pages after that.
 
@@ -68,15 +50,17 @@ class Listing:
     has_additions: names were added that not every position shows.
     """
 
-    def __init__(self, lister: Lister, directory: Directory[Any]) -> None:
+    def __init__(self, lister: Lister, directory: Directory[Any], ino: int) -> None:
+        """ino: of the directory."""
         self.readers = 0
         self.valid_until: float | None = None
         self.begun_s: float | None = None  # on the monotonic clock: the first question
         self.has_additions = False
         self.hidden, self.first_hidden = 0, ""
         self._lister, self._cache = lister, lister.cache
-        self._directory = directory
-        self._pages: list[ListingPage] = []  # disjoint, in order
+        self._directory, self._ino = directory, ino
+        self._moves, self._seen_moves = 0, -1  # of it, and of all directories: it is as of then
+        self._pages: list[ListingPage] = []  # disjoint, in order, and all of one key
         self._found: ListingPage | None = None  # one of them, in which `find` has looked last
         self._marks: PageMarks | None = PageMarks(lister.handles)  # None: it is closed
         self._furthest = self._merged = -1  # numbers of pages: the last one asked for, and merged
@@ -87,20 +71,25 @@ class Listing:
 
     @property
     def prefix(self) -> str:
-        """The directory's present key.
-
-        Raises:
-            StaleError: there was no handle.
-
-        """
-        if self._directory.key is None:
-            raise StaleError("a directory is listed that no handle has been opened for")
-        return self._directory.key
+        """The directory's present key."""
+        return self._lister.key_of(self._ino)
 
     @property
     def moves(self) -> int:
-        """How often the directory was renamed: pages from before are not valid."""
-        return self._directory.moves
+        """The number of the rename that gave the directory its key: older pages are not valid."""
+        moves = self._lister.moves
+        if self._seen_moves != moves.latest:
+            self._moves, self._seen_moves = moves.last_of(self._ino), moves.latest
+        return self._moves
+
+    @property
+    def _is_moved(self) -> bool:
+        """Whether the pages have been listed under another key."""
+        return bool(self._pages) and self._pages[0].moves != self.moves
+
+    def _drop_moved(self) -> None:
+        if self._is_moved:
+            self.drop_pages()
 
     def is_joinable(self, since_s: float) -> bool:
         """Whether another handle may read it: it has all names, and was begun after that time.
@@ -176,6 +165,7 @@ class Listing:
             _ = self._task(ahead)
 
     def cached(self, mark: Mark) -> ListingPage | None:
+        self._drop_moved()
         at = bisect_left(self._pages, mark.number, key=_number)
         page = self._pages[at] if at < len(self._pages) else None
         return (
@@ -184,6 +174,7 @@ class Listing:
 
     def mark_near(self, number: int) -> Mark:
         """The last mark that is known up to this page, and from which nothing is missed."""
+        self._drop_moved()
         nearest = Mark(0) if self._marks is None else self._marks.before(number)
         at = bisect_left(self._pages, number, key=_number)
         for page in self._pages[max(0, at - 1) : at + 1]:
@@ -211,6 +202,8 @@ class Listing:
     # what is known of names
 
     def find(self, name: str) -> Known | None:
+        if self._is_moved:
+            return None
         before = self._found
         if before is not None and (known := before.find(name)) is not None:
             return known
@@ -269,6 +262,7 @@ class Listing:
             self._directory.has_no_pages(self)
 
     def _store(self, page: ListingPage) -> None:
+        self._drop_moved()
         high = None if page.next is None else page.next.low
         at = bisect_left(self._pages, page.mark.number, key=_number)
         while at < len(self._pages) and (
@@ -307,7 +301,7 @@ class Listing:
 
     async def _fetch(self, mark: Mark) -> ListingPage:
         """Ask for the page at a mark; from the beginning, if the store refuses the old token."""
-        is_valid = mark.moves == self._directory.moves
+        is_valid = mark.moves == self.moves
         try:
             return await self._walk(mark, mark.token if is_valid else None)
         except (StoreRefusedError, InvalidNameError):
@@ -317,14 +311,14 @@ class Listing:
 
     async def _walk(self, mark: Mark, token: str | None) -> ListingPage:
         """Ask until there is a key behind the mark, or the end."""
-        progress, moves = Progress(self.prefix), self._directory.moves
+        progress, moves = Progress(self.prefix), self.moves
         while True:
-            if self._directory.moves != moves:  # renamed: all tokens are of the old key
-                progress, moves, token = Progress(self.prefix), self._directory.moves, None
+            if self.moves != moves:  # renamed: all tokens are of the old key
+                progress, moves, token = Progress(self.prefix), self.moves, None
             prefix, question = self.prefix, self._lister.next_question()
             with self._directory.changes.observe_page() as observation:
                 answer = await self._lister.context.store.list_page(prefix, token=token)
-                if self._directory.moves != moves or observation.is_void:
+                if self.moves != moves or observation.is_void:
                     continue
                 progress.check(answer)
                 _check_size(answer, prefix)
@@ -332,7 +326,7 @@ class Listing:
                 if self._directory.changes.has_any_since(observation):
                     relevant = Relevant(self._begin(mark, prefix), answer, at_most=MAX_PAGE_NAMES)
                     await self._directory.changes.each_since(observation, relevant.add)
-                    if self._directory.moves != moves or observation.is_void:
+                    if self.moves != moves or observation.is_void:
                         continue
                     changes = relevant.changes()
                 merge = self._begin(mark, prefix)
@@ -361,13 +355,13 @@ class Listing:
         ahead = None
         if merge.low is not None:
             pending = bytes(len(name) for name in merge.pending)
-            ahead = Mark(mark.number + 1, merge.low, next_token, pending, self._directory.moves)
+            ahead = Mark(mark.number + 1, merge.low, next_token, pending, self.moves)
             self._pending_mark, self._pending = ahead, merge.pending
         if mark.number > self._merged:
             self._merged = mark.number
             self.hidden += merge.hidden
             self.first_hidden = self.first_hidden or merge.first_hidden
-        page = ListingPage(self, self._lister.packer, merge.prefix, mark, ahead)
+        page = ListingPage(self, self._lister.packer, merge.prefix, mark, ahead, moves=self.moves)
         page.fill(merge.names, question=question)
         if self._marks is not None:
             self._marks.note(page)

@@ -39,7 +39,7 @@ class Mark:
     number: of the page. low: the names up to it are in pages before; "" at the beginning.
     token: of the LIST that has the first name behind `low`; None: the first.
     pending: lengths of names that begin `low` and belong behind it, in ascending order.
-    moves: how often the directory had been renamed when the store gave the token.
+    moves: of the directory's key for which the store gave the token; see `Listing.moves`.
     """
 
     number: int
@@ -75,10 +75,17 @@ class ListingPage:
     """
 
     def __init__(
-        self, owner: PageOwner, packer: Packer, prefix: str, mark: Mark, following: Mark | None
+        self,
+        owner: PageOwner,
+        packer: Packer,
+        prefix: str,
+        mark: Mark,
+        following: Mark | None,
+        *,
+        moves: int = 0,
     ) -> None:
-        """prefix: the directory's key."""
-        self.owner, self.mark, self.next = owner, mark, following
+        """prefix: the directory's key. moves: of that key, as `Listing.moves`."""
+        self.owner, self.mark, self.next, self.moves = owner, mark, following, moves
         self.digest = self.question = self.listed = 0
         self.size_bytes = PAGE_BYTES + mark.size_bytes
         self._packer, self._prefix = packer, prefix

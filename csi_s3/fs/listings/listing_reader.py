@@ -8,7 +8,8 @@ import asyncio
 from typing import TypeAlias
 
 from csi_s3.fs.listings.entries import Entry
-from csi_s3.fs.listings.listing import LISTING_BYTES, READER_BYTES, Lister, Listing
+from csi_s3.fs.listings.lister import Lister
+from csi_s3.fs.listings.listing import LISTING_BYTES, READER_BYTES, Listing
 from csi_s3.fs.listings.listing_page import (
     MAX_ADDED,
     MAX_PAGE_NAMES,
@@ -105,7 +106,7 @@ class Reading:
         self._number = position >> INDEX_BITS
         self._index = position % (1 << INDEX_BITS) - self._shift
         self._page: ListingPage | None = None
-        self._moves, self._has_loaded = 0, False
+        self._has_loaded = False
         self._first = self._before = self._now = place
 
     def next(self) -> tuple[str, Entry, int] | None:
@@ -114,7 +115,7 @@ class Reading:
         None: `is_over`, or `load` must be called.
         """
         page = self._page
-        if page is None or self._moves != self._listing.moves:
+        if page is None or page.moves != self._listing.moves:
             return None
         count = len(page)
         if page.is_gone:
@@ -197,7 +198,7 @@ class Reading:
         elif self._digest not in (0, page.digest):  # it was asked for again, and has other names
             index = 0 if self._last is None else page.index_behind(self._last)
             self._move(page, index, above=self._index + self._shift)
-        self._page, self._digest, self._moves = page, page.digest, self._listing.moves
+        self._page, self._digest = page, page.digest
         self._listing.hold(page)
 
     def _move(self, page: ListingPage, index: int, *, above: int) -> None:

@@ -7,16 +7,19 @@ from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.listings.directory import Directory
 from csi_s3.fs.listings.entries import Packer
-from csi_s3.fs.listings.listing import Lister, Listing
+from csi_s3.fs.listings.lister import Lister
+from csi_s3.fs.listings.listing import Listing
 from csi_s3.fs.listings.listing_reader import DirectoryReader
 from csi_s3.fs.listings.page_cache import PageCache
+from csi_s3.fs.names.directory_moves import DirectoryMoves
 from csi_s3.fs.names.inode import Inode
+from csi_s3.fs.names.inodes import Inodes
 
 
 class DirectoryListings:
     """Concurrency: plain code.
 
-    directory, key_of: of an inode. next_question: see `Sizes`.
+    directory: of an inode. next_question: see `Sizes`.
     """
 
     def __init__(
@@ -24,14 +27,25 @@ class DirectoryListings:
         context: MountContext,
         *,
         directory: Callable[[Inode], Directory[Inode]],
-        key_of: Callable[[Inode], str],
+        inodes: Inodes,
+        moves: DirectoryMoves,
         next_question: Callable[[], int],
     ) -> None:
         self._config, self._clock = context.config, context.clock
-        self._directory, self._key_of = directory, key_of
+        self._directory, self._inodes = directory, inodes
         self._cache = PageCache(context.memory)
-        handles = context.memory.account(MemoryKind.HANDLES)
-        self._lister = Lister(context, self._cache, Packer(), next_question, handles)
+        self._lister = Lister(
+            context=context,
+            cache=self._cache,
+            packer=Packer(),
+            next_question=next_question,
+            handles=context.memory.account(MemoryKind.HANDLES),
+            key_of=self._key_of,
+            moves=moves,
+        )
+
+    def _key_of(self, ino: int) -> str:
+        return self._inodes.key(self._inodes.get(ino))
 
     def open(self, inode: Inode) -> DirectoryReader:
         """Begin to read a directory, or join others that began within `metadata-ttl`.
@@ -59,9 +73,9 @@ class DirectoryListings:
         directory, listing = self._directory(inode), self._directory(inode).newest
         self.drop_old_pages()
         if not isinstance(listing, Listing) or not listing.is_joinable(since_s):
-            listing = Listing(self._lister, directory)
+            listing = Listing(self._lister, directory, inode.ino)
         reader = DirectoryReader(self._lister, listing, is_new=is_new)
-        directory.opened(listing, self._key_of(inode))
+        directory.opened(listing)
         return reader
 
     def drop_old_pages(self) -> None:

@@ -263,14 +263,11 @@ class Inode(Link):
         if self.runtime.is_pinned:
             self.runtime.is_pinned = False
 
-    def known_names(self, changes: Account, listed: "set[Directory[Inode]]") -> "Directory[Inode]":
-        """Of a directory, made at first need.
-
-        changes: the account that it counts them in. listed: as `Directory` has it.
-        """
+    def known_names(self, changes: Account) -> "Directory[Inode]":
+        """Of a directory, made at first need. changes: the account that it counts them in."""
         runtime = self._own()
         if runtime.directory is None:
-            runtime.directory = Directory(changes, listed)
+            runtime.directory = Directory(changes)
         return runtime.directory
 
     def set_target(self, target: bytes | None) -> None:

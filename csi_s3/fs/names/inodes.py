@@ -7,7 +7,6 @@ below it.
 """
 
 from collections import OrderedDict
-from itertools import takewhile
 
 from csi_s3.errors import StaleError
 from csi_s3.fs.base.keys import LINK_SUFFIX, child_key
@@ -136,9 +135,9 @@ class Inodes:
         """Of the next inode that is added; no other was ever higher."""
         return self._next
 
-    def added_since(self, number: int) -> list[Inode]:
-        """Those that have that number or a higher one, the last first."""
-        return list(takewhile(lambda i: i.ino >= number, reversed(self._by_number.values())))
+    def numbered(self, first: int, end: int) -> list[Inode]:
+        """Those that have one of these numbers, in the order in which they were added."""
+        return [self._by_number[n] for n in range(first, end) if n in self._by_number]
 
     def unlink(self, inode: Inode) -> None:
         """The name is gone, or has another inode; this one stays while it is in use."""

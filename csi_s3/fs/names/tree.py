@@ -28,6 +28,7 @@ from csi_s3.fs.listings.entries import Entry, Special, SymbolicLink
 from csi_s3.fs.listings.pages import first_below
 from csi_s3.fs.names.attributes import Attributes, attributes, entry_attributes
 from csi_s3.fs.names.directory_listings import DirectoryListings
+from csi_s3.fs.names.directory_moves import DirectoryMoves
 from csi_s3.fs.names.eviction import Eviction
 from csi_s3.fs.names.inode import NEW_INODE_BYTES, Inode, InodeNumbers, Kind
 from csi_s3.fs.names.inodes import Inodes
@@ -74,11 +75,12 @@ class Tree:
         self.sizes = Sizes(kernel)
         self.versions = Versions(context, inodes=self.inodes, sizes=self.sizes, kernel=kernel)
         self._changes = context.memory.account(MemoryKind.CHANGES)
-        self._listed: set[Directory[Inode]] = set()
+        self._moves = DirectoryMoves(self.inodes)
         self.listings = DirectoryListings(
             context,
             directory=self.directory,
-            key_of=self.inodes.key,
+            inodes=self.inodes,
+            moves=self._moves,
             next_question=self.sizes.next_question,
         )
 
@@ -89,7 +91,7 @@ class Tree:
         if directory is None:
             if not inode.is_dir:
                 raise NotDirectoryError(f"{self.inodes.key(inode)}: not a directory")
-            directory = inode.known_names(self._changes, self._listed)
+            directory = inode.known_names(self._changes)
             self.inodes.recount(inode)
         return directory
 
@@ -266,21 +268,14 @@ class Tree:
             self.local_names.drop(above, old)
         self.directory(above).note(old, Special.ABSENT)
         self.inodes.move(inode, into.ino, new)
+        if inode.is_dir and inode.has_runtime:  # else nothing is listed of it, or below it
+            self._moves.note(self.directory(inode))
         for directory in (above, into):
             self.entries_changed(directory)
         if was_local:
             self.local_names.add(into, inode)
         self.directory(into).note(new, Special.LOCAL if was_local else inode.entry(inode.info))
         self.local_names.keep(above)  # until rmdir, even if that was its last name
-
-    def moved(self, old: str, new: str) -> None:
-        """A directory has another key, and so has all below it.
-
-        Very many may be known below it, of which few are listed: only those are looked at.
-        """
-        below = [(d, d.key) for d in self._listed if d.key is not None and d.key.startswith(old)]
-        for directory, key in below:
-            directory.moved(new + key[len(old) :])
 
     def forget_name(self, inode: Inode) -> None:
         """Let the kernel look the name up again, before its cached entry expires."""

@@ -106,7 +106,6 @@ class DirectoryRenames:
                 self._tree.local_names.drop(self._inodes.get(target.parent), target.name)
                 self._inodes.unlink(target)
             self._tree.move(inode, into, new)
-            self._tree.moved(record.old, record.new)
             is_gone = False
             try:
                 await below.follow(copied, record.old)

@@ -32,12 +32,20 @@ class KnownBelow:
     async def find_written(self, matches: Callable[[Inode], bool]) -> list[Inode]:
         """The files below that are being changed and match; those that began during it may lack.
 
-        They have no upload, because parts are sent with a turn of the keys.
+        They have no upload, because parts are sent with a turn of the keys. All have local names,
+        as have the directories above them.
         """
         found: list[Inode] = []
-        for files in _steps(self._write_back.written()):
-            found += [i for i in files if matches(i) and self._is_below(i)]
-            await asyncio.sleep(0)
+        above, seen = [self._directory], 0
+        while above:
+            known = above.pop().runtime.directory
+            for inodes in _steps([] if known is None else list(known.local.values())):
+                there = [i for i in inodes if self._is_there(i)]
+                found += [i for i in there if not i.is_dir and matches(i)]
+                above += [i for i in there if i.is_dir]
+                if (seen := seen + len(inodes) + 1) >= STEP:
+                    await asyncio.sleep(0)
+                    seen = 0
         return found
 
     async def check_keys(self, old: str, new: str) -> None:
@@ -57,14 +65,14 @@ class KnownBelow:
             async with aclosing(self._known()) as known:
                 async for inodes in known:
                     self._check(inodes, old, new)
-        is_over = False
-        while not is_over:
-            added = self._inodes.added_since(self._unchecked)
-            self._unchecked, is_over = self._inodes.next_number, len(added) <= STEP
-            for inodes in _steps(added):
-                self._check([i for i in inodes if self._is_below(i)], old, new)
-                if not is_over:
-                    await asyncio.sleep(0)
+        while True:
+            first, end = self._unchecked, min(self._unchecked + STEP, self._inodes.next_number)
+            added = self._inodes.numbered(first, end)
+            self._check([i for i in added if self._is_below(i)], old, new)
+            self._unchecked = end
+            if end == self._inodes.next_number:
+                return
+            await asyncio.sleep(0)
 
     def _check(self, inodes: Sequence[Inode], old: str, new: str) -> None:
         for inode in inodes:
