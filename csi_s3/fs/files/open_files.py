@@ -248,7 +248,7 @@ class OpenFiles:
                 f"write to {inode.name}",
                 progress=lambda: writer.progress,
                 held_bytes=len(write.rest) if is_in_memory else 0,
-                stop=write.stop,
+                leave=write.stop,
             )
         except (asyncio.CancelledError, StoreTimeoutError):
             if not write.accepted:

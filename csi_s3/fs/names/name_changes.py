@@ -11,10 +11,10 @@ renamed do not wait.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from csi_s3.aio import KeyLocks
-from csi_s3.errors import StoreTimeoutError
 from csi_s3.fs.base.progress_timeout import FileProgress, ProgressTimeout
 from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.inodes import Inodes
@@ -28,7 +28,7 @@ class NameChanges:
     """Concurrency: a change holds its names before any other lock.
 
     Cancellation: a change is a task of the mount and goes on; a cancelled wait has done nothing.
-    The inodes stay until it has ended, whatever the kernel forgets.
+    Then the inodes stay until it has ended, whatever the kernel forgets.
     """
 
     def __init__(self, progress_timeout: ProgressTimeout, inodes: Inodes) -> None:
@@ -58,34 +58,31 @@ class NameChanges:
         progress: FileProgress | None = None,
     ) -> T:
         """Change these names, even if the caller gives up. As `ProgressTimeout.wait`."""
-        in_order = places if len(places) == 1 else sorted(set(places))
-        inodes, locks, taken = self._inodes, self._locks, 0
+        return await self._progress_timeout.wait(
+            partial(self._change, places if len(places) == 1 else sorted(set(places)), work),
+            what,
+            progress=None if progress is None else lambda: progress,
+            leave=partial(self._leave, places),
+        )
+
+    async def _change(self, places: Sequence[Place], work: Callable[[], Awaitable[T]]) -> T:
+        """In a task of the mount; with the locks of these names, in this order."""
+        async with self._locks.hold(places[0]):
+            return await (self._change(places[1:], work) if len(places) > 1 else work())
+
+    def _leave(self, places: Sequence[Place], change: "asyncio.Task[Any]") -> None:
+        """The caller gives up. Until now the kernel had what the change needs."""
+        if change.done():
+            return
+        self._left += Counter(places)
         held = self._hold(places)
-        is_over = is_left = False
 
-        async def change() -> T:
-            nonlocal is_over, taken
-            try:
-                for place in in_order:
-                    await locks.acquire(place)
-                    taken += 1
-                return await work()
-            finally:
-                is_over = True
-                for place in in_order[:taken]:
-                    locks.release(place)
-                if is_left:
-                    self._left -= Counter(places)
-                for inode in reversed(held):
-                    inodes.release(inode)
+        def end(_: "asyncio.Task[Any]") -> None:
+            self._left -= Counter(places)
+            for inode in reversed(held):
+                self._inodes.release(inode)
 
-        try:
-            return await self._progress_timeout.wait(change, what, progress=lambda: progress)
-        except (asyncio.CancelledError, StoreTimeoutError):
-            if not is_over:
-                is_left = True
-                self._left += Counter(places)
-            raise
+        change.add_done_callback(end)
 
     def _hold(self, places: Sequence[Place]) -> Sequence[Inode]:
         """The directories, and what has the names; with a reference to each."""
