@@ -28,7 +28,7 @@ class NameChanges:
     """Concurrency: a change holds its names before any other lock.
 
     Cancellation: a change is a task of the mount and goes on; a cancelled wait has done nothing.
-    Then the inodes stay until it has ended, whatever the kernel forgets.
+    The inodes stay until it has ended, whatever the kernel forgets.
     """
 
     def __init__(self, progress_timeout: ProgressTimeout, inodes: Inodes) -> None:
@@ -58,36 +58,45 @@ class NameChanges:
         progress: FileProgress | None = None,
     ) -> T:
         """Change these names, even if the caller gives up. As `ProgressTimeout.wait`."""
+        in_order = places if len(places) == 1 else sorted(set(places))
         return await self._progress_timeout.wait(
-            partial(self._change, places if len(places) == 1 else sorted(set(places)), work),
+            partial(self._change, in_order, self._hold(places), work),
             what,
             progress=None if progress is None else lambda: progress,
             leave=partial(self._leave, places),
         )
 
-    async def _change(self, places: Sequence[Place], work: Callable[[], Awaitable[T]]) -> T:
-        """In a task of the mount; with the locks of these names, in this order."""
-        async with self._locks.hold(places[0]):
-            return await (self._change(places[1:], work) if len(places) > 1 else work())
-
-    def _leave(self, places: Sequence[Place], change: "asyncio.Task[Any]") -> None:
-        """The caller gives up. Until now the kernel had what the change needs."""
-        if change.done():
-            return
-        self._left += Counter(places)
-        held = self._hold(places)
-
-        def end(_: "asyncio.Task[Any]") -> None:
-            self._left -= Counter(places)
-            for inode in reversed(held):
+    async def _change(
+        self, places: Sequence[Place], held: Sequence[Inode], work: Callable[[], Awaitable[T]]
+    ) -> T:
+        """In a task of the mount: take the locks in this order, and release the inodes."""
+        try:
+            async with self._locks.hold(places[0]):
+                if len(places) == 1:
+                    return await work()
+                async with self._locks.hold(places[1]):
+                    return await work()
+        finally:
+            for inode in held:
                 self._inodes.release(inode)
 
-        change.add_done_callback(end)
+    def _leave(self, places: Sequence[Place], change: "asyncio.Task[Any]") -> None:
+        """The caller gives up."""
+        if not change.done():
+            self._left += Counter(places)
+            change.add_done_callback(partial(self._end, places))
+
+    def _end(self, places: Sequence[Place], _: "asyncio.Task[Any]") -> None:
+        self._left -= Counter(places)
 
     def _hold(self, places: Sequence[Place]) -> Sequence[Inode]:
-        """The directories, and what has the names; with a reference to each."""
-        directories = [self._inodes.get(ino) for ino, _ in places]
-        there = [child for p in places if (child := self._inodes.child(*p)) is not None]
-        for inode in (held := [*directories, *there]):
+        """The directories, and what has the names, with a reference to each; to be released so."""
+        held = []
+        for ino, name in places:
+            directory = self._inodes.get(ino)
+            if (child := directory.runtime.names.get(name)) is not None:
+                held.append(child)
+            held.append(directory)
+        for inode in held:
             self._inodes.hold(inode)
         return held
