@@ -245,3 +245,16 @@ def test_a_look_up_does_not_wait_for_a_rename_whose_caller_waits(mount):
     held.let_go()
     mount.wait(renaming)
     assert mount.cat("e/f") == b"data"
+
+
+def test_a_change_whose_caller_gave_up_is_forgotten_with_its_end(mount):
+    mount.put("f", b"old")
+    mount.lookup("f")
+    changes = mount.fs._tree.name_changes
+    held = Held(mount.store, "DELETE")
+    given_up(mount, mount.fs.unlink(1, b"f"))
+    assert changes.is_left((1, "f"))
+    held.let_go()
+    mount.settle()
+    assert not changes.is_left((1, "f"))
+    assert not changes._left

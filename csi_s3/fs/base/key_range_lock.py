@@ -38,13 +38,14 @@ class _Turn:
         self.blockers: set[_Turn] = set()
         self.begins: asyncio.Future[None] | None = None
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> tuple[str, ...]:
         if (begins := self._lock.arrive(self)) is not None:
             try:
                 await begins
             except BaseException:
                 self._lock.leave(self)
                 raise
+        return self.keys
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.leave(self)
@@ -72,12 +73,15 @@ class KeyRangeLock:
     def is_free(self) -> bool:
         return not (self._turns or self._moves or self._waiting)
 
-    def change(self, key: KeyOf) -> AbstractAsyncContextManager[None]:
-        """Change the object of this key, which is computed again when the turn begins."""
+    def change(self, key: KeyOf) -> AbstractAsyncContextManager[tuple[str, ...]]:
+        """Change the object of this key, which is computed again when the turn begins.
+
+        To be entered; that gives the key, which stays what it is while the turn lasts.
+        """
         return _Turn(self, (key,), is_move=False)
 
-    def move(self, *keys: KeyOf) -> AbstractAsyncContextManager[None]:
-        """Change these keys; one that ends with "/" stands for all that begin with it."""
+    def move(self, *keys: KeyOf) -> AbstractAsyncContextManager[tuple[str, ...]]:
+        """As `change`, of these keys; one that ends with "/" stands for all that begin with it."""
         return _Turn(self, keys, is_move=True)
 
     @contextmanager

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from csi_s3.errors import StaleError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.clock import Clock
@@ -26,8 +26,8 @@ WAIT_BYTES = 11_500  # measured with tracemalloc, 1,000 and 10,000 writes that w
 MEMORY_SHARE = 0.8  # of it: a wait for memory fails before the request that needs it
 
 
-# By the task that waits: what of that for which it waits has moved. A process serves one mount.
-_waits: "dict[asyncio.Task[Any], Callable[[], float]]" = {}
+# By the task that waits. A process serves one mount.
+_waits: "dict[asyncio.Task[Any], _Wait]" = {}
 
 
 def moved_ago_s(task: "asyncio.Task[Any]") -> float:
@@ -35,8 +35,8 @@ def moved_ago_s(task: "asyncio.Task[Any]") -> float:
 
     Infinity: it waits for nothing of which that is known.
     """
-    moved = _waits.get(task)
-    return math.inf if moved is None else moved()
+    wait = _waits.get(task)
+    return math.inf if wait is None else wait.moved_ago_s()
 
 
 class FileProgress:
@@ -56,12 +56,25 @@ class _Wait:
     """One call's, for the end of its work or a time, whichever comes first.
 
     Not asyncio.wait, which takes three times as long: 10 µs where a task takes 4 (measured).
+
+    held_bytes: of the request.
     """
 
-    __slots__ = ("_woken",)
+    __slots__ = ("_began_s", "_clock", "_progress", "_woken", "held_bytes")
 
-    def __init__(self) -> None:
+    def __init__(
+        self, clock: Clock, progress: Callable[[], FileProgress | None] | None, held_bytes: int
+    ) -> None:
+        self._clock, self._progress, self.held_bytes = clock, progress, held_bytes
+        self._began_s = clock.monotonic_s()
         self._woken: asyncio.Future[None] | None = None
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T | VolumeError:
+        """The outcome of the work, in its task; wakes the call in the turn in which it ends."""
+        try:
+            return await outcome(work)
+        finally:
+            self.wake()
 
     async def end(self, within_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -77,6 +90,16 @@ class _Wait:
         """Nothing happens where no call waits."""
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
+
+    def moved_ago_s(self) -> float:
+        """As the function; only what it waits for counts."""
+        own = None if self._progress is None else self._progress()
+        return math.inf if own is None else self._clock.monotonic_s() - own.at_s
+
+    def stood_s(self, moved: FileProgress) -> float:
+        """For how long nothing has moved, neither its own nor this."""
+        now_s = self._clock.monotonic_s()
+        return min(now_s - max(self._began_s, moved.at_s), self.moved_ago_s())
 
 
 class ProgressTimeout:
@@ -120,12 +143,12 @@ class ProgressTimeout:
         *,
         progress: Callable[[], FileProgress | None] | None = None,
         held_bytes: int = 0,
-        stop: Callable[["asyncio.Task[Any]"], None] | None = None,
+        leave: Callable[["asyncio.Task[Any]"], None] | None = None,
     ) -> T:
-        """Wait for work, which goes on if the wait ends before it, unless `stop` stops it.
+        """Wait for work, which goes on if the wait ends before it, unless `leave` stops it.
 
         progress: of the file that it is about. held_bytes: of the request, besides WAIT_BYTES.
-        stop: is called with the work's task if the wait ends before it.
+        leave: is called with the work's task if the wait ends before it.
 
         Raises:
             StoreTimeoutError: nothing moved for stalled_after_s.
@@ -134,66 +157,53 @@ class ProgressTimeout:
         """
         if self._is_closed:
             raise StaleError(f"{what}: the mount has ended")
-        task = self._group.create_task(outcome(work))
-        n, wait = held_bytes + WAIT_BYTES, _Wait()
+        wait = _Wait(self._clock, progress, held_bytes + WAIT_BYTES)
+        task = self._group.create_task(wait.run(work))
         self._tasks[task] = wait
-        self._held(n)
-        task.add_done_callback(partial(self._ended, n))
-        caller = asyncio.current_task()
-        if caller is not None and progress is not None:
-            _waits[caller] = partial(self._moved_ago_s, progress)
+        self._held(wait.held_bytes)
+        task.add_done_callback(self._ended)
+        caller = cast("asyncio.Task[Any]", asyncio.current_task())
+        _waits[caller] = wait
+        left_s = self.stalled_after_s
         try:
-            await self._wait(wait, task, what, progress, stop)
+            while not task.done():
+                if left_s <= 0:
+                    raise self._stalled(task, what, leave)
+                await wait.end(left_s)
+                left_s = self.stalled_after_s - wait.stood_s(self.rename)
+        except asyncio.CancelledError:
+            self._leave(task, what, logging.INFO, leave)
+            raise
         finally:
-            if caller is not None:
-                _waits.pop(caller, None)
+            del _waits[caller]
         result = task.result()
         if isinstance(result, VolumeError):
             raise result
         return result
 
-    def _moved_ago_s(self, progress: Callable[[], FileProgress | None]) -> float:
-        own = progress()
-        return math.inf if own is None else self._clock.monotonic_s() - own.at_s
-
-    async def _wait(
+    def _stalled(
         self,
-        wait: _Wait,
         task: "asyncio.Task[Any]",
         what: str,
-        progress: Callable[[], FileProgress | None] | None,
-        stop: Callable[["asyncio.Task[Any]"], None] | None,
-    ) -> None:
-        began, left_s = self._clock.monotonic_s(), self.stalled_after_s
-        while True:
-            try:
-                await wait.end(left_s)
-            except asyncio.CancelledError:
-                self._leave(task, what, logging.INFO, stop)
-                raise
-            if task.done():
-                return
-            own = None if progress is None else progress()
-            moved = max(self.rename.at_s, self.rename.at_s if own is None else own.at_s)
-            left_s = max(began, moved) + self.stalled_after_s - self._clock.monotonic_s()
-            if left_s <= 0:
-                self._leave(task, what, logging.ERROR, stop)
-                goes_on = "" if stop else "; the work goes on"
-                raise StoreTimeoutError(
-                    f"{what}: no progress in {self.stalled_after_s:.0f} s",
-                    f"check the connection to the store{goes_on}",
-                )
+        leave: Callable[["asyncio.Task[Any]"], None] | None,
+    ) -> StoreTimeoutError:
+        self._leave(task, what, logging.ERROR, leave)
+        goes_on = "" if task.cancelling() else "; the work goes on"
+        return StoreTimeoutError(
+            f"{what}: no progress in {self.stalled_after_s:.0f} s",
+            f"check the connection to the store{goes_on}",
+        )
 
     def _leave(
         self,
         task: "asyncio.Task[Any]",
         what: str,
         level: int,
-        stop: Callable[["asyncio.Task[Any]"], None] | None,
+        leave: Callable[["asyncio.Task[Any]"], None] | None,
     ) -> None:
         """The wait ends before the work. level: of its failure in the log, at least."""
-        if stop is not None:
-            stop(task)
+        if leave is not None:
+            leave(task)
         if not task.done():
             self._left.add(task)
         task.add_done_callback(partial(_log_failure, what, level))
@@ -203,10 +213,11 @@ class ProgressTimeout:
         if self._left:
             await asyncio.wait(set(self._left))
 
-    def _ended(self, held_bytes: int, task: "asyncio.Task[Any]") -> None:
-        self._tasks.pop(task).wake()
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        wait = self._tasks.pop(task)
+        wait.wake()  # where the task was cancelled before it began
         self._left.discard(task)
-        self._held(-held_bytes)
+        self._held(-wait.held_bytes)
 
     def close(self) -> None:
         """Cancel what is under way; plain code. Nothing is begun from now on."""

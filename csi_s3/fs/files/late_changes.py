@@ -45,7 +45,7 @@ class LateChanges:
                 if is_late:
                     await self._drop(inode)
 
-        await self._progress_timeout.wait(work, what, progress=progress, stop=leave)
+        await self._progress_timeout.wait(work, what, progress=progress, leave=leave)
 
     async def _drop(self, inode: Inode) -> None:
         try:

@@ -124,8 +124,8 @@ class OpenFiles:
             return opening.add(FileHandle(inode, is_writable=True))
 
     async def _claim(self, above: Inode, name: str) -> ObjectInfo | None:
-        async with self._key_lock.change(lambda: self._key(above, name)):
-            info = await self._exclusive_create.claim(self._key(above, name))
+        async with self._key_lock.change(lambda: self._key(above, name)) as (key,):
+            info = await self._exclusive_create.claim(key)
         if info is not None:
             self._tree.directory(above).note(name, info)
         return info
@@ -248,7 +248,7 @@ class OpenFiles:
                 f"write to {inode.name}",
                 progress=lambda: writer.progress,
                 held_bytes=len(write.rest) if is_in_memory else 0,
-                stop=write.stop,
+                leave=write.stop,
             )
         except (asyncio.CancelledError, StoreTimeoutError):
             if not write.accepted:

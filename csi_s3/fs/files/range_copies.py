@@ -88,7 +88,7 @@ class RangeCopies:
                 partial(writer.copy, write, source, start, length),
                 f"copy of {source.key}",
                 progress=lambda: writer.progress,
-                stop=write.stop,
+                leave=write.stop,
             )
         except VolumeError as exc:
             if isinstance(exc, NotImplementedByStoreError):

@@ -37,10 +37,10 @@ class Removals:
 
         async def removing() -> None:
             # Alone: a change below it, whose caller has given up, may still reach S3.
-            async with self._key_lock.move(lambda: self._inodes.key(inode)):
+            async with self._key_lock.move(lambda: self._inodes.key(inode)) as (key,):
                 self._check_still(above, text, inode)
                 if await self._tree.check_empty(inode):
-                    await self._store.delete(self._inodes.key(inode))
+                    await self._store.delete(key)
                 self._removed(above, text, inode)
 
         await self._tree.name_changes.run(removing, f"rmdir of {text}", (parent, text))

@@ -11,8 +11,7 @@ later change by another client).
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -24,11 +23,28 @@ STEP = 4000  # names, in one step of the event loop
 RECORD_BYTES = 400  # and the name's; measured: 390 for 7,000 names, with their entries
 
 
-@dataclass(slots=True, eq=False)
 class NameObservation:
-    """change: what this mount made of the name since; None: it did nothing."""
+    """Lasts for a block. Not a generator: each look-up takes one.
 
-    change: Entry | None = None
+    change: what this mount made of the name since; None: it did nothing.
+    """
+
+    __slots__ = ("_name", "_names", "change")
+
+    def __init__(self, names: "dict[str, list[NameObservation]]", name: str) -> None:
+        """names: that are observed."""
+        self._names, self._name = names, name
+        self.change: Entry | None = None
+
+    def __enter__(self) -> Self:
+        self._names.setdefault(self._name, []).append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        observers = self._names[self._name]
+        observers.remove(self)
+        if not observers:
+            del self._names[self._name]
 
 
 class PageObservation:
@@ -79,18 +95,9 @@ class Changes:
     def is_observed(self) -> bool:
         return bool(self._names or self._pages)
 
-    @contextmanager
-    def observe(self, name: str) -> Iterator[NameObservation]:
-        """While S3 is asked about one name."""
-        observation = NameObservation()
-        self._names.setdefault(name, []).append(observation)
-        try:
-            yield observation
-        finally:
-            observers = self._names[name]
-            observers.remove(observation)
-            if not observers:
-                del self._names[name]
+    def observe(self, name: str) -> NameObservation:
+        """While S3 is asked about one name: to be entered."""
+        return NameObservation(self._names, name)
 
     def observe_page(self) -> PageObservation:
         """While a page is asked for: to be entered."""

@@ -5,7 +5,6 @@ Listings that are already merged are corrected at once; see `changes` for those 
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Generic, Protocol, TypeVar
 
 from csi_s3.fs.base.memory import Account
@@ -76,8 +75,8 @@ class Directory(Generic[InodeT]):
 
     # what this mount does, and what S3 answers
 
-    def observe(self, name: str) -> AbstractContextManager[NameObservation]:
-        """While S3 is asked about a name."""
+    def observe(self, name: str) -> NameObservation:
+        """While S3 is asked about a name: to be entered."""
         return self.changes.observe(name)
 
     def note(self, name: str, entry: Entry) -> None:

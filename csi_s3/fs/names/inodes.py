@@ -66,8 +66,8 @@ class Inodes:
 
     def key(self, inode: Inode) -> str:
         """The key it stands for; a directory's ends with "/", the root's is the prefix."""
-        if inode.ino == ROOT:
-            return self._prefix
+        if inode.is_dir:
+            return self.key_of_directory(inode)
         return self.key_at(inode, self.get(inode.parent), inode.name)
 
     def key_of_directory(self, directory: Inode) -> str:

@@ -11,10 +11,10 @@ renamed do not wait.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from csi_s3.aio import KeyLocks
-from csi_s3.errors import StoreTimeoutError
 from csi_s3.fs.base.progress_timeout import FileProgress, ProgressTimeout
 from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.inodes import Inodes
@@ -59,38 +59,44 @@ class NameChanges:
     ) -> T:
         """Change these names, even if the caller gives up. As `ProgressTimeout.wait`."""
         in_order = places if len(places) == 1 else sorted(set(places))
-        inodes, locks, taken = self._inodes, self._locks, 0
-        held = self._hold(places)
-        is_over = is_left = False
+        return await self._progress_timeout.wait(
+            partial(self._change, in_order, self._hold(places), work),
+            what,
+            progress=None if progress is None else lambda: progress,
+            leave=partial(self._leave, places),
+        )
 
-        async def change() -> T:
-            nonlocal is_over, taken
-            try:
-                for place in in_order:
-                    await locks.acquire(place)
-                    taken += 1
-                return await work()
-            finally:
-                is_over = True
-                for place in in_order[:taken]:
-                    locks.release(place)
-                if is_left:
-                    self._left -= Counter(places)
-                for inode in reversed(held):
-                    inodes.release(inode)
-
+    async def _change(
+        self, places: Sequence[Place], held: Sequence[Inode], work: Callable[[], Awaitable[T]]
+    ) -> T:
+        """In a task of the mount: take the locks in this order, and release the inodes."""
         try:
-            return await self._progress_timeout.wait(change, what, progress=lambda: progress)
-        except (asyncio.CancelledError, StoreTimeoutError):
-            if not is_over:
-                is_left = True
-                self._left += Counter(places)
-            raise
+            async with self._locks.hold(places[0]):
+                if len(places) == 1:
+                    return await work()
+                async with self._locks.hold(places[1]):
+                    return await work()
+        finally:
+            for inode in held:
+                self._inodes.release(inode)
+
+    def _leave(self, places: Sequence[Place], change: "asyncio.Task[Any]") -> None:
+        """The caller gives up."""
+        if not change.done():
+            self._left += Counter(places)
+            change.add_done_callback(partial(self._end, places))
+
+    def _end(self, places: Sequence[Place], _: "asyncio.Task[Any]") -> None:
+        self._left -= Counter(places)
 
     def _hold(self, places: Sequence[Place]) -> Sequence[Inode]:
-        """The directories, and what has the names; with a reference to each."""
-        directories = [self._inodes.get(ino) for ino, _ in places]
-        there = [child for p in places if (child := self._inodes.child(*p)) is not None]
-        for inode in (held := [*directories, *there]):
+        """The directories, and what has the names, with a reference to each; to be released so."""
+        held = []
+        for ino, name in places:
+            directory = self._inodes.get(ino)
+            if (child := directory.runtime.names.get(name)) is not None:
+                held.append(child)
+            held.append(directory)
+        for inode in held:
             self._inodes.hold(inode)
         return held

@@ -46,16 +46,18 @@ class NewDirectories:
         return self._tree.attributes(inode)
 
     async def _put_marker(self, above: Inode, text: str) -> None:
-        async with self._key_lock.change(lambda: self._inodes.key(above)):
-            marker = child_key(self._inodes.key(above), text, is_dir=True)
+        async with self._key_lock.change(lambda: self._key(above, text)) as (marker,):
             await put_new_if_possible(self._store, marker, b"")
         self._made_directory(above, text)
 
     def _made_directory(self, above: Inode, text: str) -> None:
         if not self._config.allow_delete:
-            self._tree.made_here.add(child_key(self._inodes.key(above), text, is_dir=True))
+            self._tree.made_here.add(self._key(above, text))
         self._tree.directory(above).note(text, Special.DIRECTORY)
         self._tree.entries_changed(above)
+
+    def _key(self, above: Inode, text: str) -> str:
+        return child_key(self._inodes.key(above), text, is_dir=True)
 
     def _new_directory(self, above: Inode, text: str) -> Inode:
         present = self._inodes.child(above.ino, text)

@@ -48,8 +48,8 @@ class SymbolicLinks:
             return child_key(self._tree.inodes.key(above), f"{text}{LINK_SUFFIX}", is_dir=False)
 
         async def put() -> ObjectInfo:
-            async with self._key_lock.change(key):
-                info = await put_new_if_possible(self._store, key(), target)
+            async with self._key_lock.change(key) as (link,):
+                info = await put_new_if_possible(self._store, link, target)
                 self._tree.directory(above).note(text, SymbolicLink(info))
                 self._tree.entries_changed(above)
                 return info
@@ -59,8 +59,8 @@ class SymbolicLinks:
             info = await self._tree.name_changes.run(put, what, (parent, text))
             inode = self._tree.inodes.add(above.ino, text, Kind.LINK, info=info)
             inode.set_times(mtime_ns=self._clock.realtime_ns())
+            self._keep_target(inode, target)
             self._tree.remember(inode)
-        self._keep_target(inode, target)
         return self._tree.attributes(inode)
 
     async def read(self, ino: int) -> bytes:
@@ -88,10 +88,10 @@ class SymbolicLinks:
             )
         if inode.is_version(chunk.info):
             self._keep_target(inode, target)
+            self._tree.inodes.recount(inode)
         return target
 
     def _keep_target(self, inode: Inode, target: bytes) -> None:
         """Where there is memory for it; else each readlink reads it again."""
         if self._tree.eviction.has_room_for(RUNTIME_BYTES + getsizeof(target)):
             inode.set_target(target)
-            self._tree.inodes.recount(inode)
