@@ -166,12 +166,12 @@ def _credentials(
 ) -> Credentials | None:
     try:
         answer: Any = json.loads(reply.body)
-        keys = AccessKeys(
-            str(answer["AccessKeyId"]), Secret(answer["SecretAccessKey"]), Secret(answer["Token"])
+        keys = AccessKeys.from_answer(
+            answer["AccessKeyId"], answer["SecretAccessKey"], answer["Token"]
         )
         ends = answer.get("Expiration")
         expires = datetime.fromisoformat(ends) if ends else None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     if reply.status != 200:  # noqa: PLR2004
         return None
@@ -180,7 +180,7 @@ def _credentials(
     return Credentials(keys=keys, origin=origin, source=source, expires=expires)
 
 
-def _text(body: bytes) -> str:
+def _text(body: bytes | bytearray) -> str:
     """The body of an answer, for a message."""
     text = body[:300].decode("utf-8", "replace").strip()
     if "SecretAccessKey" in text:
