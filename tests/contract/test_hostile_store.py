@@ -187,7 +187,7 @@ ATTACKS = {
         "another protocol": sends(b"SSH-2.0-" + FOREIGN + b"\r\n"),
         "a page": whole(b"200 OK", b"<html>%b</html>" % FOREIGN, b"Content-Type: text/html"),
         "redirects": whole(b"302 Found", b"", b"Location: http://127.0.0.1:9/" + FOREIGN),
-        "other region": whole(b"301 Moved", b"", b"x-amz-bucket-region: a/../" + FOREIGN),
+        "other region": whole(b"301 Moved", b"", b"x-amz-bucket-region: a/../b"),
         "switching protocols": sends(
             b"HTTP/1.1 101 Switching\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n" + FOREIGN
         ),
@@ -202,7 +202,7 @@ ATTACKS = {
 }
 
 
-EMPTY = {"odd bytes in headers"}  # a file without bytes
+FILES = {"odd bytes in headers", "wild numbers"}  # an answer to GET, and the bytes of a file
 
 
 @pytest.mark.parametrize("attacks", ATTACKS.values(), ids=ATTACKS)
@@ -216,7 +216,7 @@ async def test_an_attack_costs_an_error_and_little_memory(attacks):
             check(
                 f"{name}, {kind}",
                 outcomes[kind],
-                fails=kind == "LIST" or (kind == "GET" and name not in EMPTY),
+                fails=kind == "LIST" or (kind == "GET" and name not in FILES),
             )
             assert grown_bytes < MOST_BYTES, (name, kind, grown_bytes >> 20)
             store.attack = None
