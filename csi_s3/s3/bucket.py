@@ -25,7 +25,7 @@ from csi_s3.s3.credentials.refresh import CredentialClock, RefreshableCredential
 from csi_s3.s3.delete_objects import Deletion
 from csi_s3.s3.empty_prefixes import EmptyPrefixes
 from csi_s3.s3.endpoint import moved, region_for, resolve
-from csi_s3.s3.http import Http, RequestRecord, Response, Watch
+from csi_s3.s3.http import Http, HttpDeadlines, RequestRecord, Response, Watch
 from csi_s3.s3.multipart_upload import MultipartUpload
 from csi_s3.s3.preserved_headers import PreservedHeaders
 from csi_s3.s3.request_headers import RequestHeaders
@@ -35,6 +35,8 @@ from csi_s3.s3.store import Buffer, Chunk, Limits, ListPage, ObjectInfo, ObjectS
 from csi_s3.tls import tls_context
 
 log = logging.getLogger(__name__)
+
+MAX_UPLOAD_ID = 4096  # characters: it is part of URLs
 
 Observer = Callable[[RequestRecord], None]
 
@@ -48,6 +50,7 @@ async def open_bucket(
     pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     credentials_dir: Path | None = None,
     clock: CredentialClock | None = None,
+    deadlines: HttpDeadlines | None = None,
 ) -> AsyncIterator["Bucket"]:
     """Find credentials, region and endpoint; no request is sent to the bucket yet.
 
@@ -83,6 +86,7 @@ async def open_bucket(
         observe=observe,
         watch=watch,
         pause=pause,
+        deadlines=deadlines,
     )
     bucket = Bucket(config, http, headers)
     try:
@@ -275,6 +279,11 @@ class Bucket(ObjectStore):
         upload_id = xml.fields(answer.root).get("UploadId", "")
         if not upload_id:  # an abort would delete the object
             raise IntegrityError(f"upload of {key!r}: the answer names no upload")
+        if len(upload_id) > MAX_UPLOAD_ID:
+            raise IntegrityError(
+                f"upload of {key!r}: the upload's id has {len(upload_id)} characters",
+                "report it to the store's vendor",
+            )
         upload = MultipartUpload(
             self._http,
             self._headers,

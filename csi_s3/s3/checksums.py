@@ -6,6 +6,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.
 """
 
 import base64
+import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,14 @@ class Algorithm:
     def of(self, data: Buffer) -> str:
         """The checksum as S3 writes it: base64 of its big-endian bytes."""
         return self._written(self.compute(data))
+
+    def read(self, text: str) -> str:
+        """A checksum as a store names it; "" if it is none of this algorithm."""
+        try:
+            is_one = len(base64.b64decode(text, validate=True)) == self.width
+        except (binascii.Error, ValueError):
+            return ""
+        return text if is_one else ""
 
     def of_parts(self, parts: Sequence[Part]) -> str:
         """The checksum of the whole object, from its parts'; empty if one of them is unknown."""

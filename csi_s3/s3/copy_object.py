@@ -58,10 +58,18 @@ async def copy(
         key=key,
         size=source.size,
         etag=xml.quoted_etag(result.get("ETag", "")),
-        last_modified=timestamp(result.get("LastModified", "")),
+        last_modified=_date(result.get("LastModified", "")),
     )
     await get_object.check_encryption(http, headers, info, answer.headers)
     return info
+
+
+def _date(text: str) -> float:
+    """The copy is made, whatever the answer says."""
+    try:
+        return timestamp(text)
+    except ValueError:
+        return 0.0
 
 
 async def _refuse_existing(http: Http, key: str) -> None:

@@ -99,10 +99,8 @@ class Deletion:
         for child in root if root is not None else ():
             if xml.name(child) == "Error":
                 error = xml.fields(child)
-                code, message = error.get("Code", ""), error.get("Message", "")
-                if code != "NoSuchKey":
-                    fault = faults.Fault(status=200, code=code, message=message)
-                    failed[error.get("Key", "")] = fault
+                if error.get("Code") != "NoSuchKey":
+                    failed[error.get("Key", "")] = faults.from_fields(200, {}, error)
         return failed
 
 

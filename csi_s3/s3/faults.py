@@ -31,6 +31,7 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.s3 import xml
+from csi_s3.s3.answer_texts import CODE_CHARS, MESSAGE_CHARS, short_text
 
 _NOT_S3 = "not an S3 response"  # in place of a code
 # Another attempt may succeed after all of 5xx, a gateway's own included (520 to 527 are
@@ -208,27 +209,36 @@ def is_passing(status: int) -> bool:
     return status not in _FINAL_FROM_500
 
 
-def read(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
+def read(status: int, headers: Mapping[str, str], body: bytes | bytearray) -> Fault:
     """Parse S3's answer; from a body that is not S3's (a proxy's page) nothing is taken."""
-    fields = xml.fields(xml.parse(body)) if body else {}
-    old = _OLD_ENDPOINT.search(fields.get("Endpoint", ""))
+    return from_fields(status, headers, xml.fields(xml.parse(body)) if body else {})
+
+
+def from_fields(status: int, headers: Mapping[str, str], fields: Mapping[str, str]) -> Fault:
+    """The refusal that these elements make, with texts that are safe to show.
+
+    fields: of S3's <Error>, by name.
+    """
+    old = _OLD_ENDPOINT.search(fields.get("Endpoint", "")[:CODE_CHARS])
     region = headers.get("x-amz-bucket-region") or fields.get("Region") or (old and old[1])
+    request_id = headers.get("x-amz-request-id") or fields.get("RequestId", "")
     return Fault(
         status=status,
-        code=fields.get("Code", ""),
-        message=fields.get("Message", ""),
-        request_id=headers.get("x-amz-request-id") or fields.get("RequestId", ""),
-        region=region or "",
-        condition=fields.get("Condition", ""),
+        code=short_text(fields.get("Code", ""), CODE_CHARS),
+        message=short_text(fields.get("Message", ""), MESSAGE_CHARS),
+        request_id=short_text(request_id, CODE_CHARS),
+        region=short_text(region or "", CODE_CHARS),
+        condition=short_text(fields.get("Condition", ""), CODE_CHARS),
     )
 
 
-def read_late(status: int, headers: Mapping[str, str], body: bytes) -> Fault:
+def read_late(status: int, headers: Mapping[str, str], body: bytes | bytearray) -> Fault:
     """Parse a 200 that is not a success: S3's error, an incomplete answer, or a proxy's page."""
     fault = read(status, headers, body)
     if fault.code:
         return fault
-    return replace(fault, code=_NOT_S3, message=f"the body begins {body[:60]!r}")
+    kind = short_text(headers.get("Content-Type") or "no content type", CODE_CHARS)
+    return replace(fault, code=_NOT_S3, message=f"{kind}, {len(body)} bytes")  # it may be a secret
 
 
 def to_error(fault: Fault, request: RequestContext) -> VolumeError:
@@ -261,7 +271,7 @@ def from_connection(exc: Exception, request: RequestContext) -> VolumeError:
         cls, text = StoreTimeoutError, f"no progress at {request.endpoint}"
         hint = "check that this node can reach the endpoint (network policy, proxy, route)"
     elif isinstance(exc, aiohttp.ClientHttpProxyError):  # its own text has the proxy's password
-        refusal = f"{exc.status} {exc.message}"
+        refusal = short_text(f"{exc.status} {exc.message}", CODE_CHARS)
         text = f"the proxy refuses to connect to {request.endpoint}: {refusal}"
         hint = "check HTTPS_PROXY, with its user and password, and NO_PROXY"
     elif is_untrusted(exc):
@@ -277,8 +287,13 @@ def from_connection(exc: Exception, request: RequestContext) -> VolumeError:
 
 
 def text_of(exc: Exception) -> str:
-    """The exception's text without aiohttp's note on TLS, which may be an object's address."""
-    return re.sub(r" ssl:(?:<[^>]*>|\w+)(?= \[|$)", "", str(exc))
+    """The exception's text without aiohttp's note on TLS, which may be an object's address.
+
+    Without the text of an answer that is not HTTP: it has the first bytes, and the whole URL.
+    """
+    if isinstance(exc, aiohttp.ClientResponseError):
+        return "the answer is not HTTP"
+    return short_text(re.sub(r" ssl:(?:<[^>]*>|\w+)(?= \[|$)", "", str(exc)), MESSAGE_CHARS)
 
 
 def is_untrusted(exc: Exception) -> bool:

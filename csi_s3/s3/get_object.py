@@ -11,13 +11,14 @@ from csi_s3.errors import (
     PreconditionFailedError,
     StoreRefusedError,
 )
+from csi_s3.s3.answer_texts import shown
 from csi_s3.s3.http import Http
 from csi_s3.s3.request_headers import RequestHeaders
-from csi_s3.s3.response_headers import conditions, describe
+from csi_s3.s3.response_headers import conditions, describe, size_in
 from csi_s3.s3.signing import Check, Request
 from csi_s3.s3.store import Buffer, Chunk, ObjectInfo
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/([0-9]{1,19})")
 _CHECK_ENDPOINT = "check that `endpoint-url` is an S3 endpoint and that no proxy alters its answers"
 READ_AGAIN = 3  # an object that grows between HEAD and GET; no real one does so three times
 
@@ -145,7 +146,7 @@ def _of_range(key: str, start: int, length: int) -> Check:
         if status == 206:  # noqa: PLR2004
             if parsed is None or int(parsed[1]) != start:
                 raise IntegrityError(
-                    f"GET {key!r}: requested from {start}, Content-Range is {content_range!r}",
+                    f"GET {key!r}: requested from {start}, Content-Range is {shown(content_range)}",
                     _CHECK_ENDPOINT,
                 )
         elif status != 200:  # noqa: PLR2004
@@ -164,10 +165,15 @@ def _of_range(key: str, start: int, length: int) -> Check:
 
 
 def _size(status: int, headers: Mapping[str, str], body: Buffer) -> int:
-    """The size of the whole object, from the answer to a ranged GET (200: the whole object)."""
+    """The size of the whole object, from the answer to a ranged GET (200: the whole object).
+
+    Raises:
+        IntegrityError: it is not a size.
+
+    """
     if status == 206:  # noqa: PLR2004
-        return int(headers.get("Content-Range", "").rpartition("/")[2])
-    return int(headers.get("Content-Length", len(body)))
+        return size_in(headers.get("Content-Range", "").rpartition("/")[2])
+    return size_in(headers["Content-Length"]) if "Content-Length" in headers else len(body)
 
 
 def _check_version(key: str, headers: Mapping[str, str]) -> None:

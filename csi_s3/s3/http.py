@@ -20,8 +20,10 @@ from typing_extensions import override
 
 from csi_s3.aio import back_off
 from csi_s3.config import environment
-from csi_s3.errors import IntegrityError, VolumeError
+from csi_s3.errors import IntegrityError, OutOfMemoryError, VolumeError
 from csi_s3.s3 import dialects, faults, xml
+from csi_s3.s3.answer_body import read_body
+from csi_s3.s3.answer_texts import printable_headers
 from csi_s3.s3.credentials.refresh import AccessKeys, RefreshableCredentials
 from csi_s3.s3.endpoint import Endpoint
 from csi_s3.s3.faults import Fault, RequestContext
@@ -31,18 +33,25 @@ from csi_s3.s3.store import Buffer
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 64
-CONNECT_S = 10.0
-TOTAL_S = 60.0  # plus the time for the bytes, at the lowest rates below
 SLOWEST_BODY = 128 << 10  # bytes/s
 SLOWEST_STORE = 8 << 20  # bytes/s, copies inside the store
 SEND_BYTES = 256 << 10
 READ_BUFFER_BYTES = 512 << 10
-THREAD_FROM_BYTES = 1 << 20  # more than this is hashed in another thread
+THREAD_FROM_BYTES = 1 << 20  # more than this is hashed, or parsed, in another thread
 FIRST_PAUSE_S = 0.1
 
 # Called with the prefix of a LIST, else None. Entered for each request, with all its attempts. An
 # error that is raised inside, or passed to the yielded call, is the outcome; else it is a success.
 Watch: TypeAlias = Callable[[str | None], AbstractContextManager[Callable[[VolumeError], object]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpDeadlines:
+    """connect_s: with TLS. total_s: of one attempt, plus the time for bytes at the lowest rates."""
+
+    connect_s: float = 10.0
+    total_s: float = 60.0
+
 
 _LOST = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -113,12 +122,14 @@ class Http:
         observe: Callable[[RequestRecord], None] | None = None,
         watch: Watch | None = None,
         pause: Callable[[float], Awaitable[object]],
+        deadlines: HttpDeadlines | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.dialect = endpoint.dialect  # of the host, then of the answers
         self.has_versions = False  # an answer had the version id of an object
         self._bucket, self._identity, self._move = bucket, identity, move
         self._headers = headers
+        self._deadlines = deadlines or HttpDeadlines()
         self._max_attempts, self._observe, self._pause = max_attempts, observe, pause
         self._watch = watch or (lambda _: nullcontext(lambda _: None))
         self._proxy = environment.proxy_for(endpoint.url)
@@ -158,10 +169,17 @@ class Http:
             StoreUnavailableError, StoreTimeoutError: no answer in max_attempts attempts.
             IntegrityError: the answer to the last of them was malformed.
             CredentialsError: credentials cannot be refreshed.
+            OutOfMemoryError: there is no memory for the answer.
 
         """
         with self._watch(request.listed) as refused:
-            answer = await self._send(request)
+            try:
+                answer = await self._send(request)
+            except MemoryError as exc:
+                raise OutOfMemoryError(
+                    f"{self._context(request)}: this process has no memory for the answer",
+                    "raise the mounter's memory limit, or serve fewer volumes",
+                ) from exc
             if answer.error is not None:
                 refused(answer.error)
         return answer
@@ -236,7 +254,7 @@ class Http:
             started, status, down = time.monotonic(), 0, 0
             try:
                 async with (
-                    asyncio.timeout(_total_s(request)),
+                    asyncio.timeout(self._total_s(request)),
                     self._session.request(
                         request.method,
                         exact(url),
@@ -245,12 +263,15 @@ class Http:
                         allow_redirects=False,
                         proxy=self._proxy,
                         timeout=aiohttp.ClientTimeout(
-                            total=None, sock_connect=CONNECT_S, sock_read=request.quiet_s
+                            total=None,
+                            sock_connect=self._deadlines.connect_s,
+                            sock_read=request.quiet_s,
                         ),
                     ) as response,
                 ):
-                    body = await _read(response)
-                    status, down = response.status, len(body)
+                    status = response.status
+                    body = await read_body(response, request.kind, request.answer_bytes)
+                    down = len(body)
             finally:
                 if self._observe is not None:
                     seconds = time.monotonic() - started
@@ -263,12 +284,21 @@ class Http:
                             bytes_down=down,
                         )
                     )
-        self.dialect = dialects.of_answer(self.dialect, response.headers.get("Server", ""))
-        self.has_versions |= "x-amz-version-id" in response.headers
-        fault, root = _parsed(request, status, response.headers, body)
+        answered = printable_headers(response.headers)
+        self.dialect = dialects.of_answer(self.dialect, answered.get("Server", ""))
+        self.has_versions |= "x-amz-version-id" in answered
+        if request.kind != "GET" and len(body) >= THREAD_FROM_BYTES:
+            fault, root = await asyncio.to_thread(_parsed, request, status, answered, body)
+        else:
+            fault, root = _parsed(request, status, answered, body)
         if fault is None and request.check is not None:
-            request.check(status, response.headers, body)
-        return Response(status=status, headers=response.headers, body=body, fault=fault, root=root)
+            request.check(status, answered, body)
+        return Response(status=status, headers=answered, body=body, fault=fault, root=root)
+
+    def _total_s(self, request: Request) -> float:
+        passing = len(request.body) + request.answer_bytes
+        work_s = request.heavy_bytes / SLOWEST_STORE
+        return self._deadlines.total_s + passing / SLOWEST_BODY + work_s
 
     def _context(self, request: Request) -> RequestContext:
         return RequestContext(
@@ -281,41 +311,21 @@ class Http:
         )
 
 
-def _total_s(request: Request) -> float:
-    passing = len(request.body) + request.answer_bytes
-    return TOTAL_S + passing / SLOWEST_BODY + request.heavy_bytes / SLOWEST_STORE
-
-
 def _parsed(
     request: Request, status: int, headers: Mapping[str, str], body: bytes | bytearray
 ) -> tuple[Fault | None, etree._Element | None]:
     """The refusal in an answer, or the root of the expected body."""
     if status >= 300:  # noqa: PLR2004
-        return faults.read(status, headers, bytes(body)), None
+        return faults.read(status, headers, body), None
     is_data = request.kind == "GET"  # an object's bytes
-    root = None if is_data or not body else xml.parse(bytes(body))
+    root = None if is_data or not body else xml.parse(body)
     if root is not None and xml.name(root) == "Error":
-        return faults.read_late(status, headers, bytes(body)), None
+        return faults.read_late(status, headers, body), None
     if request.answered_with:
         elements = () if root is None else (root, *root)
         if not any(xml.name(e) == request.answered_with for e in elements):
-            return faults.read_late(status, headers, bytes(body)), None
+            return faults.read_late(status, headers, body), None
     return None, root
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes | bytearray:
-    """The whole body. A large one is copied once, into place; aiohttp would copy it twice."""
-    size = response.content_length or 0
-    if size < THREAD_FROM_BYTES or response.method == "HEAD":
-        return await response.read()
-    body, at = bytearray(size), 0
-    while at < size:
-        piece, _ = await response.content.readchunk()
-        if not piece:
-            break  # the caller checks the length
-        body[at : at + len(piece)] = piece
-        at += len(piece)
-    return body if at == size else body[:at]
 
 
 class _Body(aiohttp.Payload):

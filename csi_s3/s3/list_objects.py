@@ -12,12 +12,17 @@ from lxml import etree
 
 from csi_s3.errors import IntegrityError
 from csi_s3.s3 import xml
+from csi_s3.s3.answer_texts import short_text, whole_number
 from csi_s3.s3.http import Http
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ListPage, ObjectInfo
 
 # A thousand names of fifty bytes take 11 ms, and one byte that is encoded takes 0.2 µs.
 STEP_KEY_BYTES = 128 << 10
+CHILD_BYTES = 64  # what any element counts as
+
+MAX_CLASS = 100  # characters
+LAST_S = 1 << 33  # in 2242: later ones do not fit into 64 bits of nanoseconds
 
 ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
@@ -28,7 +33,7 @@ async def list_page(
     """As `store.ObjectStore.list_page`, with the prefixes as the store lists them.
 
     Raises:
-        IntegrityError: the listing lacks something.
+        IntegrityError: the listing lacks something, or would go on with this token for ever.
 
     """
     query = {
@@ -49,7 +54,13 @@ async def list_page(
     )
     root = (await http.done(request)).root
     assert root is not None  # noqa: S101 - for the type checker: answered_with
-    return await page_of(root)
+    page = await page_of(root)
+    if token is not None and page.next_token == token:
+        raise IntegrityError(
+            f"LIST of {prefix!r} has no end: the store repeats a continuation token",
+            "report it to the vendor of the store",
+        )
+    return page
 
 
 async def page_of(root: etree._Element) -> ListPage:
@@ -76,7 +87,8 @@ async def _page(root: etree._Element) -> ListPage:
     truncated = False
     step_bytes = 0
     for child in root:
-        step_bytes += len(child[0].text or "") if len(child) else 0  # the key or the prefix
+        key_bytes = len(child[0].text or "") if len(child) else 0  # or the prefix's
+        step_bytes += CHILD_BYTES + key_bytes
         if step_bytes > STEP_KEY_BYTES:
             step_bytes = 0
             await asyncio.sleep(0)
@@ -98,11 +110,11 @@ async def _page(root: etree._Element) -> ListPage:
 
 def _object(element: etree._Element, *, encoded: bool) -> ObjectInfo:
     fields = xml.fields(element)
-    storage_class = fields.get("StorageClass", "")
+    storage_class = short_text(fields.get("StorageClass", ""), MAX_CLASS)
     archived = storage_class in ARCHIVES and not _is_restored(element)
     return ObjectInfo(
         key=_decoded(fields["Key"], encoded=encoded),
-        size=int(fields["Size"]),
+        size=whole_number(fields["Size"]),
         etag=xml.quoted_etag(fields.get("ETag", "")),
         last_modified=timestamp(fields.get("LastModified", "")),
         storage_class=storage_class,
@@ -111,11 +123,21 @@ def _object(element: etree._Element, *, encoded: bool) -> ObjectInfo:
 
 
 def timestamp(iso: str) -> float:
-    """Whole seconds since the epoch; 0.0 for no date. Without a zone it is UTC."""
+    """Whole seconds since the epoch; 0.0 for no date. Without a zone it is UTC.
+
+    Raises:
+        ValueError: it is not a date.
+
+    """
     if not iso:
         return 0.0
     when = datetime.fromisoformat(iso)
-    return float(int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()))
+    return sensible((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+
+
+def sensible(seconds: float) -> float:
+    """Whole seconds; 0.0 for a date that no object has, such as the year 1 of some stores."""
+    return float(int(seconds)) if 0 <= seconds < LAST_S else 0.0
 
 
 def _is_restored(element: etree._Element) -> bool:

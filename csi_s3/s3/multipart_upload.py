@@ -18,6 +18,7 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.s3 import get_object, xml
+from csi_s3.s3.answer_texts import shown
 from csi_s3.s3.checksums import Algorithm
 from csi_s3.s3.http import Http, Response
 from csi_s3.s3.request_headers import RequestHeaders
@@ -90,7 +91,7 @@ class MultipartUpload(Upload):
                 raise ObjectChangedError(f"{source.key!r} is no longer {source.etag}: {error.what}")
             raise error
         result = xml.fields(answer.root)
-        checksum = result.get(self._sums.element, "") if self._sums else ""
+        checksum = self._sums.read(result.get(self._sums.element, "")) if self._sums else ""
         etag = xml.quoted_etag(result.get("ETag", ""))
         return Part(number=number, etag=etag, size=length, checksum=checksum)
 
@@ -109,7 +110,8 @@ class MultipartUpload(Upload):
         checksum = result.get(self._sums.element, "") if self._sums else ""
         if whole and checksum and checksum.partition("-")[0] != whole.partition("-")[0]:
             raise IntegrityError(
-                f"upload of {self._key!r}: the store's checksum is {checksum}, expected {whole}",
+                f"upload of {self._key!r}: the store's checksum is {shown(checksum)}, expected"
+                f" {whole}",
                 "do not use this object; write it again",
             )
         etag = xml.quoted_etag(result.get("ETag", ""))

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 from urllib.parse import urlencode
 
-from csi_s3.errors import AccessDeniedError, NotFoundError
+from csi_s3.errors import AccessDeniedError, IntegrityError, NotFoundError
 from csi_s3.s3 import get_object, xml
 from csi_s3.s3.http import Http
 from csi_s3.s3.request_headers import SSE, SSE_KEY
@@ -20,6 +20,8 @@ from csi_s3.s3.store import ObjectInfo
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+MAX_TAGS_TEXT = 16 << 10  # 10 tags of 128 and 256 characters, of which each may be 3 as %XX
 
 _PRESERVED = (
     "Content-Type",
@@ -99,7 +101,7 @@ class PreservedHeaders:
     async def _read(self, key: str, answer: Mapping[str, str]) -> dict[str, str]:
         preserved = {name: answer[name] for name in _PRESERVED if answer.get(name)}
         preserved |= {k.lower(): v for k, v in answer.items() if k.lower().startswith(_META)}
-        if self._has_tags and int(answer.get("x-amz-tagging-count", "0")):
+        if self._has_tags and answer.get("x-amz-tagging-count", "0") != "0":
             preserved |= await self._read_tags(key)
         return preserved
 
@@ -114,7 +116,13 @@ class PreservedHeaders:
             return {}
         assert answer.root is not None  # noqa: S101 - for the type checker: answered_with
         tags = [xml.fields(tag) for tag in answer.root.iter("{*}Tag")]
-        return {_TAGS: urlencode([(tag.get("Key", ""), tag.get("Value", "")) for tag in tags])}
+        text = urlencode([(tag.get("Key", ""), tag.get("Value", "")) for tag in tags])
+        if len(text) > MAX_TAGS_TEXT:
+            raise IntegrityError(
+                f"GET-TAGS {key!r}: {len(tags)} tags take {len(text)} characters in a header",
+                "report it to the store's vendor",
+            )
+        return {_TAGS: text}
 
     def _drop_tags(self, denied: AccessDeniedError) -> None:
         if self._has_tags:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import IntegrityError
+from csi_s3.s3.answer_texts import shown
 from csi_s3.s3.signing import quoted_key
 from csi_s3.s3.store import ObjectInfo
 
@@ -74,7 +75,8 @@ class RequestHeaders:
         actual, actual_key = answer.get(SSE), answer.get(SSE_KEY, "")
         if actual != self._sse:
             raise IntegrityError(
-                f"{what}: asked for encryption {self._sse!r}, the store answered {actual!r}",
+                f"{what}: asked for encryption {self._sse!r}, the store answered"
+                f" {shown(actual) if actual else None}",
                 "the object is stored otherwise; check `sse` and the bucket's encryption",
             )
         key = self._sse_key
@@ -83,7 +85,7 @@ class RequestHeaders:
         # AWS answers arn:aws:kms:REGION:ACCOUNT:key/KEY, MinIO arn:aws:kms:KEY.
         if actual_key != key and not actual_key.endswith((f":key/{key}", f":{key}")):
             raise IntegrityError(
-                f"{what}: asked for KMS key {key!r}, the store answered {actual_key!r}",
+                f"{what}: asked for KMS key {key!r}, the store answered {shown(actual_key)}",
                 "the object is encrypted with another key; check `sse-kms-key-id`",
             )
 

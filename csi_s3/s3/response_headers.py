@@ -6,7 +6,8 @@ from email.utils import parsedate_tz
 
 from csi_s3.errors import IntegrityError
 from csi_s3.s3 import xml
-from csi_s3.s3.list_objects import ARCHIVES
+from csi_s3.s3.answer_texts import short_text, shown, whole_number
+from csi_s3.s3.list_objects import ARCHIVES, MAX_CLASS, sensible
 from csi_s3.s3.signing import Check
 from csi_s3.s3.store import Buffer, ObjectInfo
 
@@ -15,7 +16,7 @@ def describe(key: str, headers: Mapping[str, str], *, size: int | None = None) -
     """From the answer to a HEAD, or to a GET (whose Content-Length is not the object's size).
 
     Raises:
-        IntegrityError: the answer has no size.
+        IntegrityError: the answer has no size, or one that no object has.
 
     """
     if size is None and "Content-Length" not in headers:
@@ -23,17 +24,30 @@ def describe(key: str, headers: Mapping[str, str], *, size: int | None = None) -
             f"HEAD {key!r}: the answer has no Content-Length",
             "a proxy in front of the store removes it: set `endpoint-url` to the store itself",
         )
-    storage_class = headers.get("x-amz-storage-class", "")
+    storage_class = short_text(headers.get("x-amz-storage-class", ""), MAX_CLASS)
     shelved = storage_class in ARCHIVES or "x-amz-archive-status" in headers
     restored = 'ongoing-request="false"' in headers.get("x-amz-restore", "")
     return ObjectInfo(
         key=key,
-        size=int(headers["Content-Length"]) if size is None else size,
+        size=size_in(headers["Content-Length"]) if size is None else size,
         etag=xml.quoted_etag(headers.get("ETag", "")),
         last_modified=_http_date(headers.get("Last-Modified", "")),
         storage_class=storage_class,
         archived=shelved and not restored,
     )
+
+
+def size_in(text: str) -> int:
+    """An object's size, from a header.
+
+    Raises:
+        IntegrityError: it is not a size.
+
+    """
+    try:
+        return whole_number(text)
+    except ValueError as exc:
+        raise IntegrityError(f"the answer's size: {exc}", "check `endpoint-url`") from exc
 
 
 def conditions(*, if_none_match: bool = False, if_match: str | None = None) -> dict[str, str]:
@@ -71,7 +85,7 @@ def stored(what: str, checksums: Mapping[str, str]) -> Check:
         for name, sent in checksums.items():
             if answer.get(name) not in (None, "", sent):
                 raise IntegrityError(
-                    f"{what}: the store's checksum is {answer[name]}, expected {sent}",
+                    f"{what}: the store's checksum is {shown(answer[name])}, expected {sent}",
                     "the data was corrupted in transit; check memory and network of this node",
                 )
 
@@ -80,4 +94,7 @@ def stored(what: str, checksums: Mapping[str, str]) -> Check:
 
 def _http_date(text: str) -> float:
     parsed = parsedate_tz(text) if text else None
-    return float(calendar.timegm(parsed[:9])) if parsed else 0.0  # HTTP dates are GMT
+    try:
+        return sensible(calendar.timegm(parsed[:9])) if parsed else 0.0  # HTTP dates are GMT
+    except (ValueError, OverflowError):
+        return 0.0

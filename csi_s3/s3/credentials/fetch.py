@@ -14,6 +14,8 @@ from yarl import URL
 from csi_s3 import __version__
 from csi_s3.aio import back_off
 from csi_s3.s3 import faults
+from csi_s3.s3.answer_body import read_at_most
+from csi_s3.s3.answer_texts import CODE_CHARS, printable_headers, short_text
 
 ANSWER_BYTES = 1 << 20
 FIRST_PAUSE_S = 0.3
@@ -27,7 +29,7 @@ def why(exc: Exception) -> str:
     if isinstance(exc, TimeoutError):
         return "no answer in time"
     if isinstance(exc, aiohttp.ClientHttpProxyError):  # its own text has the proxy's password
-        return f"the proxy refuses: {exc.status} {exc.message}"
+        return f"the proxy refuses: {short_text(f'{exc.status} {exc.message}', CODE_CHARS)}"
     return f"{type(exc).__name__}: {faults.text_of(exc)}"
 
 
@@ -35,7 +37,7 @@ def why(exc: Exception) -> str:
 class Reply:
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes | bytearray
 
 
 async def fetch(
@@ -66,19 +68,25 @@ async def fetch(
             async with (
                 aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(limit=1, ssl=tls or True, force_close=True),
+                    auto_decompress=False,
                     cookie_jar=aiohttp.DummyCookieJar(),
                     timeout=aiohttp.ClientTimeout(total=within_s),
                 ) as session,
                 session.request(
                     method,
                     URL(url),
-                    headers={"User-Agent": f"csi-s3/{__version__}", **(headers or {})},
+                    headers={
+                        "User-Agent": f"csi-s3/{__version__}",
+                        "Accept-Encoding": "identity",
+                        **(headers or {}),
+                    },
                     data=form,
                     allow_redirects=False,
                     proxy=proxy,
                 ) as response,
             ):
-                reply = Reply(response.status, response.headers, await _read(response))
+                body = await _read(response)
+                reply = Reply(response.status, printable_headers(response.headers), body)
         except LOST as exc:
             if failures + 1 == attempts or faults.is_untrusted(exc):
                 raise
@@ -88,10 +96,8 @@ async def fetch(
     return reply
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > ANSWER_BYTES:
-            raise aiohttp.ClientPayloadError(f"more than {ANSWER_BYTES} bytes")
-    return bytes(body)
+async def _read(response: aiohttp.ClientResponse) -> bytes | bytearray:
+    body = await read_at_most(response, ANSWER_BYTES)
+    if len(body) > ANSWER_BYTES:
+        raise aiohttp.ClientPayloadError(f"more than {ANSWER_BYTES} bytes")
+    return body

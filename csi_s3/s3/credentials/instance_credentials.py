@@ -6,8 +6,10 @@ no answer, and fall back to the unprotected version 1 of the protocol.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,6 +20,7 @@ from urllib.parse import quote, urlsplit
 from typing_extensions import override
 
 from csi_s3.errors import CredentialsError
+from csi_s3.s3.answer_texts import CODE_CHARS, short_text
 from csi_s3.s3.credentials import fetch
 from csi_s3.s3.credentials.refresh import (
     AccessKeys,
@@ -38,6 +41,7 @@ _POD_IDENTITY = (
 _EKS = frozenset({"169.254.170.23", "fd00:ec2::23"})
 _AGENTS = frozenset({"169.254.170.2", "localhost"}) | _EKS
 _TOKEN, _ROLES = "/latest/api/token", "/latest/meta-data/iam/security-credentials/"
+_ROLE_NAME = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
 HOP_LIMIT = (
     "the instance's metadata hop limit of 1 blocks pods: raise it to 2, or set"
     " mounter.hostNetwork=true in the chart"
@@ -79,7 +83,7 @@ class ContainerCredentials(CredentialSource):
             ) from exc
         credentials = _credentials(reply, origin=f"container agent {url}", source=self)
         if credentials is None:
-            text = _text(reply.body)
+            text = _reason(reply)
             text = text.replace(token, "***") if token else text
             raise CredentialsError(
                 f"the credentials agent at {url} returned none: HTTP {reply.status}: {text}",
@@ -130,7 +134,7 @@ class InstanceCredentials(CredentialSource):
         session = {"X-aws-ec2-metadata-token": printable(_text(reply.body), "the metadata token")}
         reply = await self._fetch("GET", self._base + _ROLES, headers=session)
         lines = _text(reply.body).split()
-        if reply.status != 200 or not lines:  # noqa: PLR2004
+        if reply.status != 200 or not lines or not _ROLE_NAME.fullmatch(lines[0]):  # noqa: PLR2004
             return f"this instance has no instance profile (HTTP {reply.status})"
         url = self._base + _ROLES + quote(lines[0])
         reply = await self._fetch("GET", url, headers=session)
@@ -138,7 +142,7 @@ class InstanceCredentials(CredentialSource):
         credentials = _credentials(reply, origin=origin, source=self)
         if credentials is None:
             raise CredentialsError(
-                f"{origin}: HTTP {reply.status}: {_text(reply.body)}",
+                f"{origin}: HTTP {reply.status}: {_reason(reply)}",
                 "check that the role exists and that it trusts ec2.amazonaws.com",
             )
         if credentials.expires is None:
@@ -166,12 +170,12 @@ def _credentials(
 ) -> Credentials | None:
     try:
         answer: Any = json.loads(reply.body)
-        keys = AccessKeys(
-            str(answer["AccessKeyId"]), Secret(answer["SecretAccessKey"]), Secret(answer["Token"])
+        keys = AccessKeys.from_answer(
+            answer["AccessKeyId"], answer["SecretAccessKey"], answer["Token"]
         )
         ends = answer.get("Expiration")
         expires = datetime.fromisoformat(ends) if ends else None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     if reply.status != 200:  # noqa: PLR2004
         return None
@@ -180,7 +184,20 @@ def _credentials(
     return Credentials(keys=keys, origin=origin, source=source, expires=expires)
 
 
-def _text(body: bytes) -> str:
+def _reason(reply: fetch.Reply) -> str:
+    """The text of a refusal; of anything else no text, which may be another service's secret.
+
+    EC2 refuses with 200 and a `Code`.
+    """
+    if reply.status >= 400:  # noqa: PLR2004
+        return _text(reply.body)
+    with contextlib.suppress(KeyError, TypeError, ValueError, RecursionError):
+        return short_text(str(json.loads(reply.body)["Code"]), CODE_CHARS)
+    kind = short_text(reply.headers.get("Content-Type", "no content type"), CODE_CHARS)
+    return f"{kind}, {len(reply.body)} bytes"
+
+
+def _text(body: bytes | bytearray) -> str:
     """The body of an answer, for a message."""
     text = body[:300].decode("utf-8", "replace").strip()
     if "SecretAccessKey" in text:

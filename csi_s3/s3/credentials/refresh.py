@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, Self
 
 from typing_extensions import override
 
@@ -48,6 +48,19 @@ class AccessKeys:
     access_key: str
     secret_key: Secret
     token: Secret | None
+
+    @classmethod
+    def from_answer(cls, access_key: object, secret_key: object, token: object) -> Self:
+        """Take the keys in a service's answer.
+
+        Raises:
+            ValueError: one is no text, or has characters that no key has; the message has none.
+
+        """
+        texts = [text for text in (access_key, secret_key, token) if isinstance(text, str) and text]
+        if len(texts) != 3 or any(not "!" <= c <= "~" for text in texts for c in text):  # noqa: PLR2004
+            raise ValueError("the answer's keys are not printable ASCII")
+        return cls(texts[0], Secret(texts[1]), Secret(texts[2]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from typing_extensions import override
 
 from csi_s3.errors import CredentialsError
 from csi_s3.s3 import faults, xml
+from csi_s3.s3.answer_texts import CODE_CHARS, MESSAGE_CHARS, short_text
 from csi_s3.s3.credentials import fetch
-from csi_s3.s3.credentials.refresh import AccessKeys, Credentials, CredentialSource, Secret
+from csi_s3.s3.credentials.refresh import AccessKeys, Credentials, CredentialSource
 from csi_s3.s3.credentials.static_keys import printable
 from csi_s3.tls import tls_context
 
@@ -117,13 +118,14 @@ def _read_token(path: Path) -> str:
     return token
 
 
-def _credentials(body: bytes) -> tuple[AccessKeys, datetime] | None:
+def _credentials(body: bytes | bytearray) -> tuple[AccessKeys, datetime] | None:
     """The keys in STS's answer, or None if it has none."""
     fields = _below(body, "Credentials")
     try:
         expires = datetime.fromisoformat(fields["Expiration"])
-        token = Secret(fields["SessionToken"])
-        keys = AccessKeys(fields["AccessKeyId"], Secret(fields["SecretAccessKey"]), token)
+        keys = AccessKeys.from_answer(
+            fields["AccessKeyId"], fields["SecretAccessKey"], fields["SessionToken"]
+        )
     except (KeyError, ValueError):
         return None
     return keys, expires if expires.tzinfo else expires.replace(tzinfo=UTC)
@@ -137,7 +139,7 @@ def _error(reply: fetch.Reply) -> dict[str, str]:
     return _below(reply.body, "Error")
 
 
-def _below(body: bytes, name: str) -> dict[str, str]:
+def _below(body: bytes | bytearray, name: str) -> dict[str, str]:
     """The children of the first element of that name."""
     root = xml.parse(body)
     for element in () if root is None else root.iter("{*}*"):
@@ -148,11 +150,12 @@ def _below(body: bytes, name: str) -> dict[str, str]:
 
 def _refused(reply: fetch.Reply, url: str, role: str, token: str) -> CredentialsError:
     error = _error(reply)
-    code = error.get("Code", "")
-    text = ": ".join(filter(None, [code, error.get("Message", "")])) or "the answer is not STS's"
-    request = reply.headers.get("x-amzn-RequestId")
+    code = short_text(error.get("Code", ""), CODE_CHARS)
+    message = short_text(error.get("Message", "").replace(token, "***"), MESSAGE_CHARS)
+    text = ": ".join(filter(None, [code, message])) or "the answer is not STS's"
+    request = short_text(reply.headers.get("x-amzn-RequestId", ""), CODE_CHARS)
     where = f"HTTP {reply.status}, {url}"
-    what = f"STS refuses role {role}: {text.replace(token, '***')}"
+    what = f"STS refuses role {role}: {text}"
     return CredentialsError(
         f"{what} ({where}, request id {request})" if request else f"{what} ({where})",
         _hint(code, claims(token)),
