@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from csi_s3.mounter.memory_shares import MemoryShares
+from csi_s3.obs.http_endpoint import EndpointLimits
 from tests.rpc.conftest import is_dead, real_mounter, refused, run
 from tests.rpc.fake_mounter import until
 from tests.rpc.test_real_mounter import workers
@@ -56,13 +57,15 @@ async def ask(port: int, path: str) -> tuple[int, str]:
 
 
 async def scraped(port: int) -> Scrape:
+    """Numbers of now: those of an earlier scrape are answered again for a second."""
+    await asyncio.sleep(EndpointLimits().fresh_s)
     return await asyncio.to_thread(scrape, port)
 
 
 async def scraped_without_workers(port: int) -> Scrape:
     """A worker's process ends a moment after its mount is gone."""
     while (found := await scraped(port)).value("workers"):
-        await asyncio.sleep(0.05)
+        pass
     return found
 
 
