@@ -42,6 +42,8 @@ async def ports(idle, s3):
         "CSI_S3_HTTP_ADDRESS": f"127.0.0.1:{at_mounter}",
         "CSI_S3_MEMORY_LIMIT": str(LIMIT),
         "CSI_S3_MAX_VOLUMES": str(MAX_VOLUMES),
+        "CSI_S3_SPOOL_LIMIT": "40Mi",
+        "CSI_S3_SPOOL_FREE_PERCENT": "1",
     }
     assert (await ask(at_node, "/healthz")) == (200, "ok\n")
     status, reason = await ask(at_node, "/readyz")
@@ -106,6 +108,9 @@ async def test_a_known_workload_is_counted_as_it_was(idle, ports):
     assert more("errors_total", code="not-found") >= 1
     assert ("csi_s3_open_files", frozenset({("volume", "pv-1")})) in after.samples
     assert after.value("inodes", volume="pv-1") >= 3
+    assert after.value("spool_limit_bytes", volume="pv-1") == 40 * MIB // MAX_VOLUMES
+    assert after.value("spool_leftovers", volume="pv-1", kind="whole") == 0
+    assert ("csi_s3_unmounted_spools", frozenset()) in (await scraped(at_node)).samples
     assert after.value("worker_starts_total", volume="pv-1") == 1
     assert after.value("workers") == 1
     assert after.value("memory_limit_bytes") == LIMIT
