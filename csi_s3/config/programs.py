@@ -69,6 +69,26 @@ def _read_node_id(text: str) -> str:
     return text
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolLimit:
+    """Of all spools of a node together: bytes, or a percentage of the disk; one of them."""
+
+    limit_bytes: int | None = None
+    percent: int | None = None
+
+
+def _read_spool(text: str) -> SpoolLimit:
+    match = re.fullmatch(r"([1-9][0-9]{0,17})(%|[KMGT]i)?", text)
+    if match is None:
+        raise ValueTypeError
+    number, unit = int(match[1]), match[2] or ""
+    if unit == "%":
+        if number > 100:  # noqa: PLR2004 - percent
+            raise ValueTypeError
+        return SpoolLimit(percent=number)
+    return SpoolLimit(limit_bytes=number << (10 * " KMGT".index(unit[:1] or " ")))
+
+
 def _read_options(text: str) -> DefaultOptions:
     """One option a line; a single line is split at its commas, except for those in quotes."""
     lines = text.splitlines()
@@ -92,6 +112,12 @@ _TAINT = pattern(  # a name, usually with a DNS name and "/" before it
 )
 _NODE_ID = ValueType("ID", f"at most {_MAX_NODE_ID_BYTES} bytes", _read_node_id)
 _ENDPOINT = ValueType("unix://PATH", "unix:///ABSOLUTE/PATH", _read_endpoint)
+_SPOOL_LIMIT = ValueType(
+    "SIZE", "bytes, with or without Ki, Mi, Gi or Ti, or a percentage such as 50%", _read_spool
+)
+_DAYS = integer(1, 10_000, metavar="DAYS")
+_DAYS_HELP = "how long data that was not uploaded, and that nothing will upload, is kept"
+_DAYS_DEFAULT = "30"
 _OPTIONS = ValueType("LIST", "mount options", _read_options)
 _HTTP_HELP = "address of /metrics, /healthz and /readyz"
 
@@ -130,6 +156,7 @@ class NodeConfig:
     startup_taint: str = _flag(
         _TAINT, "taint to remove from this node when it is ready", "", empty=""
     )
+    leftover_days: int = _flag(_DAYS, _DAYS_HELP, _DAYS_DEFAULT)
     events: bool = _flag(value_types.SWITCH, "post Events on pods whose volumes fail", "off")
     api_server: ApiServer | None = None
 
@@ -170,6 +197,13 @@ class MounterConfig:
         integer(1, 1 << 60, metavar="BYTES"), "memory limit of this pod", ""
     )
     max_volumes: int = _flag(_VOLUMES, "number of volumes that share the limit", str(_MAX_VOLUMES))
+    spool_limit: SpoolLimit | None = _flag(
+        _SPOOL_LIMIT, "disk space of all spools together, divided by --max-volumes", ""
+    )
+    spool_free_percent: int = _flag(
+        integer(0, 99, metavar="PERCENT"), "of the node's disk, which spools leave free", "0"
+    )
+    leftover_days: int = _flag(_DAYS, _DAYS_HELP, _DAYS_DEFAULT)
     credentials_dir: Path | None = _flag(_PATH, "a mounted Secret with key_id, access_key, ...", "")
 
     @classmethod

@@ -71,6 +71,18 @@ class TreeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolRules:
+    """What the node has to say about a spool.
+
+    free_percent: of the disk's bytes, and of its inodes, that stay free; 0: no such floor.
+    kept_s: how long what no worker will upload is kept.
+    """
+
+    free_percent: int = 0
+    kept_s: float = 30 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeConfig:
     """The configuration of a worker and of its mount.
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from csi_s3.config.volume import SpoolRules
 from csi_s3.errors import (
     InvalidNameError,
     NotFoundError,
@@ -91,19 +92,24 @@ class FileSystem:
         prefix: str,
         kernel: KernelCache,
         state_dir: Path | None = None,
+        spool_rules: SpoolRules = SpoolRules(),  # noqa: B008 - frozen
         numbers: InodeNumbers = FIRST_NUMBERS,
     ) -> None:
         """Build all parts of the mount, each from those before it. Nothing else builds one.
 
         state_dir: None where there is none; then only what fits memory can be changed.
+        spool_rules: the node's.
         """
         self._context = context
         self._progress_timeout = context.progress_timeout
         self._tree = tree = Tree(context, prefix=prefix, kernel=kernel, numbers=numbers)
         self._inodes = tree.inodes
         self._handles = Handles(context.memory)
-        self._spool = spool = Spool(
-            state_dir, limit_bytes=context.config.spool_bytes, memory=context.memory
+        self.spool = spool = Spool(
+            state_dir,
+            limit_bytes=context.config.spool_bytes,
+            memory=context.memory,
+            rules=spool_rules,
         )
         self._write_back = write_back = WriteBack(context, tree=tree, spool=spool)
         self.files = OpenFiles(
@@ -351,4 +357,4 @@ class FileSystem:
         It never fails; the log says what is left. Requests that conflict with it wait.
         """
         await outcome(self._recover_renames)
-        await outcome(partial(upload_leftovers, self._context, self._spool))
+        await outcome(partial(upload_leftovers, self._context, self.spool))

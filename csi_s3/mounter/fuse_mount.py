@@ -96,12 +96,18 @@ class FuseMount:
         self._is_replaced = True
         self.stop()
 
-    async def serve(self, memory_bytes: int, credentials_dir: str = "") -> None:
+    async def serve(
+        self, memory_bytes: int, spool: Mapping[str, float], credentials_dir: str = ""
+    ) -> None:
         """Have a worker serve the mount until it exits, and report the end if it did not.
 
-        memory_bytes, credentials_dir: as in the keeper's `serve` message (`link.channel`).
+        memory_bytes, spool, credentials_dir: as in the keeper's `serve` message (`link.channel`).
         """
-        of_mounter = {"memory_bytes": memory_bytes, "credentials_dir": credentials_dir}
+        of_mounter = {
+            "memory_bytes": memory_bytes,
+            "spool": spool,
+            "credentials_dir": credentials_dir,
+        }
         message = {**self._message, **of_mounter}
         try:
             cause = await self.worker.serve(message, self._fd, self._stop)

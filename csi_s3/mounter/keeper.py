@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing_extensions import override
 
 from csi_s3.aio import blocking
 from csi_s3.config.programs import MounterConfig
+from csi_s3.config.volume import SpoolRules
 from csi_s3.errors import (
     BadRequestError,
     InternalError,
@@ -31,12 +33,13 @@ from csi_s3.errors import (
 )
 from csi_s3.link import channel as link
 from csi_s3.link.report import Notice, Report, State
-from csi_s3.link.spec import VERSION
+from csi_s3.link.spec import VERSION, MountSpec
 from csi_s3.mounter.fuse_mount import FuseMount
 from csi_s3.mounter.memory_shares import MemoryShares
 from csi_s3.mounter.metrics.volume_totals import VolumeTotals
 from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.outbox import Outbox
+from csi_s3.mounter.spool_shares import SpoolShares
 from csi_s3.mounter.zygote_client import ZygoteClient
 from csi_s3.obs import http_endpoint
 from csi_s3.obs.metrics import catalog as metrics
@@ -56,10 +59,20 @@ async def serve(config: MounterConfig) -> None:
 
     """
     shares = MemoryShares(config.memory_limit, config.max_volumes)
+    rules = SpoolRules(
+        free_percent=config.spool_free_percent, kept_s=config.leftover_days * 24 * 3600.0
+    )
+    spools = SpoolShares(config.spool_limit, config.max_volumes, rules)
     metrics.build_info()
     metrics.MEMORY_LIMIT_BYTES.set(config.memory_limit or 0)
     zygote_client = ZygoteClient()
-    keeper = Keeper(config.socket, zygote_client, shares, credentials_dir=config.credentials_dir)
+    keeper = Keeper(
+        config.socket,
+        zygote_client,
+        shares,
+        spools=spools,
+        credentials_dir=config.credentials_dir,
+    )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -89,12 +102,14 @@ class Keeper:
         shares: MemoryShares | None = None,
         deadlines: MounterDeadlines | None = None,
         *,
+        spools: SpoolShares | None = None,
         credentials_dir: Path | None = None,
     ) -> None:
         self._socket = socket
         self._credentials_dir = "" if credentials_dir is None else str(credentials_dir)
         self._zygote_client = zygote_client
         self._shares = shares or MemoryShares(None, 1)
+        self._spools = spools or SpoolShares(None, 1)
         self._deadlines = deadlines or MounterDeadlines()
         self._totals = VolumeTotals(time.monotonic, answer_within_s=self._deadlines.metrics_s)
         self._mounts: dict[str, FuseMount] = {}
@@ -313,7 +328,7 @@ class Keeper:
             if memory_bytes is None:
                 fuse_mount.end()
             else:
-                await fuse_mount.serve(memory_bytes, self._credentials_dir)
+                await fuse_mount.serve(memory_bytes, self._allot_spool(spec), self._credentials_dir)
         except MemoryLimitError as exc:
             log.log(exc.level, "%s", exc, extra={**spec.log_fields, "code": exc.code})
             fuse_mount.fail(exc)
@@ -326,6 +341,7 @@ class Keeper:
             if self._mounts.get(spec.mount_id) is fuse_mount:
                 del self._mounts[spec.mount_id]
                 self._shares.release(spec.mount_id)
+                self._spools.release(spec.mount_id)
             self._wake()
 
     def _stop(self, fuse_mount: FuseMount) -> None:
@@ -344,6 +360,12 @@ class Keeper:
         self._totals.refused(volume)
         mount_id = str(spec.get("mount_id"))
         self._send(Report(mount_id=mount_id, state=State.FAILED, error=error))
+
+    def _allot_spool(self, spec: MountSpec) -> dict[str, float]:
+        """The body of `spool` in a worker's `serve`."""
+        asked = spec.volume.tree.spool_bytes
+        given = self._spools.allot(spec.mount_id, spec.volume_handle, spec.state_dir, asked)
+        return {"limit_bytes": given, **asdict(self._spools.rules)}
 
     async def _allot(self, fuse_mount: FuseMount) -> int | None:
         """Wait for a mount's share of memory; None if it is stopped before it has one.

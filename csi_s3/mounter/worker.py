@@ -21,11 +21,12 @@ import uvloop
 
 from csi_s3.aio import finish
 from csi_s3.config.environment import slow_step_ms
-from csi_s3.config.volume import VolumeConfig
+from csi_s3.config.volume import SpoolRules, VolumeConfig
 from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.few_lines import FewLines
 from csi_s3.fs.filesystem import FileSystem
+from csi_s3.fs.write.spool import Spool
 from csi_s3.fuse import boundary
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.interrupts import give_up
@@ -67,7 +68,12 @@ async def _run(channel: Channel) -> int:
     logs.bind(spec.log_fields)
     if (memory_bytes := message.body.get("memory_bytes")) is not None:
         spec = replace(spec, volume=fitted_to(spec.volume, memory_bytes))
-    worker = Worker(channel, spec, message.body.get("credentials_dir", ""))
+    rules = SpoolRules()
+    if (spool := message.body.get("spool")) is not None:
+        tree = replace(spec.volume.tree, spool_bytes=spool.pop("limit_bytes"))
+        spec = replace(spec, volume=replace(spec.volume, tree=tree))
+        rules = SpoolRules(**spool)
+    worker = Worker(channel, spec, message.body.get("credentials_dir", ""), rules)
     try:
         await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
     except (Exception, BaseExceptionGroup) as exc:
@@ -97,13 +103,21 @@ def _cause(exc: BaseException) -> VolumeError:
 class Worker:
     """Lifetime: the process. Concurrency: one task group, which ends with the session."""
 
-    def __init__(self, channel: Channel, spec: MountSpec, credentials_dir: str = "") -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        spec: MountSpec,
+        credentials_dir: str = "",
+        spool_rules: SpoolRules = SpoolRules(),  # noqa: B008 - frozen
+    ) -> None:
         """credentials_dir: for a spec without one."""
         self._channel, self._spec = channel, spec
         directory = spec.credentials_dir or credentials_dir
         self._credentials_dir = Path(directory) if directory else None
         self._state_dir = Path(spec.state_dir) if spec.state_dir else None
+        self._spool_rules = spool_rules
         self._usage: Callable[[], Usage] = Usage
+        self._spool: Spool | None = None
         self._stopping = asyncio.Event()
         self._has_ended = False
         self._slow_steps: SlowSteps | None = None
@@ -150,7 +164,9 @@ class Worker:
                 prefix=volume.bucket.prefix,
                 kernel=session,
                 state_dir=None if volume.read_only else self._state_dir,  # leftovers stay there
+                spool_rules=self._spool_rules,
             )
+            self._spool = fs.spool
             self._usage = lambda: Usage(
                 **asdict(fs.usage()), requests_in_flight=session.requests_in_flight
             )
@@ -197,6 +213,8 @@ class Worker:
         await self._send("report", {"report": report.to_json()})
 
     async def send_metrics(self) -> None:
+        if self._spool is not None:
+            request_counts.count_spool(self._spool, now_s=time.time())  # noqa: TID251 - of files
         await self._send("metrics", request_counts.metrics_message(self._usage()))
 
     async def _send(self, type_: str, body: dict[str, Any]) -> None:

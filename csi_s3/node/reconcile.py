@@ -25,6 +25,7 @@ from csi_s3.link.spec import MountSpec
 from csi_s3.node.mounter_link import HeldMount
 from csi_s3.node.source_mounts import SourceMount, SourceMounts, off_loop
 from csi_s3.node.targets import Target, Targets
+from csi_s3.node.unmounted_spools import UnmountedSpools
 
 _AGAIN_S = 1.0  # after mountinfo could not be read
 _IDS = 256  # for one call
@@ -124,7 +125,7 @@ async def end_dead(dead: dict[str, MountEntry], sources: SourceMounts) -> None:
 
 
 class DirectorySweep:
-    """Removes the directories of mounts that are gone, a part at a time.
+    """Removes the directories of mounts that are gone, and what is old in them, a part at a time.
 
     ids: whose directories are being removed; no mount may be made with one of them.
     Lifetime: node's. Concurrency: one `run` at a time does something, the next returns at once.
@@ -137,18 +138,25 @@ class DirectorySweep:
         self.ids: AbstractSet[str] = frozenset()
         self._sources, self._is_used, self._part = sources, is_used, part
         self._is_running = False
+        self._kept = 0
 
-    async def run(self) -> None:
-        """Go through all of them once; a failure is logged, and the next start tries again."""
+    async def run(self, *, now_s: float, before_s: float = 0.0) -> None:
+        """Go through all of them once; a failure is logged, and the next start tries again.
+
+        now_s: since the epoch. before_s: as in `UnmountedSpools`.
+        """
         if self._is_running:
             return
         self._is_running = True
+        spools = UnmountedSpools(before_s=before_s)
         try:
-            kept = await self._remove(self._sources.all_ids())
+            kept = await self._remove(self._sources.all_ids(), spools)
         except VolumeError as exc:  # the call may still run: its ids stay reserved
             log.error("%s", exc, extra={"code": exc.code})  # noqa: TRY400
         else:
             self._is_running = False
+            spools.publish(now_s)
+            kept, self._kept = kept if kept != self._kept else 0, kept
             if kept:
                 log.warning(
                     "%d volumes that are not mounted have data that was not uploaded, in"
@@ -157,12 +165,12 @@ class DirectorySweep:
                     self._sources.volumes,
                 )
 
-    async def _remove(self, ids: Iterator[str]) -> int:
+    async def _remove(self, ids: Iterator[str], spools: UnmountedSpools) -> int:
         """Returns how many stay, because there are files in them."""
         kept = 0
         while part := await off_loop(partial(_next, ids, self._part), "looking for directories"):
             self.ids = frozenset(mount_id for mount_id in part if not self._is_used(mount_id))
-            remove = partial(_remove_all, self.ids, self._sources)
+            remove = partial(_remove_all, self.ids, self._sources, spools)
             kept += await off_loop(remove, "removing directories")
             self.ids = frozenset()
         return kept
@@ -172,10 +180,11 @@ def _next(ids: Iterator[str], most: int) -> list[str]:
     return list(islice(ids, most))
 
 
-def _remove_all(ids: AbstractSet[str], sources: SourceMounts) -> int:
+def _remove_all(ids: AbstractSet[str], sources: SourceMounts, spools: UnmountedSpools) -> int:
     kept = 0
     for mount_id in ids:
         try:
+            spools.take(sources.state(mount_id))
             kept += not sources.remove_empty(mount_id)
         except VolumeError as exc:
             log.error("%s", exc, extra={"mount": mount_id, "code": exc.code})  # noqa: TRY400

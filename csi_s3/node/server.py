@@ -21,7 +21,7 @@ from csi_s3.node.pod_events import EventSink, PodEvents
 from csi_s3.node.registration import Registration
 from csi_s3.node.source_mounts import SourceMounts
 from csi_s3.node.targets import Targets
-from csi_s3.node.volumes import Volumes
+from csi_s3.node.volumes import DAY_S, Volumes
 from csi_s3.obs import http_endpoint
 from csi_s3.obs.metrics import catalog as metrics
 
@@ -85,7 +85,12 @@ class _Node:
             self.cluster = ClusterApi(config.api_server, component=name, host=config.node_id)
         sink = events or (self.cluster if config.events else None)
         self.volumes = Volumes(
-            sources, targets, self.mounter_link, pod_events=PodEvents(sink), deadlines=deadlines
+            sources,
+            targets,
+            self.mounter_link,
+            pod_events=PodEvents(sink),
+            deadlines=deadlines,
+            leftovers_kept_s=config.leftover_days * DAY_S,
         )
         self.registration = Registration(
             config.registration_dir, driver_name=name, endpoint=config.kubelet_endpoint

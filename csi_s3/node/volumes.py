@@ -11,6 +11,7 @@ Decisions are plain code between awaits, so the table needs no lock.
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -52,6 +53,8 @@ _NOT_FINAL = {
     Status.UNAVAILABLE,
 }
 
+DAY_S = 24 * 3600.0
+SWEEP_EVERY_S = 3600.0
 MAX_OPERATIONS = 1000  # at a time; some go on after their callers have given up
 MAX_TARGETS = 10_000  # of which something is remembered; kubelet runs some 110 pods on a node
 
@@ -89,6 +92,7 @@ class Volumes:
         *,
         pod_events: PodEvents,
         deadlines: NodeDeadlines,
+        leftovers_kept_s: float = 30 * DAY_S,
     ) -> None:
         self._targets = targets
         self._context = NodeContext(
@@ -106,11 +110,14 @@ class Volumes:
         self._outdated: Recent[Target, str] = Recent(MAX_TARGETS)
         self._unowned_jobs = JobQueue()
         self._sweep = DirectorySweep(sources, self._mounts.__contains__)
+        self._leftovers_kept_s = leftovers_kept_s
+        self._is_surveyed = False  # so that the table has every mount that is served
         self._group = asyncio.TaskGroup()
 
     async def run(self) -> None:
         async with self._group:
             self._group.create_task(self._context.pod_events.run())
+            self._group.create_task(self._sweep_again())
             await self._unowned_jobs.run(lambda: False)
 
     # --- requests ---------------------------------------------------------------------------------
@@ -353,7 +360,19 @@ class Volumes:
             self._run(mount)
             log.info("volume is still mounted", extra=live.spec.log_fields)
         await end_dead(result.dead, sources)
-        self._group.create_task(self._sweep.run())
+        self._group.create_task(self._sweep.run(now_s=_now_s()))
+        self._is_surveyed = True
+
+    async def _sweep_again(self) -> None:
+        """Look at what unmounted volumes have left, and remove what is old.
+
+        Not at once: a worker may still upload the files of a mount that is over and in no table.
+        """
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            if self._is_surveyed:
+                now_s = _now_s()
+                await self._sweep.run(now_s=now_s, before_s=now_s - self._leftovers_kept_s)
 
     async def _unpublish_unowned(self, target: Target) -> None:
         mount = self._mount_on(target)
@@ -362,6 +381,10 @@ class Volumes:
             return
         await off_loop(target.detach, f"unmounting {target.path}")
         await self._context.leftovers.remove(target)
+
+
+def _now_s() -> float:
+    return time.time()  # noqa: TID251 - compared with the times of files
 
 
 def _mount_id(identity: str, number: int) -> str:

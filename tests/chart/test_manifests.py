@@ -9,10 +9,19 @@ import pytest
 import yaml
 from typing_extensions import override
 
-from csi_s3.config.programs import MounterConfig, NodeConfig
+from csi_s3.config.programs import MounterConfig, NodeConfig, SpoolLimit
 from csi_s3.errors import BadOptionError
 from csi_s3.mounter.memory_shares import MemoryShares
-from tests.chart.rendered import CHART, ROOT, Rendered, containers, environ, render, template
+from tests.chart.rendered import (
+    CHART,
+    ROOT,
+    RefusedError,
+    Rendered,
+    containers,
+    environ,
+    render,
+    template,
+)
 from tests.chart.test_security import EVERYTHING, LITTLE
 
 MIB = 1 << 20
@@ -119,6 +128,19 @@ def test_the_memory_limit_of_the_pod_is_what_the_mounter_divides():
     assert mounter_config(render(other)).memory_limit == 512 * MIB
     assert mounter_config(render(other)).max_volumes == 3
     assert mounter_config(render(LITTLE)).memory_limit is None
+
+
+def test_the_disk_s_values_reach_the_programs():
+    mounter, node = mounter_config(render()), node_config(render())
+    assert (mounter.spool_limit, mounter.spool_free_percent) == (SpoolLimit(percent=50), 12)
+    assert mounter.leftover_days == node.leftover_days == 30
+    spool = {"limit": "100Gi", "freePercent": 0, "leftoverDays": 90}
+    rendered = render({"mounter": {"spool": spool}})
+    assert mounter_config(rendered).spool_limit == SpoolLimit(limit_bytes=100 << 30)
+    assert mounter_config(rendered).leftover_days == node_config(rendered).leftover_days == 90
+    assert mounter_config(render({"mounter": {"spool": {"limit": ""}}})).spool_limit is None
+    with pytest.raises(RefusedError, match="limit"):
+        render({"mounter": {"spool": {"limit": "5G"}}})
 
 
 def test_the_scheduler_is_told_of_the_number_that_the_memory_is_divided_by():

@@ -236,7 +236,7 @@ async def test_a_mount_is_held_until_it_is_closed_also_after_its_worker_s_exit()
     message = {"spec": spec("leaves").to_json(), "init": INIT}
     fuse_mount = FuseMount(message, ours, zygote_client, sent.append, MounterDeadlines())
     assert "starting <WorkerRun not started>" in repr(fuse_mount)
-    await fuse_mount.serve(1 << 20)
+    await fuse_mount.serve(1 << 20, {})
     pid = await line(theirs)
     assert [report.state for report in sent] == [State.FAILED]
     assert f"failed <WorkerRun pid={pid} exited: exit-0>" in repr(fuse_mount)

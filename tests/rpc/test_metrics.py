@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from csi_s3.mounter.memory_shares import MemoryShares
+from csi_s3.obs.http_endpoint import EndpointLimits
 from tests.rpc.conftest import is_dead, real_mounter, refused, run
 from tests.rpc.fake_mounter import until
 from tests.rpc.test_real_mounter import workers
@@ -41,6 +42,8 @@ async def ports(idle, s3):
         "CSI_S3_HTTP_ADDRESS": f"127.0.0.1:{at_mounter}",
         "CSI_S3_MEMORY_LIMIT": str(LIMIT),
         "CSI_S3_MAX_VOLUMES": str(MAX_VOLUMES),
+        "CSI_S3_SPOOL_LIMIT": "40Mi",
+        "CSI_S3_SPOOL_FREE_PERCENT": "1",
     }
     assert (await ask(at_node, "/healthz")) == (200, "ok\n")
     status, reason = await ask(at_node, "/readyz")
@@ -56,13 +59,15 @@ async def ask(port: int, path: str) -> tuple[int, str]:
 
 
 async def scraped(port: int) -> Scrape:
+    """Numbers of now: those of an earlier scrape are answered again for a second."""
+    await asyncio.sleep(EndpointLimits().fresh_s)
     return await asyncio.to_thread(scrape, port)
 
 
 async def scraped_without_workers(port: int) -> Scrape:
     """A worker's process ends a moment after its mount is gone."""
     while (found := await scraped(port)).value("workers"):
-        await asyncio.sleep(0.05)
+        pass
     return found
 
 
@@ -103,6 +108,9 @@ async def test_a_known_workload_is_counted_as_it_was(idle, ports):
     assert more("errors_total", code="not-found") >= 1
     assert ("csi_s3_open_files", frozenset({("volume", "pv-1")})) in after.samples
     assert after.value("inodes", volume="pv-1") >= 3
+    assert after.value("spool_limit_bytes", volume="pv-1") == 40 * MIB // MAX_VOLUMES
+    assert after.value("spool_leftovers", volume="pv-1", kind="whole") == 0
+    assert ("csi_s3_unmounted_spools", frozenset()) in (await scraped(at_node)).samples
     assert after.value("worker_starts_total", volume="pv-1") == 1
     assert after.value("workers") == 1
     assert after.value("memory_limit_bytes") == LIMIT

@@ -56,7 +56,7 @@ async def test_any_number_is_removed_a_part_at_a_time(sources, n):
             await asyncio.sleep(0)
 
     watching = asyncio.create_task(watch())
-    await sweep.run()
+    await sweep.run(now_s=0.0)
     watching.cancel()
     assert [path.name for path in sources.volumes.iterdir()] == ["other"]
     assert (sources.looked, largest, sweep.ids) == (n, PART, frozenset())
@@ -66,7 +66,7 @@ async def test_any_number_is_removed_a_part_at_a_time(sources, n):
 async def test_directories_in_use_or_with_data_stay(sources, caplog):
     left(sources, 5, with_file={1, 3})
     sweep = DirectorySweep(sources, {mount_id(4)}.__contains__, part=2)
-    await sweep.run()
+    await sweep.run(now_s=0.0)
     assert sorted(p.name for p in sources.volumes.iterdir()) == [mount_id(n) for n in (1, 3, 4)]
     assert sources.path(mount_id(4)).exists()
     assert [r.levelname for r in caplog.records] == ["WARNING"]
@@ -75,4 +75,4 @@ async def test_directories_in_use_or_with_data_stay(sources, caplog):
 @pytest.mark.warnings_expected("looking for directories failed")
 async def test_a_failure_is_logged_and_ends_nothing(sources):
     sources.volumes.rmdir()
-    await DirectorySweep(sources, lambda _: False).run()
+    await DirectorySweep(sources, lambda _: False).run(now_s=0.0)

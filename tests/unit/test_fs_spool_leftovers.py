@@ -7,13 +7,14 @@ import os
 
 import pytest
 
+from csi_s3.config.volume import SpoolRules
 from csi_s3.errors import SpoolFullError
 from csi_s3.fs.base.few_lines import LINES
 from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.write.extents import Extents, Origin
 from csi_s3.fs.write.spool_description import LISTED_EXTENTS, Description
 from csi_s3.fs.write.spool_directory import SpoolDirectory
-from csi_s3.fs.write.spool_leftovers import KEPT_S, RECORD_BYTES, SpoolLeftovers
+from csi_s3.fs.write.spool_leftovers import RECORD_BYTES, LeftoverTotal, SpoolLeftovers
 from csi_s3.fs.write.spool_space import SpoolSpace
 from tests.unit.costs import steps_of
 from tests.unit.fs_mount import fail, mount, mounts
@@ -22,8 +23,10 @@ from tests.unit.spool_case import BLOCK, DOWN, leftovers, map_of, measured_bytes
 __all__ = ["mount", "mounts"]
 
 MIB = 1 << 20
+KEPT_S = SpoolRules().kept_s
 BEING_CHANGED = pytest.mark.warnings_expected("was being changed when .*, or was changed in S3")
 REMOVED = pytest.mark.warnings_expected("files that were not uploaded .* were removed for those in")
+OVER = pytest.mark.warnings_expected("was not uploaded, and its time is over")
 MORE = pytest.mark.warnings_expected("more files were not uploaded and are in")
 
 
@@ -88,10 +91,12 @@ def test_so_has_that_of_uploads_that_fail_again(mounts, state, caplog):
 
 
 @BEING_CHANGED
+@OVER
 def test_it_is_kept_from_when_it_is_found_and_removed_after_its_time(state, caplog):
     """However old it was when its worker died.
 
-    Promise: What no worker will upload is kept in the spool for seven days.
+    Promise: What no worker will upload is kept in the spool for 30 days (`mounter.spool` in the
+    chart), and its removal is logged.
     """
     caplog.set_level(logging.INFO)
     leave(state, 2)
@@ -106,7 +111,7 @@ def test_it_is_kept_from_when_it_is_found_and_removed_after_its_time(state, capl
     spool = spool_of(state)
     assert leftovers(spool, now_s=found_s + KEPT_S + 50) == []
     assert (spool.used_bytes, numbers(state)) == (2 * BLOCK, [2])
-    (line,) = lines(caplog, logging.INFO, "its time is over")
+    (line,) = lines(caplog, logging.WARNING, "its time is over")
     assert line.startswith("key-1: ")
     assert str(state / "file-1.data") in line
 
@@ -149,6 +154,38 @@ def test_what_would_not_help_is_not_removed(state):
     assert len(numbers(state)) == 10
 
 
+@BEING_CHANGED
+@OVER
+def test_what_its_program_had_closed_gives_way_to_nothing_before_its_time(state, caplog):
+    """Promise: What its program had closed is not removed for others before its time."""
+    leave(state, 10, is_whole=True)
+    spool = spool_of(state, blocks=20)
+    leftovers(spool)
+    for number in range(1, 11):
+        spool.disk.leftovers.give_up(number)
+    spool = spool_of(state, blocks=20)  # of the next worker
+    assert leftovers(spool) == []
+    assert spool.leftover_totals()["given-up"].files == 10
+    with pytest.raises(SpoolFullError):
+        spool.create("f")
+    assert numbers(state) == list(range(1, 11))
+    leftovers(spool_of(state), now_s=(state / "file-1.json").stat().st_mtime + KEPT_S + 50)
+    assert numbers(state) == []
+    assert lines(caplog, logging.WARNING, "its time is over")
+
+
+@BEING_CHANGED
+def test_leftovers_are_counted_by_kind_with_the_time_of_the_oldest(state):
+    leave(state, 2, blocks=3, is_whole=True)
+    leave(state, 3, start=3)
+    spool = spool_of(state)
+    leftovers(spool)
+    totals = spool.leftover_totals()
+    assert totals["whole"] == LeftoverTotal(2, 2 * 4 * BLOCK, 1.0)
+    assert (totals["unfinished"].files, totals["unfinished"].size) == (3, 3 * 2 * BLOCK)
+    assert totals["given-up"] == LeftoverTotal(0, 0, 0.0)
+
+
 def test_what_can_be_uploaded_gives_way_to_nothing(state):
     leave(state, 10, is_whole=True)
     spool = spool_of(state, blocks=20)
@@ -162,9 +199,9 @@ def test_what_can_be_uploaded_gives_way_to_nothing(state):
 @REMOVED
 @pytest.mark.warnings_expected("f could not be uploaded and is kept in")
 def test_a_volume_works_however_often_its_worker_was_killed(mounts, state):
-    """Promise: At least half of `spool-size` is for files in use, however much was left: the oldest
-    of what no worker will upload is removed where they need more, and the log names it. What can be
-    uploaded is never removed.
+    """Promise: At least half of `spool-size` is for files in use, however often workers were
+    killed: the oldest of what was being changed then is removed where they need more, and the log
+    names it. What can be uploaded is never removed.
     """
     mount = mounts(write_part_bytes=MIB, min_part_bytes=MIB, state_dir=state, spool_bytes=4 * MIB)
     mount.put("f", bytes(8 * MIB))
@@ -219,7 +256,7 @@ def test_a_record_is_as_large_as_it_counts(state, n):
     leave(state, n, blocks=0)
 
     def scan():
-        found = SpoolLeftovers(SpoolDirectory(state), SpoolSpace(1 << 40), account)
+        found = SpoolLeftovers(SpoolDirectory(state), SpoolSpace(1 << 40), account, KEPT_S)
         asyncio.run(found.scan(set(), now_s=0.0))
         return found
 
@@ -238,7 +275,7 @@ def test_what_exceeds_the_memory_counts_and_stays(state):
     memory = Memory(1 << 20, 40 * RECORD_BYTES * 4)
     account = memory.account(MemoryKind.LEFTOVERS)
     space = SpoolSpace(1 << 30)
-    found = SpoolLeftovers(SpoolDirectory(state), space, account)
+    found = SpoolLeftovers(SpoolDirectory(state), space, account, KEPT_S)
     asyncio.run(found.scan(set(), now_s=0.0))
     assert 0 < len(found) <= 40
     assert account.used_bytes <= account.limit_bytes

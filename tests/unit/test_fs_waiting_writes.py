@@ -36,7 +36,7 @@ def test_few_writes_stay_in_memory(small):
 
 def test_bytes_beyond_the_bound_are_in_the_spool_as_long_as_they_are_referred_to(small):
     mount = small()
-    space = mount.fs._spool.disk.space
+    space = mount.fs.spool.disk.space
     room = int(requests(mount).limit_bytes * DATA_SHARE)
     data = bytes(range(256)) * 40 + b"the end"
     held = mount.fs.files.hold(data, besides_bytes=room)
@@ -57,7 +57,7 @@ def test_bytes_beyond_the_bound_are_in_the_spool_as_long_as_they_are_referred_to
 def test_any_number_of_waiting_writes_holds_no_more_than_the_bound(small, n):
     """In memory; the spool has the others."""
     mount = small()
-    account, space = requests(mount), mount.fs._spool.disk.space
+    account, space = requests(mount), mount.fs.spool.disk.space
     with account.reserved(account.limit_bytes // 4, "others"):
         held = []
         for _ in range(n):
@@ -79,7 +79,7 @@ def test_what_neither_memory_nor_spool_takes_is_refused(small, has_spool):
     room = int(requests(mount).limit_bytes * DATA_SHARE)
     with pytest.raises(OutOfMemoryError, match="a write that waits"):
         mount.fs.files.hold(bytes(100_000), besides_bytes=room)
-    assert mount.fs._spool.used_bytes == 0
+    assert mount.fs.spool.used_bytes == 0
 
 
 def test_too_many_waiting_requests_refuse_a_write_even_if_the_spool_has_room(small):
@@ -99,4 +99,4 @@ def test_a_write_from_the_spool_is_stored_as_one_from_memory(small):
     del view
     mount.close_file(fh)
     assert mount.data("f") == b"0123456789" * 1000
-    assert mount.fs._spool.used_bytes == 0
+    assert mount.fs.spool.used_bytes == 0

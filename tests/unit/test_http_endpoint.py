@@ -205,6 +205,136 @@ async def test_requests_beyond_the_limit_are_refused_and_not_queued():
         assert await waiting == (200, "1\n")
 
 
+class Clients:
+    """Threads that ask for one page again and again, as fast as they are answered."""
+
+    def __init__(self, port, path, number):
+        self.answers = [0] * number
+        self._end = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(port, path, at)) for at in range(number)
+        ]
+
+    def _ask(self, port, path, at):
+        while not self._end.is_set():
+            with contextlib.suppress(OSError):  # refused or closed: asks again
+                get(port, path)
+            self.answers[at] += 1
+
+    async def __aenter__(self):
+        for thread in self._threads:
+            thread.start()
+        while not all(self.answers):
+            await asyncio.sleep(0.01)
+        return self
+
+    async def __aexit__(self, *exc):
+        self._end.set()
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+
+
+@pytest.mark.parametrize("page", ["/metrics", "/healthz"])
+@pytest.mark.parametrize("number", [20, 40])
+async def test_probes_are_answered_however_many_clients_ask_in_a_loop(number, page):
+    program, most = Program(), []
+
+    async def collect():
+        most.append(most[-1] + 1 if most else 1)
+        await asyncio.sleep(0.1)  # as with 16 volumes
+        most.append(most[-1] - 1)
+        return b"csi_s3_x 1\n"
+
+    program.collect = collect
+    with program.serving(fresh_s=0) as port:
+        async with Clients(port, page, number):
+            for _ in range(15):
+                assert await ask(port, "/healthz") == (200, "ok\n")
+                assert await ask(port, "/readyz") == (200, "ok\n")
+    assert max(most, default=0) == (page == "/metrics")
+
+
+async def test_one_collection_serves_all_who_ask_within_its_second():
+    program, collections, asked, go_on = Program(), [], asyncio.Event(), asyncio.Event()
+
+    async def collect():
+        collections.append(1)
+        asked.set()
+        await go_on.wait()
+        return b"%d\n" % len(collections)
+
+    program.collect = collect
+    with program.serving(fresh_s=DEADLINE_S * 100, scrapes=8) as port:
+        waiting = [asyncio.create_task(ask(port, "/metrics")) for _ in range(8)]
+        await asked.wait()
+        go_on.set()
+        assert {await task for task in waiting} == {(200, "1\n")}
+        assert [await ask(port, "/metrics") for _ in range(8)] == [(200, "1\n")] * 8
+    with program.serving(fresh_s=0) as port:
+        assert [await ask(port, "/metrics") for _ in range(2)] == [(200, "2\n"), (200, "3\n")]
+
+
+async def test_a_client_that_goes_away_does_not_end_the_collection_of_others():
+    program, asked, go_on = Program(), asyncio.Event(), asyncio.Event()
+
+    async def collect():
+        asked.set()
+        await go_on.wait()
+        return b"1\n"
+
+    program.collect = collect
+    with program.serving() as port:
+        with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as first:
+            first.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            await asked.wait()
+        waiting = asyncio.create_task(ask(port, "/metrics"))
+        assert await ask(port, "/healthz") == (200, "ok\n")  # the other one has asked by now
+        go_on.set()
+        assert await waiting == (200, "1\n")
+
+
+async def test_metrics_have_places_of_their_own_and_probes_need_none():
+    program, asked, go_on = Program(), asyncio.Event(), asyncio.Event()
+
+    async def collect():
+        asked.set()
+        await go_on.wait()
+        return b"1\n"
+
+    program.collect = collect
+    with program.serving(scrapes=1) as port:
+        waiting = asyncio.create_task(ask(port, "/metrics"))
+        await asked.wait()
+        assert await ask(port, "/metrics") == (503, "too many ask at a time: try again\n")
+        assert await ask(port, "/healthz") == (200, "ok\n")
+        go_on.set()
+        assert await waiting == (200, "1\n")
+
+
+async def test_clients_that_do_not_read_hold_the_places_of_metrics_only():
+    program, collected = Program(), asyncio.Event()
+
+    async def collect():
+        collected.set()
+        return b"x" * (32 << 20)  # more than the sockets' buffers
+
+    program.collect = collect
+    with (
+        program.serving(request_s=DEADLINE_S, scrapes=2, connections=64) as port,
+        contextlib.ExitStack() as closing,
+    ):
+        for _ in range(2):
+            slow = closing.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_S))
+            slow.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        async with asyncio.timeout(DEADLINE_S):
+            await collected.wait()
+        for path in ["/metrics", "/healthz", "/readyz"] * 20:
+            slow = closing.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE_S))
+            slow.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        assert await ask(port, "/healthz") == (200, "ok\n")
+        assert (await ask(port, "/metrics"))[0] == 503
+
+
 async def test_a_client_that_does_not_read_its_answer_is_cut_off():
     program, collected = Program(), asyncio.Event()
 

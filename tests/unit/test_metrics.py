@@ -227,6 +227,7 @@ BOUNDED_LABELS = {
     "kind": "kinds of requests, of memory, of records: words of this code",
     "status": "of S3: a list and the classes; of gRPC: its codes",
     "direction": "up, down",
+    "reason": "age, room",
     "volume": "volumes that are mounted, and the latest that were",
     "cause": "signals and exit codes",
     "method": "of CSI",

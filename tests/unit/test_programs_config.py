@@ -4,7 +4,7 @@ import pytest
 
 from csi_s3.config.api_server import ApiServer, in_cluster
 from csi_s3.config.defaults import DefaultOptions
-from csi_s3.config.programs import MounterConfig, NodeConfig
+from csi_s3.config.programs import MounterConfig, NodeConfig, SpoolLimit
 from csi_s3.errors import BadOptionError
 
 FLAGS = {
@@ -234,7 +234,10 @@ def test_the_mounter_takes_its_socket_from_flag_or_environment():
 
 def test_the_mounter_takes_its_limits_and_its_secret():
     config = MounterConfig.from_args(
-        ["--socket", "/a", "--memory-limit", "1073741824", "--credentials-dir", "/secret"],
+        [
+            *("--socket", "/a", "--memory-limit", "1073741824", "--credentials-dir", "/secret"),
+            *("--spool-limit", "100Gi", "--spool-free-percent", "12", "--leftover-days", "7"),
+        ],
         {"CSI_S3_MAX_VOLUMES": "8", "CSI_S3_HTTP_ADDRESS": "0.0.0.0:9811"},
     )
     assert config == MounterConfig(
@@ -243,6 +246,9 @@ def test_the_mounter_takes_its_limits_and_its_secret():
         memory_limit=1 << 30,
         max_volumes=8,
         credentials_dir=Path("/secret"),
+        spool_limit=SpoolLimit(limit_bytes=100 << 30),
+        spool_free_percent=12,
+        leftover_days=7,
     )
     assert MounterConfig.from_args(["--socket", "/a"], {}) == MounterConfig(
         socket=Path("/a"),
@@ -250,13 +256,34 @@ def test_the_mounter_takes_its_limits_and_its_secret():
         memory_limit=None,
         max_volumes=16,
         credentials_dir=None,
+        spool_limit=None,
+        spool_free_percent=0,
+        leftover_days=30,
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("50%", SpoolLimit(percent=50)),
+        ("100%", SpoolLimit(percent=100)),
+        ("4096", SpoolLimit(limit_bytes=4096)),
+        ("3Ki", SpoolLimit(limit_bytes=3 << 10)),
+        ("2Ti", SpoolLimit(limit_bytes=2 << 40)),
+    ],
+)
+def test_the_disk_for_spools_is_a_size_or_a_percentage(text, limit):
+    argv = ["--socket", "/a", "--spool-limit", text]
+    assert MounterConfig.from_args(argv, {}).spool_limit == limit
 
 
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
         (["--memory-limit", "1Gi"], "--memory-limit='1Gi' is not valid (expected an integer from"),
+        (["--spool-limit", "101%"], "--spool-limit='101%' is not valid (expected bytes, with or"),
+        (["--spool-limit", "5G"], "--spool-limit='5G' is not valid (expected bytes, with or"),
+        (["--spool-limit", "0"], "--spool-limit='0' is not valid (expected bytes, with or"),
         (["--memory-limit", "0"], "--memory-limit='0' is not valid (expected an integer from 1"),
         (["--max-volumes", "0"], "--max-volumes='0' is not valid (expected an integer from 1 to"),
         (["--max-volumes", ""], "--max-volumes is missing (give --max-volumes or set CSI_S3_MAX"),

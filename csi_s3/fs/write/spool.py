@@ -21,13 +21,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from csi_s3.config.volume import SpoolRules
 from csi_s3.errors import SpoolFullError
 from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.write.extents import Extents
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.spool_descriptors import Descriptors, share_of_limit
 from csi_s3.fs.write.spool_directory import SpoolDirectory
-from csi_s3.fs.write.spool_leftovers import Leftover, SpoolLeftovers
+from csi_s3.fs.write.spool_leftovers import Leftover, LeftoverTotal, SpoolLeftovers
 from csi_s3.fs.write.spool_space import SpoolSpace
 from csi_s3.kernel.syscalls import punch_hole
 from csi_s3.s3.store import Buffer
@@ -46,13 +47,19 @@ class SpoolDisk:
     slice_bytes = LARGE_BYTES
 
     def __init__(
-        self, directory: Path, *, limit_bytes: int, memory: Memory, most_open: int
+        self,
+        directory: Path,
+        *,
+        limit_bytes: int,
+        memory: Memory,
+        most_open: int,
+        rules: SpoolRules,
     ) -> None:
         self.directory = SpoolDirectory(directory)
-        self.space = SpoolSpace(limit_bytes)
+        self.space = SpoolSpace(limit_bytes, directory, free_percent=rules.free_percent)
         self.descriptors = Descriptors(most_open)
         self.leftovers = SpoolLeftovers(
-            self.directory, self.space, memory.account(MemoryKind.LEFTOVERS)
+            self.directory, self.space, memory.account(MemoryKind.LEFTOVERS), rules.kept_s
         )
         self.live: set[int] = set()  # the numbers of files in use
         self.records = memory.account(MemoryKind.DIRTY_FILES)
@@ -106,6 +113,7 @@ class Spool:
 
     SpoolFullError is raised, here and by `SpoolFile`, where the limit is reached or the disk fails.
     most_open: files that may have a descriptor at once; any number may be in use.
+    rules: the node's.
     """
 
     def __init__(
@@ -115,12 +123,17 @@ class Spool:
         limit_bytes: int,
         memory: Memory,
         most_open: int | None = None,
+        rules: SpoolRules = SpoolRules(),  # noqa: B008 - frozen
     ) -> None:
         self.disk: SpoolDisk | None = None
         if directory is not None:
             most_open = most_open or share_of_limit()
             self.disk = SpoolDisk(
-                directory, limit_bytes=limit_bytes, memory=memory, most_open=most_open
+                directory,
+                limit_bytes=limit_bytes,
+                memory=memory,
+                most_open=most_open,
+                rules=rules,
             )
 
     @property
@@ -131,6 +144,14 @@ class Spool:
     def used_bytes(self) -> int:
         """Of the disk, by files in use and by what earlier workers left."""
         return 0 if self.disk is None else self.disk.space.used_bytes
+
+    @property
+    def limit_bytes(self) -> int:
+        return 0 if self.disk is None else self.disk.space.limit_bytes
+
+    def leftover_totals(self) -> dict[str, LeftoverTotal]:
+        """By kind: as `SpoolLeftovers.totals`."""
+        return {} if self.disk is None else self.disk.leftovers.totals()
 
     def create(self, key: str) -> "SpoolFile":
         if self.disk is None:
@@ -346,8 +367,10 @@ class SpoolFile:
         disk.live.discard(self.number)
         self._count_record(0)
         if keep:
-            key, is_whole = self.description.key, self.description.is_whole
-            disk.leftovers.add(Leftover(self.number, key, self.counted_bytes, is_whole))
+            was = self.description
+            disk.leftovers.add(
+                Leftover(self.number, was.key, self.counted_bytes, was.is_whole, was.was_whole)
+            )
         else:
             disk.directory.remove(self.number)
             disk.space.add(-self.counted_bytes)

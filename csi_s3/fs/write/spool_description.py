@@ -27,6 +27,7 @@ class Description:
     is_whole: the program had closed the file: what is here may be uploaded. Else it was still
         being changed, and may be half written.
     is_left: nothing will upload it: it is kept for a person, from this record's mtime on.
+    was_whole: it was whole before; its program had closed it.
     base_etag, base_size: the version that it changes; "" where there was none.
     copies: where the bytes are that were only in an upload.
     """
@@ -34,6 +35,7 @@ class Description:
     key: str
     is_whole: bool = False
     is_left: bool = False
+    was_whole: bool = False
     base_etag: str = ""
     base_size: int = 0
     copies: CopiedRanges = NO_COPIES

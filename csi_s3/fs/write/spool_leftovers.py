@@ -1,9 +1,13 @@
 """What earlier workers left in the spool, and this one could not upload: it counts, and goes again.
 
-There are two kinds. A whole file can still be uploaded: only its upload, or a rewrite of its object
-that is in S3, removes it. What nothing will upload (it was still being written when its worker
-died, or its object was changed by others) is kept for a person: for KEPT_S, and only as long as
-files in use do not need the room, of which at least half of the spool is theirs.
+There are three kinds:
+
+- `whole`: it can still be uploaded. Only its upload, or a rewrite of its object that is in S3,
+  removes it.
+- `given-up`: it was whole, and its object was changed by others. It is kept for a person for
+  `kept_s`.
+- `unfinished`: its program had not closed it when the worker died, and got an error. It is kept as
+  long, but only as files in use do not need the room: at least half of the spool is theirs.
 
 Memory: a record for each, up to the account's limit. What exceeds it counts in the spool and stays
 on the disk, and a later worker deals with it.
@@ -13,7 +17,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -23,12 +27,12 @@ from csi_s3.fs.base.memory import Account
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.spool_directory import DESCRIPTION_SUFFIX, NAME, SpoolDirectory
 from csi_s3.fs.write.spool_space import SpoolSpace
+from csi_s3.obs.metrics import catalog as metrics
 
 log = logging.getLogger(__name__)
 
-KEPT_S = 7 * 24 * 3600.0
-# Of one leftover, besides its key: measured with tracemalloc, 1,000 and 10,000 of them: 260 to 275
-RECORD_BYTES = 270
+# Of one leftover, besides its key: measured with tracemalloc, 1,000 and 10,000 of them: 268 to 283
+RECORD_BYTES = 280
 _STEP = 32  # files that are looked at without a turn for others: some 5 ms
 _NAMED = 10  # in one line of the log
 
@@ -41,27 +45,66 @@ class Leftover:
     key: str
     size: int
     is_whole: bool
+    was_whole: bool = False
 
     @property
     def memory_bytes(self) -> int:
         return RECORD_BYTES + sys.getsizeof(self.key)
 
 
+@dataclass(frozen=True, slots=True)
+class LeftoverTotal:
+    """Of one kind. oldest_s: when the oldest was described, since the epoch; 0.0: there is none."""
+
+    files: int
+    size: int
+    oldest_s: float
+
+
 class SpoolLeftovers:
     """Lifetime: as the worker. Concurrency: plain code, but `scan`, which may run beside others.
 
-    Their bytes count in space from `scan` or `add` on.
+    Their bytes count in space from `scan` or `add` on. kept_s: as in `SpoolRules`.
     """
 
-    def __init__(self, directory: SpoolDirectory, space: SpoolSpace, account: Account) -> None:
+    def __init__(
+        self, directory: SpoolDirectory, space: SpoolSpace, account: Account, kept_s: float
+    ) -> None:
         self._directory, self._space, self._account = directory, space, account
-        self._whole: dict[int, Leftover] = {}
-        self._rest: dict[int, Leftover] = {}  # those for a person, the oldest first
+        self._kept_s = kept_s
+        self._whole: dict[int, Leftover] = {}  # as the others: the oldest first
+        self._given_up: dict[int, Leftover] = {}
+        self._unfinished: dict[int, Leftover] = {}
         self._by_key: dict[str, list[int]] = {}
-        self.rest_bytes = 0
+        self.unfinished_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._whole) + len(self._rest)
+        return len(self._whole) + len(self._given_up) + len(self._unfinished)
+
+    def _table(self, leftover: Leftover) -> dict[int, Leftover]:
+        if leftover.is_whole:
+            return self._whole
+        return self._given_up if leftover.was_whole else self._unfinished
+
+    def _get(self, number: int) -> Leftover | None:
+        for table in (self._whole, self._given_up, self._unfinished):
+            if (leftover := table.get(number)) is not None:
+                return leftover
+        return None
+
+    def totals(self) -> dict[str, LeftoverTotal]:
+        """By kind. Goes through all of them: for a scrape."""
+        tables = {
+            "whole": self._whole,
+            "given-up": self._given_up,
+            "unfinished": self._unfinished,
+        }
+        return {kind: self._total(table) for kind, table in tables.items()}
+
+    def _total(self, table: Mapping[int, Leftover]) -> LeftoverTotal:
+        oldest = next(iter(table), None)
+        oldest_s = 0.0 if oldest is None else _mtime_s(self._directory.description(oldest))
+        return LeftoverTotal(len(table), sum(one.size for one in table.values()), oldest_s)
 
     # the table
 
@@ -71,20 +114,20 @@ class SpoolLeftovers:
             return
         self._account.add(leftover.memory_bytes)
         self._by_key.setdefault(leftover.key, []).append(leftover.number)
-        if leftover.is_whole:
-            self._whole[leftover.number] = leftover
-        else:
-            self._rest[leftover.number] = leftover
-            self.rest_bytes += leftover.size
+        table = self._table(leftover)
+        table[leftover.number] = leftover
+        if table is self._unfinished:
+            self.unfinished_bytes += leftover.size
 
     def pop(self, number: int) -> Leftover | None:
         """Forget a file; its bytes count further."""
-        leftover = self._whole.pop(number, None)
+        leftover = self._get(number)
         if leftover is None:
-            leftover = self._rest.pop(number, None)
-            if leftover is None:
-                return None
-            self.rest_bytes -= leftover.size
+            return None
+        table = self._table(leftover)
+        del table[number]
+        if table is self._unfinished:
+            self.unfinished_bytes -= leftover.size
         self._account.add(-leftover.memory_bytes)
         numbers = self._by_key[leftover.key]
         numbers.remove(number)
@@ -112,7 +155,9 @@ class SpoolLeftovers:
             if is_edit:
                 self.give_up(number)
                 continue
-            leftover = self._whole.get(number) or self._rest[number]
+            leftover = self._get(number)
+            if leftover is None:
+                continue
             self._remove(leftover)
             path = self._directory.data(number)
             log.info("%s: written again since: %s is removed", key, path)
@@ -129,21 +174,23 @@ class SpoolLeftovers:
             log.warning("%s cannot be changed: %s", self._directory.description(number), exc)
             return
         self.pop(number)
-        self.add(replace(leftover, is_whole=False))
+        self.add(replace(leftover, is_whole=False, was_whole=True))
 
     def make_room(self, n: int) -> None:
-        """Remove what is kept for a person, the oldest first, if files in use need n bytes.
+        """Remove what is unfinished, the oldest first, if files in use need n bytes.
 
         Not for more than half of the spool: so much is theirs.
         """
-        if n > self._space.limit_bytes - self._space.used_bytes + self.rest_bytes:
+        if n > self._space.limit_bytes - self._space.used_bytes + self.unfinished_bytes:
             return  # it would not help
         removed = []
-        while self.rest_bytes > self._space.limit_bytes // 2 and not self._space.has_room(n):
-            leftover = next(iter(self._rest.values()))
+        half = self._space.limit_bytes // 2
+        while self.unfinished_bytes > half and not self._space.has_room(n):
+            leftover = next(iter(self._unfinished.values()))
             self._remove(leftover)
             removed.append(f"{leftover.key} ({self._directory.data(leftover.number)})")
         if removed:
+            metrics.SPOOL_REMOVED.inc(len(removed), reason="room")
             log.warning(
                 "%d files that were not uploaded and took more than half of spool-size were removed"
                 " for those in use: %s%s",
@@ -154,18 +201,16 @@ class SpoolLeftovers:
 
     # the start
 
-    async def scan(
-        self, live: Container[int], *, now_s: float, kept_s: float = KEPT_S
-    ) -> list[int]:
+    async def scan(self, live: Container[int], *, now_s: float) -> list[int]:
         """Find what earlier workers left, the last first: the numbers of whole files.
 
-        What is kept for a person is named in the log, or removed after kept_s. Files that hold
-        nothing are removed.
+        What is kept for a person is named in the log, or removed after its time. Files that
+        hold nothing are removed.
         live: files of this worker. now_s: since the epoch.
         """
         by_age = sorted([age async for age in self._described(live)])
-        whole, kept, old = [], FewLines(log, logging.WARNING), FewLines(log, logging.INFO)
-        since_s = now_s - kept_s
+        whole, kept, old = [], FewLines(log, logging.WARNING), FewLines(log, logging.WARNING)
+        since_s = now_s - self._kept_s
         for at, (mtime_s, number) in enumerate(by_age):
             if at % _STEP == 0:
                 await asyncio.sleep(0)
@@ -177,6 +222,7 @@ class SpoolLeftovers:
                 whole.append(number)
             elif description.is_left and mtime_s < since_s:
                 self._remove(leftover)
+                metrics.SPOOL_REMOVED.inc(reason="age")
                 old.log(
                     "%s: was not uploaded, and its time is over: %s is removed", leftover.key, path
                 )
@@ -185,11 +231,11 @@ class SpoolLeftovers:
                 kept.log(
                     "%s was being changed when the process that served it ended, or was changed in"
                     " S3 since; it was not uploaded, what was written to the node's disk is in %s:"
-                    " copy what you need; it is removed after %d days, or when other files need the"
-                    " room",
+                    " copy what you need; it is removed after %d days%s",
                     leftover.key,
                     path,
-                    kept_s // (24 * 3600),
+                    self._kept_s // (24 * 3600),
+                    "" if leftover.was_whole else ", or when other files need the room",
                 )
         kept.end("%d more files were not uploaded and are in %s", self._directory.path)
         old.end("%d more files that were not uploaded are removed")
@@ -239,11 +285,12 @@ class SpoolLeftovers:
             return None
 
     def _counted(self, number: int, description: Description) -> Leftover:
-        known = self._whole.get(number) or self._rest.get(number)
+        known = self._get(number)
         if known is not None:
             return known
+        size = self._directory.size(number)
         leftover = Leftover(
-            number, description.key, self._directory.size(number), description.is_whole
+            number, description.key, size, description.is_whole, description.was_whole
         )
         self._space.add(leftover.size)
         self.add(leftover)
@@ -257,7 +304,8 @@ class SpoolLeftovers:
 
 
 def _left(description: Description) -> Description:
-    return replace(description, is_whole=False, is_left=True)
+    was_whole = description.was_whole or description.is_whole
+    return replace(description, is_whole=False, is_left=True, was_whole=was_whole)
 
 
 def _unlink(path: str) -> None:

@@ -4,6 +4,9 @@ A disk gives whole blocks: a byte at every 4 KiB of a file takes all of it. Whic
 follows from the map of its bytes, so no system call is needed to count them. st_blocks would be
 another way: XFS adds what it allocates in advance, a network's disk may answer late, and it says
 too late that a write was too much.
+
+The disk is the node's, and others fill it as well. So each demand for new blocks also looks at what
+is free (statvfs, 2 µs): below a floor none is granted, whatever the volume's own limit says.
 """
 
 import os
@@ -17,12 +20,18 @@ _STAT_BLOCK_BYTES = 512  # the unit of st_blocks: stat(2)
 
 
 class SpoolSpace:
-    """The one count of a spool's disk space. Concurrency: plain code."""
+    """The one count of a spool's disk space. Concurrency: plain code.
 
-    def __init__(self, limit_bytes: int) -> None:
+    directory: on the disk whose floor is looked at.
+    """
+
+    def __init__(
+        self, limit_bytes: int, directory: Path | None = None, *, free_percent: int = 0
+    ) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
         self.block_bytes = 4096
+        self._directory, self._free_percent = directory, free_percent
 
     def measure(self, directory: Path) -> None:
         """Take the size of a block from the disk; a network's may call more so. Raises OSError."""
@@ -33,17 +42,37 @@ class SpoolSpace:
         return n <= 0 or self.used_bytes + n <= self.limit_bytes
 
     def take(self, n: int, hint: str) -> None:
-        """Count n more bytes, or none if that is beyond the limit.
+        """Count n more bytes, or none if that is beyond the limit or the disk's floor.
 
         Raises:
-            SpoolFullError: it is, with this hint.
+            SpoolFullError: it is; beyond the limit with this hint.
 
         """
         if not self.has_room(n):
             raise SpoolFullError(
                 f"the spool's {self.limit_bytes} bytes are in use: {self.used_bytes}", hint
             )
+        if n > 0 and self._free_percent and self._directory is not None:
+            self._check_floor(self._directory, n)
         self.used_bytes += n
+
+    def _check_floor(self, directory: Path, n: int) -> None:
+        try:
+            disk = os.statvfs(directory)
+        except OSError:  # no directory yet; where the disk fails, the write says how
+            return
+        least_bytes = disk.f_blocks * disk.f_frsize * self._free_percent // 100
+        free_bytes = disk.f_bavail * disk.f_frsize
+        if free_bytes - n < least_bytes:
+            what = f"{free_bytes} bytes are free, and {least_bytes} of them"
+        elif disk.f_favail < disk.f_files * self._free_percent // 100:
+            what = f"{disk.f_favail} inodes are free, and {self._free_percent} % of {disk.f_files}"
+        else:
+            return
+        raise SpoolFullError(
+            f"the node's disk is nearly full: {what} stay free for the node",
+            f"make room on the disk that has {directory}; all volumes of the node get this error",
+        )
 
     def add(self, n: int) -> None:
         """Count what is there already, or fewer bytes, below 0."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from csi_s3.fs.write.spool import Spool
 from csi_s3.link.report import Usage
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.obs.metrics import samples
@@ -28,6 +29,17 @@ def count_request(record: RequestRecord) -> None:
 def _label(status: int) -> str:
     """A status, or its class: a store can answer any three digits."""
     return str(status) if status in _STATUSES else f"{status // 100}xx"
+
+
+def count_spool(spool: Spool, *, now_s: float) -> None:
+    """Set what the spool takes and holds. now_s: since the epoch, as files have their times."""
+    metrics.SPOOL_BYTES.set(spool.used_bytes)
+    metrics.SPOOL_LIMIT_BYTES.set(spool.limit_bytes)
+    for kind, total in spool.leftover_totals().items():
+        age_s = max(0.0, now_s - total.oldest_s) if total.oldest_s else 0.0
+        metrics.SPOOL_LEFTOVERS.set(total.files, kind=kind)
+        metrics.SPOOL_LEFTOVER_BYTES.set(total.size, kind=kind)
+        metrics.SPOOL_LEFTOVER_AGE.set(age_s, kind=kind)
 
 
 def metrics_message(usage: Usage) -> dict[str, Any]:

@@ -104,6 +104,41 @@ INODES_ASKED = _worker_gauge(
 DIRTY_BYTES = _worker_gauge(
     "dirty_bytes", "bytes", "Total size of the files that were written and are not in S3 yet."
 )
+SPOOL_BYTES = _worker_gauge(
+    "spool_bytes", "bytes", "What the volume's spool takes of the node's disk, leftovers included."
+)
+SPOOL_LIMIT_BYTES = _worker_gauge(
+    "spool_limit_bytes", "bytes", "What it may take: spool-size, or its share of the node's limit."
+)
+_LEFTOVER_KINDS = (
+    "kind: whole (the next worker tries to upload it again), given-up (another client has changed "
+    "its object), unfinished (its worker died before it was closed)."
+)
+SPOOL_LEFTOVERS = _worker_gauge(
+    "spool_leftovers",
+    "files",
+    f"Files that were not uploaded and are on the node's disk. {_LEFTOVER_KINDS}",
+    labels=("kind",),
+)
+SPOOL_LEFTOVER_BYTES = _worker_gauge(
+    "spool_leftover_bytes",
+    "bytes",
+    f"What these files take of the disk. {_LEFTOVER_KINDS}",
+    labels=("kind",),
+)
+SPOOL_LEFTOVER_AGE = _worker_gauge(
+    "spool_leftover_age_seconds",
+    "seconds",
+    f"How long the oldest of them has been left. {_LEFTOVER_KINDS}",
+    labels=("kind",),
+)
+SPOOL_REMOVED = _worker_counter(
+    "spool_removed",
+    "files",
+    "Files that were not uploaded, and were removed. reason: age (--leftover-days), room (files in "
+    "use needed it).",
+    labels=("reason",),
+)
 MEMORY_BYTES = _worker_gauge(
     "memory_bytes",
     "bytes",
@@ -221,6 +256,27 @@ REGISTERED = _node_gauge(
     "registered",
     "0 or 1",
     "Whether kubelet has registered the driver; always 1 without --registration-dir.",
+)
+
+UNMOUNTED_SPOOLS = _node_gauge(
+    "unmounted_spools",
+    "volumes",
+    "Volumes that are not mounted here and have data that was not uploaded on the node's disk. As "
+    "the next ones, it is looked at every hour.",
+)
+UNMOUNTED_SPOOL_FILES = _node_gauge(
+    "unmounted_spool_files", "files", "Files that were not uploaded, of volumes not mounted here."
+)
+UNMOUNTED_SPOOL_BYTES = _node_gauge(
+    "unmounted_spool_bytes", "bytes", "What these files take of the node's disk."
+)
+UNMOUNTED_SPOOL_AGE = _node_gauge(
+    "unmounted_spool_age_seconds", "seconds", "How long the oldest of them has been left."
+)
+UNMOUNTED_SPOOL_REMOVED = _node_counter(
+    "unmounted_spool_removed",
+    "files",
+    "Files of volumes not mounted here that were removed after --leftover-days.",
 )
 
 BUILD_INFO = Gauge(
