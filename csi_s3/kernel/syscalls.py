@@ -130,6 +130,11 @@ def attach_mount(tree: int, directory: int) -> None:
     _syscall("move_mount", "", _SYS_MOVE_MOUNT, tree, b"", directory, b"", flags)
 
 
+def numbered(name: str, *args: object) -> int:
+    """syscall(2): the number, then its arguments. name: for messages."""
+    return _syscall(name, "", *args)
+
+
 def _syscall(name: str, path: str, *args: object) -> int:
     return _checked(_libc.syscall(*args), name, path)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from csi_s3.config import environment
 from csi_s3.errors import VolumeError, WorkerDiedError
 from csi_s3.kernel import mount
 from csi_s3.link.report import Notice, Report, State
@@ -101,7 +102,11 @@ class FuseMount:
 
         memory_bytes, credentials_dir: as in the keeper's `serve` message (`link.channel`).
         """
-        of_mounter = {"memory_bytes": memory_bytes, "credentials_dir": credentials_dir}
+        of_mounter = {
+            "memory_bytes": memory_bytes,
+            "credentials_dir": credentials_dir,
+            "secrets": environment.secrets(),
+        }
         message = {**self._message, **of_mounter}
         try:
             cause = await self.worker.serve(message, self._fd, self._stop)

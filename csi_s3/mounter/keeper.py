@@ -29,6 +29,7 @@ from csi_s3.errors import (
     VolumeError,
     VolumeNotFoundError,
 )
+from csi_s3.kernel.process_limits import hide_memory
 from csi_s3.link import channel as link
 from csi_s3.link.report import Notice, Report, State
 from csi_s3.link.spec import VERSION
@@ -58,6 +59,7 @@ async def serve(config: MounterConfig) -> None:
     shares = MemoryShares(config.memory_limit, config.max_volumes)
     metrics.build_info()
     metrics.MEMORY_LIMIT_BYTES.set(config.memory_limit or 0)
+    hide_memory()
     zygote_client = ZygoteClient()
     keeper = Keeper(config.socket, zygote_client, shares, credentials_dir=config.credentials_dir)
     stop = asyncio.Event()

@@ -11,6 +11,7 @@ from socket import socket
 
 from typing_extensions import override
 
+from csi_s3.config import environment
 from csi_s3.link.channel import Channel, Message
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class ZygoteClient:
             self._zygote = subprocess.Popen(  # noqa: S603 - COMMAND, or a test's
                 [*command, str(fd)],
                 pass_fds=[fd],
+                env=environment.without_secrets(),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )

@@ -1,0 +1,72 @@
+"""A worker in which code runs: what it can reach of another volume's (security review, F8)."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from csi_s3.kernel import landlock
+
+ALLOWED = ("own state", "own port", "name service", "pair of sockets")
+WITHIN_S = 120
+
+
+@pytest.fixture
+def directory(tmp_path_factory):
+    """Where a user other than root may go; pytest's own directories are root's alone."""
+    path = tmp_path_factory.mktemp("walls")
+    for parent in (path, *path.parents):
+        if parent.stat().st_uid == os.getuid() and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o055)
+    for name in ("victim", "hostile"):
+        (path / name).mkdir(mode=0o700)
+        os.chown(path / name, 65532, 65532)
+    (path / "victim/kept").write_bytes(b"bytes of another volume")
+    os.chown(path / "victim/kept", 65532, 65532)
+    (path / "token").write_bytes(b"of another identity")
+    return path
+
+
+@pytest.fixture
+def ports():
+    """Two ports that answer: of the store, and of something else."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        yield one.getsockname()[1], two.getsockname()[1]
+
+
+def attack(directory, ports, how: str) -> dict[str, str]:
+    with socket.socket(socket.AF_UNIX) as node:
+        node.bind(str(directory / "node.sock"))
+        os.chmod(directory / "node.sock", 0o777)
+        node.listen()
+        command = [sys.executable, "-m", "tests.mounter.hostile_worker", str(directory)]
+        done = subprocess.run(
+            ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command]
+            + [*map(str, ports), how],
+            capture_output=True,
+            timeout=WITHIN_S,
+            check=False,
+            text=True,
+        )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_without_walls_each_attack_succeeds(directory, ports):
+    outcomes = attack(directory, ports, "open")
+    outcomes.pop("io_uring")  # the machine's own setting
+    assert {name: text for name, text in outcomes.items() if text != "done"} == {}
+
+
+def test_a_hostile_worker_reaches_nothing_of_another_volume(directory, ports):
+    if landlock.abi() < landlock.SIGNALS_ABI:
+        pytest.fail("the walls are for Linux 6.12 and later; this kernel cannot show them")
+    outcomes = attack(directory, ports, "confined")
+    assert {name for name, text in outcomes.items() if text == "done"} == set(ALLOWED)
+    assert set(outcomes.values()) <= {"done", "EACCES", "EPERM", "EXDEV"}
