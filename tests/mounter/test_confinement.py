@@ -12,6 +12,7 @@ from csi_s3.kernel import landlock
 
 ALLOWED = ("own state", "own port", "name service", "pair of sockets")
 WITHIN_S = 120
+PID_NAMESPACE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 @pytest.fixture
@@ -33,22 +34,19 @@ def directory(tmp_path_factory):
 @pytest.fixture
 def ports():
     """Two ports that answer: of the store, and of something else."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as one,
-        socket.create_server(("127.0.0.1", 0)) as two,
-    ):
-        yield one.getsockname()[1], two.getsockname()[1]
+    here = ("127.0.0.1", 0)
+    with socket.create_server(here) as store, socket.create_server(here) as other:
+        yield store.getsockname()[1], other.getsockname()[1]
 
 
 def attack(directory, ports, how: str) -> dict[str, str]:
     with socket.socket(socket.AF_UNIX) as node:
         node.bind(str(directory / "node.sock"))
-        os.chmod(directory / "node.sock", 0o777)
+        (directory / "node.sock").chmod(0o777)
         node.listen()
         command = [sys.executable, "-m", "tests.mounter.hostile_worker", str(directory)]
         done = subprocess.run(
-            ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *command]
-            + [*map(str, ports), how],
+            [*PID_NAMESPACE, *command, *map(str, ports), how],
             capture_output=True,
             timeout=WITHIN_S,
             check=False,
