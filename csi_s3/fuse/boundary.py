@@ -146,6 +146,8 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
             if (listener := error_listener.get()) is not None:
                 listener(op, exc)
         return exc.errno
+    if isinstance(exc, MemoryError):
+        return _errno(op, OutOfMemoryError(f"{op}: the worker's limit of memory is reached"), None)
     if isinstance(exc, TimeoutError):
         metrics.ERRORS.inc(code="timeout")
         log.warning(
