@@ -56,6 +56,36 @@ def attack(directory, ports, how: str) -> dict[str, str]:
     return json.loads(done.stdout)
 
 
+WITHOUT_LANDLOCK = """
+import ctypes, logging, struct
+from csi_s3.kernel.process_limits import give_up_privileges
+from csi_s3.mounter.confinement import confine
+from csi_s3.obs.metrics import catalog as metrics
+from csi_s3.s3.reach import Reach
+
+class Program(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+# landlock_create_ruleset fails with EPERM, as under the profile of an older container runtime
+checks = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
+code = b"".join(struct.pack("=HBBI", *check) for check in checks)
+give_up_privileges()
+assert ctypes.CDLL(None).prctl(22, 2, ctypes.byref(Program(4, code)), 0, 0) == 0
+logging.basicConfig(format="%(levelname)s %(message)s")
+confine(Reach(files=[], ports=set()), None)
+print(metrics.LANDLOCK_ABI.values())
+print(open("/etc/hosts").read() and "still there")
+"""
+
+
+def test_a_kernel_without_landlock_is_named_and_the_volume_is_served():
+    command = [sys.executable, "-c", WITHOUT_LANDLOCK]
+    done = subprocess.run(command, capture_output=True, timeout=WITHIN_S, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING this kernel has no Landlock" in done.stderr
+    assert done.stdout.splitlines() == ["{(): 0}", "still there"]
+
+
 def test_without_walls_each_attack_succeeds(directory, ports):
     outcomes = attack(directory, ports, "open")
     outcomes.pop("io_uring")  # the machine's own setting
