@@ -34,6 +34,7 @@ from csi_s3.fuse.interrupts import give_up
 from csi_s3.fuse.session import Session
 from csi_s3.kernel.process_limits import raise_descriptor_limit
 from csi_s3.kernel.process_memory import Heap, memory_of
+from csi_s3.link import messages
 from csi_s3.link.channel import Channel, MessageTooLargeError
 from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import MountSpec
@@ -66,18 +67,19 @@ def run_worker(sock: socket.socket) -> int:
 
 async def _run(channel: Channel) -> int:
     message = await channel.receive()
-    if message is None or message.type != "serve":
+    body = None if message is None else messages.read(message, messages.FROM_KEEPER)
+    if message is None or not isinstance(body, messages.ServeBody):
         return 1
-    spec = MountSpec.from_json(message.body["spec"])
+    spec = body.spec
     logs.bind(spec.log_fields)
-    if (memory_bytes := message.body.get("memory_bytes")) is not None:
-        spec = replace(spec, volume=fitted_to(spec.volume, memory_bytes))
-    environment.add(message.body.get("secrets", {}))
-    worker = Worker(channel, spec, message.body.get("credentials_dir", ""))
+    if body.memory_bytes is not None:
+        spec = replace(spec, volume=fitted_to(spec.volume, body.memory_bytes))
+    environment.add(body.secrets)
+    worker = Worker(channel, spec, body.credentials_dir)
     try:
         if spec.has_node:
             worker.confine()
-        await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
+        await worker.serve(message.take_fd(), bytes.fromhex(body.init))
     except (Exception, BaseExceptionGroup) as exc:
         error = _cause(exc)
         log.error(  # noqa: TRY400 - the traceback only for a bug

@@ -58,7 +58,8 @@ class VolumeTotals:
         """Keep what the worker had counted; it has ended."""
         self._workers.discard(worker)
         past = self._ended(worker.volume)
-        past.counted = samples.total([past.counted, samples.counts(worker.counted)])
+        total = samples.total([past.counted, samples.counts(worker.counted)])
+        past.counted = samples.bounded(total)
         self._forget()
 
     def refused(self, volume: str) -> None:
