@@ -87,8 +87,8 @@ class MetricsBody(MessageBody):
 class ServeBody(MessageBody):
     """With the descriptor of /dev/fuse. init: the kernel's INIT request.
 
-    memory_bytes, credentials_dir, secrets: from the keeper only: the budget for buffers, in place of
-    the spec's; the mounter's directory, if the spec has none; and variables of its environment.
+    memory_bytes, credentials_dir, secrets: from the keeper only: the budget for buffers, in place
+    of the spec's; the mounter's directory, if the spec has none; variables of its environment.
     """
 
     descriptors = 1

@@ -258,10 +258,13 @@ class SourceMounts:
             yield directory
 
     def all_ids(self) -> Iterator[str]:
-        """The ids of all mounts that have a directory or a spool, while mounts come and go."""
-        for directory in (self.spools, self.volumes):
-            with os.scandir(directory) as entries:
-                yield from (entry.name for entry in entries if is_mount_id(entry.name))
+        """The ids of all mounts that have a spool or a directory, while mounts come and go."""
+        with os.scandir(self.spools) as entries:
+            yield from (entry.name for entry in entries if is_mount_id(entry.name))
+        with os.scandir(self.volumes) as entries:
+            for entry in entries:
+                if is_mount_id(entry.name) and not self.state(entry.name).exists():
+                    yield entry.name
 
     def mounted(self, entries: Iterable[MountEntry]) -> dict[str, MountEntry]:
         """The source mounts among these entries, by their ids."""
