@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from csi_s3.errors import BadOptionError
 
 _environ = os.environ
-# Of what botocore reads, too, these are the secrets.
+# Those of the AWS variables that are secret.
 _SECRETS = tuple(
     f"AWS_{name}"
     for name in (
