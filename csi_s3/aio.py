@@ -106,6 +106,23 @@ async def back_off(
     await pause(secrets.SystemRandom().uniform(most_s / 2, most_s))
 
 
+class Pace:
+    """So many turns a second for one task; `turn` waits when they are used up."""
+
+    def __init__(self, per_s: int) -> None:
+        self._per_s = self._left = per_s
+        self._since_s = 0.0
+
+    async def turn(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._since_s >= 1:
+            self._left, self._since_s = self._per_s, now_s
+        if self._left == 0:
+            await asyncio.sleep(self._since_s + 1 - now_s)
+            self._left, self._since_s = self._per_s, asyncio.get_running_loop().time()
+        self._left -= 1
+
+
 class LateCalls:
     """The threads of calls that did not return in time; some never do.
 

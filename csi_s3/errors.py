@@ -422,10 +422,13 @@ class RemountError(VolumeError):
 
 
 def shortened(text: str, max_bytes: int) -> str:
-    """Cut a message to so many bytes of UTF-8, between characters, with "…" at its end."""
-    raw = text.encode()
+    """Cut a message to so many bytes of UTF-8, between characters, with "…" at its end.
+
+    What is not valid Unicode (a lone surrogate, from a store's header or a name) is escaped.
+    """
+    raw = text.encode(errors="backslashreplace")
     if len(raw) <= max_bytes:
-        return text
+        return raw.decode()
     return raw[: max(0, max_bytes - len("…".encode()))].decode(errors="ignore") + "…"
 
 

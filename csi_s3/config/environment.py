@@ -8,12 +8,36 @@ import ipaddress
 import os
 import re
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from csi_s3.errors import BadOptionError
 
 _environ = os.environ
+# Those of the AWS variables that are secret.
+_SECRETS = tuple(
+    f"AWS_{name}"
+    for name in (
+        *("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN"),
+        "CONTAINER_AUTHORIZATION_TOKEN",
+    )
+)
+
+
+def secrets() -> dict[str, str]:
+    """The variables whose values only the process that uses them should have."""
+    return {name: _environ[name] for name in _SECRETS if name in _environ}
+
+
+def without_secrets() -> dict[str, str]:
+    """The environment of a process that starts others, which /proc shows for all its life."""
+    return {name: value for name, value in _environ.items() if name not in _SECRETS}
+
+
+def add(variables: Mapping[str, str]) -> None:
+    """Set variables in this process; /proc/PID/environ does not show them."""
+    _environ.update(variables)
 
 
 def aws(name: str) -> str | None:
@@ -64,6 +88,13 @@ def proxy_for(url: str) -> str | None:
     ):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def proxies() -> list[str]:
+    """The proxies that `proxy_for` may name."""
+    named = urllib.request.getproxies_environment()
+    found = [named[scheme] for scheme in ("http", "https", "all") if named.get(scheme)]
+    return [proxy if "://" in proxy else f"http://{proxy}" for proxy in found]
 
 
 def _is_near(host: str, no_proxy: str) -> bool:

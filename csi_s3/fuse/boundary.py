@@ -33,6 +33,7 @@ ErrorListener: TypeAlias = Callable[[str, VolumeError], None]
 error_listener: ContextVar[ErrorListener | None] = ContextVar("error_listener", default=None)
 
 REFUSALS_EVERY_S = 10.0
+LIMIT_HINT = "raise the mounter's memory, or lower mounter.maxVolumes; please report it as a bug"
 
 # A process serves one mount.
 _logged: WeakSet[Occurrence] = WeakSet()  # a lost upload fails many calls
@@ -142,6 +143,9 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
             if (listener := error_listener.get()) is not None:
                 listener(op, exc)
         return exc.errno
+    if isinstance(exc, MemoryError):
+        limited = OutOfMemoryError("the worker's limit of memory is reached", LIMIT_HINT)
+        return _errno(op, limited, None)
     if isinstance(exc, TimeoutError):
         metrics.ERRORS.inc(code="timeout")
         log.warning(

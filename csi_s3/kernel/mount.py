@@ -17,7 +17,7 @@ from csi_s3.kernel import syscalls
 
 FS_TYPE = "fuse.csi-s3"
 
-_FUSE_DEVICE = os.makedev(10, 229)  # Documentation/admin-guide/devices.txt
+FUSE_DEVICE = os.makedev(10, 229)  # Documentation/admin-guide/devices.txt
 _INIT = 26  # FUSE_INIT (include/uapi/linux/fuse.h)
 _HEADER = struct.Struct("<IIQ")  # length, opcode, unique
 _REQUEST_BYTES = (1 << 20) + (64 << 10)  # the kernel refuses to fill less than max_write + header
@@ -42,7 +42,7 @@ def open_fuse() -> int:
             EPERM: "the container's device rules forbid it: run it privileged",
         }.get(exc.errno or 0, "")
         raise FuseUnavailableError(f"cannot open /dev/fuse: {exc.strerror}", hint) from exc
-    if os.fstat(fd).st_rdev != _FUSE_DEVICE:
+    if os.fstat(fd).st_rdev != FUSE_DEVICE:
         os.close(fd)
         raise FuseUnavailableError(
             "/dev/fuse is not the FUSE device", "mount the host's /dev, or mknod /dev/fuse c 10 229"
@@ -59,9 +59,11 @@ def mount_fuse(
     allow_other: bool = True,
     no_exec: bool = False,
     labels: Mapping[str, str] | None = None,
+    directory: int | None = None,
 ) -> None:
     """Mount the connection fd on target, owned by this user; the kernel checks permissions.
 
+    directory: the target, open (O_PATH), so that its path cannot be replaced concurrently.
     max_read is not set: libfuse refuses a value that differs from its own.
     labels: SELinux's options (context and so on, mount(8)). They are quoted, so that SELinux does
         not split them at commas (selinux_sb_eat_lsm_opts).
@@ -78,7 +80,8 @@ def mount_fuse(
     data += ",default_permissions" + (",allow_other" if allow_other else "")
     data += "".join(f',{name}="{label}"' for name, label in (labels or {}).items())
     try:
-        syscalls.mount(source_name, str(target), FS_TYPE, flags, data)
+        at = str(target) if directory is None else f"/proc/self/fd/{directory}"
+        syscalls.mount(source_name, at, FS_TYPE, flags, data)
     except OSError as exc:
         if labels and exc.errno == EINVAL:  # also from a kernel without SELinux (6.18)
             raise _bad_label(labels) from exc

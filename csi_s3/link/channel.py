@@ -4,23 +4,7 @@ SOCK_SEQPACKET keeps message boundaries and ties descriptors (SCM_RIGHTS) to the
 would need framing and could attach a descriptor to the wrong message. Used between node and mounter
 (a socket in the file system), keeper and worker, and mount command and worker (socketpairs).
 
-Messages (field "type"):
-    node -> mounter, mount command -> worker
-        serve   {spec: MountSpec, init: hex of the kernel's INIT request}  + [fuse fd]
-        stop    {mount_id}      upload open files, end; answered by a report ENDED
-        usage   {mount_id}      answered by a report
-    mounter -> node
-        hello   {version, pid}                    first message of a connection
-        have    {spec, init, report: Report|null} + [fuse fd]     one for each mount that is held
-        ready   {}                                after the last `have`
-        report  {report: Report}                  when a mount's state changes, and as an answer
-        notice  {notice: Notice}                  a failure to publish on the pods of a mount
-    keeper -> worker
-        serve   as from node, with memory_bytes: the budget for buffers, in place of the spec's,
-                and credentials_dir: the mounter's, if the spec has none
-        metrics {mount_id}      answered by one, and by another after the worker's last report
-    worker -> keeper
-        metrics {families: {metric: [[label, ..., value], ...]}}    see obs.metrics.samples
+Messages have the field "type"; `link.messages` declares them.
 """
 
 import array
@@ -29,14 +13,22 @@ import json
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from csi_s3.errors import shortened
 from csi_s3.link import unix_socket
 
 MAX_MESSAGE_BYTES = 128 << 10
-MAX_FDS = 8
+MAX_FDS = 253  # the kernel's SCM_MAX_FD: it would drop others in the middle of our call
+MAX_TYPE_BYTES = 40  # of a message's type, which is named in errors
+
+
+def close_all(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 class MessageTooLargeError(ValueError):
@@ -45,11 +37,15 @@ class MessageTooLargeError(ValueError):
 
 @dataclass(slots=True)
 class Message:
-    """A received message owns its descriptors: the receiver takes or closes each."""
+    """A received message owns its descriptors: the receiver takes or closes each.
+
+    discard: the channel's.
+    """
 
     type: str
     body: dict[str, Any]
     fds: list[int] = field(default_factory=list)
+    discard: Callable[..., None] = close_all
 
     def take_fd(self) -> int:
         """The next descriptor, now the caller's.
@@ -63,8 +59,9 @@ class Message:
         return self.fds.pop(0)
 
     def close_fds(self) -> None:
-        while self.fds:
-            os.close(self.fds.pop())
+        fds, self.fds = self.fds, []
+        if fds:
+            self.discard(*fds)
 
 
 class Channel:
@@ -75,17 +72,23 @@ class Channel:
     message or nothing.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, discard: Callable[..., None] = close_all) -> None:
+        """discard: closes descriptors that were received, and the socket.
+
+        What an untrusted peer has sent may be of a file whose close waits without end, also while
+        it is still in the socket: see `kernel.descriptors`.
+        """
         sock.setblocking(False)
         self._sock = sock
+        self._discard = discard
         self._sending = asyncio.Lock()  # an event loop has one writer for each descriptor
         self._waiting: set[Callable[[], None]] = set()
 
     @classmethod
-    def pair(cls) -> tuple[Self, socket.socket]:
+    def pair(cls, *, discard: Callable[..., None] = close_all) -> tuple[Self, socket.socket]:
         """A channel, and the socket of its other end for another process."""
         sock, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        return cls(sock), peer
+        return cls(sock, discard=discard), peer
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -93,7 +96,10 @@ class Channel:
     def close(self) -> None:
         for wake in list(self._waiting):
             wake()
-        self._sock.close()
+        if self._sock.fileno() >= 0:
+            with suppress(OSError):  # the peer is gone
+                self._sock.shutdown(socket.SHUT_RDWR)
+            self._discard(self._sock.detach())
 
     def peer_uid(self) -> int:
         """The uid from SO_PEERCRED, whose pid is 0 across pods."""
@@ -108,11 +114,7 @@ class Channel:
             MessageTooLargeError: no peer could receive it.
 
         """
-        data = json.dumps({"type": type_, **body}, separators=(",", ":")).encode()
-        if len(data) > MAX_MESSAGE_BYTES:
-            raise MessageTooLargeError(
-                f"message {type_!r} of {len(data)} bytes, at most {MAX_MESSAGE_BYTES}"
-            )
+        data = encoded(type_, body)
         async with self._sending:
             while True:
                 try:
@@ -131,9 +133,10 @@ class Channel:
             ConnectionError: what arrived is not a message.
 
         """
+        await asyncio.sleep(0)  # a peer that sends without end must leave turns to other tasks
         while True:
             try:
-                data, fds, flags, _ = socket.recv_fds(self._sock, MAX_MESSAGE_BYTES, MAX_FDS)
+                data, fds, flags = _received(self._sock)
             except BlockingIOError:
                 await self._wait(write=False)
                 continue
@@ -141,12 +144,12 @@ class Channel:
                 return None
             break
         if not data:
-            _close(fds)
+            self._discard(*fds)
             return None
         try:
-            return _message(data, flags, fds)
+            return Message(*_parsed(data, flags), fds, self._discard)
         except BaseException:
-            _close(fds)
+            self._discard(*fds)
             raise
 
     async def _wait(self, *, write: bool) -> None:
@@ -169,21 +172,42 @@ class Channel:
             wake()
 
 
-def _message(data: bytes, flags: int, fds: list[int]) -> Message:
-    for fd in fds:
-        os.set_inheritable(fd, False)
+def encoded(type_: str, body: dict[str, Any]) -> bytes:
+    """A message as it is sent.
+
+    Raises:
+        MessageTooLargeError: no peer could receive it.
+
+    """
+    data = json.dumps({"type": type_, **body}, separators=(",", ":")).encode()
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise MessageTooLargeError(
+            f"message {type_!r} of {len(data)} bytes, at most {MAX_MESSAGE_BYTES}"
+        )
+    return data
+
+
+def _received(sock: socket.socket) -> tuple[bytes, list[int], int]:
+    """One datagram, its descriptors, and the flags of recvmsg(2)."""
+    fds = array.array("i")
+    room = socket.CMSG_LEN(MAX_FDS * fds.itemsize)
+    data, control, flags, _ = sock.recvmsg(MAX_MESSAGE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds), flags
+
+
+def _parsed(data: bytes, flags: int) -> tuple[str, dict[str, Any]]:
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         raise ConnectionError("a message or its descriptors were truncated")
     try:
-        body = json.loads(data)
-        return Message(body.pop("type"), body, list(fds))
-    except (ValueError, KeyError, AttributeError, TypeError) as exc:
+        body = json.loads(data.decode())  # loads alone would also take UTF-16 and UTF-32
+    except (ValueError, RecursionError) as exc:
         raise ConnectionError("not a message of this protocol") from exc
-
-
-def _close(fds: Sequence[int]) -> None:
-    for fd in fds:
-        os.close(fd)
+    if not isinstance(body, dict) or not isinstance(type_ := body.pop("type", None), str):
+        raise ConnectionError("not a message of this protocol")
+    return shortened(type_, MAX_TYPE_BYTES), body
 
 
 def listen(path: Path, *, mode: int = 0o660, gid: int | None = None) -> socket.socket:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from csi_s3.errors import VolumeError
-from csi_s3.link.json_values import JsonValue
+from csi_s3.link.json_values import JsonValue, MountId
 
 
 class State(Enum):
@@ -39,7 +39,7 @@ class Usage:
 class Report(JsonValue):
     """error: with SERVING, why requests to the bucket fail while the mount stays."""
 
-    mount_id: str
+    mount_id: MountId
     state: State
     error: VolumeError | None = None
     usage: Usage = Usage()
@@ -58,6 +58,6 @@ class Reason(Enum):
 class Notice(JsonValue):
     """A failure to publish as an Event, because no program gets its message."""
 
-    mount_id: str
+    mount_id: MountId
     reason: Reason
     error: VolumeError

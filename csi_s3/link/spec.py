@@ -6,14 +6,14 @@ from typing import Any
 from typing_extensions import override
 
 from csi_s3.config.volume import VolumeConfig
-from csi_s3.link.json_values import JsonValue
+from csi_s3.link.json_values import JsonValue, MountId
 
 VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountSpec(JsonValue):
-    """mount_id: [0-9a-f]{32}, also the name of the mount's directories on the node.
+    """mount_id: also the name of the mount's directory on the node.
 
     volume_handle: for logs, metrics and messages.
     state_dir: the mount's state directory as the worker sees it; "" if there is none.
@@ -23,7 +23,7 @@ class MountSpec(JsonValue):
     has_node: node reads reports and notices as long as the worker runs.
     """
 
-    mount_id: str
+    mount_id: MountId
     volume_handle: str
     volume: VolumeConfig
     state_dir: str = ""

@@ -40,7 +40,7 @@ def bind(path: Path, bind_at: Callable[[str], object], *, mode: int, gid: int | 
         inode = os.stat(temporary, dir_fd=directory).st_ino
         os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
         if gid is not None:
-            os.chown(path.name, -1, gid, dir_fd=directory)
+            os.chown(path.name, -1, gid, dir_fd=directory, follow_symlinks=False)
         return inode
     finally:
         os.close(directory)

@@ -23,6 +23,7 @@ from csi_s3.config.environment import state_home
 from csi_s3.config.mount_command import MountCommand
 from csi_s3.errors import StoreTimeoutError, VolumeError, WorkerDiedError
 from csi_s3.kernel import mount, tuning
+from csi_s3.link import messages
 from csi_s3.link.channel import Channel
 from csi_s3.link.report import Report, State
 from csi_s3.link.spec import MountSpec
@@ -175,9 +176,12 @@ class MountSession:
 
     async def _report(self) -> Report | None:
         while (message := await self._channel.receive()) is not None:
-            message.close_fds()
-            if message.type == "report":
-                return Report.from_json(message.body["report"])
+            try:
+                body = messages.read(message, messages.FROM_WORKER)
+            finally:
+                message.close_fds()
+            if isinstance(body, messages.ReportBody):
+                return body.report
         return None
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 from typing_extensions import override
 
+from csi_s3.config import environment
 from csi_s3.errors import VolumeError, WorkerDiedError
 from csi_s3.kernel import mount
+from csi_s3.link.channel import MessageTooLargeError, encoded
+from csi_s3.link.messages import ServeBody
 from csi_s3.link.report import Notice, Report, State
-from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.worker_run import WorkerRun
 from csi_s3.mounter.zygote_client import ZygoteClient
@@ -39,22 +41,17 @@ class FuseMount:
 
     def __init__(
         self,
-        message: Mapping[str, Any],
+        body: ServeBody,
         fd: int,
         zygote_client: ZygoteClient,
         send: Callable[[Report | Notice], None],
         deadlines: MounterDeadlines,
     ) -> None:
-        """Hold the mount of node's `serve` message.
-
-        Raises:
-            KeyError, TypeError, ValueError: the message does not describe a mount.
-
-        """
-        self.spec = MountSpec.from_json(message["spec"])
+        """Hold the mount of node's `serve` message."""
+        self.spec = body.spec
         self.report: Report | None = None
         self.worker = WorkerRun(self.spec, zygote_client, self._pass_on, deadlines)
-        self._message = {"spec": message["spec"], "init": message["init"]}
+        self._message = {"spec": body.spec.to_json(), "init": body.init}
         self._fd = fd
         self._send = send
         self._is_replaced = False
@@ -84,8 +81,13 @@ class FuseMount:
 
     def have(self) -> tuple[dict[str, Any], int]:
         """The body of a `have` message, for a node that connects, and a copy of the descriptor."""
-        report = self.report.to_json() if self.report else None
-        return {**self._message, "report": report}, os.dup(self._fd)
+        body = {**self._message, "report": self.report.to_json() if self.report else None}
+        try:
+            encoded("have", body)
+        except MessageTooLargeError:  # the mount is more than its last report
+            log.warning("a report is not sent: it is too large", extra=self.spec.log_fields)
+            body["report"] = None
+        return body, os.dup(self._fd)
 
     def stop(self) -> None:
         """Have open files uploaded, and the worker end; it is killed when that takes too long."""
@@ -97,16 +99,18 @@ class FuseMount:
         self.stop()
 
     async def serve(
-        self, memory_bytes: int, spool: Mapping[str, float], credentials_dir: str = ""
+        self, memory_bytes: int, spool: Mapping[str, Any], credentials_dir: str = ""
     ) -> None:
         """Have a worker serve the mount until it exits, and report the end if it did not.
 
-        memory_bytes, spool, credentials_dir: as in the keeper's `serve` message (`link.channel`).
+        memory_bytes, credentials_dir: as in the keeper's `serve` (`link.messages`). spool: its
+        fields that concern the spool.
         """
         of_mounter = {
             "memory_bytes": memory_bytes,
-            "spool": spool,
+            **spool,
             "credentials_dir": credentials_dir,
+            "secrets": environment.secrets(),
         }
         message = {**self._message, **of_mounter}
         try:

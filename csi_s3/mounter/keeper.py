@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -30,8 +29,12 @@ from csi_s3.errors import (
     MounterUnavailableError,
     VolumeError,
     VolumeNotFoundError,
+    shortened,
 )
+from csi_s3.kernel.process_limits import hide_memory
 from csi_s3.link import channel as link
+from csi_s3.link import messages
+from csi_s3.link.json_values import is_mount_id
 from csi_s3.link.report import Notice, Report, State
 from csi_s3.link.spec import VERSION, MountSpec
 from csi_s3.mounter.fuse_mount import FuseMount
@@ -47,6 +50,7 @@ from csi_s3.obs.metrics import exposition
 
 log = logging.getLogger(__name__)
 
+MAX_HANDLE_BYTES = 200  # of a volume whose mount cannot be read
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.02, 1.0  # between attempts to connect to node
 
 
@@ -65,6 +69,7 @@ async def serve(config: MounterConfig) -> None:
     spools = SpoolShares(config.spool_limit, config.max_volumes, rules)
     metrics.build_info()
     metrics.MEMORY_LIMIT_BYTES.set(config.memory_limit or 0)
+    hide_memory()
     zygote_client = ZygoteClient()
     keeper = Keeper(
         config.socket,
@@ -253,27 +258,31 @@ class Keeper:
                     message.close_fds()
         except ConnectionError as exc:
             return f"the connection to node broke: {exc}"
+        except Exception:  # what one message causes must not end all volumes
+            log.exception("internal error at a message of node", extra={"code": "internal"})
+            return "the connection was ended after an internal error"
         return "node ended the connection"
 
     async def _obey(self, message: link.Message) -> None:
         if message.type == "serve":
             self._serve(message)
             return
-        mount_id = str(message.body.get("mount_id"))
+        body = messages.read(message, messages.FROM_NODE)
+        if not isinstance(body, messages.MountRequest):
+            log.info("node sent %r, which this version does not know", message.type)
+            return
+        mount_id = body.mount_id
         fuse_mount = self._mounts.get(mount_id)
         if message.type == "stop":
             if fuse_mount is None:
                 self._answer(Report(mount_id=mount_id, state=State.ENDED))
             else:
                 self._stop(fuse_mount)
-        elif message.type == "usage":
-            if fuse_mount is None:
-                error = VolumeNotFoundError(f"mount {mount_id} is not served here")
-                self._answer(Report(mount_id=mount_id, state=State.FAILED, error=error))
-            else:
-                await fuse_mount.worker.request_usage()
+        elif fuse_mount is None:
+            error = VolumeNotFoundError(f"mount {mount_id} is not served here")
+            self._answer(Report(mount_id=mount_id, state=State.FAILED, error=error))
         else:
-            log.info("node sent %r, which this version does not know", message.type)
+            await fuse_mount.worker.request_usage()
 
     def _send(self, message: Report | Notice) -> None:
         """Without a connection nothing is sent: `have` will tell, and the log has the notice."""
@@ -282,7 +291,7 @@ class Keeper:
         if isinstance(message, Report):
             self._outbox.put("report", {"report": message.to_json()}, subject=message.mount_id)
         else:
-            self._outbox.put("notice", {"notice": message.to_json()})
+            self._outbox.put("notice", {"notice": message.to_json()}, sender=message.mount_id)
 
     def _answer(self, report: Report) -> None:
         """Send a report of a mount that is not here; one that tells why may still wait."""
@@ -293,21 +302,24 @@ class Keeper:
     # --- mounts -----------------------------------------------------------------------------------
 
     def _serve(self, message: link.Message) -> None:
-        spec: Mapping[str, Any] = message.body.get("spec") or {}
-        mount_id = str(spec.get("mount_id"))
+        try:
+            body = messages.read(message, messages.FROM_NODE)
+        except ConnectionError as exc:
+            if not message.fds:
+                raise
+            what = f"node described a mount in a way this mounter cannot read: {exc}"
+            self._refuse(
+                message.body.get("spec"),
+                BadRequestError(what, "node and mounter differ in version"),
+            )
+            return
+        assert isinstance(body, messages.ServeBody)  # noqa: S101 - as the table has it
+        spec, mount_id = body.spec, body.spec.mount_id
         if self._is_draining:
-            self._refuse(spec, MounterUnavailableError("the mounter is ending"))
+            self._refuse(spec.to_json(), MounterUnavailableError("the mounter is ending"))
             return
         fd = message.take_fd()
-        try:
-            fuse_mount = FuseMount(
-                message.body, fd, self._zygote_client, self._send, self._deadlines
-            )
-        except (KeyError, TypeError, ValueError) as exc:
-            os.close(fd)
-            what = f"node described mount {mount_id} in a way this mounter cannot read: {exc!r}"
-            self._refuse(spec, BadRequestError(what, "node and mounter differ in version"))
-            return
+        fuse_mount = FuseMount(body, fd, self._zygote_client, self._send, self._deadlines)
         predecessor = self._mounts.get(mount_id)
         if predecessor is not None:
             predecessor.replace()
@@ -353,19 +365,26 @@ class Keeper:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _refuse(self, spec: Mapping[str, Any], error: VolumeError) -> None:
-        """Refuse a mount that never becomes a `FuseMount`, which counts its own failures."""
-        volume = str(spec.get("volume_handle", ""))
+    def _refuse(self, spec: object, error: VolumeError) -> None:
+        """Refuse a mount that never becomes a `FuseMount`, which counts its own failures.
+
+        spec: node's, as plain data. Without an id there is no mount to answer for.
+        """
+        found = spec if isinstance(spec, dict) else {}
+        volume = shortened(str(found.get("volume_handle", "")), MAX_HANDLE_BYTES)
         metrics.MOUNT_FAILURES.inc(volume=volume, code=error.code)
         self._totals.refused(volume)
-        mount_id = str(spec.get("mount_id"))
-        self._send(Report(mount_id=mount_id, state=State.FAILED, error=error))
+        mount_id = str(found.get("mount_id"))
+        if is_mount_id(mount_id):
+            self._send(Report(mount_id=mount_id, state=State.FAILED, error=error))
+        else:
+            log.error("%s", error, extra={"volume": volume, "code": error.code})
 
-    def _allot_spool(self, spec: MountSpec) -> dict[str, float]:
-        """The body of `spool` in a worker's `serve`."""
+    def _allot_spool(self, spec: MountSpec) -> dict[str, Any]:
+        """What a worker's `serve` says of its spool."""
         asked = spec.volume.tree.spool_bytes
         given = self._spools.allot(spec.mount_id, spec.volume_handle, spec.state_dir, asked)
-        return {"limit_bytes": given, **asdict(self._spools.rules)}
+        return {"spool_bytes": given, "spool_rules": asdict(self._spools.rules)}
 
     async def _allot(self, fuse_mount: FuseMount) -> int | None:
         """Wait for a mount's share of memory; None if it is stopped before it has one.

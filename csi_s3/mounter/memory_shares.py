@@ -53,7 +53,7 @@ class MemoryShares:
         self._left = limit_bytes - RESERVE_BYTES
         self.share_bytes = _buffers(self._left // max_volumes)
         if self.share_bytes < LEAST_BYTES:
-            least = RESERVE_BYTES + max_volumes * _cost(LEAST_BYTES)
+            least = RESERVE_BYTES + max_volumes * cost_of(LEAST_BYTES)
             raise BadOptionError(
                 f"--memory-limit {limit_bytes} is too small for --max-volumes {max_volumes}",
                 f"expected at least {least} bytes ({-(-least // MIB)} MiB), or fewer volumes",
@@ -81,8 +81,8 @@ class MemoryShares:
         if self._left is None:
             return self.share_bytes if asked is None else asked
         buffers = self._fitted(volume, asked, self._left)
-        self._taken[mount_id] = _cost(buffers)
-        self._left -= _cost(buffers)
+        self._taken[mount_id] = cost_of(buffers)
+        self._left -= cost_of(buffers)
         return buffers
 
     def release(self, mount_id: str) -> None:
@@ -142,7 +142,7 @@ def fitted_to(config: VolumeConfig, memory_bytes: int) -> VolumeConfig:
     return replace(config, tree=tree)
 
 
-def _cost(buffers: int) -> int:
+def cost_of(buffers: int) -> int:
     """The memory of a worker with so many bytes of buffers, rounded up."""
     return WORKER_BYTES + (buffers * PERCENT + 99) // 100 + records_bytes(buffers)
 

@@ -8,19 +8,21 @@ once the mount is served. It ends when the mount is unmounted everywhere, or on 
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import stat
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from csi_s3.aio import finish
-from csi_s3.config.environment import slow_step_ms
+from csi_s3.aio import blocking, finish
+from csi_s3.config import environment
 from csi_s3.config.volume import SpoolRules, VolumeConfig
 from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.context import MountContext
@@ -32,23 +34,27 @@ from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.interrupts import give_up
 from csi_s3.fuse.session import Session
 from csi_s3.kernel.process_limits import raise_descriptor_limit
-from csi_s3.kernel.process_memory import Heap
+from csi_s3.kernel.process_memory import Heap, memory_of
+from csi_s3.link import messages
 from csi_s3.link.channel import Channel, MessageTooLargeError
 from csi_s3.link.report import Notice, Report, State, Usage
 from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.bucket_health import BucketHealth, HealthReporter
-from csi_s3.mounter.memory_shares import fitted_to
+from csi_s3.mounter.confinement import confine, limit_memory
+from csi_s3.mounter.memory_shares import cost_of, fitted_to
 from csi_s3.mounter.memory_upkeep import MemoryUpkeep
 from csi_s3.mounter.metrics import request_counts
 from csi_s3.mounter.notices import Notices, final_error
 from csi_s3.obs import logs
 from csi_s3.obs.slow_steps import SlowSteps
 from csi_s3.s3.bucket import open_bucket
+from csi_s3.s3.reach import reach_of
 from csi_s3.s3.store import ObjectStore
 
 log = logging.getLogger(__name__)
 
 BUCKET_WITHIN_S = 90.0
+MEMORY_WITHIN_S = 1.0
 
 
 def run_worker(sock: socket.socket) -> int:
@@ -62,20 +68,22 @@ def run_worker(sock: socket.socket) -> int:
 
 async def _run(channel: Channel) -> int:
     message = await channel.receive()
-    if message is None or message.type != "serve":
+    body = None if message is None else messages.read(message, messages.FROM_KEEPER)
+    if message is None or not isinstance(body, messages.ServeBody):
         return 1
-    spec = MountSpec.from_json(message.body["spec"])
+    spec = body.spec
     logs.bind(spec.log_fields)
-    if (memory_bytes := message.body.get("memory_bytes")) is not None:
-        spec = replace(spec, volume=fitted_to(spec.volume, memory_bytes))
-    rules = SpoolRules()
-    if (spool := message.body.get("spool")) is not None:
-        tree = replace(spec.volume.tree, spool_bytes=spool.pop("limit_bytes"))
+    if body.memory_bytes is not None:
+        spec = replace(spec, volume=fitted_to(spec.volume, body.memory_bytes))
+    if body.spool_bytes is not None:
+        tree = replace(spec.volume.tree, spool_bytes=body.spool_bytes)
         spec = replace(spec, volume=replace(spec.volume, tree=tree))
-        rules = SpoolRules(**spool)
-    worker = Worker(channel, spec, message.body.get("credentials_dir", ""), rules)
+    environment.add(body.secrets)
+    worker = Worker(channel, spec, body.credentials_dir, body.spool_rules)
     try:
-        await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
+        if spec.has_node:
+            worker.confine()
+        await worker.serve(message.take_fd(), bytes.fromhex(body.init))
     except (Exception, BaseExceptionGroup) as exc:
         error = _cause(exc)
         log.error(  # noqa: TRY400 - the traceback only for a bug
@@ -125,6 +133,18 @@ class Worker:
         self._notices = Notices(spec.mount_id, self._notify, clock=time.monotonic)
         self._health_reporter: HealthReporter | None = None
 
+    def confine(self) -> None:
+        """Leave this process what this volume needs; before any thread is started.
+
+        Raises:
+            VolumeError: as `open_bucket`.
+
+        """
+        volume = self._spec.volume
+        confine(reach_of(volume.bucket, self._credentials_dir), self._state_dir)
+        if volume.tree.memory_bytes is not None:
+            limit_memory(cost_of(volume.tree.memory_bytes))
+
     async def serve(self, fuse_fd: int, init_request: bytes) -> None:
         """Serve until the mount is gone or `stop` arrives; then upload open files.
 
@@ -145,7 +165,7 @@ class Worker:
         owner_and_root = volume.allow_root and not volume.allow_other  # never on CSI volumes
         session = Session(fuse_fd, init_request, only_owner_and_root=owner_and_root)
         loop = asyncio.get_running_loop()
-        if (limit_ms := slow_step_ms()) is not None:
+        if (limit_ms := environment.slow_step_ms()) is not None:
             self._slow_steps = SlowSteps(limit_ms / 1000)
             self._slow_steps.watch(loop)
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
@@ -215,7 +235,10 @@ class Worker:
     async def send_metrics(self) -> None:
         if self._spool is not None:
             request_counts.count_spool(self._spool, now_s=time.time())  # noqa: TID251 - of files
-        await self._send("metrics", request_counts.metrics_message(self._usage()))
+        memory = None
+        with contextlib.suppress(TimeoutError):  # the last numbers stay
+            memory = await blocking(partial(memory_of, os.getpid()), within_s=MEMORY_WITHIN_S)
+        await self._send("metrics", request_counts.metrics_message(self._usage(), memory))
 
     async def _send(self, type_: str, body: dict[str, Any]) -> None:
         try:

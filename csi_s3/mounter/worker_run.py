@@ -4,18 +4,24 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from typing_extensions import override
 
-from csi_s3.link.channel import Channel, Message
+from csi_s3.aio import Pace
+from csi_s3.kernel.descriptors import discard
+from csi_s3.link import messages
+from csi_s3.link.channel import Channel
 from csi_s3.link.report import Notice, Report
 from csi_s3.link.spec import MountSpec
 from csi_s3.mounter.metrics.worker_metrics import WorkerMetrics
 from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.zygote_client import WorkerProcess, ZygoteClient, describe
 from csi_s3.obs.metrics import catalog as metrics
+
+MESSAGES_PER_S = 100  # of one worker; it answers requests, and reports what has changed
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +70,7 @@ class WorkerRun:
             ConnectionError: no process could be started.
 
         """
-        channel, worker_end = Channel.pair()
+        channel, worker_end = Channel.pair(discard=discard)
         with closing(channel):
             with worker_end:
                 process = await self._zygote_client.spawn(self._spec.mount_id, worker_end)
@@ -92,25 +98,37 @@ class WorkerRun:
             await self._send("usage")
 
     async def _receive(self, channel: Channel) -> None:
-        """Take the worker's messages until its end of the channel is closed."""
+        """Take the worker's messages until its end of the channel is closed.
+
+        Foreign code may run in a worker: what it says is checked, and is about its own mount only.
+        """
+        pace = Pace(MESSAGES_PER_S)
         try:
             while (message := await channel.receive()) is not None:
-                self._take(message)
-        except (ConnectionError, KeyError, ValueError):
-            log.exception("the worker broke the protocol", extra=self._spec.log_fields)
+                await pace.turn()
+                try:
+                    self._take(message.type, messages.read(message, messages.FROM_WORKER))
+                finally:
+                    message.close_fds()
+        except ConnectionError as exc:
+            log.error(  # noqa: TRY400 - the worker's fault; it is killed
+                "the worker broke the protocol: %s", exc, extra=self._spec.log_fields
+            )
+        except Exception:  # what one worker causes must not leave it alive without a keeper
+            log.exception("internal error; the worker is killed", extra=self._spec.log_fields)
 
-    def _take(self, message: Message) -> None:
-        message.close_fds()
-        if message.type == "metrics":
-            self.metrics.take(message.body)
-        elif message.type == "notice":
-            self._on_message(Notice.from_json(message.body["notice"]))
-        elif message.type == "report":
+    def _take(self, type_: str, body: messages.MessageBody | None) -> None:
+        mount_id = self._spec.mount_id
+        if isinstance(body, messages.MetricsBody):
+            self.metrics.take(body.families)
+        elif isinstance(body, messages.NoticeBody):
+            self._on_message(replace(body.notice, mount_id=mount_id))
+        elif isinstance(body, messages.ReportBody):
             self._is_usage_requested = False
-            self.report = Report.from_json(message.body["report"])
+            self.report = replace(body.report, mount_id=mount_id)
             self._on_message(self.report)
         else:
-            raise ConnectionError(f"{message.type!r} from a worker")
+            raise ConnectionError(f"{type_!r} from a worker")
 
     async def _stop(self, process: WorkerProcess, channel: Channel, stop: asyncio.Event) -> None:
         await stop.wait()

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from csi_s3.errors import VolumeError
+from csi_s3.kernel.process_limits import hide_memory, set_process_name
 from csi_s3.mounter.memory_upkeep import prepare
 from csi_s3.obs import logs
 
@@ -156,7 +157,7 @@ def _become_worker(sock: socket.socket, *, zygote: int, name: str) -> None:
         if (fd := int(entry.name)) > _STDERR and fd != sock.fileno():
             with contextlib.suppress(OSError):  # the descriptor of the listing
                 os.close(fd)
-    Path("/proc/self/comm").write_text(f"csi-s3 {name}"[:15])
+    set_process_name(f"csi-s3 {name}")
     logs.configure("worker")
     logs.bind({"mount": name})
 
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("fd", type=int)
     fd = parser.parse_args().fd
     logs.configure("zygote")
+    hide_memory()
     # the keeper imports this module as well and does not need these
     from csi_s3.mounter.worker import run_worker  # noqa: PLC0415
 

@@ -11,6 +11,8 @@ from socket import socket
 
 from typing_extensions import override
 
+from csi_s3.config import environment
+from csi_s3.link import messages
 from csi_s3.link.channel import Channel, Message
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class ZygoteClient:
             self._zygote = subprocess.Popen(  # noqa: S603 - COMMAND, or a test's
                 [*command, str(fd)],
                 pass_fds=[fd],
+                env=environment.without_secrets(),
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
@@ -111,18 +114,17 @@ class ZygoteClient:
         return describe(status)
 
     def _take(self, message: Message) -> None:
-        number = message.body["number"]
-        if message.type == "exited":
-            self._workers.pop(number).ended.set_result(message.body["status"])
-            return
-        pid = self._workers[number].pid
-        if message.type == "refused":
-            del self._workers[number]
-            if not pid.done():
-                reason = message.body["reason"]
-                pid.set_exception(ConnectionError(f"no process could be started: {reason}"))
-        elif not pid.done():
-            pid.set_result(message.body["pid"])
+        match messages.read(message, messages.FROM_ZYGOTE):
+            case messages.Exited(number=number, status=status):
+                self._workers.pop(number).ended.set_result(status)
+            case messages.Refused(number=number, reason=reason):
+                pid = self._workers.pop(number).pid
+                if not pid.done():
+                    pid.set_exception(ConnectionError(f"no process could be started: {reason}"))
+            case messages.Spawned(number=number, pid=pid_):
+                pid = self._workers[number].pid
+                if not pid.done():
+                    pid.set_result(pid_)
 
     def _forget_workers(self) -> None:
         for worker in self._workers.values():

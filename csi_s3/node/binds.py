@@ -11,7 +11,6 @@ the lowest still hides the directory. Everything here blocks: call it in a threa
 
 import logging
 import os
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from csi_s3.errors import ExistsError, MountError, VolumeError
 from csi_s3.kernel import mount, syscalls
 from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
 from csi_s3.kernel.syscalls import open_fd
-from csi_s3.node.source_mounts import SourceMount
+from csi_s3.node.source_mounts import SourceMount, SourceMounts
 from csi_s3.node.targets import Target
 
 _DELETED = "//deleted"  # mountinfo appends it to a root that has lost its name
@@ -35,14 +34,15 @@ class Attachment:
     hides_files: bool = False
 
 
-def attach(source: SourceMount, path: Path, target: Target, *, read_only: bool) -> Attachment:
+def attach(
+    sources: SourceMounts, source: SourceMount, target: Target, *, read_only: bool
+) -> Attachment:
     """Bind the mount to target unless it is there, and verify it in mountinfo.
-
-    path: of the source mount.
 
     Raises:
         ExistsError: it is there with the other read_only.
-        MountError: the target holds another mount, or the kernel refused.
+        MountError: the target holds another mount, or the kernel refused. What this call has
+            attached is removed, of whatever type it is.
 
     """
     layers = target.layers()
@@ -59,13 +59,13 @@ def attach(source: SourceMount, path: Path, target: Target, *, read_only: bool) 
     target.detach(down_to=1)
     hides_files = not layers and target.has_files()
     try:
-        with _open_root(path) as root, target.opened() as directory:
+        with sources.root(source) as root, target.opened() as directory:
             mount.bind(root, directory, read_only=read_only)
         entry = target.mounted()
         if entry is None or entry.device != source.device or entry.read_only != read_only:
             raise MountError(f"{target.path} was mounted, but mountinfo shows another mount")
-    except VolumeError:
-        target.detach(down_to=min(len(layers), 1))
+    except (VolumeError, OSError):
+        target.detach(down_to=min(len(layers), 1), of_any_type=True)
         if made:
             target.remove()
         raise
@@ -84,7 +84,7 @@ def _refuse_other(target: Target, entry: MountEntry, *, read_only: bool) -> None
 
 
 def renew_subpaths(
-    source: SourceMount, path: Path, target: Target, *, read_only: bool
+    sources: SourceMounts, source: SourceMount, target: Target, *, read_only: bool
 ) -> list[str]:
     """Bind the mount's parts on top of kubelet's binds of its dead predecessors.
 
@@ -102,7 +102,7 @@ def renew_subpaths(
             subpath.detach(down_to=1)
             # Follows no symlink: bound, it would lead to the node's files.
             with (
-                _open_root(path) as root,
+                sources.root(source) as root,
                 open_fd(syscalls.open_beneath(root, part, os.O_PATH)) as wanted,
                 subpath.opened(os.O_PATH) as at,
             ):
@@ -113,10 +113,6 @@ def renew_subpaths(
         except (VolumeError, OSError) as exc:
             stay_dead.append(f"{subpath.path} stays dead: {exc}")
     return stay_dead
-
-
-def _open_root(path: Path) -> AbstractContextManager[int]:
-    return open_fd(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 def _mount_id(fd: int) -> int:

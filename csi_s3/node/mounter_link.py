@@ -1,5 +1,7 @@
 """The mounter's connection: node listens, and serves one mounter at a time.
 
+Everything that a mounter sends is treated as an attacker's: see docs/security.md.
+
 After a forced deletion an old and a new mounter run at the same time for seconds: the new one waits
 in the socket's backlog until the old one is gone, so each mount has one owner. As long as live
 mounts are not taken over, the end of a connection is the end of its mounts.
@@ -8,24 +10,28 @@ mounts are not taken over, the end of a connection is the end of its mounts.
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from csi_s3.aio import Pace
 from csi_s3.errors import BadOptionError, MounterUnavailableError
-from csi_s3.link import unix_socket
+from csi_s3.kernel.descriptors import are_few_closing, discard, is_fuse_device
+from csi_s3.link import messages, unix_socket
 from csi_s3.link.channel import (
     MAX_MESSAGE_BYTES,
     Channel,
-    Message,
     MessageTooLargeError,
+    close_all,
     listen,
 )
 from csi_s3.link.report import Notice, Report
 from csi_s3.link.spec import VERSION, MountSpec
+
+MAX_GREETING = 1000  # messages before `ready`: one for each mount that is held, and two
+MESSAGES_PER_S = 1000
+PAUSE_S = 1.0  # after a mounter that was disconnected
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +40,12 @@ log = logging.getLogger(__name__)
 class HeldMount:
     """A mount that a mounter served before node (re)started. The receiver owns fd.
 
+    spec: what the mounter says of it; only its id has been checked.
+    fd: a descriptor of /dev/fuse, of whichever connection.
     report: the last one of its worker, if any.
     """
 
     spec: MountSpec
-    init: bytes
     fd: int
     report: Report | None = None
 
@@ -121,13 +128,23 @@ class MounterLink:
             ) from exc
 
     async def run(self, listener: MounterListener) -> None:
+        """Serve one mounter after the other; nothing that one of them sends ends it."""
         loop = asyncio.get_running_loop()
         with self._socket:
             while True:
-                peer, _ = await loop.sock_accept(self._socket)
-                with contextlib.closing(Channel(peer)) as channel:
-                    if self._is_trusted(channel):
-                        await self._serve(channel, listener)
+                if not are_few_closing():  # what earlier ones have sent
+                    await asyncio.sleep(PAUSE_S)
+                    continue
+                try:
+                    peer, _ = await loop.sock_accept(self._socket)
+                except OSError as exc:  # EMFILE
+                    log.error("no mounter can connect: %s", exc.strerror)  # noqa: TRY400
+                    await asyncio.sleep(PAUSE_S)
+                    continue
+                with contextlib.closing(Channel(peer, discard=discard)) as channel:
+                    is_orderly = self._is_trusted(channel) and await self._serve(channel, listener)
+                if not is_orderly:
+                    await asyncio.sleep(PAUSE_S)
 
     def _is_trusted(self, channel: Channel) -> bool:
         uid = channel.peer_uid()
@@ -141,80 +158,119 @@ class MounterLink:
         )
         return False
 
-    async def _serve(self, channel: Channel, listener: MounterListener) -> None:
-        held: list[HeldMount] = []
+    async def _serve(self, channel: Channel, listener: MounterListener) -> bool:
+        """Serve a mounter until its connection ends. False: it was disconnected."""
         try:
-            async with asyncio.timeout(self._hello_s):
-                await _greet(channel, held)
-        except (ConnectionError, TimeoutError) as exc:
-            for mount in held:
-                os.close(mount.fd)
-            reason = str(exc) or f"no `ready` within {self._hello_s:.0f} s"
-            log.warning("a mounter connected and violated the protocol: %s", reason)
-            return
-        await listener.adopt(held)
-        log.info("mounter is connected", extra={"mounts": len(held)})
-        self._channel = channel
-        self._connected.set()
+            held = await _greeted(channel, self._hello_s)
+        except ConnectionError as exc:
+            log.warning("a mounter connected and violated the protocol: %s", exc)
+            return False
+        except Exception:
+            log.exception("internal error; a mounter is refused", extra={"code": "internal"})
+            return False
+        is_orderly = await self._serve_adopted(channel, held, listener)
+        _lose(listener)
+        return is_orderly
+
+    async def _serve_adopted(
+        self, channel: Channel, held: Sequence[HeldMount], listener: MounterListener
+    ) -> bool:
         try:
-            while (message := await channel.receive()) is not None:
-                _dispatch(message, listener)
+            await listener.adopt(held)
+            log.info("mounter is connected", extra={"mounts": len(held)})
+            self._channel = channel
+            self._connected.set()
+            await _dispatch(channel, listener)
             log.warning("the mounter's connection ended; its mounts end with it")
         except ConnectionError as exc:
             log.warning("the mounter violated the protocol and was disconnected: %s", exc)
+            return False
+        except Exception:  # what one mounter causes must not end the node plugin
+            log.exception("internal error; the mounter is disconnected", extra={"code": "internal"})
+            return False
         finally:
             self._channel = None
             self._connected.clear()
+        return True
+
+
+def _lose(listener: MounterListener) -> None:
+    try:
         listener.lost()
+    except Exception:
+        log.exception("internal error at the end of a mounter", extra={"code": "internal"})
 
 
-async def _greet(channel: Channel, held: list[HeldMount]) -> None:
+async def _greeted(channel: Channel, within_s: float) -> list[HeldMount]:
+    """Take a mounter's messages up to and with `ready`.
+
+    Raises:
+        ConnectionError: it violates the protocol. Nothing is held.
+
+    """
+    held: dict[str, HeldMount] = {}
+    try:
+        async with asyncio.timeout(within_s):
+            await _greet(channel, held)
+    except BaseException as exc:
+        close_all(*(mount.fd for mount in held.values()))
+        if isinstance(exc, TimeoutError):
+            raise ConnectionError(f"no `ready` within {within_s:.0f} s") from exc
+        raise
+    return list(held.values())
+
+
+async def _greet(channel: Channel, held: dict[str, HeldMount]) -> None:
     expected = {"hello"}
-    while True:
+    for _ in range(MAX_GREETING):
         message = await channel.receive()
         if message is None:
             raise ConnectionError("it disconnected before it was ready")
         try:
             if message.type not in expected:
                 raise ConnectionError(f"{message.type!r} instead of {sorted(expected)}")
-            if message.type == "hello" and message.body.get("version") != VERSION:
-                raise ConnectionError(
-                    f"its version of the link is {message.body.get('version')}, that of this node"
-                    f" plugin {VERSION}: delete the mounter's pod so that it gets the same image"
-                )
-            if message.type == "ready":
+            body = messages.read(message, messages.GREETING)
+            if isinstance(body, messages.Ready):
                 return
-            if message.type == "have":
-                held.append(_have(message))
+            if isinstance(body, messages.Hello):
+                _check_version(body)
+            if isinstance(body, messages.Have):
+                mount_id = body.spec.mount_id
+                if mount_id in held:
+                    raise ConnectionError(f"mount {mount_id} twice")
+                if not is_fuse_device(message.fds[0]):
+                    raise ConnectionError(f"the descriptor of mount {mount_id} is not /dev/fuse")
+                fd = message.take_fd()
+                held[mount_id] = HeldMount(spec=body.spec, fd=fd, report=body.report)
             expected = {"have", "ready"}
         finally:
             message.close_fds()
+    raise ConnectionError(f"no `ready` among its first {MAX_GREETING} messages")
 
 
-def _have(message: Message) -> HeldMount:
-    try:
-        spec = MountSpec.from_json(message.body["spec"])
-        init = bytes.fromhex(message.body["init"])
-        data = message.body.get("report")
-        report = None if data is None else Report.from_json(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise ConnectionError(f"an invalid 'have' message: {exc!r}") from exc
-    return HeldMount(spec=spec, init=init, fd=message.take_fd(), report=report)
+def _check_version(hello: messages.Hello) -> None:
+    if hello.version != VERSION:
+        raise ConnectionError(
+            f"its version of the link is {hello.version}, that of this node"
+            f" plugin {VERSION}: delete the mounter's pod so that it gets the same image"
+        )
 
 
-def _dispatch(message: Message, listener: MounterListener) -> None:
-    message.close_fds()
-    try:
-        if message.type == "report":
-            call = partial(listener.reported, Report.from_json(message.body["report"]))
-        elif message.type == "notice":
-            call = partial(listener.noticed, Notice.from_json(message.body["notice"]))
-        else:  # a mounter may be newer than this node
+async def _dispatch(channel: Channel, listener: MounterListener) -> None:
+    pace, is_logged = Pace(MESSAGES_PER_S), False
+    while (message := await channel.receive()) is not None:
+        await pace.turn()
+        try:
+            body = messages.read(message, messages.FROM_MOUNTER)
+        finally:
+            message.close_fds()
+        if isinstance(body, messages.ReportBody):
+            listener.reported(body.report)
+        elif isinstance(body, messages.NoticeBody):
+            listener.noticed(body.notice)
+        elif not is_logged:  # a mounter may be newer than this node
             log.info("the mounter sent %r, which this version does not know", message.type)
-            return
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise ConnectionError(f"an invalid {message.type!r} message: {exc!r}") from exc
-    call()
+            is_logged = True
 
 
 def _unavailable() -> MounterUnavailableError:

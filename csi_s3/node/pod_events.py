@@ -8,13 +8,17 @@ and Events that were due since then are posted.
 """
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from csi_s3.bounded import Recent
-from csi_s3.kubernetes.cluster_api import PodRef
+from csi_s3.errors import shortened
+from csi_s3.kubernetes.cluster_api import MESSAGE_BYTES, PodRef
 from csi_s3.node.targets import Target
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +36,7 @@ class EventLimits:
 
 class EventSink(Protocol):
     async def event(self, pod: PodRef, *, reason: str, message: str) -> None:
-        """Post a Warning on the pod. Never raises: the sink logs a failure."""
+        """Post a Warning on the pod. The sink logs a failure."""
         ...
 
 
@@ -67,7 +71,10 @@ class PodEvents:
     async def run(self) -> None:
         while self._sink is not None:
             pod, reason, message = await self._queue.get()
-            await self._sink.event(pod, reason=reason, message=message)
+            try:
+                await self._sink.event(pod, reason=reason, message=message)
+            except Exception:  # one Event must not end the others, nor the node plugin
+                log.exception("an Event was not posted", extra={"code": "internal"})
 
     def learn(self, target: Target, pod: PodRef | None) -> None:
         """Record the pod of a target, and post the Events that waited for it."""
@@ -88,6 +95,7 @@ class PodEvents:
         """Post an Event on each pod of the targets, once; on an unknown one when it is learned."""
         if self._sink is None:
             return
+        message = shortened(message, MESSAGE_BYTES)
         done: set[PodRef] = set()
         for target in targets:
             pod = self._pods.get(target) or self._former.get(target)
@@ -100,7 +108,7 @@ class PodEvents:
     def post_last(self, target: Target, reason: str, message: str) -> None:
         """Post an Event on the pod of a target that is being removed, if the pod is known."""
         if pod := self._pods.get(target) or self._former.get(target):
-            self._post(pod, reason, message)
+            self._post(pod, reason, shortened(message, MESSAGE_BYTES))
 
     def _wait_for_pod(self, target: Target, reason: str, message: str) -> None:
         """One Event of each text, the first few: kubelet may take long to name the pod."""

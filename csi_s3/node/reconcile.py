@@ -1,8 +1,9 @@
 """After a start of node: the kernel's mounts against those that the mounter serves.
 
-A restart of node leaves the mounts of pods alone, so the table is rebuilt from the mounter's `have`
-messages and mountinfo. A mount that no worker serves is aborted, because any access to it would
-hang, and its source is removed; on the targets it stays, dead (`node.binds`).
+A restart of node leaves the mounts of pods alone, so the table is rebuilt from node's records,
+mountinfo, and the mounter's word on which mounts have a worker. A mount that no worker serves is
+aborted, because any access to it would hang, and its source is removed; on the targets it stays,
+dead (`node.binds`).
 
 Directories of mounts that are gone stay as long as they have files that a worker could not upload,
 and their number has no limit. So they are looked at afterwards, while node serves, a part at a
@@ -22,6 +23,7 @@ from csi_s3.errors import VolumeError
 from csi_s3.kernel import fusectl, mount
 from csi_s3.kernel.mountinfo import MountEntry, read_mountinfo
 from csi_s3.link.spec import MountSpec
+from csi_s3.node.mount_ids import is_true_to_its_id
 from csi_s3.node.mounter_link import HeldMount
 from csi_s3.node.source_mounts import SourceMount, SourceMounts, off_loop
 from csi_s3.node.targets import Target, Targets
@@ -58,30 +60,79 @@ async def survey(
 ) -> Survey:
     """Match them. known: ids of the mounts in the table, which are left alone.
 
-    Takes over the held mounts' descriptors: each goes to a LiveMount or is closed.
+    Takes over the held mounts' descriptors: each goes to a LiveMount or is closed. Of a held mount
+    only id, descriptor and report are the mounter's word: see `_description`.
     """
-    mounted, targets_on = await _look(sources, targets)
-    live = []
-    for one in held:
-        mount_id = one.spec.mount_id
-        if mount_id in known or mount.is_over(one.fd):
-            os.close(one.fd)
-            continue
-        entry = mounted.get(mount_id)
-        device = "" if entry is None else entry.device
-        live.append(
-            LiveMount(
-                spec=one.spec,
-                source=SourceMount(mount_id=mount_id, fd=one.fd, device=device, init=one.init),
-                targets=targets_on.get(device, {}),
-                leaving=entry is None,
-                bucket_error=None if one.report is None else one.report.error,
+    held = list(held)
+    try:
+        mounted, targets_on = await _look(sources, targets)
+        live = []
+        while held:
+            one = held.pop()
+            spec = None
+            if one.spec.mount_id not in known:
+                spec = await _description_or_none(one, sources)
+            if spec is None:
+                os.close(one.fd)
+                continue
+            entry = mounted.get(spec.mount_id)
+            device = "" if entry is None else entry.device
+            live.append(
+                LiveMount(
+                    spec=spec,
+                    source=SourceMount(mount_id=spec.mount_id, fd=one.fd, device=device),
+                    targets=targets_on.get(device, {}),
+                    leaving=entry is None,
+                    bucket_error=None if one.report is None else one.report.error,
+                )
             )
-        )
+    except BaseException:
+        for one in held:
+            os.close(one.fd)
+        raise
+    live.reverse()
     served = known | {one.spec.mount_id for one in live}
     dead = {mount_id: entry for mount_id, entry in mounted.items() if mount_id not in served}
     lost = {target: e.source for e in dead.values() for target in targets_on[e.device]}
     return Survey(live=live, dead=dead, lost=lost)
+
+
+async def _description_or_none(held: HeldMount, sources: SourceMounts) -> MountSpec | None:
+    mount_id = held.spec.mount_id
+    look = partial(_description, held, sources)
+    try:
+        return await off_loop(look, f"looking at the mount {mount_id}")
+    except VolumeError as exc:
+        log.error("%s", exc, extra={"mount": mount_id, "code": exc.code})  # noqa: TRY400
+    return None
+
+
+def _description(held: HeldMount, sources: SourceMounts) -> MountSpec | None:
+    """The description of a held mount, on node's own word; None if it is over or not node's.
+
+    Without a record, an earlier release made it, if the id is that of what the mounter describes
+    and it has a directory. Then it gets a record.
+    """
+    if mount.is_over(held.fd):
+        return None
+    spec, told = sources.record(held.spec.mount_id), held.spec
+    if spec is not None:
+        return spec
+    if not (sources.has_directory(told.mount_id) and is_true_to_its_id(told)):
+        log.warning(
+            "the mounter holds a mount that this node has not made; it is not taken over",
+            extra={"mount": told.mount_id},
+        )
+        return None
+    spec = MountSpec(
+        mount_id=told.mount_id,
+        volume_handle=told.volume_handle,
+        volume=told.volume,
+        state_dir=str(sources.state(told.mount_id)),
+    )
+    sources.write_record(spec)
+    log.info("a mount of an earlier release has got its record", extra=spec.log_fields)
+    return spec
 
 
 async def _look(
@@ -93,7 +144,7 @@ async def _look(
         entries = read_mountinfo()
         mounted = sources.mounted(entries)
         devices = {entry.device for entry in mounted.values()}
-        return mounted, targets.all_on(devices, entries, except_below=sources.volumes)
+        return mounted, targets.all_on(devices, entries)
 
     while True:
         try:
@@ -162,7 +213,7 @@ class DirectorySweep:
                     "%d volumes that are not mounted have data that was not uploaded, in"
                     " directories of %s; a volume's next mount uploads them",
                     kept,
-                    self._sources.volumes,
+                    self._sources.spools,
                 )
 
     async def _remove(self, ids: Iterator[str], spools: UnmountedSpools) -> int:

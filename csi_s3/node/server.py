@@ -12,6 +12,7 @@ from csi_s3.config.programs import NodeConfig
 from csi_s3.csi.identity_service import IdentityService
 from csi_s3.csi.sockets import bound, new_server
 from csi_s3.errors import BadOptionError, MounterUnavailableError
+from csi_s3.kernel.syscalls import open_fd
 from csi_s3.kubernetes.cluster_api import ClusterApi
 from csi_s3.node.health import Health
 from csi_s3.node.mounter_link import MounterLink
@@ -67,7 +68,7 @@ class _Node:
     def __init__(
         self, config: NodeConfig, deadlines: NodeDeadlines, events: EventSink | None
     ) -> None:
-        targets = Targets(config.kubelet_dir)
+        targets = Targets(config.kubelet_dir, config.state_dir)
         sources = SourceMounts(config.state_dir, owner=config.mounter_uid)
         try:
             sources.prepare()
@@ -139,7 +140,8 @@ def _remove_empty_directories(config: NodeConfig, mounter_link: MounterLink) -> 
     restarted with the next one.
     """
     mounter_link.remove()
-    paths = [config.state_dir / "volumes", config.state_dir / "leftovers", config.state_dir]
+    paths = [config.state_dir / name for name in ("volumes", "spools", "leftovers")]
+    paths.append(config.state_dir)
     if _has_link_directory(config):
         paths.append(config.mounter.parent)
     if config.endpoint.parent.name == config.driver_name:  # as kubelet's plugins directory has it
@@ -163,8 +165,10 @@ def _prepare_sockets(config: NodeConfig) -> None:
     link = config.mounter.parent
     link.mkdir(parents=True, exist_ok=True)
     if _has_link_directory(config):
-        os.chown(link, 0, config.mounter_uid)
-        link.chmod(0o750)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open_fd(os.open(link, flags)) as directory:
+            os.fchown(directory, 0, config.mounter_uid)
+            os.fchmod(directory, 0o750)
 
 
 async def _remove_taint(

@@ -1,29 +1,42 @@
 """Source mounts: each volume is mounted once in node's own directory, and pods get binds of it.
 
-    <state dir>/volumes/<mount id>/fs      the FUSE mount; no program reads it there
-    <state dir>/volumes/<mount id>/state   the worker's, owned by the mounter's user
+    <state dir>/volumes/<mount id>/fs            the FUSE mount; no program reads it there
+    <state dir>/volumes/<mount id>/record.json   node's own description of the mount, mode 0600
+    <state dir>/spools/<mount id>                the worker's, owned by the mounter's user
+
+Only this module knows these paths. The mounter's pod sees `spools` only, so that no process in it
+can open a file of a volume. They are reached by openat2, which follows no symlink, and changed by
+descriptor: the mounter's user owns what is in a spool.
 
 Directories are removed one by one and only if empty, so that no bug can delete objects of a bucket
 or data that a worker could not upload. Everything here blocks: call it by `off_loop`.
 """
 
+import json
 import logging
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import ENOTEMPTY
+from errno import ENOSPC, ENOTEMPTY
 from pathlib import Path
 from typing import TypeVar
 
 from csi_s3.aio import LateCalls, blocking
 from csi_s3.errors import MountError, VolumeError
-from csi_s3.kernel import fusectl, mount
+from csi_s3.kernel import fusectl, mount, syscalls
 from csi_s3.kernel.mountinfo import MountEntry, mount_at
+from csi_s3.kernel.syscalls import open_fd
+from csi_s3.link.channel import MAX_MESSAGE_BYTES
+from csi_s3.link.json_values import is_mount_id
+from csi_s3.link.spec import MountSpec
 
 KERNEL_S = 20.0  # for calls that take milliseconds
 INIT_S = 5.0
-_MOUNT_ID = re.compile("[0-9a-f]{32}")
+_FS, _RECORD = "fs", "record.json"
+_READ = os.O_RDONLY | os.O_DIRECTORY
+_PATH = os.O_PATH | os.O_DIRECTORY
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -37,50 +50,52 @@ class SourceMount:
 
     fd: node's duplicate of its /dev/fuse descriptor.
     device: "major:minor"; "" if the source was unmounted before node (re)started.
-    init: the kernel's INIT request.
+    init: the kernel's INIT request; empty if node has started since.
     """
 
     mount_id: str
     fd: int
     device: str
-    init: bytes
+    init: bytes = b""
 
 
 class SourceMounts:
     def __init__(self, state_dir: Path, *, owner: int) -> None:
         self.volumes = state_dir.resolve() / "volumes"
+        self.spools = state_dir.resolve() / "spools"
         self.leftovers = state_dir.resolve() / "leftovers"
         self._owner = owner
 
     def prepare(self) -> None:
-        """Make the directory of all mounts; the mounter can pass through it but not list it."""
-        self.volumes.mkdir(parents=True, exist_ok=True)
-        self.volumes.chmod(0o711)
+        """Make both directories; the mounter can pass through that of spools but not list it."""
+        for directory, mode in ((self.volumes, 0o700), (self.spools, 0o711)):
+            directory.mkdir(parents=True, exist_ok=True)
+            with open_fd(os.open(directory, _READ | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
+                os.fchmod(fd, mode)
 
     def path(self, mount_id: str) -> Path:
-        return self.volumes / mount_id / "fs"
+        return self.volumes / mount_id / _FS
 
     def state(self, mount_id: str) -> Path:
-        return self.volumes / mount_id / "state"
+        return self.spools / mount_id
 
-    def make(
-        self, mount_id: str, source_name: str, labels: Mapping[str, str] | None = None
-    ) -> SourceMount:
+    def make(self, spec: MountSpec) -> SourceMount:
         """Mount, and read the kernel's INIT request. Accesses now wait for a worker.
 
-        labels: SELinux's.
-
         Raises:
-            BadOptionError: the labels are refused.
+            BadOptionError: the volume's SELinux labels are refused.
             MountError: the kernel refused.
             Nothing is left.
 
         """
-        path = self.path(mount_id)
+        mount_id, bucket = spec.mount_id, spec.volume.bucket
+        path, name = self.path(mount_id), f"s3://{bucket.bucket}/{bucket.prefix}"
         fd = mount.open_fuse()
         try:
-            self._make_directories(mount_id)
-            mount.mount_fuse(fd, path, source_name=source_name, labels=labels)
+            with self._made_directory(spec) as fs:
+                mount.mount_fuse(
+                    fd, path, source_name=name, labels=spec.volume.labels, directory=fs
+                )
             device = _device(path)
             init = mount.read_init(fd, INIT_S)
         except VolumeError:
@@ -90,20 +105,98 @@ class SourceMounts:
             raise
         return SourceMount(mount_id=mount_id, fd=fd, device=device, init=init)
 
-    def _make_directories(self, mount_id: str) -> None:
-        path, state = self.path(mount_id), self.state(mount_id)
+    @contextmanager
+    def _made_directory(self, spec: MountSpec) -> Iterator[int]:
+        """Make a mount's directories and record; a descriptor (O_PATH) to mount on."""
+        mount_id = spec.mount_id
         try:
-            path.parent.mkdir(exist_ok=True)
-            path.parent.chmod(0o711)
-            self.detach(mount_id)  # never on top of an old mount
-            path.mkdir(mode=0o700, exist_ok=True)
-            state.mkdir(mode=0o700, exist_ok=True)
-            os.chown(state, self._owner, self._owner)
+            with _opened(self.spools) as spools:
+                _make(spools, mount_id)
+                with open_fd(syscalls.open_beneath(spools, mount_id, _READ)) as spool:
+                    os.fchown(spool, self._owner, self._owner)
+            with _opened(self.volumes) as volumes:
+                _make(volumes, mount_id)
+            with self._opened(mount_id) as directory:
+                self._detach_below(directory)  # never on top of an old mount
+                _make(directory, _FS)
+                self._write_record(directory, spec)
+                fs = syscalls.open_beneath(directory, _FS, _PATH)
         except OSError as exc:
             raise MountError(
-                f"cannot make {exc.filename}: {exc.strerror}",
+                f"cannot make the directories of {self.volumes / mount_id}: {exc}",
                 "is the node's --state-dir writable, and is there space on its disk?",
             ) from exc
+        with open_fd(fs):
+            yield fs
+
+    @contextmanager
+    def root(self, source: SourceMount) -> Iterator[int]:
+        """A descriptor (O_PATH) of the root of the mount, and of no other; asks no daemon.
+
+        Raises:
+            MountError: it is not there any more, or another mount is there.
+
+        """
+        with self._opened(source.mount_id) as directory:
+            fd = syscalls.open_beneath(directory, _FS, _PATH)
+        with open_fd(fd):
+            dev = syscalls.cached_status(fd).dev
+            if f"{os.major(dev)}:{os.minor(dev)}" != source.device:
+                path = self.path(source.mount_id)
+                raise MountError(f"{path} is not the mount {source.device}", "see dmesg")
+            yield fd
+
+    # --- node's record of a mount --------------------------------------------------------------
+
+    def record(self, mount_id: str) -> MountSpec | None:
+        """The description with which node made the mount; None if there is none to believe."""
+        try:
+            with (
+                self._opened(mount_id) as directory,
+                open_fd(syscalls.open_beneath(directory, _RECORD, os.O_RDONLY)) as file,
+            ):
+                status = os.fstat(file)
+                if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                    raise ValueError("it is not node's")  # noqa: TRY301
+                spec = MountSpec.from_json(json.loads(os.read(file, 2 * MAX_MESSAGE_BYTES)))
+                if spec.mount_id != mount_id:
+                    raise ValueError("it is of another mount")  # noqa: TRY301
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as exc:
+            log.error(  # noqa: TRY400 - a file of this node
+                "the record of a mount cannot be used: %s", exc, extra={"mount": mount_id}
+            )
+            return None
+        return spec
+
+    def write_record(self, spec: MountSpec) -> None:
+        """Write the record of a mount that has none.
+
+        Raises:
+            OSError: the mount has no directory, or it cannot be written to.
+
+        """
+        with self._opened(spec.mount_id) as directory:
+            self._write_record(directory, spec)
+
+    def _write_record(self, directory: int, spec: MountSpec) -> None:
+        """Written before the mount is made: a part of one is of no mount."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open_fd(os.open(_RECORD, flags, 0o600, dir_fd=directory)) as file:
+            os.fchmod(file, 0o600)
+            data = json.dumps(spec.to_json()).encode()
+            if os.write(file, data) != len(data):
+                raise OSError(ENOSPC, os.strerror(ENOSPC), _RECORD)
+
+    def has_directory(self, mount_id: str) -> bool:
+        try:
+            with self._opened(mount_id):
+                return True
+        except OSError:
+            return False
+
+    # --- the end -------------------------------------------------------------------------------
 
     def end(self, source: SourceMount) -> None:
         """Abort the connection: all waiting and later accesses get an error."""
@@ -112,7 +205,11 @@ class SourceMounts:
 
     def detach(self, mount_id: str) -> None:
         """Unmount the source. Binds of pods and containers stay."""
-        while mount.umount(self.path(mount_id)):
+        with suppress(FileNotFoundError), self._opened(mount_id) as directory:
+            self._detach_below(directory)
+
+    def _detach_below(self, directory: int) -> None:
+        while mount.umount(f"/proc/self/fd/{directory}/{_FS}"):
             pass
 
     def remove(self, mount_id: str) -> None:
@@ -126,25 +223,47 @@ class SourceMounts:
             )
 
     def remove_empty(self, mount_id: str) -> bool:
-        """As `remove`. False: a worker left files in the state directory, which stays."""
-        state = self.state(mount_id)
-        for directory in (self.path(mount_id), state, state.parent):
-            try:
-                directory.rmdir()
-            except FileNotFoundError:  # the worker removes its own, once it is empty
-                continue
-            except OSError as exc:
-                if exc.errno != ENOTEMPTY:
-                    raise MountError(f"cannot remove {directory}: {exc.strerror}") from exc
-                if directory == state:
-                    return False
+        """As `remove`. False: a worker left files in its spool, which stays."""
+        try:
+            with suppress(FileNotFoundError):
+                with self._opened(mount_id) as directory:
+                    _remove(directory, _FS)
+                    with suppress(FileNotFoundError):
+                        os.unlink(_RECORD, dir_fd=directory)
+                with _opened(self.volumes) as volumes:
+                    _remove(volumes, mount_id)
+            with _opened(self.spools) as spools:
+                _remove(spools, mount_id)
+        except OSError as exc:
+            if exc.errno == ENOTEMPTY:
+                return False
+            raise MountError(
+                f"cannot remove the directories of {self.volumes / mount_id}: {exc}"
+            ) from exc
         return True
 
+    @contextmanager
+    def _opened(self, mount_id: str) -> Iterator[int]:
+        """A descriptor of a mount's directory.
+
+        Raises:
+            OSError: ENOENT: it has none; ELOOP, ENOTDIR: it is a symlink or a file.
+
+        """
+        if not is_mount_id(mount_id):
+            raise MountError(f"{mount_id!r} is not the id of a mount")
+        with _opened(self.volumes) as volumes:
+            directory = syscalls.open_beneath(volumes, mount_id, _READ)
+        with open_fd(directory):
+            yield directory
+
     def all_ids(self) -> Iterator[str]:
-        """The ids of all mounts that have directories, while mounts come and go."""
+        """The ids of all mounts that have a spool or a directory, while mounts come and go."""
+        with os.scandir(self.spools) as entries:
+            yield from (entry.name for entry in entries if is_mount_id(entry.name))
         with os.scandir(self.volumes) as entries:
             for entry in entries:
-                if _MOUNT_ID.fullmatch(entry.name):
+                if is_mount_id(entry.name) and not self.state(entry.name).exists():
                     yield entry.name
 
     def mounted(self, entries: Iterable[MountEntry]) -> dict[str, MountEntry]:
@@ -152,9 +271,25 @@ class SourceMounts:
         found: dict[str, MountEntry] = {}
         for entry in entries:
             volume, _, name = entry.mount_point.removeprefix(f"{self.volumes}/").partition("/")
-            if entry.fs_type == mount.FS_TYPE and name == "fs" and _MOUNT_ID.fullmatch(volume):
+            if entry.fs_type == mount.FS_TYPE and name == _FS and is_mount_id(volume):
                 found[volume] = entry
         return found
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    with open_fd(os.open(directory, _PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
+        yield fd
+
+
+def _make(directory: int, name: str) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=directory)
+
+
+def _remove(directory: int, name: str) -> None:
+    with suppress(FileNotFoundError):  # the worker removes its own, once it is empty
+        os.rmdir(name, dir_fd=directory)
 
 
 def _device(path: Path) -> str:

@@ -118,13 +118,14 @@ class Target:
         with open_fd(fd):
             yield fd
 
-    def detach(self, *, down_to: int = 0) -> None:
+    def detach(self, *, down_to: int = 0, of_any_type: bool = False) -> None:
         """Unmount the FUSE mounts on it, live, dead or busy; no error if there are none.
 
         Any FUSE mount: the path belongs to this driver, and a mount that an earlier driver of the
         same name left there must not keep a pod from ending.
 
-        down_to: how many of the lowest mounts stay.
+        down_to: how many of the lowest mounts stay. of_any_type: mounts that this process has just
+        attached, which may turn out to be others.
 
         Raises:
             MountError: another file system is mounted there, or the kernel refused.
@@ -135,7 +136,7 @@ class Target:
             if len(layers) <= down_to:
                 return
             entry = layers[-1]
-            if not entry.is_fuse:
+            if not (entry.is_fuse or of_any_type):
                 raise MountError(
                     f"{self.path} holds a mount of another program: "
                     f"{entry.source} of type {entry.fs_type}",
@@ -200,7 +201,9 @@ class Target:
 
 
 class Targets:
-    def __init__(self, kubelet_dir: Path) -> None:
+    """state_dir: node's own, which may lie below kubelet's directory and is never a target."""
+
+    def __init__(self, kubelet_dir: Path, state_dir: Path) -> None:
         try:
             self._root = str(kubelet_dir.resolve(strict=True))
         except OSError as exc:
@@ -209,12 +212,13 @@ class Targets:
                 "expected kubelet's root directory, e.g. /var/lib/kubelet",
             ) from exc
         self._prefixes = (PurePosixPath(kubelet_dir), PurePosixPath(self._root))
+        self._own = PurePosixPath(state_dir.resolve())
 
     def find(self, path: str) -> Target:
         """The target at a request's path; touches no file.
 
         Raises:
-            BadRequestError: it is not below kubelet's directory.
+            BadRequestError: it is not below kubelet's directory, or is this driver's own.
 
         """
         pure = PurePosixPath(path)
@@ -222,25 +226,30 @@ class Targets:
             raise self._outside(path)
         for prefix in self._prefixes:
             if pure.is_relative_to(prefix) and pure != prefix:
-                return Target(self._root, str(pure.relative_to(prefix)))
+                target = Target(self._root, str(pure.relative_to(prefix)))
+                self._refuse_own(PurePosixPath(target.path))
+                return target
         raise self._outside(path)
 
+    def _refuse_own(self, path: PurePosixPath) -> None:
+        """Refuse the state directory, what is in it, and the directories in which it is."""
+        if path.is_relative_to(self._own) or self._own.is_relative_to(path):
+            raise BadRequestError(
+                f"target {str(path)!r} belongs to this driver's --state-dir {self._own}",
+                "expected a directory that kubelet has made for a pod",
+            )
+
     def all_on(
-        self, devices: AbstractSet[str], entries: list[MountEntry], *, except_below: Path
+        self, devices: AbstractSet[str], entries: list[MountEntry]
     ) -> dict[str, dict[Target, bool]]:
         """By device, the targets whose top mount is of it; the value: whether it is read-only.
 
-        except_below: holds no targets; the source mounts may lie below kubelet's directory.
-        A bind of a part of the file system is a subPath, which kubelet makes and unmounts itself:
-        no unpublish would come for it.
+        The source mounts are none. A bind of a part of the file system is a subPath, which kubelet
+        makes and unmounts itself: no unpublish would come for it.
         """
         on_device: dict[str, dict[Target, bool]] = {device: {} for device in devices}
         for path, entry in {entry.mount_point: entry for entry in entries}.items():
-            if (
-                entry.device not in devices
-                or entry.root != "/"
-                or path.startswith(f"{except_below}/")
-            ):
+            if entry.device not in devices or entry.root != "/" or path.startswith(f"{self._own}/"):
                 continue
             if path.startswith(f"{self._root}/"):
                 target = Target(self._root, path.removeprefix(f"{self._root}/"))

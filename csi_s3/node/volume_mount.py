@@ -5,7 +5,6 @@ that become jobs.
 """
 
 import asyncio
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from typing import TypeVar
 from typing_extensions import override
 
 from csi_s3.aio import LateCalls
-from csi_s3.config.volume import VolumeConfig, canonical
 from csi_s3.errors import VolumeError, WorkerDiedError
 from csi_s3.kernel import mount, tuning
 from csi_s3.link.report import Notice, Reason, Report, State, Usage
@@ -24,6 +22,7 @@ from csi_s3.link.spec import MountSpec
 from csi_s3.node import binds, event_texts
 from csi_s3.node.job_queue import JobQueue
 from csi_s3.node.leftovers import Leftovers
+from csi_s3.node.mount_ids import mount_identity
 from csi_s3.node.mount_worker import MountWorker
 from csi_s3.node.mounter_link import MounterLink
 from csi_s3.node.node_deadlines import NodeDeadlines
@@ -175,8 +174,7 @@ class VolumeMount:
             if self._source is not None:
                 await self._check_bucket()
             source = self._source or await self._start()
-            path = self._sources.path(source.mount_id)
-            attach = partial(binds.attach, source, path, target, read_only=read_only)
+            attach = partial(binds.attach, self._sources, source, target, read_only=read_only)
             attached = await self._call(attach, "binding")
         except Exception:
             self._publishing -= 1
@@ -194,8 +192,8 @@ class VolumeMount:
             return  # it died or was unpublished since
         renew = partial(
             binds.renew_subpaths,
+            self._sources,
             source,
-            self._sources.path(source.mount_id),
             target,
             read_only=self.targets[target],
         )
@@ -220,10 +218,7 @@ class VolumeMount:
 
     async def _start(self) -> SourceMount:
         self._mounter_link.require()
-        bucket = self.spec.volume.bucket
-        name = f"s3://{bucket.bucket}/{bucket.prefix}"
-        labels = self.spec.volume.labels
-        make = partial(self._sources.make, self.spec.mount_id, name, labels)
+        make = partial(self._sources.make, self.spec)
         self._source = source = await self._call(make, "mounting")
         try:
             await self._worker.start(source)
@@ -265,7 +260,7 @@ class VolumeMount:
         if self._source is not source:
             return  # taken down since
         fields = {**self.spec.log_fields, "code": error.code}
-        if not (self.leaving and mount.is_over(source.fd)):
+        if not (self.leaving and await self._is_over(source)):
             self.failure = error.again()
             log.error("%s", error, extra=fields)
             self._pod_events.post(
@@ -280,6 +275,13 @@ class VolumeMount:
             text = event_texts.failed_after_last_pod(self.spec.volume_handle, error)
             self._pod_events.post(self._users(), reason, text)
         await self._take_down()
+
+    async def _is_over(self, source: SourceMount) -> bool:
+        try:
+            return await self._call(partial(mount.is_over, source.fd), "looking at the connection")
+        except VolumeError as exc:
+            log.error("%s", exc, extra={**self.spec.log_fields, "code": exc.code})  # noqa: TRY400
+            return False
 
     def _users(self) -> list[Target]:
         """The targets; after the last one was unpublished, that one."""
@@ -309,8 +311,3 @@ class VolumeMount:
 
     async def _call(self, step: Callable[[], T], action: str) -> T:
         return await off_loop(step, f"{action} (volume {self.spec.volume_handle})", self._late)
-
-
-def mount_identity(handle: str, config: VolumeConfig) -> str:
-    """Of a volume and its options: equal ones share a mount."""
-    return json.dumps([handle, canonical(config)])

@@ -9,14 +9,12 @@ Decisions are plain code between awaits, so the table needs no lock.
 """
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from typing import Any
 
 from csi_s3.bounded import Recent
@@ -37,13 +35,14 @@ from csi_s3.link.spec import MountSpec
 from csi_s3.node import event_texts
 from csi_s3.node.job_queue import JobQueue
 from csi_s3.node.leftovers import Leftovers
+from csi_s3.node.mount_ids import MAX_NUMBERS, mount_id, mount_identity
 from csi_s3.node.mounter_link import HeldMount, MounterLink
 from csi_s3.node.node_deadlines import NodeDeadlines
 from csi_s3.node.pod_events import PodEvents
 from csi_s3.node.reconcile import DirectorySweep, end_dead, survey
 from csi_s3.node.source_mounts import SourceMounts, off_loop
 from csi_s3.node.targets import Target, Targets
-from csi_s3.node.volume_mount import NodeContext, VolumeMount, mount_identity
+from csi_s3.node.volume_mount import NodeContext, VolumeMount
 
 # Answers that kubelet does not take as final (IsOperationFinishedError).
 _NOT_FINAL = {
@@ -327,13 +326,18 @@ class Volumes:
         self._context.pod_events.post([target], reason, text)
 
     def _new_mount(self, handle: str, config: VolumeConfig, identity: str) -> VolumeMount:
-        ids = (_mount_id(identity, number) for number in count())
-        mount_id = next(i for i in ids if i not in self._mounts and i not in self._sweep.ids)
+        ids = (mount_id(identity, number) for number in range(MAX_NUMBERS))
+        free = next((i for i in ids if i not in self._mounts and i not in self._sweep.ids), None)
+        if free is None:
+            raise BusyError(
+                f"containers still use {MAX_NUMBERS} earlier mounts of volume {handle!r}",
+                "kubelet repeats the request",
+            )
         spec = MountSpec(
-            mount_id=mount_id,
+            mount_id=free,
             volume_handle=handle,
             volume=replace(config, read_only=False),
-            state_dir=str(self._context.sources.state(mount_id)),
+            state_dir=str(self._context.sources.state(free)),
         )
         return self._run(VolumeMount(spec, self._context))
 
@@ -385,7 +389,3 @@ class Volumes:
 
 def _now_s() -> float:
     return time.time()  # noqa: TID251 - compared with the times of files
-
-
-def _mount_id(identity: str, number: int) -> str:
-    return hashlib.sha256(f"{number} {identity}".encode()).hexdigest()[:32]

@@ -126,11 +126,10 @@ def test_the_mounter_sees_two_directories_of_the_node_and_changes_one(rendered):
     writable = {path for name, path in paths.items() if not mounts[name].get("readOnly")}
     assert {path.split("/plugins/")[1].split("/", 1)[1] for path in paths.values()} == {
         "link",
-        "state/volumes",
+        "state/spools",
     }
     assert {path.rsplit("/", 2)[-2:][0] for path in writable} == {"state"}
-    # Without it, a mount that was there when the mounter started would never be over.
-    assert mounts["volumes"]["mountPropagation"] == "HostToContainer"
+    assert not any("mountPropagation" in mounted for mounted in mounts.values())
     assert {m["mountPath"] for name, m in mounts.items() if name in paths} == set(paths.values())
 
 

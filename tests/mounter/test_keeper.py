@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_s3.link.messages import ServeBody
 from csi_s3.link.report import State
 from csi_s3.mounter.fuse_mount import FuseMount
 from csi_s3.mounter.mounter_deadlines import MounterDeadlines
@@ -233,15 +234,15 @@ async def test_a_mount_is_held_until_it_is_closed_also_after_its_worker_s_exit()
     zygote_client, sent = ZygoteClient(ZYGOTE), []
     running = asyncio.create_task(zygote_client.run())
     theirs, ours = os.pipe()
-    message = {"spec": spec("leaves").to_json(), "init": INIT}
-    fuse_mount = FuseMount(message, ours, zygote_client, sent.append, MounterDeadlines())
+    body = ServeBody(spec=spec("leaves"), init=INIT)
+    fuse_mount = FuseMount(body, ours, zygote_client, sent.append, MounterDeadlines())
     assert "starting <WorkerRun not started>" in repr(fuse_mount)
     await fuse_mount.serve(1 << 20, {})
     pid = await line(theirs)
     assert [report.state for report in sent] == [State.FAILED]
     assert f"failed <WorkerRun pid={pid} exited: exit-0>" in repr(fuse_mount)
-    body, copy = fuse_mount.have()
-    assert (body["spec"], body["report"]["state"]) == (message["spec"], "failed")
+    have, copy = fuse_mount.have()
+    assert (have["spec"], have["report"]["state"]) == (body.spec.to_json(), "failed")
     os.close(copy)
     os.write(ours, b"held")
     assert await line(theirs) == "held"

@@ -267,5 +267,5 @@ async def test_only_the_mounters_user_is_listened_to(idle):
     assert "user 65533 connected to the mounter's socket and was rejected" in line["message"]
     async with FakeMounter(idle.mounter_socket):
         await idle.publish(idle.target("a"))
-        state = idle.state / "volumes" / idle.volume_directories()[0] / "state"
+        state = idle.state / "spools" / idle.volume_directories()[0]
         assert (state.stat().st_uid, state.stat().st_mode & 0o777) == (65532, 0o700)

@@ -85,7 +85,7 @@ async def table(base):
     link = MounterLink(base / "node.sock", uid=os.getuid(), hello_s=5)
     volumes = Volumes(
         sources,
-        Targets(base / "kubelet"),
+        Targets(base / "kubelet", base / "state"),
         link,
         pod_events=PodEvents(Sink(), EventLimits(former=10)),
         deadlines=NodeDeadlines(),

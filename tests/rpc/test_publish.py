@@ -47,7 +47,7 @@ async def test_the_worker_is_told_what_the_volume_says(node, mounter):
     assert spec.volume.tree.uid == 12574
     assert spec.volume.tree.allow_delete
     assert not spec.volume.read_only  # a property of the bind, not of the worker
-    assert spec.state_dir == str(node.state / "volumes" / spec.mount_id / "state")
+    assert spec.state_dir == str(node.state / "spools" / spec.mount_id)
 
 
 async def test_the_same_request_again_is_ok_and_mounts_nothing(node, mounter):

@@ -124,7 +124,7 @@ async def test_unpublish_twice_is_ok(node, mounter):
 async def test_files_that_a_worker_left_are_kept_and_told(node, mounter):
     target = node.target("a")
     await node.publish(target)
-    state = node.state / "volumes" / node.volume_directories()[0] / "state"
+    state = node.state / "spools" / node.volume_directories()[0]
     (state / "spooled").write_text("bytes that could not be uploaded")
     await node.unpublish(target)
     await until(lambda: node.logged("WARNING", f"{state} is not removed"))

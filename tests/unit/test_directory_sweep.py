@@ -36,8 +36,8 @@ def sources(tmp_path):
 def left(sources, n, *, with_file=()):
     for number in range(n):
         state = sources.state(mount_id(number))
-        state.mkdir(parents=True)
-        sources.path(mount_id(number)).mkdir()
+        state.mkdir()
+        sources.path(mount_id(number)).mkdir(parents=True)
         if number in with_file:
             (state / "file-0.data").write_text("x")
 
@@ -67,12 +67,13 @@ async def test_directories_in_use_or_with_data_stay(sources, caplog):
     left(sources, 5, with_file={1, 3})
     sweep = DirectorySweep(sources, {mount_id(4)}.__contains__, part=2)
     await sweep.run(now_s=0.0)
-    assert sorted(p.name for p in sources.volumes.iterdir()) == [mount_id(n) for n in (1, 3, 4)]
+    assert sorted(p.name for p in sources.spools.iterdir()) == [mount_id(n) for n in (1, 3, 4)]
+    assert [p.name for p in sources.volumes.iterdir()] == [mount_id(4)]
     assert sources.path(mount_id(4)).exists()
     assert [r.levelname for r in caplog.records] == ["WARNING"]
 
 
 @pytest.mark.warnings_expected("looking for directories failed")
 async def test_a_failure_is_logged_and_ends_nothing(sources):
-    sources.volumes.rmdir()
+    sources.spools.rmdir()
     await DirectorySweep(sources, lambda _: False).run(now_s=0.0)

@@ -97,6 +97,16 @@ async def test_refusals_for_lack_of_memory_do_not_fill_the_log(caplog, monkeypat
     assert lines == ["request: first 0", "request: second 0"]
 
 
+@pytest.mark.warnings_expected("limit of memory is reached")
+async def test_a_worker_at_its_limit_of_memory_says_so_once(caplog, monkeypatch):
+    monkeypatch.setattr(boundary, "_refused_at", {})
+    for _ in range(100):
+        assert await errno_of(raising(MemoryError())()) == errno.ENOMEM
+    (line,) = [r for r in caplog.records if r.name == "csi_s3.fuse.boundary"]
+    assert line.exc_info is None
+    assert "request: the worker's limit of memory is reached" in line.getMessage()
+
+
 @pytest.mark.warnings_expected("bug in request")
 async def test_an_unforeseen_error_is_answered_with_eio_and_its_traceback_is_logged(caplog):
     assert await errno_of(raising(ZeroDivisionError("a bug"))()) == errno.EIO

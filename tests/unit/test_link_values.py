@@ -50,14 +50,14 @@ def test_fields_of_a_newer_peer_are_dropped_and_missing_ones_have_their_default(
 def test_a_spec_without_what_it_must_have_is_refused(missing):
     data = over_the_link(SPEC.to_json())
     del data[missing]
-    with pytest.raises(KeyError, match=missing):
+    with pytest.raises(ValueError, match=f"has no {missing}"):
         MountSpec.from_json(data)
 
 
 @pytest.mark.parametrize("cls", by_code().values(), ids=lambda c: c.__name__)
 def test_every_error_arrives_as_its_own_class(cls):
     report = Report(
-        mount_id="m",
+        mount_id="a" * 32,
         state=State.FAILED,
         error=cls("bucket b: no", "do this", public="no"),
         usage=Usage(open_files=1, inodes=2, dirty_bytes=3),
@@ -66,18 +66,18 @@ def test_every_error_arrives_as_its_own_class(cls):
     assert type(found.error) is cls
     assert (found.error.what, found.error.hint) == ("bucket b: no", "do this")
     assert str(found.error.as_public()) == "no (do this)"
-    assert (found.mount_id, found.state, found.usage) == ("m", State.FAILED, report.usage)
+    assert (found.mount_id, found.state, found.usage) == ("a" * 32, State.FAILED, report.usage)
 
 
 def test_a_report_without_error_or_usage_is_a_report():
-    found = Report.from_json({"mount_id": "m", "state": "serving"})
-    assert found == Report(mount_id="m", state=State.SERVING)
+    found = Report.from_json({"mount_id": "a" * 32, "state": "serving"})
+    assert found == Report(mount_id="a" * 32, state=State.SERVING)
 
 
 def test_an_error_of_a_newer_peer_keeps_its_words():
     found = Report.from_json(
         {
-            "mount_id": "m",
+            "mount_id": "a" * 32,
             "state": "failed",
             "error": {"code": "new-in-9", "what": "w", "hint": "h", "more": 1},
             "usage": {"open_files": 1, "new": 2},
@@ -102,7 +102,7 @@ def test_codes_are_unique_in_the_tree():
 def test_an_error_of_any_length_fits_into_a_message(text, n):
     long = text * n
     error = VolumeError(long, long, public=long)
-    data = Report(mount_id="m", state=State.FAILED, error=error).to_json()
+    data = Report(mount_id="a" * 32, state=State.FAILED, error=error).to_json()
     assert len(json.dumps(data)) < MAX_MESSAGE_BYTES
     arrived = Report.from_json(over_the_link(data)).error
     assert len(arrived.what.encode()) <= MAX_TEXT_BYTES

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from math import inf
 
@@ -118,11 +119,24 @@ def test_samples_arrive_as_they_were_and_with_a_volume():
         {"csi_s3_inodes": [["label", 1]]},
         {"csi_s3_inodes": 1},
         {"csi_s3_inodes": [1]},
-        [],
+        {"csi_s3_inodes": [[True]]},
+        {"csi_s3_inodes": [[math.inf]]},
+        {"csi_s3_inodes": [[{}]]},
+        {"csi_s3_mounts": [[1]]},
+        {"csi_s3_mount_failures_total": [["pv", "code", 1]]},
+        {"csi_s3_memory_bytes": [["x" * 201, 1]]},
+        {"csi_s3_memory_bytes": [["\ud800", 1]]},
+        {"csi_s3_memory_bytes": [[1, 1]]},
+        {"csi_s3_memory_bytes": [["x", 1]] * 1002},
+        {"csi_s3_fuse_operation_seconds": [["read", 1]]},
+        {"csi_s3_fuse_operation_seconds": [["read", [1, 2]]]},
     ],
 )
 def test_what_are_no_samples_of_ours_is_refused(data):
-    with pytest.raises(ValueError, match=r"not samples|has the labels"):
+    (name,) = data
+    assert name in {metric.name for metric in metrics.ALL} or "unknown" in name
+    said = "is no metric of a worker|has no list|has the labels|numbers|^a (label|value) of"
+    with pytest.raises(ValueError, match=said):
         samples.from_json(data)
 
 

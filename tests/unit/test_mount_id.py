@@ -7,8 +7,7 @@ the files that the version before it could not upload.
 import pytest
 
 from csi_s3.config.volume_context import parse_volume
-from csi_s3.node.volume_mount import mount_identity
-from csi_s3.node.volumes import _mount_id
+from csi_s3.node import mount_ids
 
 OPTIONS = ["allow-delete", "uid=1000", "prefix a/b/", "region eu-central-1", "metadata-ttl 60"]
 LABEL = 'context="system_u:object_r:container_file_t:s0:c1,c2"'
@@ -30,4 +29,4 @@ LABEL = 'context="system_u:object_r:container_file_t:s0:c1,c2"'
 )
 def test_a_volume_has_the_mount_id_that_it_has_always_had(flags, group, number, mount_id):
     volume = parse_volume({"bucketName": "my-bucket"}, flags, volume_mount_group=group)
-    assert _mount_id(mount_identity("pv-1", volume.config), number) == mount_id
+    assert mount_ids.mount_id(mount_ids.mount_identity("pv-1", volume.config), number) == mount_id

@@ -102,9 +102,11 @@ async def test_wrong_bytes_have_a_notice_whatever_the_operation(recorder):
 
 
 def test_a_notice_arrives_as_it_was():
-    notice = Notice(mount_id="m", reason=Reason.UPLOAD_FAILED, error=AccessDeniedError("a", "b"))
+    notice = Notice(
+        mount_id="a" * 32, reason=Reason.UPLOAD_FAILED, error=AccessDeniedError("a", "b")
+    )
     found = Notice.from_json(notice.to_json())
-    assert (found.mount_id, found.reason) == ("m", Reason.UPLOAD_FAILED)
+    assert (found.mount_id, found.reason) == ("a" * 32, Reason.UPLOAD_FAILED)
     assert (type(found.error), str(found.error)) == (AccessDeniedError, "a (b)")
 
 

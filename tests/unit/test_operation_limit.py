@@ -21,7 +21,13 @@ async def volumes(tmp_path):
     await asyncio.sleep(0)
     sources = SourceMounts(tmp_path, owner=0)
     deadlines = NodeDeadlines()
-    yield Volumes(sources, Targets(tmp_path), link, pod_events=PodEvents(None), deadlines=deadlines)
+    yield Volumes(
+        sources,
+        Targets(tmp_path, tmp_path / "state"),
+        link,
+        pod_events=PodEvents(None),
+        deadlines=deadlines,
+    )
     listening.cancel()
     await asyncio.wait({listening})
     link.remove()

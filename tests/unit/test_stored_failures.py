@@ -156,5 +156,5 @@ async def test_an_error_that_crossed_the_link_has_no_frames():
 
     with pytest.raises(WorkerDiedError) as caught:
         await fail()
-    report = Report(mount_id="m", state=State.FAILED, error=caught.value)
+    report = Report(mount_id="a" * 32, state=State.FAILED, error=caught.value)
     assert frames(Report.from_json(report.to_json()).error) == 0

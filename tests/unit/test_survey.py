@@ -27,13 +27,16 @@ class Sources(SourceMounts):
             raise OSError("no answer")
         return self.found
 
+    def record(self, mount_id):
+        return spec(int(mount_id, 16))
+
 
 class EachTarget(Targets):
     """Each device has one target, of its name; counts how often mountinfo is gone through."""
 
     passes = 0
 
-    def all_on(self, devices, entries, *, except_below):
+    def all_on(self, devices, entries):
         self.passes += 1
         return {device: {Target("/kubelet", device): False} for device in devices}
 
@@ -51,16 +54,19 @@ def entry(number):
     )
 
 
-def held(number):
+def spec(number):
     volume = VolumeConfig(bucket=BucketConfig(bucket="b"))
-    spec = MountSpec(mount_id=f"{number:032x}", volume_handle="pv", volume=volume)
-    return HeldMount(spec=spec, init=b"", fd=os.open(os.devnull, os.O_RDONLY))
+    return MountSpec(mount_id=f"{number:032x}", volume_handle="pv", volume=volume)
+
+
+def held(number):
+    return HeldMount(spec=spec(number), fd=os.open(os.devnull, os.O_RDONLY))
 
 
 @pytest.mark.parametrize("n", [10, 100])
 async def test_mounts_without_a_worker_are_dead_and_mountinfo_is_read_once(tmp_path, n):
     sources = Sources(tmp_path, {f"{k:032x}": entry(k) for k in range(n)})
-    targets = EachTarget(tmp_path)
+    targets = EachTarget(tmp_path, tmp_path / "state")
     found = await survey([held(k) for k in range(0, n, 2)], frozenset(), sources, targets)
     for one in found.live:
         os.close(one.source.fd)
@@ -73,5 +79,5 @@ async def test_mounts_without_a_worker_are_dead_and_mountinfo_is_read_once(tmp_p
 @pytest.mark.warnings_expected("looking for mounts failed: no answer; trying again")
 async def test_mounts_are_looked_for_until_the_kernel_answers(tmp_path):
     sources = Sources(tmp_path, {}, failures=1)
-    found = await survey([], frozenset(), sources, EachTarget(tmp_path))
+    found = await survey([], frozenset(), sources, EachTarget(tmp_path, tmp_path / "state"))
     assert (sources.calls, found.live, found.dead) == (2, [], {})

@@ -26,7 +26,7 @@ class Clock:
 def ended(totals, volume, read):
     worker = WorkerMetrics(volume)
     totals.opened(worker)
-    worker.take({"families": {READ: [[read]], metrics.INODES.name: [[9]]}})
+    worker.take({READ: [[read]], metrics.INODES.name: [[9]]})
     worker.closed()
     totals.closed(worker)
 
@@ -104,7 +104,7 @@ def test_what_an_ended_volume_costs_is_what_the_limit_is_made_of():
         for number in range(100):
             worker = WorkerMetrics(f"volume-{number}")
             totals.opened(worker)
-            worker.take(json.loads(json.dumps({"families": families})))
+            worker.take(json.loads(json.dumps(families)))
             totals.closed(worker)
             del worker
         gc.collect()
@@ -119,7 +119,7 @@ async def test_a_volume_that_is_mounted_is_not_forgotten():
     totals, worker = VolumeTotals(clock), WorkerMetrics("stays")
     ended(totals, "stays", 3)
     totals.opened(worker)
-    worker.take({"families": {READ: [[1]]}})
+    worker.take({READ: [[1]]})
     clock.now_s += 2 * FORGET_AFTER_S
     assert (await totals.collect())[READ] == {("stays",): 4}
 

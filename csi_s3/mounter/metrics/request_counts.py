@@ -3,6 +3,7 @@
 from typing import Any
 
 from csi_s3.fs.write.spool import Spool
+from csi_s3.kernel.process_memory import ProcessMemory
 from csi_s3.link.report import Usage
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.obs.metrics import samples
@@ -42,7 +43,7 @@ def count_spool(spool: Spool, *, now_s: float) -> None:
         metrics.SPOOL_LEFTOVER_AGE.set(age_s, kind=kind)
 
 
-def metrics_message(usage: Usage) -> dict[str, Any]:
+def metrics_message(usage: Usage, memory: ProcessMemory | None) -> dict[str, Any]:
     """The body of a `metrics` message: what this worker has counted until now.
 
     It has a row for each operation, errno, kind of request and code: some ten KiB, and below the
@@ -54,6 +55,9 @@ def metrics_message(usage: Usage) -> dict[str, Any]:
     metrics.INODES_ASKED.set(usage.inodes_asked)
     metrics.DIRTY_BYTES.set(usage.dirty_bytes)
     metrics.FUSE_IN_FLIGHT.set(usage.requests_in_flight)
+    if memory is not None:
+        for kind, used_bytes in memory._asdict().items():
+            metrics.WORKER_MEMORY_BYTES.set(used_bytes, kind=kind)
     for kind, held_bytes in usage.memory_bytes.items():
         metrics.MEMORY_BYTES.set(held_bytes, kind=kind)
     for kind, limit_bytes in usage.memory_limit_bytes.items():

@@ -8,10 +8,7 @@ last scrape is lost; one that ends in order sends its numbers last.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
-from csi_s3.aio import blocking
-from csi_s3.kernel.process_memory import ProcessMemory, memory_of
 from csi_s3.mounter.metrics.worker_metrics import WorkerMetrics
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.obs.metrics import samples
@@ -61,7 +58,8 @@ class VolumeTotals:
         """Keep what the worker had counted; it has ended."""
         self._workers.discard(worker)
         past = self._ended(worker.volume)
-        past.counted = samples.total([past.counted, samples.counts(worker.counted)])
+        total = samples.total([past.counted, samples.counts(worker.counted)])
+        past.counted = samples.bounded(total)
         self._forget()
 
     def refused(self, volume: str) -> None:
@@ -74,7 +72,6 @@ class VolumeTotals:
         async with asyncio.TaskGroup() as group:
             for worker in self._workers:
                 group.create_task(self._refresh(worker))
-        await self._measure_memory()
         self._forget()
         metrics.WORKERS.set(len(self._workers))
         metrics.MOUNTER_RECORDS.set(len(self._past), kind="ended_volumes")
@@ -100,17 +97,6 @@ class VolumeTotals:
         except TimeoutError:
             metrics.STALE_ANSWERS.inc(volume=worker.volume)
 
-    async def _measure_memory(self) -> None:
-        pids = [(w.volume, w.pid) for w in self._workers if w.pid is not None]
-        try:
-            memory = await blocking(partial(_memory, pids), within_s=self._answer_within_s)
-        except TimeoutError:
-            return
-        for volume in {w.volume for w in self._workers} | self._past.keys():
-            for kind in ProcessMemory._fields:
-                total = sum(getattr(used, kind) for owner, used in memory if owner == volume)
-                metrics.WORKER_MEMORY_BYTES.set(total, volume=volume, kind=kind)
-
     def _forget(self) -> None:
         served = {worker.volume for worker in self._workers}
         before_s = self._clock() - FORGET_AFTER_S
@@ -121,8 +107,3 @@ class VolumeTotals:
                 del self._past[volume]
                 for metric in _VOLUME_METRICS:
                     metric.forget(volume)
-
-
-def _memory(pids: list[tuple[str, int]]) -> list[tuple[str, ProcessMemory]]:
-    memories = ((volume, memory_of(pid)) for volume, pid in pids)
-    return [(volume, memory) for volume, memory in memories if memory is not None]

@@ -37,14 +37,17 @@ class WorkerMetrics:
         self.pid = self._request = None
         self._answered.set()
 
-    def take(self, body: Mapping[str, Any]) -> None:
-        """Take the body of a `metrics` message.
+    def take(self, families: Mapping[str, Any]) -> None:
+        """Take those of a `metrics` message.
 
         Raises:
-            KeyError, ValueError: it is not one.
+            ConnectionError: they are not what a worker counts.
 
         """
-        self.counted = samples.of_volume(samples.from_json(body["families"]), self.volume)
+        try:
+            self.counted = samples.of_volume(samples.from_json(families), self.volume)
+        except ValueError as exc:
+            raise ConnectionError(f"an invalid 'metrics' message: {exc}") from exc
         self._is_requested = False
         self._answered.set()
 

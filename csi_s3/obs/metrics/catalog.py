@@ -153,6 +153,19 @@ MEMORY_BOUND_BYTES = _worker_gauge(
     "memory_bytes; all kinds but buffers share one pool.",
     labels=("kind",),
 )
+LANDLOCK_ABI = _worker_gauge(
+    "landlock_abi",
+    "version",
+    "The version of Landlock that confines the worker to its volume; 0: the kernel has none, or "
+    "nothing confines it (docs/security.md).",
+)
+WORKER_MEMORY_BYTES = _worker_gauge(
+    "worker_memory_bytes",
+    "bytes",
+    "Memory of the worker's process. kind: rss, or private (without pages that are shared with "
+    "other processes).",
+    labels=("kind",),
+)
 SLOW_STEPS = _worker_counter(
     "slow_steps",
     "steps",
@@ -183,13 +196,6 @@ MOUNT_FAILURES = _mounter_counter(
     "of the node plugin, such as a wrong option, are in csi_s3_csi_errors_total. volume: the "
     "volume handle; code: the stable code (errors.md).",
     labels=("volume", "code"),
-)
-WORKER_MEMORY_BYTES = _mounter_gauge(
-    "worker_memory_bytes",
-    "bytes",
-    "Memory of a volume's workers. volume: the volume handle; kind: rss, or private (without "
-    "pages that are shared with other processes).",
-    labels=("volume", "kind"),
 )
 MEMORY_LIMIT_BYTES = _mounter_gauge(
     "memory_limit_bytes",
