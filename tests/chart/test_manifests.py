@@ -62,7 +62,7 @@ def test_what_a_program_uses_on_the_node_is_mounted_under_the_same_path(rendered
     node, mounter = node_config(rendered), mounter_config(rendered)
     for pod, needed in (
         (rendered.node, [node.kubelet_dir]),
-        (rendered.mounter, [mounter.socket.parent, node.state_dir / "volumes"]),
+        (rendered.mounter, [mounter.socket.parent, node.state_dir / "spools"]),
     ):
         host = {v["name"]: v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v}
         mounted = {
