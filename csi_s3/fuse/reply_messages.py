@@ -8,6 +8,7 @@ from struct import Struct
 
 from csi_s3.fs.names.attributes import Attributes
 from csi_s3.fuse.protocol import (
+    ATTR,
     ATTR_OUT,
     COPY_FILE_RANGE_OUT,
     DIRENT,
@@ -27,6 +28,10 @@ BLOCK_BYTES = 4096
 FOREVER_S = 1e9
 
 _WRITE_REPLY = Struct("<IiQII")
+_ATTR_REPLY = Struct("<IiQQII")  # without ATTR
+_ATTR_REPLY_BYTES = OUT_HEADER.size + ATTR_OUT.size
+_TTL = Struct("<Q4xI")  # of the attributes, in ENTRY_OUT: seconds, nanoseconds
+_TTL_AT = 24
 _NS = 10**9
 
 
@@ -48,26 +53,22 @@ def build_bytes_reply(unique: int, body: MessageBytes) -> bytes:
 # names and attributes
 
 
-def _attributes(a: Attributes) -> tuple[int, ...]:
-    """The fields of ATTR."""
-    ino, _, mode, size, nlink, uid, gid, mtime_ns, atime_ns, _ = a
+def _entry(a: Attributes) -> bytes:
+    """ENTRY_OUT, which ends with ATTR. Written out, for it is made for each name of a directory."""
+    ino, generation, mode, size, nlink, uid, gid, mtime_ns, atime_ns, ttl_s = a
     mtime, mtime_ns = divmod(mtime_ns, _NS)
     atime, atime_ns = divmod(atime_ns, _NS)
+    ttl_s = min(ttl_s, FOREVER_S)
+    ttl = int(ttl_s)
+    ttl_ns = int((ttl_s - ttl) * _NS)
     blocks = -(-size // 512)
-    times = (atime, mtime, mtime, atime_ns, mtime_ns, mtime_ns)
-    return (ino, size, blocks, *times, mode, nlink, uid, gid, 0, BLOCK_BYTES, 0)
-
-
-def _ttl(seconds: float) -> tuple[int, int]:
-    """Seconds and nanoseconds for which the kernel may use an answer."""
-    seconds = min(seconds, FOREVER_S)
-    whole = int(seconds)
-    return whole, int((seconds - whole) * _NS)
-
-
-def _entry(a: Attributes) -> bytes:
-    whole_s, ns = _ttl(a.ttl_s)
-    return ENTRY_OUT.pack(a.ino, a.generation, whole_s, whole_s, ns, ns, *_attributes(a))
+    # fmt: off
+    return ENTRY_OUT.pack(
+        ino, generation, ttl, ttl, ttl_ns, ttl_ns,
+        ino, size, blocks, atime, mtime, mtime, atime_ns, mtime_ns, mtime_ns,
+        mode, nlink, uid, gid, 0, BLOCK_BYTES, 0,
+    )
+    # fmt: on
 
 
 def build_entry_reply(unique: int, a: Attributes) -> bytes:
@@ -77,7 +78,9 @@ def build_entry_reply(unique: int, a: Attributes) -> bytes:
 
 def build_attr_reply(unique: int, a: Attributes) -> bytes:
     """Of GETATTR and SETATTR."""
-    return build_header(unique, ATTR_OUT.size) + ATTR_OUT.pack(*_ttl(a.ttl_s), 0, *_attributes(a))
+    entry = _entry(a)
+    ttl, ttl_ns = _TTL.unpack_from(entry, _TTL_AT)
+    return _ATTR_REPLY.pack(_ATTR_REPLY_BYTES, 0, unique, ttl, ttl_ns, 0) + entry[-ATTR.size :]
 
 
 class DirectoryReply:
@@ -96,14 +99,16 @@ class DirectoryReply:
         position: where the next READDIRPLUS goes on. has_inode: without, the kernel gets no
         reference to an inode (fuse_direntplus_link in Linux), and programs see the number still.
         """
-        length = DIRENT.size + len(name)
-        padding = -length % 8
-        self._left -= ENTRY_OUT.size + length + padding
+        name_bytes = len(name)
+        padded_bytes = -(-name_bytes // 8) * 8  # the structures are multiples of 8
+        self._left -= ENTRY_OUT.size + DIRENT.size + padded_bytes
         if self._left < 0:
             return False
-        entry = _entry(a) if has_inode else bytes(16) + _entry(a)[16:]
-        dirent = DIRENT.pack(a.ino, position, len(name), a.mode >> 12)
-        self.entries += entry + dirent + name + bytes(padding)
+        entry = _entry(a)
+        if not has_inode:
+            entry = bytes(16) + entry[16:]
+        dirent = DIRENT.pack(a.ino, position, name_bytes, a.mode >> 12)
+        self.entries += entry + dirent + name.ljust(padded_bytes, b"\0")
         return True
 
 
