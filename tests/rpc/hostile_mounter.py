@@ -66,6 +66,10 @@ class HostileMounter:
         await self.greet()
         await self.say({"type": "ready"})
 
+    def end(self) -> None:
+        """Say that nothing more comes."""
+        self._sock.shutdown(socket.SHUT_WR)
+
     async def is_cut_off(self) -> bool:
         """Wait until node closes the connection; what it says before is skipped."""
         async with asyncio.timeout(WITHIN_S):

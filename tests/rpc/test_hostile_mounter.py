@@ -5,8 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import struct
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from csi_s3.node.mount_ids import MAX_NUMBERS, is_true_to_its_id, mount_id, moun
 from csi_s3.node.mounter_link import MAX_GREETING
 from csi_s3.node.source_mounts import SourceMounts
 from csi_s3.node.targets import Targets
+from tests.made_up_messages import lingering
 from tests.rpc.conftest import is_dead, run
 from tests.rpc.fake_fuse import FakeFuse
 from tests.rpc.fake_mounter import FakeMounter, until
@@ -184,24 +183,11 @@ async def test_a_mount_is_named_once(node):
 # --- descriptors ------------------------------------------------------------------------------
 
 
-def lingering() -> tuple[int, socket.socket]:
-    """A socket whose last close waits for a peer that does not read, and the listener."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    sock = socket.create_connection(listener.getsockname())
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 300))
-    sock.setblocking(False)
-    try:
-        while True:
-            sock.send(bytes(1 << 16))
-    except BlockingIOError:
-        return sock.detach(), listener
-
-
 @pytest.mark.parametrize("place", ["have", "unasked", "unread"])
 async def test_a_descriptor_whose_close_waits_holds_nothing_up(node, place):
     """The last one of its file: the mounter has closed its own."""
-    fd, listener = lingering()
-    with listener, HostileMounter(node.mounter_socket) as mounter:
+    with contextlib.ExitStack() as stack, HostileMounter(node.mounter_socket) as mounter:
+        fd = lingering(stack)
         await mounter.greet()
         if place == "unread":
             await mounter.say({"type": "odd"})
