@@ -362,6 +362,43 @@ async def test_a_true_description_of_a_mount_that_never_was_is_not_taken_over(no
     assert node.volume_directories() == []
 
 
+async def test_the_descriptor_of_another_connection_is_not_taken_for_the_mount_s(node, mounter):
+    """Node would abort by the mount's number, and that may be of another file system by then."""
+    target = node.target("a")
+    await node.publish(target)
+    served = mounter.by_bucket("bucket")
+    own, served.fd = served.fd, mount.open_fuse()
+    assert mount.connection_of(served.fd) is None
+    directory = node.base / "made-up"
+    directory.mkdir()
+    mount.mount_fuse(served.fd, directory, source_name="made up")
+    if mount.connection_of(own) is None:  # a kernel that does not say it
+        assert os.uname().release < "6.18"
+    else:
+        await restarted(node)
+        await mounter.reconnect()
+        await until(lambda: node.logged("WARNING", "another connection than that of the mount"))
+        await is_dead(target)
+        assert not mount.is_over(served.fd)
+    mount.umount(directory)
+    os.close(own)
+
+
+async def test_a_long_greeting_is_cut_off(node):
+    """What node holds of it is bounded in bytes as well."""
+    fd = mount.open_fuse()
+    with HostileMounter(node.mounter_socket) as mounter:
+        await mounter.greet()
+        with pytest.raises(ConnectionError):  # noqa: PT012 - at some of them
+            for number in range(MAX_GREETING):
+                mount_id = f"{number:032x}"
+                changes = {"spec": spec(mount_id, "v" * 100_000)}
+                await mounter.say(have(mount_id, **changes), [fd])
+    os.close(fd)
+    await until(lambda: node.logged("WARNING", "more than 16 MiB before `ready`"))
+    assert await is_alive(node)
+
+
 def test_an_id_is_true_for_every_number_and_for_no_other_volume():
     found = MountSpec.from_json(spec())
     identity = mount_identity(found.volume_handle, found.volume)
