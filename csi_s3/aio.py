@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import secrets
 import threading
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -109,17 +110,23 @@ async def back_off(
 class Pace:
     """So many turns a second for one task; `turn` waits when they are used up."""
 
-    def __init__(self, per_s: int) -> None:
+    def __init__(
+        self,
+        per_s: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
         self._per_s = self._left = per_s
-        self._since_s = 0.0
+        self._clock, self._sleep = clock, sleep
+        self._since_s = clock()
 
     async def turn(self) -> None:
-        now_s = asyncio.get_running_loop().time()
-        if now_s - self._since_s >= 1:
-            self._left, self._since_s = self._per_s, now_s
-        if self._left == 0:
-            await asyncio.sleep(self._since_s + 1 - now_s)
-            self._left, self._since_s = self._per_s, asyncio.get_running_loop().time()
+        elapsed_s = self._clock() - self._since_s
+        if elapsed_s < 1 and self._left == 0:
+            await self._sleep(1 - elapsed_s)
+        if elapsed_s >= 1 or self._left == 0:
+            self._left, self._since_s = self._per_s, self._clock()
         self._left -= 1
 
 

@@ -133,6 +133,18 @@ def is_over(fd: int) -> bool:
     return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
+def connection_of(fd: int) -> int | None:
+    """The minor of the connection that a descriptor of /dev/fuse serves, as in fusectl.
+
+    None: it serves none, or the kernel does not say it (6.18 does, by fdinfo).
+    """
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == "fuse_connection":
+            return int(value)
+    return None
+
+
 def bind(source: int, target: int, *, read_only: bool) -> None:
     """Attach another copy of the mount at source onto target; both are open (O_PATH).
 

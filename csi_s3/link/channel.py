@@ -39,13 +39,14 @@ class MessageTooLargeError(ValueError):
 class Message:
     """A received message owns its descriptors: the receiver takes or closes each.
 
-    discard: the channel's.
+    discard: the channel's. size_bytes: as it came.
     """
 
     type: str
     body: dict[str, Any]
     fds: list[int] = field(default_factory=list)
     discard: Callable[..., None] = close_all
+    size_bytes: int = 0
 
     def take_fd(self) -> int:
         """The next descriptor, now the caller's.
@@ -147,7 +148,7 @@ class Channel:
             self._discard(*fds)
             return None
         try:
-            return Message(*_parsed(data, flags), fds, self._discard)
+            return Message(*_parsed(data, flags), fds, self._discard, len(data))
         except BaseException:
             self._discard(*fds)
             raise

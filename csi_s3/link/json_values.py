@@ -33,7 +33,7 @@ class Text:
     has_bytes: it may hold surrogates that stand for bytes (os.fsdecode), as a path may.
     """
 
-    max_bytes: int = 64 << 10
+    max_bytes: int = 128 << 10  # as a message
     pattern: str = ""
     has_bytes: bool = False
 

@@ -30,6 +30,7 @@ from csi_s3.link.report import Notice, Report
 from csi_s3.link.spec import VERSION, MountSpec
 
 MAX_GREETING = 1000  # messages before `ready`: one for each mount that is held, and two
+MAX_GREETING_BYTES = 16 << 20  # one message has some 2 KiB
 MESSAGES_PER_S = 1000
 PAUSE_S = 1.0  # after a mounter that was disconnected
 
@@ -221,12 +222,15 @@ async def _greeted(channel: Channel, within_s: float) -> list[HeldMount]:
 
 
 async def _greet(channel: Channel, held: dict[str, HeldMount]) -> None:
-    expected = {"hello"}
+    expected, size_bytes = {"hello"}, 0
     for _ in range(MAX_GREETING):
         message = await channel.receive()
         if message is None:
             raise ConnectionError("it disconnected before it was ready")
         try:
+            size_bytes += message.size_bytes
+            if size_bytes > MAX_GREETING_BYTES:
+                raise ConnectionError(f"more than {MAX_GREETING_BYTES >> 20} MiB before `ready`")
             if message.type not in expected:
                 raise ConnectionError(f"{message.type!r} instead of {sorted(expected)}")
             body = messages.read(message, messages.GREETING)

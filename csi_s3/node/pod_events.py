@@ -13,10 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from csi_s3.aio import Pace
 from csi_s3.bounded import Recent
 from csi_s3.errors import shortened
 from csi_s3.kubernetes.cluster_api import MESSAGE_BYTES, PodRef
 from csi_s3.node.targets import Target
+
+EVENTS_PER_S = 10  # what one mounter reports must not flood the cluster's API
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +72,9 @@ class PodEvents:
         return len(self._pods)
 
     async def run(self) -> None:
+        pace = Pace(EVENTS_PER_S)
         while self._sink is not None:
+            await pace.turn()
             pod, reason, message = await self._queue.get()
             try:
                 await self._sink.event(pod, reason=reason, message=message)

@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -69,13 +69,12 @@ async def survey(
         live = []
         while held:
             one = held.pop()
-            spec = None
+            spec, entry = None, mounted.get(one.spec.mount_id)
             if one.spec.mount_id not in known:
-                spec = await _description_or_none(one, sources)
+                spec = await _description_or_none(one, entry, sources)
             if spec is None:
                 os.close(one.fd)
                 continue
-            entry = mounted.get(spec.mount_id)
             device = "" if entry is None else entry.device
             live.append(
                 LiveMount(
@@ -97,9 +96,11 @@ async def survey(
     return Survey(live=live, dead=dead, lost=lost)
 
 
-async def _description_or_none(held: HeldMount, sources: SourceMounts) -> MountSpec | None:
+async def _description_or_none(
+    held: HeldMount, entry: MountEntry | None, sources: SourceMounts
+) -> MountSpec | None:
     mount_id = held.spec.mount_id
-    look = partial(_description, held, sources)
+    look = partial(_description, held, entry, sources)
     try:
         return await off_loop(look, f"looking at the mount {mount_id}")
     except VolumeError as exc:
@@ -107,7 +108,9 @@ async def _description_or_none(held: HeldMount, sources: SourceMounts) -> MountS
     return None
 
 
-def _description(held: HeldMount, sources: SourceMounts) -> MountSpec | None:
+def _description(
+    held: HeldMount, entry: MountEntry | None, sources: SourceMounts
+) -> MountSpec | None:
     """The description of a held mount, on node's own word; None if it is over or not node's.
 
     Without a record, an earlier release made it, if the id is that of what the mounter describes
@@ -115,7 +118,14 @@ def _description(held: HeldMount, sources: SourceMounts) -> MountSpec | None:
     """
     if mount.is_over(held.fd):
         return None
-    spec, told = sources.record(held.spec.mount_id), held.spec
+    told, connection = held.spec, mount.connection_of(held.fd)
+    if entry is not None and connection not in {None, entry.minor}:
+        log.warning(
+            "the mounter holds another connection than that of the mount; it is not taken over",
+            extra={"mount": told.mount_id},
+        )
+        return None
+    spec = sources.record(told.mount_id)
     if spec is not None:
         return spec
     if not (sources.has_directory(told.mount_id) and is_true_to_its_id(told)):
@@ -127,7 +137,7 @@ def _description(held: HeldMount, sources: SourceMounts) -> MountSpec | None:
     spec = MountSpec(
         mount_id=told.mount_id,
         volume_handle=told.volume_handle,
-        volume=told.volume,
+        volume=replace(told.volume, read_only=False),
         state_dir=str(sources.state(told.mount_id)),
     )
     sources.write_record(spec)

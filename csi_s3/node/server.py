@@ -12,6 +12,7 @@ from csi_s3.config.programs import NodeConfig
 from csi_s3.csi.identity_service import IdentityService
 from csi_s3.csi.sockets import bound, new_server
 from csi_s3.errors import BadOptionError, MounterUnavailableError
+from csi_s3.kernel.process_limits import raise_descriptor_limit
 from csi_s3.kernel.syscalls import open_fd
 from csi_s3.kubernetes.cluster_api import ClusterApi
 from csi_s3.node.health import Health
@@ -43,6 +44,7 @@ async def serve(
         BadOptionError: a path of the config cannot be used.
 
     """
+    raise_descriptor_limit()  # a mounter may hold a thousand mounts
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

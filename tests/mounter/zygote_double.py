@@ -48,6 +48,11 @@ async def _work(channel: Channel) -> int:
             raise RuntimeError("on purpose")
         case "never-serves":
             await asyncio.Event().wait()
+        case "puppet":  # a test speaks in its place, from its end of the channel
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as to:
+                to.connect(spec.state_dir)
+                socket.send_fds(to, [b"channel"], [channel.fileno()])
+            await asyncio.Event().wait()
         case "babbles":
             await channel.send("greeting", {})
     return await _serve(channel, spec, message.body["memory_bytes"])

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from csi_s3.aio import LONGEST_PAUSE_S, KeyLocks, LateCalls, back_off, blocking, finish
+from csi_s3.aio import LONGEST_PAUSE_S, KeyLocks, LateCalls, Pace, back_off, blocking, finish
 
 WITHIN_S = 20
 
@@ -176,3 +176,21 @@ async def test_calls_that_never_return_have_no_more_threads_than_they_may(n):
         if thread.daemon and thread is not threading.current_thread():
             thread.join(0.5)
     assert await blocking(lambda: 1, within_s=WITHIN_S, late=late) == 1
+
+
+@pytest.mark.parametrize("n", [10, 100])
+async def test_a_pace_gives_so_many_turns_in_each_second(n):
+    now_s, times = 0.0, []
+
+    async def sleep(seconds):
+        nonlocal now_s
+        now_s += seconds
+
+    pace = Pace(5, clock=lambda: now_s, sleep=sleep)
+    for _ in range(n):
+        await pace.turn()
+        times.append(now_s)
+    assert times == [second for second in range(n // 5) for _ in range(5)]
+    now_s += 10
+    await pace.turn()
+    assert now_s == times[-1] + 10

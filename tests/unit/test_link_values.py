@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 
@@ -107,3 +108,66 @@ def test_an_error_of_any_length_fits_into_a_message(text, n):
     arrived = Report.from_json(over_the_link(data)).error
     assert len(arrived.what.encode()) <= MAX_TEXT_BYTES
     assert arrived.what.startswith(text * 100)
+
+
+@pytest.mark.parametrize("text", ["\udcff\udcfe", "x\ud800y"])
+def test_an_error_with_bytes_that_are_no_unicode_arrives_with_them_escaped(text):
+    """As aiohttp has headers, and `fs` names of keys that are not UTF-8."""
+    report = Report(mount_id="a" * 32, state=State.FAILED, error=VolumeError(text, public=text))
+    arrived = Report.from_json(over_the_link(report.to_json())).error
+    assert arrived.what == arrived.public == text.encode(errors="backslashreplace").decode()
+
+
+WRONG = {
+    "mount_id": ["", "a" * 31, "A" * 32, "a" * 32 + "\n", "../" * 11, None, 1, [], {}],
+    "volume_handle": [None, 1, [], "a\0", "x" * (MAX_MESSAGE_BYTES + 1), "\ud800"],
+    "state_dir": ["\0", 1, None],
+    "has_node": [1, "true", None],
+    "volume": [None, [], {}, {"bucket": {}}, {"bucket": {"bucket": 1}}],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f in WRONG for v in WRONG[f]])
+def test_a_field_that_is_none_of_its_type_is_refused_by_its_name(field, value):
+    with pytest.raises(ValueError, match=rf"^MountSpec\.{field}"):
+        MountSpec.from_json({**SPEC.to_json(), field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("uid", True),
+        ("uid", 1.5),
+        ("uid", 1 << 63),
+        ("metadata_ttl_s", math.nan),
+        ("metadata_ttl_s", "1"),
+        ("allow_delete", 0),
+    ],
+)
+def test_numbers_are_numbers(field, value):
+    data = SPEC.to_json()
+    data["volume"]["tree"][field] = value
+    with pytest.raises(ValueError, match=rf"^MountSpec\.volume\.tree\.{field} "):
+        MountSpec.from_json(data)
+
+
+def test_a_path_may_have_bytes_that_are_no_unicode():
+    data = {**SPEC.to_json(), "state_dir": os.fsdecode(b"/\xff")}
+    assert os.fsencode(MountSpec.from_json(over_the_link(data)).state_dir) == b"/\xff"
+
+
+def test_a_refusal_tells_nothing_of_the_value():
+    with pytest.raises(ValueError, match="mount_id") as caught:
+        MountSpec.from_json({**SPEC.to_json(), "mount_id": "secret" * 1000})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("n", [1000, 1001])
+def test_a_mapping_has_a_bound(n):
+    usage = {"memory_bytes": {str(k): k for k in range(n)}}
+    data = {"mount_id": "a" * 32, "state": "serving", "usage": usage}
+    if n > 1000:
+        with pytest.raises(ValueError, match="more than 1000 entries"):
+            Report.from_json(data)
+    else:
+        assert len(Report.from_json(data).usage.memory_bytes) == n

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from csi_s3.kubernetes.cluster_api import PodRef
+from csi_s3.kubernetes.cluster_api import MESSAGE_BYTES, PodRef
 from csi_s3.node.pod_events import EventLimits, PodEvents
 from csi_s3.node.targets import Target
 
@@ -75,3 +75,34 @@ async def test_of_targets_that_are_gone_the_latest_are_known(n):
     assert [name for name, _ in await posted(sink, events)] == [
         f"pod-{number}" for number in range(n - 10, n)
     ]
+
+
+class FailingSink(Sink):
+    """Fails once, in a way that no sink should."""
+
+    async def event(self, pod, *, reason, message):
+        if not self.posted:
+            self.posted.append("failed")
+            raise UnicodeEncodeError("utf-8", "\udcff", 0, 1, "surrogates not allowed")
+        await super().event(pod, reason=reason, message=message)
+
+
+@pytest.mark.warnings_expected("an Event was not posted")
+async def test_an_event_that_cannot_be_posted_does_not_end_the_others():
+    sink = FailingSink()
+    events = PodEvents(sink, LIMITS)
+    events.learn(target(1), pod(1))
+    for text in ("a", "b"):
+        events.post([target(1)], "Reason", text)
+    assert await posted(sink, events) == ["failed", ("pod-1", "b")]
+
+
+@pytest.mark.parametrize("text", ["x" * 10_000, "\udcff" * 1000])
+async def test_a_text_is_cut_and_made_valid_before_it_waits(text):
+    sink = Sink()
+    events = PodEvents(sink, LIMITS)
+    events.post([target(1)], "Reason", text)
+    events.learn(target(1), pod(1))
+    ((_, message),) = await posted(sink, events)
+    assert len(message.encode()) <= MESSAGE_BYTES
+    assert message[:1] == text[:1].encode(errors="backslashreplace").decode()[:1]
