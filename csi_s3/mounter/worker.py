@@ -21,6 +21,7 @@ import uvloop
 
 from csi_s3.aio import finish
 from csi_s3.config.environment import slow_step_ms
+from csi_s3.config.store_rules import StoreRules
 from csi_s3.config.volume import VolumeConfig
 from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.context import MountContext
@@ -50,16 +51,17 @@ log = logging.getLogger(__name__)
 BUCKET_WITHIN_S = 90.0
 
 
-def run_worker(sock: socket.socket) -> int:
+def run_worker(sock: socket.socket, *, rules: StoreRules | None = None) -> int:
     """Serve one mount and return the exit code: 0 after an orderly end, 1 if it never served.
 
+    rules: what the volume may name as its store; None: anything, on the user's own machine.
     To be called in a process of its own, without an event loop and with one thread.
     """
     raise_descriptor_limit()
-    return uvloop.run(_run(Channel(sock)))
+    return uvloop.run(_run(Channel(sock), rules))
 
 
-async def _run(channel: Channel) -> int:
+async def _run(channel: Channel, rules: StoreRules | None) -> int:
     message = await channel.receive()
     if message is None or message.type != "serve":
         return 1
@@ -67,7 +69,7 @@ async def _run(channel: Channel) -> int:
     logs.bind(spec.log_fields)
     if (memory_bytes := message.body.get("memory_bytes")) is not None:
         spec = replace(spec, volume=fitted_to(spec.volume, memory_bytes))
-    worker = Worker(channel, spec, message.body.get("credentials_dir", ""))
+    worker = Worker(channel, spec, message.body.get("credentials_dir", ""), rules=rules)
     try:
         await worker.serve(message.take_fd(), bytes.fromhex(message.body["init"]))
     except (Exception, BaseExceptionGroup) as exc:
@@ -97,11 +99,19 @@ def _cause(exc: BaseException) -> VolumeError:
 class Worker:
     """Lifetime: the process. Concurrency: one task group, which ends with the session."""
 
-    def __init__(self, channel: Channel, spec: MountSpec, credentials_dir: str = "") -> None:
-        """credentials_dir: for a spec without one."""
+    def __init__(
+        self,
+        channel: Channel,
+        spec: MountSpec,
+        credentials_dir: str = "",
+        *,
+        rules: StoreRules | None = None,
+    ) -> None:
+        """credentials_dir: for a spec without one. rules: as of `run_worker`."""
         self._channel, self._spec = channel, spec
         directory = spec.credentials_dir or credentials_dir
         self._credentials_dir = Path(directory) if directory else None
+        self._rules = rules
         self._state_dir = Path(spec.state_dir) if spec.state_dir else None
         self._usage: Callable[[], Usage] = Usage
         self._stopping = asyncio.Event()
@@ -141,6 +151,7 @@ class Worker:
             observe=request_counts.count_request,
             watch=self._health.watch,
             credentials_dir=self._credentials_dir,
+            rules=self._rules,
         )
         async with bucket as store, asyncio.TaskGroup() as group:
             background = [group.create_task(self._receive())]

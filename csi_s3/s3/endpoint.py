@@ -69,7 +69,7 @@ def resolve(config: BucketConfig, session: AioSession, region: str) -> Endpoint:
         UnsupportedError: a directory bucket or a multi-region access point.
 
     """
-    url = config.endpoint_url or _configured_url(session, "s3")
+    url = config.endpoint_url or configured_url(session, "s3")
     dialect = dialects.of_host(url)
     parameters: dict[str, Any] = {
         "Bucket": config.bucket,
@@ -132,7 +132,7 @@ def sts_url(config: BucketConfig, session: AioSession) -> str:
         CredentialsError: the region is malformed, or has no STS.
 
     """
-    url = _configured_url(session, "sts")
+    url = configured_url(session, "sts")
     if url is not None:
         return url
     region = sts_region(config, session)
@@ -157,8 +157,10 @@ def _no_sts(region: str, why: object) -> CredentialsError:
     )
 
 
-def _configured_url(session: AioSession, service: str) -> str | None:
-    """AWS_ENDPOINT_URL_<SERVICE>, AWS_ENDPOINT_URL, the profile's for the service, its for all.
+def configured_url(session: AioSession, service: str) -> str | None:
+    """The endpoint of this program's own settings; None if they have none.
+
+    AWS_ENDPOINT_URL_<SERVICE>, AWS_ENDPOINT_URL, the profile's for the service, its for all.
 
     Raises:
         BadOptionError: it has not the form of the option `endpoint-url` (which excludes passwords).
