@@ -17,6 +17,7 @@ from csi_s3.config import value_types
 from csi_s3.config.api_server import ApiServer, in_cluster
 from csi_s3.config.defaults import DefaultOptions
 from csi_s3.config.option_parser import read_value, split_commas
+from csi_s3.config.store_rules import HOSTS, StoreRules
 from csi_s3.config.value_types import ValueType, ValueTypeError, integer, pattern
 from csi_s3.config.volume_context import parse_defaults
 from csi_s3.errors import BadOptionError
@@ -205,6 +206,23 @@ class MounterConfig:
     )
     leftover_days: int = _flag(_DAYS, _DAYS_HELP, _DAYS_DEFAULT)
     credentials_dir: Path | None = _flag(_PATH, "a mounted Secret with key_id, access_key, ...", "")
+    allowed_endpoints: tuple[str, ...] = _flag(
+        HOSTS, "hosts that a volume's endpoint-url may name; left out: any", "", empty=()
+    )
+    allow_loopback: bool = _flag(
+        value_types.SWITCH, "volumes may name stores on this host, for development", "off"
+    )
+    allow_token_over_http: bool = _flag(
+        value_types.SWITCH, "session tokens may be sent without TLS", "off"
+    )
+
+    @property
+    def store_rules(self) -> StoreRules:
+        return StoreRules(
+            allowed_endpoints=self.allowed_endpoints,
+            allow_loopback=self.allow_loopback,
+            allow_token_over_http=self.allow_token_over_http,
+        )
 
     @classmethod
     def from_args(cls, argv: Sequence[str], environ: Mapping[str, str] | None = None) -> Self:

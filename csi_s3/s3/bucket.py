@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from csi_s3 import __version__
 from csi_s3.aio import finish
+from csi_s3.config.store_rules import StoreRules
 from csi_s3.config.volume import BucketConfig
 from csi_s3.errors import IntegrityError, NotFoundError, PreconditionFailedError
 from csi_s3.s3 import checksums, copy_object, get_object, list_objects, xml
@@ -24,7 +25,8 @@ from csi_s3.s3.credentials.chain import ca_bundle, chain_for, session_for
 from csi_s3.s3.credentials.refresh import CredentialClock, RefreshableCredentials
 from csi_s3.s3.delete_objects import Deletion
 from csi_s3.s3.empty_prefixes import EmptyPrefixes
-from csi_s3.s3.endpoint import moved, region_for, resolve
+from csi_s3.s3.endpoint import configured_url, moved, region_for, resolve
+from csi_s3.s3.endpoint_guard import AddressGuard, check_volume, is_foreign
 from csi_s3.s3.http import Http, HttpDeadlines, RequestRecord, Response, Watch
 from csi_s3.s3.multipart_upload import MultipartUpload
 from csi_s3.s3.preserved_headers import PreservedHeaders
@@ -51,19 +53,28 @@ async def open_bucket(
     credentials_dir: Path | None = None,
     clock: CredentialClock | None = None,
     deadlines: HttpDeadlines | None = None,
+    rules: StoreRules | None = None,
 ) -> AsyncIterator["Bucket"]:
     """Find credentials, region and endpoint; no request is sent to the bucket yet.
 
     observe: called after every attempt. watch: see `http.Watch`. pause: waits between attempts.
     credentials_dir: a mounted Secret, see `credentials.static_keys`; its keys win over all others.
+    rules: what the volume may name as its store; None: anything.
 
     Raises:
-        BadOptionError: invalid options or shared files.
+        BadOptionError: invalid options or shared files, or a store that volumes may not name.
         CredentialsError: there are none, or their source failed.
         UnsupportedError: a kind of bucket that is not supported.
 
     """
     session = session_for(config)
+    guard = None
+    if rules is not None:
+        own_url = configured_url(session, "s3")
+        check_volume(config, rules, own_url=own_url)
+        if config.endpoint_url and is_foreign(config, own_url):
+            guard = AddressGuard(config.endpoint_url, allow_loopback=rules.allow_loopback)
+            guard.check_url()
     endpoint = resolve(config, session, region_for(config, session))
     identity = None
     if not config.no_sign_request:
@@ -87,6 +98,8 @@ async def open_bucket(
         watch=watch,
         pause=pause,
         deadlines=deadlines,
+        guard=guard,
+        allow_token_over_http=rules is None or rules.allow_token_over_http,
     )
     bucket = Bucket(config, http, headers)
     try:

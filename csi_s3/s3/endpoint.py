@@ -158,7 +158,9 @@ def _no_sts(region: str, why: object) -> CredentialsError:
 
 
 def configured_url(session: AioSession, service: str) -> str | None:
-    """AWS_ENDPOINT_URL_<SERVICE>, AWS_ENDPOINT_URL, the profile's for the service, its for all.
+    """The endpoint of this program's own settings; None if they have none.
+
+    AWS_ENDPOINT_URL_<SERVICE>, AWS_ENDPOINT_URL, the profile's for the service, its for all.
 
     Raises:
         BadOptionError: it has not the form of the option `endpoint-url` (which excludes passwords).

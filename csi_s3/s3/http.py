@@ -20,12 +20,13 @@ from typing_extensions import override
 
 from csi_s3.aio import back_off
 from csi_s3.config import environment
-from csi_s3.errors import IntegrityError, OutOfMemoryError, VolumeError
+from csi_s3.errors import CredentialsError, IntegrityError, OutOfMemoryError, VolumeError
 from csi_s3.s3 import dialects, faults, xml
 from csi_s3.s3.answer_body import read_body
 from csi_s3.s3.answer_texts import printable_headers
 from csi_s3.s3.credentials.refresh import AccessKeys, RefreshableCredentials
 from csi_s3.s3.endpoint import Endpoint
+from csi_s3.s3.endpoint_guard import AddressGuard
 from csi_s3.s3.faults import Fault, RequestContext
 from csi_s3.s3.signing import Request, exact, payload_hash, signed_headers, url_of
 from csi_s3.s3.store import Buffer
@@ -105,7 +106,7 @@ class Http:
     Lifetime: made inside a running loop; `close` when nothing is under way. Concurrency: any task
     may `send`; the endpoint changes only between awaits. Cancellation: a cancelled `send` closes
     its connection; whether the request took effect is unknown.
-    headers: sent with every request.
+    headers: sent with every request. guard: opens the sockets, unless a proxy is used.
     """
 
     def __init__(
@@ -123,6 +124,8 @@ class Http:
         watch: Watch | None = None,
         pause: Callable[[float], Awaitable[object]],
         deadlines: HttpDeadlines | None = None,
+        guard: AddressGuard | None = None,
+        allow_token_over_http: bool = True,
     ) -> None:
         self.endpoint = endpoint
         self.dialect = endpoint.dialect  # of the host, then of the answers
@@ -133,10 +136,16 @@ class Http:
         self._max_attempts, self._observe, self._pause = max_attempts, observe, pause
         self._watch = watch or (lambda _: nullcontext(lambda _: None))
         self._proxy = environment.proxy_for(endpoint.url)
+        self._guard = None if self._proxy else guard
+        self._allow_token_over_http = allow_token_over_http
         self._free = asyncio.Semaphore(CONNECTIONS)  # waiting for one is outside all deadlines
         self._own_headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=tls or True),
+            connector=aiohttp.TCPConnector(
+                limit=CONNECTIONS,
+                ssl=tls or True,
+                socket_factory=None if self._guard is None else self._guard.open,
+            ),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=READ_BUFFER_BYTES,
@@ -168,7 +177,8 @@ class Http:
         Raises:
             StoreUnavailableError, StoreTimeoutError: no answer in max_attempts attempts.
             IntegrityError: the answer to the last of them was malformed.
-            CredentialsError: credentials cannot be refreshed.
+            CredentialsError: credentials cannot be refreshed, or may not be sent there.
+            BadOptionError: the endpoint leads to an address that volumes may not use.
             OutOfMemoryError: there is no memory for the answer.
 
         """
@@ -190,6 +200,7 @@ class Http:
         while True:
             endpoint = self.endpoint
             keys = await self._identity.keys() if self._identity else None
+            self._check_token(request, endpoint, keys)
             try:
                 answer = await self._attempt(request, endpoint, keys)
             except (*_LOST, IntegrityError) as exc:
@@ -211,9 +222,11 @@ class Http:
         """Wait for the next attempt, after no answer or a malformed one.
 
         Raises:
-            VolumeError: this was the last attempt.
+            VolumeError: this was the last attempt, or the volume may not use the address.
 
         """
+        if self._guard is not None and (refusal := self._guard.take_refusal()) is not None:
+            raise refusal from exc
         attempts.failures += 1
         attempts.maybe_done |= not isinstance(exc, aiohttp.ClientConnectorError)
         if attempts.failures >= self._max_attempts or faults.is_untrusted(exc):
@@ -294,6 +307,16 @@ class Http:
         if fault is None and request.check is not None:
             request.check(status, answered, body)
         return Response(status=status, headers=answered, body=body, fault=fault, root=root)
+
+    def _check_token(self, request: Request, endpoint: Endpoint, keys: AccessKeys | None) -> None:
+        is_clear = keys is not None and keys.token and endpoint.url.startswith("http:")
+        if is_clear and not self._allow_token_over_http:
+            raise CredentialsError(
+                f"{self._context(request)}: a session token is not sent to {endpoint.url} without"
+                " TLS, where it could be read on the way",
+                "use https:// (for a private certificate authority set the value s3.caBundle), or"
+                " allow it by the value s3.allowTokenOverHttp",
+            )
 
     def _total_s(self, request: Request) -> float:
         passing = len(request.body) + request.answer_bytes

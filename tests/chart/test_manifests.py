@@ -10,6 +10,7 @@ import yaml
 from typing_extensions import override
 
 from csi_s3.config.programs import MounterConfig, NodeConfig, SpoolLimit
+from csi_s3.config.store_rules import StoreRules
 from csi_s3.errors import BadOptionError
 from csi_s3.mounter.memory_shares import MemoryShares
 from tests.chart.rendered import (
@@ -335,3 +336,15 @@ def test_helm_test_is_there_with_a_bucket_only_and_its_script_is_python():
         assert ("unlink" in container["args"][0]) is write
         [volume] = rendered.all("PersistentVolume")
         assert ("read-only" in volume["spec"]["mountOptions"]) is not write
+
+
+def test_the_rules_for_volumes_are_the_values():
+    assert mounter_config(render()).store_rules == StoreRules()
+    values = {
+        "allowedEndpoints": ["minio.example.com", "*.example.org", "[fd12::1]"],
+        "allowTokenOverHttp": True,
+    }
+    assert mounter_config(render({"s3": values})).store_rules == StoreRules(
+        allowed_endpoints=("minio.example.com", "*.example.org", "fd12::1"),
+        allow_token_over_http=True,
+    )

@@ -23,6 +23,8 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
         ({"defaultMountOption": []}, "additional properties 'defaultMountOption' not allowed"),
         ({"s3": {"endpointURL": "https://a"}}, "additional properties 'endpointURL' not allowed"),
         ({"s3": {"endpointUrl": "minio:9000"}}, "/s3/endpointUrl"),
+        ({"s3": {"allowedEndpoints": ["https://minio"]}}, "/s3/allowedEndpoints/0"),
+        ({"s3": {"allowedEndpoints": ["minio:9000"]}}, "/s3/allowedEndpoints/0"),
         ({"s3": {"endpointUrl": "https://user:password@minio"}}, "/s3/endpointUrl"),
         ({"s3": {"region": "eu central"}}, "/s3/region"),
         ({"defaultMountOptions": ["alow-delete"]}, "'alow-delete' does not match"),

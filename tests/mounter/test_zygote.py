@@ -25,7 +25,7 @@ logs.configure("mounter")
 if sys.argv[2:]:
     command = tuple(sys.argv[2:])
     start = keeper.ZygoteClient
-    keeper.ZygoteClient = lambda: start(command)
+    keeper.ZygoteClient = lambda _: start(command)
 asyncio.run(keeper.serve(MounterConfig(socket=Path(sys.argv[1]))))
 """
 
