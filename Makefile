@@ -24,7 +24,7 @@ help:
 setup: $(STAMP)
 
 # In .venv, so that removing .venv repeats the set-up.
-$(STAMP): uv.lock pyproject.toml hatch_build.py $(wildcard proto/*.proto) scripts/setup.sh
+$(STAMP): uv.lock scripts/uv.txt pyproject.toml hatch_build.py $(wildcard proto/*.proto) scripts/setup.sh
 	@scripts/setup.sh
 	@touch $@
 
@@ -84,7 +84,7 @@ seeds: $(STAMP)
 
 build: $(STAMP)
 	@rm -rf dist
-	@UV_PYTHON_DOWNLOADS=never build/uv/bin/uv build --quiet --python $(BIN)/python
+	@UV_PYTHON_DOWNLOADS=never build/uv/bin/uv build --quiet --no-build-isolation --offline --python $(BIN)/python
 	@ls dist
 
 smoke: build

@@ -46,11 +46,13 @@ class Inspector:
     def left(self, node: str, driver: str) -> str:
         """What is on the node of a driver that is uninstalled.
 
+        The plugin's directory stays, empty: the node plugin's container has it mounted.
         Directories below plugins/kubernetes.io are kubelet's; 1.34 keeps one for each volume.
         """
-        names = f"{KUBELET}/plugins/{driver} {KUBELET}/plugins_registry/{driver}*"
         mounts = f"grep -F plugins/{driver}/ /proc/self/mountinfo"
-        return self.sh(node, f"{mounts}; ls -d {names} 2>/dev/null || true")
+        below = f"find {KUBELET}/plugins/{driver} -mindepth 1 2>/dev/null"
+        sockets = f"ls -d {KUBELET}/plugins_registry/{driver}* 2>/dev/null"
+        return self.sh(node, f"{mounts}; {below}; {sockets} || true")
 
 
 def line_type(mountinfo: list[str]) -> str:

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-UV_VERSION=0.13.8
+UV_VERSION=$(sed -n 's/^uv==\([0-9.]*\).*/\1/p' scripts/uv.txt)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
@@ -75,11 +75,15 @@ if [ "$("$uv" --version 2>/dev/null | cut -d' ' -f2)" != "$UV_VERSION" ]; then
   say "installing uv $UV_VERSION into build/uv"
   rm -rf build/uv
   "$python" -m venv build/uv
-  build/uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
+  build/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+    --requirement scripts/uv.txt
 fi
 
 say "making .venv as uv.lock says"
 unset VIRTUAL_ENV
 export UV_PYTHON_DOWNLOADS=never
+# First what builds, as uv.lock says, so that builds fetch nothing.
+"$uv" sync --quiet --frozen --only-group build --inexact --python "$python"
 # --reinstall-package: the generated modules follow proto/ also when nothing else has changed.
-"$uv" sync --quiet --frozen --extra demo --python "$python" --reinstall-package csi-s3
+"$uv" sync --quiet --frozen --extra demo --no-build-isolation --python "$python" \
+  --reinstall-package csi-s3

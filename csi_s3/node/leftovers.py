@@ -6,7 +6,8 @@ and must not keep the pod from ending. So the directory is moved as it is, by on
 
     <state dir>/leftovers/<pod's uid>_<volume>/mount      readable by root only
 
-Its content is not read: it may be anything.
+Its content is not read: it may be anything. kubelet's pods and the state directory are two mounts
+of the node plugin's container, so that the rename goes through the target's.
 """
 
 import logging
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from csi_s3.bounded import Recent
 from csi_s3.errors import NotEmptyError, TargetNotEmptyError
+from csi_s3.kernel.file_handles import open_on_mount
 from csi_s3.kernel.syscalls import open_fd
 from csi_s3.node import event_texts
 from csi_s3.node.pod_events import PodEvents
@@ -78,7 +80,7 @@ class Leftovers:
         try:
             to = open_fd(os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
             with to as to_fd, target.parent() as parent:
-                os.rename(target.name, target.name, src_dir_fd=parent, dst_dir_fd=to_fd)
+                _rename(target.name, parent, to_fd)
         except OSError as exc:
             home.rmdir()
             why = "they are on another file system" if exc.errno == EXDEV else exc.strerror
@@ -98,3 +100,13 @@ class Leftovers:
                 home.mkdir(mode=0o700)
                 break
         return home
+
+
+def _rename(name: str, parent: int, to: int) -> None:
+    """Move a directory between mounts of one file system. Raises OSError; EXDEV: of two."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    with (
+        open_fd(os.open(".", flags, dir_fd=parent)) as mount,
+        open_fd(open_on_mount(to, mount)) as to_on_mount,
+    ):
+        os.rename(name, name, src_dir_fd=parent, dst_dir_fd=to_on_mount)

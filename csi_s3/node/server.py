@@ -138,16 +138,14 @@ async def _run(
 def _remove_empty_directories(config: NodeConfig, mounter_link: MounterLink) -> None:
     """Leave nothing on a node that has no volumes: the driver may have been uninstalled.
 
-    Directories are removed only if they are empty. A mounter whose directory is gone ends, and is
-    restarted with the next one.
+    Directories are removed only if they are empty. The plugin's own cannot be: the container has it
+    mounted. A mounter whose directory is gone ends, and is restarted with the next one.
     """
     mounter_link.remove()
     paths = [config.state_dir / name for name in ("volumes", "spools", "leftovers")]
     paths.append(config.state_dir)
     if _has_link_directory(config):
         paths.append(config.mounter.parent)
-    if config.endpoint.parent.name == config.driver_name:  # as kubelet's plugins directory has it
-        paths.append(config.endpoint.parent)
     for path in paths:
         with suppress(OSError):
             path.rmdir()

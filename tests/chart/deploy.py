@@ -12,6 +12,7 @@ PAGE = ROOT / "deploy" / "csi-s3.yaml"
 HEAD = """\
 # Generated from charts/csi-s3 by `python -m tests.chart.deploy`; a test compares them.
 #   kubectl apply -f deploy/csi-s3.yaml
+# Kubernetes 1.30 and later; before, render the chart, which leaves out the right to patch nodes.
 # To change these manifests, see deploy/kustomization.yaml.
 """
 

@@ -62,7 +62,10 @@ def test_the_programs_accept_what_the_manifests_give_them_and_agree(rendered):
 def test_what_a_program_uses_on_the_node_is_mounted_under_the_same_path(rendered):
     node, mounter = node_config(rendered), mounter_config(rendered)
     for pod, needed in (
-        (rendered.node, [node.kubelet_dir]),
+        (
+            rendered.node,
+            [node.kubelet_dir / "pods", node.endpoint.parent, node.registration_dir],
+        ),
         (rendered.mounter, [mounter.socket.parent, node.state_dir / "spools"]),
     ):
         host = {v["name"]: v["hostPath"]["path"] for v in pod["volumes"] if "hostPath" in v}
@@ -72,8 +75,8 @@ def test_what_a_program_uses_on_the_node_is_mounted_under_the_same_path(rendered
         assert {str(path): mounted.get(str(path)) for path in needed} == {
             str(path): str(path) for path in needed
         }
-    for path in (node.endpoint, node.registration_dir, node.state_dir, node.mounter):
-        assert path.is_relative_to(node.kubelet_dir)
+    for path in (node.endpoint, node.state_dir, node.mounter):
+        assert path.is_relative_to(node.endpoint.parent)
 
 
 def test_probes_ask_the_port_that_the_program_serves(rendered):

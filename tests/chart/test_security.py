@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tests.chart.rendered import Manifest, RefusedError, Rendered, containers, render
+from tests.chart.rendered import Manifest, Rendered, containers, render
 
 EVERYTHING = yaml.safe_load("""
 driverName: s3.example.com
@@ -133,15 +133,28 @@ def test_the_mounter_sees_two_directories_of_the_node_and_changes_one(rendered):
     assert {m["mountPath"] for name, m in mounts.items() if name in paths} == set(paths.values())
 
 
-def test_the_node_plugin_sees_kubelets_directory_and_read_ahead_alone(rendered):
+def test_the_node_plugin_sees_three_of_kubelets_directories_and_read_ahead_alone(rendered):
     pod = rendered.node
+    [driver] = rendered.all("CSIDriver")
+    plugin = f"plugins/{driver['metadata']['name']}"
     paths = {v["hostPath"]["path"] for v in pod["volumes"]}
-    assert {path.rsplit("/", 1)[1] for path in paths} == {"kubelet", "bdi"}
+    [bdi] = [path for path in paths if path.startswith("/sys/")]
+    assert bdi == "/sys/devices/virtual/bdi"
+    [root] = {path.removesuffix("/pods") for path in paths if path.endswith("/pods")}
+    assert paths == {bdi, *(f"{root}/{name}" for name in ("pods", plugin, "plugins_registry"))}
     mounts = {m["mountPath"]: m.get("mountPropagation") for m in containers(pod)[0]["volumeMounts"]}
     assert mounts.keys() == paths
-    assert {path.rsplit("/", 1)[1] for path, how in mounts.items() if how == "Bidirectional"} == {
-        "kubelet"
-    }
+    both = {path for path, how in mounts.items() if how == "Bidirectional"}
+    assert both == {f"{root}/pods", f"{root}/{plugin}"}
+
+
+def test_every_container_has_requests_of_cpu_and_limits_of_memory_and_disk():
+    rendered = render()
+    for pod in (rendered.node, rendered.mounter):
+        [container] = containers(pod)
+        resources = container["resources"]
+        assert {"cpu", "memory", "ephemeral-storage"} <= resources["requests"].keys()
+        assert {"memory", "ephemeral-storage"} <= resources["limits"].keys()
 
 
 def test_a_token_for_the_clusters_api_has_the_node_plugin_alone_and_only_if_it_asks():
@@ -150,17 +163,6 @@ def test_a_token_for_the_clusters_api_has_the_node_plugin_alone_and_only_if_it_a
         assert {
             name for name, pod in pods.items() if pod["automountServiceAccountToken"] is not False
         } == ({"s3-csi-node"} if has else set())
-
-
-def test_the_rights_in_the_cluster_are_exactly_these():
-    rules = render().one("ClusterRole", "s3.csi.aws.com-node")["rules"]
-    assert {(*r["apiGroups"], *r["resources"]): r["verbs"] for r in rules} == {
-        ("", "events"): ["create", "patch"],
-        ("", "nodes"): ["get", "patch"],
-    }
-    binding = render().one("ClusterRoleBinding", "s3.csi.aws.com-node")
-    assert [s["name"] for s in binding["subjects"]] == ["s3-csi-node-sa"]
-    assert {m["kind"] for m in render().manifests} & {"Role", "RoleBinding"} == set()
 
 
 @pytest.mark.parametrize(
@@ -180,21 +182,10 @@ def test_a_right_goes_with_the_value_that_needs_it(values, resources):
     assert has_policy == values.get("startupTaint", {}).get("enabled", True)
 
 
-def test_on_an_older_cluster_the_policy_is_left_out():
-    assert render(kubernetes="1.30.0").all("ValidatingAdmissionPolicy")
-    old = render(kubernetes="1.29.9")
-    assert not old.all("ValidatingAdmissionPolicy")
-    assert old.all("ClusterRole")
-    with pytest.raises(RefusedError, match=r"incompatible with Kubernetes v1\.25"):
-        render(kubernetes="1.25.0")
-
-
-def test_the_policy_names_the_release_s_own_account_and_taint():
+def test_the_policy_names_the_release_s_own_taint():
     values = {"driverName": "s3.example.com"}
     policy = render(values, namespace="storage").one(
         "ValidatingAdmissionPolicy", "s3.example.com-node"
     )
-    [condition] = policy["spec"]["matchConditions"]
-    assert '"system:serviceaccount:storage:s3-csi-node-sa"' in condition["expression"]
     said = str(policy["spec"]["validations"])
     assert "s3.example.com/agent-not-ready" in said

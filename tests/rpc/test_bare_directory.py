@@ -18,6 +18,8 @@ from tests.rpc.fake_mounter import FakeMounter, until
 
 DIED = InternalError("the worker was killed")
 
+MS_BIND = 0x1000
+
 
 class Containers:
     """What the pods saw that started in between."""
@@ -214,6 +216,28 @@ async def test_files_of_one_target_never_take_the_place_of_others(alone):
     kept = alone.state / "leftovers"
     assert (kept / "a_pv" / "mount" / "precious").read_text() == "first"
     assert (kept / "a_pv-1" / "mount" / "precious").read_text() == "second"
+
+
+async def test_in_the_chart_s_two_mounts_volumes_are_bound_and_files_are_moved(node, mounter):
+    """The container has kubelet's pods and the plugin's directory, not what both lie in."""
+    target = node.target("a")
+    directories = [node.kubelet / "pods", node.state.parent]
+    for directory in directories:
+        syscalls.mount(str(directory), str(directory), "", MS_BIND, "")
+    try:
+        await node.publish(target, pod="a")
+        assert target.is_mount()
+        await node.unpublish(target)
+        assert not target.exists()
+        target.mkdir()
+        (target / "precious").write_text("data")
+        await node.unpublish(target)
+        kept = node.state / "leftovers" / "a_pv" / "mount"
+        assert (kept / "precious").read_text() == "data"
+        assert not target.exists()
+    finally:
+        for directory in directories:
+            syscalls.umount(str(directory), syscalls.MNT_DETACH)
 
 
 async def test_files_that_cannot_be_moved_stay_and_are_told_once(node, mounter):

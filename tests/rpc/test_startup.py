@@ -102,7 +102,7 @@ def test_a_node_plugin_that_has_no_volumes_leaves_nothing_behind(tmp_path):
         assert (link.st_uid, link.st_gid, stat.S_IMODE(link.st_mode)) == (0, 65532, 0o750)
         process.terminate()
         assert process.wait(30) == 0
-    assert list((tmp_path / "plugins").iterdir()) == []
+    assert list(plugin.iterdir()) == []
 
 
 def wait_until(is_so, within_s=30.0):

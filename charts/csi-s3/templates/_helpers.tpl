@@ -61,7 +61,7 @@ affinity:
       (dict "key" "CriticalAddonsOnly" "operator" "Exists")
       (dict "operator" "Exists" "effect" "NoExecute" "tolerationSeconds" 300)) }}
 {{- end }}
-{{- if .Values.startupTaint.enabled }}
+{{- if include "csi-s3.startupTaintEnabled" . }}
 {{- $tolerations = append $tolerations (dict "key" (include "csi-s3.startupTaint" .) "operator" "Exists") }}
 {{- end }}
 {{- end }}
@@ -163,6 +163,16 @@ s3-csi-node-sa
 {{/* ValidatingAdmissionPolicy and the node name in a pod's token exist since 1.30. */}}
 {{- define "csi-s3.hasAdmissionPolicy" -}}
 {{- if semverCompare ">=1.30.0-0" .Capabilities.KubeVersion.Version }}yes{{ end -}}
+{{- end -}}
+
+{{/* Whether the node plugin takes the startup taint away: only where a policy limits it to that. */}}
+{{- define "csi-s3.startupTaintEnabled" -}}
+{{- $enabled := .Values.startupTaint.enabled }}
+{{- if include "csi-s3.hasAdmissionPolicy" . }}
+{{- if $enabled }}yes{{ end }}
+{{- else if and $enabled (ne (toString $enabled) "auto") }}
+{{- fail (printf "\n\nstartupTaint.enabled is true, and this cluster is Kubernetes %s: the right to patch nodes cannot be limited to a pod's own node before 1.30, so that the token of one node could change all of them. Set it to false or auto, and use no startup taint.\n" .Capabilities.KubeVersion.Version) }}
+{{- end }}
 {{- end -}}
 
 {{/* The memory that is divided among volumes; empty: neither memory nor number is limited. */}}
