@@ -9,11 +9,11 @@ from csi_s3.mounter.memory_shares import (
     MIB,
     RESERVE_BYTES,
     MemoryShares,
-    _cost,
+    cost_of,
     fitted_to,
 )
 
-FOUR_EACH_64 = RESERVE_BYTES + 4 * _cost(64 * MIB)
+FOUR_EACH_64 = RESERVE_BYTES + 4 * cost_of(64 * MIB)
 
 
 def volume(**tree):
@@ -47,7 +47,7 @@ def test_the_shares_and_the_reserve_never_exceed_the_limit():
     for limit in (2000 * MIB, 2001 * MIB + 1, 5555 * MIB):
         for n in (1, 3, 12):
             shares = MemoryShares(limit, n)
-            assert RESERVE_BYTES + n * _cost(shares.share_bytes) <= limit
+            assert RESERVE_BYTES + n * cost_of(shares.share_bytes) <= limit
 
 
 @pytest.mark.warnings_expected("64 MiB are used; raise")
@@ -60,7 +60,7 @@ def test_a_volume_that_asks_for_more_than_its_share_gets_the_share_and_a_warning
 
 def test_a_volume_that_asks_for_less_gets_less():
     assert (
-        budget(MemoryShares(RESERVE_BYTES + _cost(256 * MIB), 1), "a", asked=64 * MIB) == 64 * MIB
+        budget(MemoryShares(RESERVE_BYTES + cost_of(256 * MIB), 1), "a", asked=64 * MIB) == 64 * MIB
     )
 
 
@@ -78,7 +78,7 @@ def test_one_volume_too_many_is_refused_when_nothing_is_left():
 
 @pytest.mark.warnings_expected("this is volume 2 of this node, but mounter.maxVolumes is 1")
 def test_one_volume_too_many_gets_what_the_others_left():
-    shares = MemoryShares(RESERVE_BYTES + _cost(512 * MIB), 1)
+    shares = MemoryShares(RESERVE_BYTES + cost_of(512 * MIB), 1)
     assert budget(shares, "a", asked=64 * MIB) == 64 * MIB
     assert LEAST_BYTES <= budget(shares, "b") < 512 * MIB - 64 * MIB
 
@@ -90,7 +90,7 @@ def test_a_mount_that_is_made_anew_takes_no_second_share():
 
 
 def test_releasing_what_has_no_share_changes_nothing():
-    shares = MemoryShares(RESERVE_BYTES + _cost(64 * MIB), 1)
+    shares = MemoryShares(RESERVE_BYTES + cost_of(64 * MIB), 1)
     shares.release("x")
     budget(shares, "a")
     with pytest.raises(MemoryLimitError):
