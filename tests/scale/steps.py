@@ -95,7 +95,7 @@ def names_in_one_directory(steps: LongestSteps, n: int) -> None:
         with steps.call(f"usage() with {n} inodes"):
             usage = m.fs.usage()
         with steps.call("a metrics message"):
-            metrics_message(Usage(inodes=usage.inodes))
+            metrics_message(Usage(inodes=usage.inodes), None)
         m.stat("big/00000001")
         m.put("big/new")
         m.lookup("big/new")

@@ -189,7 +189,7 @@ def test_a_store_cannot_make_series_by_answering_any_status(statuses):
         found = {v for k, v in metrics.S3_REQUESTS.values() if k == "ANY0"}
         assert len(found) <= 50
         assert {"100", "1xx"} <= found
-        assert len(json.dumps(metrics_message(Usage()))) < MAX_MESSAGE_BYTES // 2
+        assert len(json.dumps(metrics_message(Usage(), None))) < MAX_MESSAGE_BYTES // 2
     finally:
         for kind in kinds:
             metrics.S3_REQUESTS.forget(kind)
