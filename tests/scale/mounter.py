@@ -45,7 +45,8 @@ class Volume:
         """Kill the worker, and free every process that waits in the mount."""
         self.is_aborted = True
         with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+            if self.pid:  # else all of this process's group
+                os.kill(self.pid, signal.SIGKILL)
         fusectl.abort(self.minor, fd=self.fd)
 
 
@@ -71,7 +72,7 @@ class Mounter:
         self, name: str, endpoint: str, tree: TreeConfig, *, max_attempts: int = 3
     ) -> Volume:
         """Mount a volume; of the same name: with the same state directory, as a successor."""
-        path, state = self.base / f"{name}-{next(self._numbers)}", self.state_dir(name)
+        path, state = self.base / f"{next(self._numbers):032x}", self.state_dir(name)
         path.mkdir()
         state.mkdir(parents=True, exist_ok=True)
         bucket = BucketConfig(

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from csi_s3.kernel import mount
+from tests.scale import crowd
 from tests.scale import mounter as mounters
 from tests.scale.bench import Bench, tree_config, work
 from tests.scale.cases import Case
@@ -23,6 +24,7 @@ KEEPER_MIB = 3.0  # by which the keeper may grow
 CASES = (
     Case(name="leftovers", sizes=(2, 10), layout=lambda _: {"large": {"bytes": EDITED_BYTES}}),
     Case(name="volumes", sizes=(4, 50), layout=lambda _: {"big": {"n": 100}}),
+    crowd.CASE,
 )
 
 
@@ -87,4 +89,4 @@ async def volumes(case: Case, n: int) -> Outcome:
     return outcome
 
 
-RUNS = {"leftovers": leftovers, "volumes": volumes}
+RUNS = {"leftovers": leftovers, "volumes": volumes, "crowd": crowd.crowd}
