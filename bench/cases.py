@@ -16,6 +16,7 @@ SMALL = "small/file-%05d.bin"
 SMALL_BYTES = 100 << 10
 CREATED_BYTES = 4096
 EDIT_BYTES = 4096
+MANY = 1_000_000  # more than there is time for
 TREE = "tree"  # in the run's work directory: a git repository, and TREE.tar of the same files
 READY_ENTRY = "small"  # a mount is ready once its root lists this
 
@@ -191,7 +192,27 @@ def _names(sizes: Sizes) -> list[Case]:
         )
         for threads in (1, 16)
     ]
-    return out
+    return out + _small_requests(sizes)
+
+
+def _small_requests(sizes: Sizes) -> list[Case]:
+    """Requests without bytes, as `stat`: a failing look-up may ask S3, an open rarely does."""
+    kinds = (
+        ("miss", "failing look-ups in a listed directory", "{dir}/names-" + str(sizes.names[0])),
+        ("open", "open and close of one file", "{dir}/" + BIG % 0),
+    )
+    return [
+        Case(
+            name=f"{kind}-{threads}",
+            title=f"{title}, {_threads(threads)}",
+            unit="operations/s",
+            load=(kind, path, str(MANY), str(threads)),
+            budget_s=sizes.budget_s,
+            limit_s=sizes.limit_s,
+        )
+        for kind, title, path in kinds
+        for threads in (1, 16)
+    ]
 
 
 def _writes(sizes: Sizes) -> list[Case]:
@@ -204,7 +225,16 @@ def _writes(sizes: Sizes) -> list[Case]:
         done_bytes=sizes.big_bytes,
         written=sizes.big_bytes,
     )
-    return [write] + [
+    four = Case(
+        name="write-4",
+        title=f"write of 4 files of {sizes.part_bytes // MIB} MiB at once until durable",
+        unit="MiB/s",
+        load=("create", "{out}/written-%d", "4", str(sizes.part_bytes), "4"),
+        limit_s=sizes.limit_s,
+        done_bytes=sizes.big_bytes,
+        written=sizes.part_bytes,
+    )
+    return [write, four] + [
         Case(
             name=f"create-{threads}",
             title=f"creates of 4 KiB until durable, {_threads(threads)}",

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import publish
+from bench import procs, publish
 from bench.cases import Case
 from bench.mounts import Loaded, Mount, NotMountedError, OverLimitError, drop_caches
 from bench.publish import Publish
@@ -102,12 +102,12 @@ class Bench:
         self._mounted.add((outcome.setting, outcome.system))
         if not case.load:
             outcome.value, outcome.seconds = case.value(ready_s, 1, 0), ready_s
-            _account(attempt, cpu_before_s=0.0)
+            _account(attempt, before=procs.Usage(0.0, 0))
             return
         drop_caches()
         if proxy:
             proxy.take_counts()
-        before_s = mount.usage().cpu_s
+        before = mount.usage()
         out = mount.directory / attempt.out
         words = [w.format(dir=mount.directory, out=out, work=self._work) for w in case.load]
         began = time.monotonic()
@@ -117,7 +117,8 @@ class Bench:
             late_s = self._wait_durable(attempt, loaded, began + case.limit_s)
         outcome.ops, outcome.cut, outcome.late = loaded.ops, loaded.cut, late_s > 0
         outcome.seconds = loaded.seconds + late_s
-        _account(attempt, cpu_before_s=before_s)
+        outcome.moved_bytes = loaded.bytes
+        _account(attempt, before=before)
         short = case.done_bytes is not None and loaded.bytes != case.done_bytes and not loaded.cut
         if loaded.error or short:
             outcome.failure = loaded.error or f"only {loaded.bytes} of {case.done_bytes} bytes"
@@ -153,9 +154,10 @@ class Bench:
             shutil.rmtree(self._work / "tmpfs" / attempt.out)
 
 
-def _account(attempt: Attempt, *, cpu_before_s: float) -> None:
+def _account(attempt: Attempt, *, before: procs.Usage) -> None:
     used, outcome = attempt.mount.usage(), attempt.outcome
-    outcome.cpu_s, outcome.peak_rss_bytes = used.cpu_s - cpu_before_s, used.peak_rss_bytes
+    outcome.cpu_s, outcome.peak_rss_bytes = used.cpu_s - before.cpu_s, used.peak_rss_bytes
+    outcome.thread_s = used.busiest_thread_s(before)
     if attempt.proxy:
         outcome.requests = attempt.proxy.take_counts()["requests"]
 

@@ -14,6 +14,7 @@ from bench.systems import System
 from tests.binaries import PROGRAMS
 
 NOTHING = "-"
+GB = 10**9
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class Outcome:
     cut: bool = False  # the budget ended it: the value is of what was done
     late: bool = False  # close had returned before everything was in the bucket
     cpu_s: float = 0.0
+    thread_s: float = 0.0  # of the mount's busiest thread
+    moved_bytes: int = 0
     peak_rss_bytes: int = 0
     requests: dict[str, int] = field(default_factory=dict)
 
@@ -89,6 +92,13 @@ def tables(setting: Setting, cases: list[Case], systems: list[str], found: list[
         "",
         _table(cases, systems, here, _cost),
     ]
+    if any(_streamed(o) for o in here):
+        streams = [c for c in cases if any(_streamed(o) for o in here if o.case == c.name)]
+        parts += [
+            "",
+            "CPU seconds of the mount's busiest thread for each GB (csi-s3: interpreter):",
+        ]
+        parts += ["", _table(streams, systems, here, _thread_cost)]
     if setting.proxy is not None:
         parts += ["", "S3 requests (in parentheses: operations done, where the time was over"]
         parts[-1] += " before the work):"
@@ -132,6 +142,15 @@ def _cost(outcomes: list[Outcome]) -> str:
     cpu = statistics.median(o.cpu_s for o in good)
     rss = statistics.median(o.peak_rss_bytes for o in good) / MIB
     return f"{cpu:.2f} s, {rss:.0f}"
+
+
+def _streamed(outcome: Outcome) -> bool:
+    return outcome.value is not None and outcome.unit == "MiB/s" and outcome.moved_bytes > 0
+
+
+def _thread_cost(outcomes: list[Outcome]) -> str:
+    found = [o.thread_s / o.moved_bytes * GB for o in outcomes if _streamed(o)]
+    return f"{statistics.median(found):.2f}" if found else NOTHING
 
 
 def _requests(outcomes: list[Outcome]) -> str:

@@ -7,6 +7,8 @@
 //	load seq FILE ...                     read each in its own thread, 1 MiB at a time
 //	load random FILE BLOCK THREADS        pread each block once, in random order
 //	load read|stat PATTERN COUNT THREADS  whole files | their attributes
+//	load miss DIR COUNT THREADS           list it, then attributes of names that it has not
+//	load open FILE COUNT THREADS          open and close the same file
 //	load ls [-l] DIR                      the real ls
 //	load write FILE SIZE                  create, write 1 MiB at a time, close
 //	load create PATTERN COUNT SIZE THREADS  create, write, close
@@ -55,7 +57,7 @@ func main() {
 	flag.Parse()
 	args := flag.Args()
 	if len(args) < 2 {
-		log.Fatal("usage: load [-for DURATION] fill|ready|first|seq|random|read|stat|ls|write|create|exclusive|rename|append|edit|command ...")
+		log.Fatal("usage: load [-for DURATION] fill|ready|first|seq|random|read|stat|miss|open|ls|write|create|exclusive|rename|append|edit|command ...")
 	}
 	r := &run{budget: *budget}
 	switch mode, args := args[0], args[1:]; mode {
@@ -73,6 +75,11 @@ func main() {
 		r.each(args[0], number(args[1]), int(number(args[2])), r.readFile)
 	case "stat":
 		r.each(args[0], number(args[1]), int(number(args[2])), r.statFile)
+	case "miss":
+		r.miss(args[0], number(args[1]), int(number(args[2])))
+	case "open":
+		file := args[0]
+		r.each("%d", number(args[1]), int(number(args[2])), func(string) { r.openFile(file) })
 	case "ls":
 		r.list(args)
 	case "write":

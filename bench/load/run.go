@@ -155,6 +155,30 @@ func (r *run) statFile(file string) {
 	}
 }
 
+// miss asks for names that a directory has not, once it was listed.
+func (r *run) miss(dir string, count int64, threads int) {
+	if _, err := os.ReadDir(dir); r.fail(err) {
+		return
+	}
+	r.each(dir+"/missing-%06d", count, threads, func(file string) {
+		var attr syscall.Stat_t
+		if err := syscall.Lstat(file, &attr); err == syscall.ENOENT {
+			r.ops.Add(1)
+		} else if err == nil {
+			r.fail(errors.New(file + " exists"))
+		} else {
+			r.fail(err)
+		}
+	})
+}
+
+func (r *run) openFile(file string) {
+	fd, err := syscall.Open(file, syscall.O_RDONLY, 0)
+	if !r.fail(err) && !r.fail(syscall.Close(fd)) {
+		r.ops.Add(1)
+	}
+}
+
 // random gives each thread its own descriptor, opened before the clock starts. No block is read twice:
 // the second time would measure the kernel's page cache. The order is the same in each run.
 func (r *run) random(file string, block int64, threads int) {

@@ -12,7 +12,9 @@ import pytest
 from csi_s3.errors import NotFoundError
 from csi_s3.fuse.boundary import answered
 from csi_s3.mounter.memory_upkeep import (
+    DROPS,
     FEW_REQUESTS,
+    OTHER_BLOCKS,
     OVERDUE,
     WORTH_A_COLLECTION,
     MemoryUpkeep,
@@ -149,6 +151,54 @@ def test_cycles_are_collected_in_any_case_when_it_is_overdue(collections):
     metrics.FUSE_OPERATIONS.inc(op="lookup", result="ok")
     upkeep._collect()
     assert found == [OVERDUE]
+
+
+# What is held is known by the references to it. The first name is in no code, so not interned.
+CACHES = """
+import asyncio, functools, sys
+from csi_s3.mounter.memory_upkeep import MemoryUpkeep, prepare
+from tests.unit.test_memory_upkeep import FakeHeap, FakeHolder, looks
+
+class Some:
+    pass
+
+bounded = functools.lru_cache(list)
+unbounded = functools.cache(list)
+prepare()
+name = "".join(["a", "name"])
+alone = sys.getrefcount(name)
+getattr(Some, name, None)
+assert sys.getrefcount(name) > alone
+bounded(), unbounded()
+work = [object() for _ in range(3000)]
+upkeep = MemoryUpkeep(FakeHeap(), FakeHolder(), every_s=0.001)
+asyncio.run(looks(upkeep, lambda: bounded.cache_info().currsize == 0))
+print(sys.getrefcount(name) - alone, bounded.cache_info().currsize, unbounded.cache_info().currsize)
+"""
+
+
+def test_what_only_makes_something_faster_is_dropped_in_a_pause_after_work():
+    done = subprocess.run(
+        [sys.executable, "-c", CACHES], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["0", "0", "1"]
+
+
+async def test_it_is_dropped_some_times_after_work_and_after_names_went(collections):
+    found, _ = collections
+    holder = FakeHolder()
+    upkeep = MemoryUpkeep(FakeHeap(), holder, every_s=0.001)
+    await looks(upkeep, lambda: len(holder.unused) >= 10)
+    assert len(found) == DROPS
+    metrics.FUSE_OPERATIONS.inc(op="lookup", result="ok")
+    await looks(upkeep, lambda: len(holder.unused) >= 20)
+    assert len(found) == 2 * DROPS
+    names = [object() for _ in range(2 * OTHER_BLOCKS)]
+    await looks(upkeep, lambda: len(holder.unused) >= 30)
+    assert len(found) == 3 * DROPS
+    del names
+    await looks(upkeep, lambda: len(holder.unused) >= 40)
+    assert len(found) == 4 * DROPS
 
 
 def test_an_error_that_was_answered_leaves_nothing_to_the_garbage_collector():
