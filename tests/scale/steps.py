@@ -260,7 +260,7 @@ CASES: dict[str, tuple[Callable[[LongestSteps, int], None], int]] = {
     "dirty": (dirty_files, 10_000),
     "kept": (kept_files, 10_000),
     "directories": (directories, 100_000),
-    "open-directories": (open_directories, 20_000),
+    "open-directories": (open_directories, 4000),
     "maps": (changed_maps, 100_000),
     "list-page": (listing_page, 1000),
     "delete-many": (delete_many, 1000),
