@@ -15,7 +15,8 @@ class NameBounds:
 
     soft: the kernel is asked for names above it. margin: it is asked above two of them, for so many
     names that at most one is left. listed: a listing brings inodes until they take more. made: new
-    names may take so much; the rest of the bound is for look-ups.
+    names may take so much; the rest of the bound is for look-ups. locked: so much more is for
+    requests that keep the directory locked which has names to drop.
     """
 
     def __init__(self, pool_bytes: int) -> None:
@@ -24,6 +25,7 @@ class NameBounds:
         self.margin = self.bound >> 7
         self.listed = self.bound * 13 // 16
         self.made = self.bound * 15 // 16
+        self.locked = pool_bytes // 16
 
 
 def file_bytes(name: str, above: str = "") -> int:

@@ -19,6 +19,7 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import decode_name
+from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.base.outcome import outcome
 from csi_s3.fs.files.handles import Handles
 from csi_s3.fs.files.open_files import OpenFiles
@@ -142,7 +143,10 @@ class FileSystem:
             inodes_asked=self._inodes.evictions_pending,
             dirty_bytes=self._write_back.dirty_bytes,
             memory_bytes=self._context.memory.used_bytes(),
-            memory_limit_bytes=self._context.memory.limit_bytes(),
+            memory_limit_bytes={
+                **self._context.memory.limit_bytes(),
+                MemoryKind.INODES.value: self._tree.eviction.most_bytes,
+            },
         )
 
     async def give_back(self, *, unused_s: float) -> None:

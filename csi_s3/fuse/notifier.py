@@ -13,7 +13,8 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 
 from csi_s3.fs.names.kernel_cache import CachedName
@@ -22,6 +23,7 @@ from csi_s3.fuse.reply_messages import build_inval_entry, build_inval_inode, bui
 log = logging.getLogger(__name__)
 
 PRUNE_SINCE_MINOR = 45
+STUCK_S = 1.0  # no further name of a directory is asked for while one has waited so long
 
 
 class Notifier:
@@ -38,6 +40,7 @@ class Notifier:
         self._fd = fcntl.fcntl(fuse_fd, fcntl.F_DUPFD_CLOEXEC, 0)
         self.can_prune = minor >= PRUNE_SINCE_MINOR
         self._is_closed = False
+        self._waiting: dict[int, tuple[int, float]] = {}  # by thread: a directory, since when
         self._names: SimpleQueue[tuple[int, bytes] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -50,23 +53,32 @@ class Notifier:
         os.close(null)
 
     def drop(
-        self, names: Sequence[CachedName], *, is_read: Callable[[int], bool]
+        self, names: Iterator[CachedName], *, is_read: Callable[[int], bool]
     ) -> Sequence[CachedName]:
         """Ask the kernel to drop each name; may block. Returns the names that were skipped.
 
-        Skipped are names of directories that are being read. A READDIR that is answered without
-        the store, or that this process has not seen yet, is waited for.
+        names: an iterator of a list, which several threads may share: each takes the next one.
+
+        Skipped are names of directories that are being read, or that another thread has waited for
+        for a second. Look-ups, and what this process has not seen yet, are waited for.
         """
         if self.can_prune:
             self._write(build_prune([name.ino for name in names]))
             return ()
         skipped = []
         for name in names:
-            if is_read(name.parent):
+            if is_read(name.parent) or self._is_stuck(name.parent):
                 skipped.append(name)
-            else:
-                self._write(build_inval_entry(name.parent, name.name))
+                continue
+            self._waiting[threading.get_ident()] = name.parent, time.monotonic()
+            self._write(build_inval_entry(name.parent, name.name))
+        self._waiting.pop(threading.get_ident(), None)
         return skipped
+
+    def _is_stuck(self, directory: int) -> bool:
+        now_s = time.monotonic()
+        waiting = list(self._waiting.values())
+        return any(where == directory and now_s - since > STUCK_S for where, since in waiting)
 
     def drop_pages(self, ino: int) -> bool:
         """Drop pages and attributes of an inode; may block. False: the kernel did not have it."""

@@ -14,7 +14,7 @@ from functools import partial
 
 import pyfuse3
 
-from csi_s3.aio import blocking
+from csi_s3.aio import LateCalls, blocking
 from csi_s3.errors import MountError
 from csi_s3.fs.names.kernel_cache import CachedName
 from csi_s3.fuse import negotiation
@@ -31,7 +31,9 @@ from csi_s3.fuse.requests import KernelRequest
 log = logging.getLogger(__name__)
 
 INVALIDATE_WITHIN_S = 10.0
-DROP_WITHIN_S = 150.0  # longer than a READDIR takes, for which the kernel locks a directory
+DROP_WITHIN_S = 3.0  # then other names are asked for: the kernel may keep a directory locked
+DROP_THREADS = 8  # that ask name by name; with 4, 64 programs add fewer names than go (measured)
+LATE_DROPS = 32  # threads that wait for locked directories, before no more are begun
 CHECK_EVERY_S = 60.0
 
 
@@ -58,6 +60,7 @@ class Session:
         self._checking: asyncio.TimerHandle | None = None
         self._failure: MountError | None = None
         self._is_ended = False
+        self._late_drops = LateCalls(LATE_DROPS)
         self.is_answered = asyncio.Event()
 
     async def serve(self, operations: Bridge) -> None:
@@ -190,12 +193,24 @@ class Session:
     async def drop_names(
         self, names: Sequence[CachedName], *, is_read: Callable[[int], bool]
     ) -> Sequence[CachedName]:
-        """Ask the kernel to drop names that are not in use; see `Notifier.drop`."""
-        if self._notifier is None:
+        """Ask the kernel to drop names that are not in use; see `Notifier.drop`.
+
+        Name by name, in several threads: a directory's lock is free for one name between a round of
+        look-ups in it and the next, and each round may bring as many names as there are programs.
+        """
+        notifier = self._notifier
+        if notifier is None:
             return names
-        drop = partial(self._notifier.drop, names, is_read=is_read)
-        try:
-            return await blocking(drop, within_s=DROP_WITHIN_S)
-        except TimeoutError:
-            log.debug("the kernel keeps a directory locked")
-            return ()
+        left, skipped = iter(list(names)), list[CachedName]()
+        drop = partial(notifier.drop, left, is_read=is_read)
+
+        async def some() -> None:
+            try:
+                skipped.extend(await blocking(drop, within_s=DROP_WITHIN_S, late=self._late_drops))
+            except TimeoutError:
+                log.debug("the kernel keeps a directory locked")
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(1 if notifier.can_prune else min(DROP_THREADS, len(names))):
+                group.create_task(some())
+        return [*skipped, *left]

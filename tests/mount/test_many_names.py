@@ -14,7 +14,7 @@ from csi_s3.fs.names.inode import NAMES_BYTES, NEW_INODE_BYTES
 from tests.mount.served import run_program
 from tests.name_bounds import NameBounds, directory_bytes, file_bytes
 
-NAMES, DIRECTORIES, WITHIN_S = 1600, 800, 100  # both more than fit
+NAMES, DIRECTORIES, WITHIN_S = 1600, 800, 200  # both more than fit
 TREE_DIRECTORIES = 30
 POOL_BYTES = 840_000  # between soft and bound are more names than one batch for the kernel
 BOUNDS = NameBounds(POOL_BYTES)
@@ -91,7 +91,11 @@ async def main():
             return Bridge(fs)
 
         async with served(path, operations, older):
-            parts = {"directories": DIRECTORIES}
+            parts = {"directories": DIRECTORIES, "parallel": PARALLEL}
+            if which != "files":
+                parts = {which: parts[which]}
+            if which == "parallel":
+                store.gate = slow
             if which == "files":
                 parts = {"listed": LISTED, "walked": WALKED, "tree": TREE, "held": HELD}
             said = {name: await run(name, script) for name, script in parts.items()}
@@ -100,12 +104,15 @@ async def main():
         await fs.close()
     print(json.dumps({**said, "most": most}))
 
+async def slow(*_):
+    await asyncio.sleep(0.05)
+
 def older(init):
     changed = bytearray(init)
     struct.pack_into("<I", changed, 44, min(minor, struct.unpack_from("<I", init, 44)[0]))
     return bytes(changed)
 
-TIME = 100
+TIME = 200
 LISTED = '''
 held = open("big/000000"), os.open("big", os.O_RDONLY), os.scandir("big")
 first = next(held[2])
@@ -130,6 +137,22 @@ print(found + len(refused), len(refused) > 0, {e.errno for e in refused} <= {12}
 print(os.getcwd() == here + "/directories/000007", end=" ")
 print(os.readlink(f"/proc/self/fd/{held}") == here + "/directories/000009")
 '''
+PARALLEL = '''
+import threading
+left, failed = iter(range(NAMES)), []
+def look_up():
+    for n in left:
+        try:
+            os.stat(f"big/{n:06}")
+        except OSError as exc:
+            failed.append(exc.errno)
+threads = [threading.Thread(target=look_up) for _ in range(THREADS)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(failed)
+'''.replace("NAMES", str(names)).replace("THREADS", str(64))
 HELD = '''
 import errno
 def error(call, *args):
@@ -165,10 +188,12 @@ uvloop.run(main())
 MINOR = pytest.mark.parametrize("minor", [44, 99], ids=["name by name", "as the kernel can"])
 
 
-def run(path, names: int, minor: int, which: str, *, room_within_s: float = 1.0) -> dict:
+def run(
+    path, names: int, minor: int, which: str, *, room_within_s: float = 1.0, above_bytes: int = 0
+) -> dict:
     words = [path, names, POOL_BYTES, BOUNDS.soft + 2 * BOUNDS.margin, minor, CLOSED]
     said = json.loads(run_program(PROGRAM, *words, which, room_within_s, within_s=WITHIN_S))
-    assert max(said["most"].values()) <= BOUNDS.bound
+    assert max(said["most"].values()) <= BOUNDS.bound + above_bytes
     return said
 
 
@@ -206,3 +231,13 @@ def test_more_directories_than_the_limit_are_walked_and_those_in_use_left_alone(
     room_within_s = 0.1 if is_refused else 1.0
     said = run(tmp_path, DIRECTORIES, minor, "directories", room_within_s=room_within_s)
     assert said["directories"] == f"{DIRECTORIES} {is_refused} True True True"
+
+
+@MINOR
+def test_programs_that_look_up_more_names_in_one_directory_than_fit_wait_for_no_lock_of_theirs(
+    tmp_path, minor
+):
+    """Each look-up keeps the directory locked, and the kernel needs that lock to drop a name."""
+    above = BOUNDS.locked if minor == 44 else 0
+    said = run(tmp_path, 3 * NAMES // 2, minor, "parallel", room_within_s=5.0, above_bytes=above)
+    assert said["parallel"] == "[]"

@@ -188,6 +188,23 @@ def directories(steps: LongestSteps, n: int) -> None:
         m.loop.run_until_complete(m.fs.rename(parent, name, parent, b"moved", may_replace=True))
 
 
+def open_directories(steps: LongestSteps, n: int) -> None:
+    """So many are open and have listed pages, and one above them is renamed."""
+    with mount(steps) as m:
+        for i in range(n):
+            m.store.put_now(f"top/{i:08}/f")
+        m.time.now_s += 2
+        m.ls("top")
+        fhs = [m.run(m.fs.opendir(m.ino(f"top/{i:08}"))) for i in range(n)]
+        for fh in fhs:
+            assert m.run(m.entries(fh)) == ["f"]
+        m.lookup("top")
+        parent, name = m.parent("top")
+        m.loop.run_until_complete(m.fs.rename(parent, name, parent, b"moved", may_replace=True))
+        for fh in fhs:
+            m.fs.releasedir(fh)
+
+
 def changed_maps(steps: LongestSteps, n: int) -> None:
     """A file of n extents is cut, written over, and its smallest gaps are found."""
     size = 4 * n
@@ -243,6 +260,7 @@ CASES: dict[str, tuple[Callable[[LongestSteps, int], None], int]] = {
     "dirty": (dirty_files, 10_000),
     "kept": (kept_files, 10_000),
     "directories": (directories, 100_000),
+    "open-directories": (open_directories, 4000),
     "maps": (changed_maps, 100_000),
     "list-page": (listing_page, 1000),
     "delete-many": (delete_many, 1000),

@@ -17,7 +17,7 @@ from tests.name_bounds import NameBounds, directory_bytes, file_bytes
 POOL_BYTES = 57_600
 BOUNDS = NameBounds(POOL_BYTES)
 BOUND_BYTES, SOFT_BYTES, MARGIN_BYTES = BOUNDS.bound, BOUNDS.soft, BOUNDS.margin
-LISTED_BYTES, MADE_BYTES = BOUNDS.listed, BOUNDS.made
+LISTED_BYTES, MADE_BYTES, LOCKED_BYTES = BOUNDS.listed, BOUNDS.made, BOUNDS.locked
 
 ROOT_BYTES, FILE_BYTES = directory_bytes(""), file_bytes("00000")
 LIMIT = (SOFT_BYTES - ROOT_BYTES) // FILE_BYTES  # files that are there before one is asked for

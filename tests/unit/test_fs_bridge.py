@@ -88,6 +88,9 @@ async def test_refusals_for_want_of_an_option_do_not_fill_the_log(caplog):
 
 @pytest.mark.warnings_expected("request: first", "request: second")
 async def test_refusals_for_lack_of_memory_do_not_fill_the_log(caplog, monkeypatch):
+    """Promise: ENFILE and ENOMEM go to the program that asks, and to no other; the log has one line
+    for each kind in ten seconds.
+    """
     monkeypatch.setattr(boundary, "_refused_at", {})
     caplog.set_level("INFO", logger="csi_s3")
     for n in range(100):

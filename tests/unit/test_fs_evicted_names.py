@@ -10,6 +10,9 @@ from tests.unit.eviction_case import (
     BOUND_BYTES,
     FILE_BYTES,
     LIMIT,
+    LOCKED_BYTES,
+    LOOK_UP_BYTES,
+    MADE_BYTES,
     MARGIN_BYTES,
     SLACK,
     SOFT_BYTES,
@@ -69,6 +72,43 @@ def test_an_older_kernel_is_not_asked_for_directories(small):
     assert refused(partial(mount.mkdir, f"d{n}") for n in range(10 * LIMIT))
     assert kernel.most_bytes <= BOUND_BYTES
     assert all(name.name.isdigit() for name in kernel.asked), "no directory"
+
+
+def test_a_look_up_does_not_wait_for_names_whose_directory_it_keeps_locked(small):
+    """Before Linux 6.18 they go once it is answered: it may have more memory, up to a bound."""
+    mount, kernel = small(Drops.LATE, 30 * LIMIT, room_within_s=1000 * WITHIN_S)
+    mount.kernel.can_drop_directories = False
+    assert refused(partial(mount.lookup, f"{n:05}") for n in range(30 * LIMIT)) > 0, "at once"
+    assert BOUND_BYTES < kernel.most_bytes <= BOUND_BYTES + LOCKED_BYTES
+    assert mount.cat("00000") == b""
+    kernel.catch_up()
+    mount.lookup(f"{30 * LIMIT - 1:05}")
+
+
+@pytest.mark.parametrize("is_made", [False, True])
+def test_a_request_that_waits_gets_the_memory_of_names_in_other_directories(small, is_made):
+    """Not in its own: the kernel would wait for that directory's lock, and it for the kernel."""
+    mount, kernel = small(Drops.NEVER, room_within_s=WITHIN_S)
+    mount.kernel.can_drop_directories = False
+    for n in range(10 * LIMIT):
+        mount.store.put_now(f"{'ab'[n % 2]}/{n:05}")
+    mount.time.now_s += 2
+    n, b, ask, dropped = 0, mount.ino("b"), kernel.drop_names, []
+    while used(mount) < MADE_BYTES - 2 * LOOK_UP_BYTES:
+        mount.lookup(f"{'ab'[n % 2]}/{n:05}")
+        n += 1
+    mount.settle()
+
+    async def noted(names, *, is_read):
+        dropped.append({name.parent for name in names if not is_read(name.parent)})
+        return await ask(names, is_read=is_read)
+
+    mount.kernel.drop_names, kernel.drops = noted, Drops.AT_ONCE
+    for at in range(n + n % 2, n + SLACK, 2):
+        mount.mkdir(f"a/new-{at}") if is_made else mount.lookup(f"a/{at:05}")
+        if any(dropped):
+            break
+    assert next(filter(None, dropped)) == {b}
 
 
 def test_a_name_that_is_used_again_is_asked_for_again(small):

@@ -28,6 +28,7 @@ from tests.unit.eviction_case import (
     KNOWN,
     LIMIT,
     LISTED_BYTES,
+    LOOK_UP_BYTES,
     MADE_BYTES,
     MARGIN_BYTES,
     POOL_BYTES,
@@ -171,8 +172,9 @@ def test_the_table_never_takes_more_memory_than_its_bound(small, way, drops):
 
 def test_at_the_bound_a_file_can_be_removed_and_a_known_one_used(small):
     """Promise: ENOMEM: the memory for files and directories in use is taken (some 45,000 with a
-    `memory-target` of 148 MiB), and the kernel drops none within 5 seconds. Nothing was changed;
-    names are still listed, and files that are known can be used.
+    `memory-target` of 148 MiB), and the kernel drops none within 5 seconds: for a look-up, create,
+    mkdir, symlink or opendir. Nothing was changed; names are still listed, and files that are known
+    can be used.
     """
     mount, kernel = small(Drops.NEVER, 30 * LIMIT)
     assert look_up(mount, 30 * LIMIT) == 30 * LIMIT - KNOWN
@@ -208,6 +210,13 @@ def test_what_the_kernel_had_in_use_is_asked_for_again_while_someone_waits(small
         mount.lookup(f"{i:05}")
     kernel.drops = Drops.AT_ONCE
     assert look_up(mount, 30 * LIMIT) == 0
+
+
+def test_the_bound_of_names_that_metrics_show_is_what_they_may_take(small):
+    mount, _ = small(Drops.NEVER, 30 * LIMIT)
+    look_up(mount, 30 * LIMIT)
+    bound = mount.fs.usage().memory_limit_bytes["inodes"]
+    assert bound - LOOK_UP_BYTES < used(mount) <= bound == BOUND_BYTES
 
 
 def test_what_other_records_hold_is_not_left_to_names(small):

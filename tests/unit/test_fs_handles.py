@@ -44,8 +44,8 @@ OPEN = {
 
 @pytest.mark.parametrize("kind", OPEN)
 def test_above_the_limit_an_open_is_refused_before_anything_is_asked(mount, kind):
-    """Promise: ENFILE: the memory for open files and directories is in use; no other program loses
-    what it has open.
+    """Promise: ENFILE: open, create and opendir, where the memory for open files and directories is
+    in use; no other program loses what it has open.
     """
     mount.put("f", b"data")
     mount.lookup("f")

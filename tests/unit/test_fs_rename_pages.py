@@ -14,10 +14,12 @@ from csi_s3.errors import (
     SpoolFullError,
 )
 from csi_s3.fs.base.memory import MemoryKind
+from csi_s3.fs.rename.copies import PARALLEL_BY_PARTS, PARALLEL_COPIES
 from csi_s3.fs.rename.journal import RenameRecord
 from csi_s3.fs.rename.page_file import PageFile, PageSpace
 from csi_s3.fs.rename.tree_copy import TreeCopy
-from csi_s3.s3.store import ListPage, ObjectInfo, Undeleted
+from csi_s3.fs.write.parallel_upload import PART_BYTES
+from csi_s3.s3.store import Limits, ListPage, ObjectInfo, Undeleted
 from tests.unit.fs_mount import Held, mount, mounts, paged
 from tests.unit.rename_case import (
     DENIED,
@@ -220,7 +222,30 @@ def test_pages_that_cannot_be_read_again_end_the_rename_before_anything_is_delet
     assert stored(mount) == beside(MOVED)
 
 
+@pytest.mark.parametrize("n", [10, 100])
+def test_parts_of_large_copies_are_counted_and_few_objects_have_any_at_a_time(mounts, n):
+    mount = mounts()
+    mount.store.limits = Limits(min_part_bytes=4, max_put_bytes=10, max_copy_part_bytes=8)
+    for at in range(n):
+        mount.put(f"d/{at}", bytes(20))
+    account = mount.fs._context.memory.account(MemoryKind.RENAMES)
+    mount.lookup("d")
+    held = Held(mount.store, "COMPLETE_UPLOAD")
+    renaming = mount.renaming("d", "e")
+    mount.settle()
+    assert held.waiting == PARALLEL_BY_PARTS
+    parts_bytes = 3 * PARALLEL_BY_PARTS * PART_BYTES
+    assert parts_bytes < account.used_bytes < parts_bytes + min(n, PARALLEL_COPIES + 1) * 500
+    held.let_go()
+    mount.wait(renaming)
+    assert account.used_bytes == 0
+    assert len(stored(mount)) == n
+
+
 def test_without_a_state_directory_pages_stay_in_memory_up_to_a_limit(mounts):
+    """Promise: ENOMEM: a rename of a directory, where there is no memory for what it copies; the
+    copies are removed again.
+    """
     mount = small_pages(mounts(), 2)
     account = mount.fs._context.memory.account(MemoryKind.RENAMES)
     mount.lookup("d")

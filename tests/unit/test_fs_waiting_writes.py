@@ -75,6 +75,9 @@ def test_any_number_of_waiting_writes_holds_no_more_than_the_bound(small, n):
 
 @pytest.mark.parametrize("has_spool", [True, False])
 def test_what_neither_memory_nor_spool_takes_is_refused(small, has_spool):
+    """Promise: ENOMEM: a write that waits, where memory and spool are full, or that needs one more
+    extent, where there is memory for none.
+    """
     mount = small(has_spool=has_spool, spool_bytes=50_000)
     room = int(requests(mount).limit_bytes * DATA_SHARE)
     with pytest.raises(OutOfMemoryError, match="a write that waits"):

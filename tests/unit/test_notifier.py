@@ -2,12 +2,13 @@
 
 import os
 import struct
+import time
 from pathlib import Path
 
 import pytest
 
 from csi_s3.fs.names.kernel_cache import CachedName
-from csi_s3.fuse.notifier import Notifier
+from csi_s3.fuse.notifier import STUCK_S, Notifier
 
 NAMES = [CachedName(1, b"a", 11), CachedName(2, "\u00e9".encode(), 12), CachedName(1, b"c", 13)]
 INODE, ENTRY, PRUNE = 2, 3, 9  # include/uapi/linux/fuse.h
@@ -46,26 +47,34 @@ def notices(out: int) -> list[tuple[int, bytes]]:
 
 def test_a_kernel_that_can_is_given_all_inodes_at_once(fuse):
     notifier, out = fuse(45)
-    assert notifier.drop(NAMES, is_read=lambda _: True) == ()
+    assert list(notifier.drop(iter(NAMES), is_read=lambda _: True)) == []
     assert notices(out) == [(PRUNE, struct.pack("<IIQ3Q", 3, 0, 0, 11, 12, 13))]
 
 
 def test_an_older_one_is_asked_for_one_name_after_the_other_but_not_where_it_reads(fuse):
     notifier, out = fuse(44)
-    assert notifier.drop(NAMES, is_read=lambda directory: directory == 2) == [NAMES[1]]
+    assert notifier.drop(iter(NAMES), is_read=lambda directory: directory == 2) == [NAMES[1]]
     assert notices(out) == [
         (ENTRY, struct.pack("<QII", 1, 1, 0) + b"a\0"),
         (ENTRY, struct.pack("<QII", 1, 1, 0) + b"c\0"),
     ]
-    notifier.drop([NAMES[1]], is_read=lambda _: False)
+    notifier.drop(iter([NAMES[1]]), is_read=lambda _: False)
     assert notices(out) == [(ENTRY, struct.pack("<QII", 2, 2, 0) + b"\xc3\xa9\0")]
+
+
+def test_a_directory_for_which_a_thread_has_waited_long_is_passed_over(fuse):
+    notifier, out = fuse(44)
+    now_s = time.monotonic()
+    notifier._waiting = {1: (1, now_s - 2 * STUCK_S), 2: (2, now_s)}
+    assert notifier.drop(iter(NAMES), is_read=lambda _: False) == [NAMES[0], NAMES[2]]
+    assert [data for _, data in notices(out)] == [struct.pack("<QII", 2, 2, 0) + b"\xc3\xa9\0"]
 
 
 @pytest.mark.parametrize("minor", [44, 45])
 def test_after_the_end_nothing_is_written_and_the_number_stays_taken(fuse, minor):
     notifier, out = fuse(minor)
     notifier.close()
-    notifier.drop(NAMES, is_read=lambda _: False)
+    notifier.drop(iter(NAMES), is_read=lambda _: False)
     assert os.read(out, 100) == b"", "the connection was let go of"
     assert os.fstat(notifier._fd).st_rdev == Path(os.devnull).stat().st_rdev
 
@@ -76,7 +85,7 @@ def test_a_kernel_that_is_gone_is_no_error(minor):
     notifier = Notifier(into, minor=minor)
     os.close(into)
     os.close(out)
-    notifier.drop(NAMES, is_read=lambda _: False)
+    notifier.drop(iter(NAMES), is_read=lambda _: False)
     notifier.close()
     os.close(notifier._fd)
 

@@ -34,6 +34,7 @@ CHECK_EVERY_S = 0.1  # whether there is room for those that wait
 # LISTED, and above MADE there are none but for look-ups: `rm` frees memory, and looks names up.
 SOFT, LISTED, MADE = 5 / 8, 13 / 16, 15 / 16
 MOST = 7 / 8  # of the pool
+LOCKED = 1 / 16  # of the pool, above that: for requests that keep names locked which can be dropped
 LOW_BYTES = 1 << 20  # names of a volume that nothing uses, which are not worth it; some 1,400
 LOW = 1 / 4  # of the bound, if that is less
 SETTLE_S = 1.0  # until what was dropped is forgotten
@@ -43,6 +44,8 @@ WORTH_A_PASS_BYTES = 1 << 20  # so much more than what the last pass has left
 
 class Eviction:
     """low_bytes: up to so many, the names of a volume that nothing uses stay.
+
+    most_bytes: what inodes may take where other records take little.
 
     Concurrency: one task of the group, while there are too many names; else plain code.
 
@@ -62,7 +65,8 @@ class Eviction:
         self._wait_within_s = wait_within_s
         self._account = inodes.account
         self.may_list = False  # the last answer of `check`
-        self._most_bytes = int(inodes.account.limit_bytes * MOST)
+        self.most_bytes = int(inodes.account.limit_bytes * MOST)
+        self._locked_bytes = int(inodes.account.limit_bytes * LOCKED)
         self._waiting: dict[asyncio.Future[None], int] = {}  # the bytes that each needs
         self._task: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -75,7 +79,7 @@ class Eviction:
     def _free_bytes(self) -> int:
         """An eighth of the pool is left to other records: a known file can always be opened."""
         account = self._account
-        return min(account.pool_free_bytes, self._most_bytes - account.used_bytes)
+        return min(account.pool_free_bytes, self.most_bytes - account.used_bytes)
 
     @property
     def bound_bytes(self) -> int:
@@ -150,19 +154,26 @@ class Eviction:
         """As `room` for a look-up. None: it would have to wait, or be refused."""
         return Room(self._account, n) if n <= self._free_bytes else None
 
-    async def room(self, n: int, *, is_look_up: bool = False) -> Room:
+    async def room(self, n: int, *, is_look_up: bool = False, directory: int | None = None) -> Room:
         """Memory for n bytes of inodes, to be entered at once; waits for it if need be.
 
         None are needed for what is known already: that is never refused.
 
-        is_look_up: it may have the part that is left for look-ups.
+        is_look_up: it may have the part that is left for look-ups. directory: whose lock the kernel
+        holds for this request, which so does not wait for names in it.
 
         Raises:
             OutOfMemoryError: the kernel drops nothing, or not soon.
 
         """
         kept_bytes = 0 if is_look_up else int(self.bound_bytes * (1 - MADE))
-        if n and n + kept_bytes > self._free_bytes and not await self._wait(n + kept_bytes):
+        if (
+            n
+            and n + kept_bytes > self._free_bytes
+            and not await self._wait(
+                n + kept_bytes, None if self._kernel.can_drop_directories else directory
+            )
+        ):
             raise OutOfMemoryError(
                 f"the volume's {self.bound_bytes >> 20} MiB for files and directories that are in"
                 " use are taken",
@@ -180,13 +191,38 @@ class Eviction:
         if self._waiting:
             self._admit()
 
-    async def _wait(self, n: int) -> bool:
-        """Whether n bytes became free in time."""
+    async def _wait(self, n: int, locked: int | None) -> bool:
+        """Whether n bytes became free in time. locked: the directory that the kernel has locked.
+
+        It may have names that can be dropped as soon as this request is answered.
+        """
+        if locked is None:
+            return await self._wait_for_others(n)
+        self._inodes.idle.begin_reading(locked)
+        try:
+            if await self._wait_for_others(n):
+                return True
+            account = self._account
+            limit_bytes = self.most_bytes + self._locked_bytes - account.used_bytes
+            has_names = self._inodes.idle.holds_in(locked) or locked in self._inodes.pending_in
+            return has_names and n <= min(account.pool_free_bytes, limit_bytes)
+        finally:
+            self._inodes.idle.end_reading(locked)
+            self.check()
+
+    @property
+    def _can_drop_others(self) -> bool:
+        """Whether the kernel has names to drop whose directory no waiting request keeps locked."""
+        inodes = self._inodes
+        locked = sum(inodes.pending_in.get(directory, 0) for directory in inodes.idle.read)
+        return bool(inodes.idle) or inodes.evictions_pending > locked
+
+    async def _wait_for_others(self, n: int) -> bool:
         try:
             async with asyncio.timeout(self._wait_within_s):
                 while n > self._free_bytes:
-                    if not (self._inodes.idle or self._inodes.evictions_pending):
-                        return False  # the kernel has nothing that it could drop
+                    if not self._can_drop_others:
+                        return False
                     waiter = asyncio.get_running_loop().create_future()
                     self._waiting[waiter] = n
                     try:

@@ -7,7 +7,7 @@ Rejected: one order of all names (it would have to skip those of a directory tha
 again and again), and a scan of the inode table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from csi_s3.fs.names.inode import Inode
 from csi_s3.fs.names.record_chain import Chain, Link, remove
@@ -80,6 +80,15 @@ class IdleNames:
                 yield inode
                 if left is None and not inode.is_eviction_pending:
                     left = inode
+
+    def holds_in(self, directory: int) -> bool:
+        """Whether there is a name of this directory, read or not."""
+        return directory in self._directories
+
+    @property
+    def read(self) -> Collection[int]:
+        """The directories from which nothing is taken."""
+        return self._reads.keys()
 
     def begin_reading(self, directory: int) -> None:
         """Nothing is taken from a directory that is being read, until `end_reading`."""

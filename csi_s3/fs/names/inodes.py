@@ -25,6 +25,7 @@ class Inodes:
 
     account: counts each inode, as of its last use. idle: the inodes that the kernel may be asked to
     drop. evictions_pending, pending_bytes: so many of the table it was asked to drop, and has not.
+    pending_in: how many of these each directory has.
     kept, local_only: the numbers of directories that exist although S3 may have no key for them,
     the latest last; and of those of which it has never had one.
     """
@@ -34,6 +35,7 @@ class Inodes:
     ) -> None:
         self.idle = IdleNames()
         self.evictions_pending = self.pending_bytes = 0
+        self.pending_in: dict[int, int] = {}
         self.account = account
         self.kept: OrderedDict[int, None] = OrderedDict()
         self.local_only: dict[int, None] = {}
@@ -237,6 +239,7 @@ class Inodes:
         inode.is_eviction_pending = True
         self.evictions_pending += 1
         self.pending_bytes += inode.table_bytes
+        self.pending_in[inode.parent] = self.pending_in.get(inode.parent, 0) + 1
         self._asked.append(inode)
 
     def ask_again(self) -> Inode | None:
@@ -285,6 +288,8 @@ class Inodes:
             inode.is_eviction_pending = False
             self.evictions_pending -= 1
             self.pending_bytes -= inode.table_bytes
+            if left := self.pending_in.pop(inode.parent) - 1:
+                self.pending_in[inode.parent] = left
             remove(inode)
         else:
             self.idle.discard(inode)

@@ -291,7 +291,7 @@ class Tree:
     async def room(self, parent: int, name: str, *, is_look_up: bool = False) -> Room:
         """As `Eviction.room`, for one inode of that name."""
         n = self._bytes_for(self.inodes.get(parent), name)
-        return await self.eviction.room(n, is_look_up=is_look_up)
+        return await self.eviction.room(n, is_look_up=is_look_up, directory=parent)
 
     def _bytes_for(self, above: Inode, name: str) -> int:
         key = self.inodes.key_of_directory(above)

@@ -15,16 +15,18 @@ from csi_s3.errors import (
 )
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.keys import check_key
+from csi_s3.fs.base.memory import MemoryKind
 from csi_s3.fs.listings.pages import Pages
 from csi_s3.fs.rename.tree_copy import TreeCopy
 from csi_s3.fs.write.extents import Extents, Origin
-from csi_s3.fs.write.parallel_upload import ParallelUpload
+from csi_s3.fs.write.parallel_upload import PART_BYTES, ParallelUpload
 from csi_s3.fs.write.upload_plan import plan
 from csi_s3.s3.store import ObjectInfo
 
 log = logging.getLogger(__name__)
 
 PARALLEL_COPIES = 64
+PARALLEL_BY_PARTS = 4  # copies of large objects, of 16 parts at a time each
 CHANGES_FOLLOWED = 5  # concurrent changes of one object while it is copied
 
 
@@ -37,6 +39,8 @@ class Copies:
     def __init__(self, context: MountContext) -> None:
         self._context, self._store = context, context.store
         self._progress = context.progress_timeout.made_progress
+        self._by_parts_slots = asyncio.Semaphore(PARALLEL_BY_PARTS)
+        self._renames = context.memory.account(MemoryKind.RENAMES)
 
     async def one(self, source: ObjectInfo, key: str, *, if_none_match: bool = False) -> ObjectInfo:
         """Copy that version, by parts where it is too large for one request.
@@ -49,7 +53,8 @@ class Copies:
         if source.size <= self._store.limits.max_put_bytes:
             info = await self._store.copy(source, key, if_none_match=if_none_match)
         else:
-            info = await self._by_parts(source, key, if_none_match=if_none_match)
+            async with self._by_parts_slots:
+                info = await self._by_parts(source, key, if_none_match=if_none_match)
         self._progress()
         return info
 
@@ -59,13 +64,18 @@ class Copies:
         upload = ParallelUpload(self._context, key, part_bytes=part_bytes, like=source)
         whole = Extents()
         whole.put(0, source.size, Origin.BASE)
+        counted = 0
         try:
             for piece in await plan(whole, 0, part_bytes=part_bytes, limits=limits) or ():
                 await upload.copy(upload.body, source, piece.size)
+                self._renames.add(PART_BYTES)
+                counted += PART_BYTES
             return await upload.complete(if_none_match=if_none_match)
         except BaseException:
             await upload.abort()
             raise
+        finally:
+            self._renames.add(-counted)
 
     async def tree(
         self,
