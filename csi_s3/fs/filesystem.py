@@ -251,6 +251,7 @@ class FileSystem:
         """
         handle = self._handles.directory(fh)
         eviction, adopt = self._tree.eviction, self._tree.adopt
+        names = self._tree.directory(handle.inode).local
         if start == 0:
             handle.reader = self._tree.listings.read_from_start(handle.inode, handle.reader)
         reading = handle.reader.read(start)
@@ -266,7 +267,7 @@ class FileSystem:
                             eviction.end_reading(handle.inode)
                     continue
                 name, entry, question = listed
-                local = self._tree.directory(handle.inode).local.get(name)
+                local = names.get(name)
                 if local is None and entry is Special.LOCAL:  # it was; S3 has it now
                     eviction.begin_reading(handle.inode)
                     try:
@@ -293,7 +294,8 @@ class FileSystem:
                 try:
                     yield DirEntry(name=name.encode(), attributes=attributes, position=position)
                 finally:
-                    self._inodes.drop_unused(inode)
+                    if not inode.lookups:  # the kernel did not take it
+                        self._inodes.drop_unused(inode)
         finally:
             reading.end()
 

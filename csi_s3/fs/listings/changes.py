@@ -175,6 +175,8 @@ class Changes:
     def end(self, observation: PageObservation) -> None:
         """Forget what no page that is still under way can miss; some of it later, if it is much."""
         self._pages.pop(observation, None)
+        if not self._records:
+            return
         oldest = next(iter(self._pages), None)
         before = self._bytes
         if oldest is None:
