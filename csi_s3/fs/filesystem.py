@@ -5,11 +5,11 @@ the promises. `tree` finds what a name stands for, `removals` and `rename` take 
 `open_files` has the operations on bytes.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from csi_s3.config.volume import SpoolRules
 from csi_s3.errors import (
@@ -33,6 +33,7 @@ from csi_s3.fs.names.inode import (
     FIRST_NUMBERS,
     ROOT,
     DirHandle,
+    Inode,
     InodeNumbers,
 )
 from csi_s3.fs.names.kernel_cache import KernelCache
@@ -46,6 +47,8 @@ from csi_s3.fs.rename.journal import RenameJournal
 from csi_s3.fs.rename.recovery import recover_renames
 from csi_s3.fs.write.spool import Spool
 from csi_s3.fs.write.spool_recovery import upload_leftovers
+
+T = TypeVar("T")
 
 
 class DirEntry(NamedTuple):
@@ -261,6 +264,7 @@ class FileSystem:
         """
         handle = self._handles.directory(fh)
         eviction, adopt = self._tree.eviction, self._tree.adopt
+        names = self._tree.directory(handle.inode).local
         if start == 0:
             handle.reader = self._tree.listings.read_from_start(handle.inode, handle.reader)
         reading = handle.reader.read(start)
@@ -269,20 +273,13 @@ class FileSystem:
                 listed = reading.next()
                 if listed is None:
                     if not (reading.is_over or reading.load_now()):
-                        eviction.begin_reading(handle.inode)
-                        try:
-                            await reading.load()
-                        finally:
-                            eviction.end_reading(handle.inode)
+                        await self._while_locked(handle.inode, reading.load())
                     continue
                 name, entry, question = listed
-                local = self._tree.directory(handle.inode).local.get(name)
+                local = names.get(name)
                 if local is None and entry is Special.LOCAL:  # it was; S3 has it now
-                    eviction.begin_reading(handle.inode)
-                    try:
-                        entry, question = await self._tree.find(handle.inode, name)
-                    finally:
-                        eviction.end_reading(handle.inode)
+                    found = self._tree.find(handle.inode, name)
+                    entry, question = await self._while_locked(handle.inode, found)
                 present = local or self._inodes.child(handle.inode.ino, name)
                 if present is None and entry is Special.ABSENT:
                     continue
@@ -303,9 +300,18 @@ class FileSystem:
                 try:
                     yield DirEntry(name=name.encode(), attributes=attributes, position=position)
                 finally:
-                    self._inodes.drop_unused(inode)
+                    if not inode.lookups:  # the kernel did not take it
+                        self._inodes.drop_unused(inode)
         finally:
             reading.end()
+
+    async def _while_locked(self, directory: Inode, answer: Coroutine[Any, Any, T]) -> T:
+        """Wait for the store in a READDIR: the kernel has the directory locked."""
+        self._tree.eviction.begin_reading(directory)
+        try:
+            return await answer
+        finally:
+            self._tree.eviction.end_reading(directory)
 
     def remember(self, ino: int) -> bool:
         """Count a reference of the kernel, which took a listed entry.

@@ -29,22 +29,18 @@ class NameObservation:
     change: what this mount made of the name since; None: it did nothing.
     """
 
-    __slots__ = ("_name", "_names", "change")
+    __slots__ = ("_changes", "change", "name")
 
-    def __init__(self, names: "dict[str, list[NameObservation]]", name: str) -> None:
-        """names: that are observed."""
-        self._names, self._name = names, name
+    def __init__(self, changes: "Changes", name: str) -> None:
+        self._changes, self.name = changes, name
         self.change: Entry | None = None
 
     def __enter__(self) -> Self:
-        self._names.setdefault(self._name, []).append(self)
+        self._changes.begin_name(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        observers = self._names[self._name]
-        observers.remove(self)
-        if not observers:
-            del self._names[self._name]
+        self._changes.end_name(self)
 
 
 class PageObservation:
@@ -97,7 +93,17 @@ class Changes:
 
     def observe(self, name: str) -> NameObservation:
         """While S3 is asked about one name: to be entered."""
-        return NameObservation(self._names, name)
+        return NameObservation(self, name)
+
+    def begin_name(self, observation: NameObservation) -> None:
+        """For `NameObservation`, as `end_name`."""
+        self._names.setdefault(observation.name, []).append(observation)
+
+    def end_name(self, observation: NameObservation) -> None:
+        observers = self._names[observation.name]
+        observers.remove(observation)
+        if not observers:
+            del self._names[observation.name]
 
     def observe_page(self) -> PageObservation:
         """While a page is asked for: to be entered."""
@@ -175,6 +181,8 @@ class Changes:
     def end(self, observation: PageObservation) -> None:
         """Forget what no page that is still under way can miss; some of it later, if it is much."""
         self._pages.pop(observation, None)
+        if not self._records:
+            return
         oldest = next(iter(self._pages), None)
         before = self._bytes
         if oldest is None:

@@ -76,12 +76,12 @@ class DirectoryReader:
 
     def close(self, *, valid_until: float) -> None:
         """Leave the listing. valid_until: as long its pages may answer look-ups."""
-        self.note(())
+        n, self._places, self._places_bytes = READER_BYTES + self._places_bytes, (), 0
         self._is_closed = True
-        self._handles.add(-READER_BYTES)
         self.listing.readers -= 1
-        if self.listing.readers == 0:
-            self._handles.add(-LISTING_BYTES)
+        is_last = self.listing.readers == 0
+        self._handles.add(-n - is_last * LISTING_BYTES)
+        if is_last:
             self.listing.close(valid_until=valid_until)
 
 

@@ -36,8 +36,10 @@ class PageMarks:
 
     def note(self, page: ListingPage) -> None:
         """A page has come from the store, for the first time or again."""
+        before = self._size_bytes
         self._check(page)
         self._remember(page.mark)
+        self._account.add(self._size_bytes - before)
 
     def is_same(self, number: int) -> bool:
         """Whether all pages of this number had the same beginning, end and names."""
@@ -56,7 +58,11 @@ class PageMarks:
 
     def give_back(self) -> None:
         """No handle reads the listing: it is no longer counted, and is not to be used."""
-        self._account.add(-self._bytes - len(self._checks) * self._checks.itemsize)
+        self._account.add(-self._size_bytes)
+
+    @property
+    def _size_bytes(self) -> int:
+        return self._bytes + len(self._checks) * self._checks.itemsize
 
     def _check(self, page: ListingPage) -> None:
         number, checks = page.mark.number, self._checks
@@ -65,7 +71,6 @@ class PageMarks:
         missing = number + 1 - len(checks)
         if missing > 0:
             checks.extend([_UNKNOWN] * missing)
-            self._account.add(missing * checks.itemsize)
         end = None if page.next is None else page.next.low
         value = max(_FIRST_VALUE, hash((page.mark.low, page.digest, end)) & 0xFFFFFFFF)
         if checks[number] == _UNKNOWN:
@@ -75,7 +80,7 @@ class PageMarks:
 
     def _remember(self, mark: Mark) -> None:
         """Remember where a page begins; with every second mark, if there are too many."""
-        number, before = mark.number, self._bytes
+        number = mark.number
         known = self._marks.get(number)
         if number % self._stride or (known is not None and known.low < mark.low):
             return
@@ -85,4 +90,3 @@ class PageMarks:
             self._stride *= 2
             self._marks = {n: m for n, m in self._marks.items() if n % self._stride == 0}
             self._bytes = sum(m.size_bytes for m in self._marks.values())
-        self._account.add(self._bytes - before)

@@ -70,7 +70,8 @@ class DirectoryListings:
         return self._clock.monotonic_s() - self._config.metadata_ttl_s
 
     def _open(self, inode: Inode, *, since_s: float, is_new: bool = True) -> DirectoryReader:
-        directory, listing = self._directory(inode), self._directory(inode).newest
+        directory = self._directory(inode)
+        listing = directory.newest
         self.drop_old_pages()
         if not isinstance(listing, Listing) or not listing.is_joinable(since_s):
             listing = Listing(self._lister, directory, inode.ino)

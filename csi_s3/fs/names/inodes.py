@@ -74,10 +74,13 @@ class Inodes:
 
     def key_of_directory(self, directory: Inode) -> str:
         """Without recursion, as everywhere here: a key may have 512 components."""
-        path = ""
-        while directory.ino != ROOT:
-            path = f"{directory.name}/{path}"
-            directory = self.get(directory.parent)
+        path, by_number = "", self._by_number
+        try:
+            while directory.ino != ROOT:
+                path = f"{directory.name}/{path}"
+                directory = by_number[directory.parent]
+        except KeyError as exc:
+            raise StaleError(f"inode {directory.parent} is gone") from exc
         return self._prefix + path
 
     def key_at(self, inode: Inode, parent: Inode, name: str) -> str:
@@ -95,15 +98,14 @@ class Inodes:
         question: int = 0,
     ) -> Inode:
         """A new inode under a name; the one that had the name is unlinked."""
-        above = self._by_number[parent]
+        above, number = self._by_number[parent], self._next
         above.add_children(1)
         if (old := above.runtime.names.get(name)) is not None:
             self.unlink(old)
-        inode = Inode(
-            self._next, self._generation, parent, name, kind, info=info, question=question
+        self._next = number + 1
+        inode = self._by_number[number] = Inode(
+            number, self._generation, parent, name, kind, info, question=question
         )
-        self._next += 1
-        self._by_number[inode.ino] = inode
         above.add_name(name, inode)
         if above.before is not None or not above.is_counted:  # in an order; or it is made now
             self._used(above)
