@@ -134,6 +134,7 @@ def _pod(request: Any) -> str:  # noqa: ANN401 - any message
 def answer_text(error: VolumeError) -> str:
     """One line of what, hint and code, short enough for an Event; a long `what` is cut."""
     error = error.as_public()
-    what, hint = " ".join(error.what.split()), " ".join(error.hint.split())
+    what = " ".join(error.what.split())
+    hint = shortened(" ".join(error.hint.split()), MAX_BYTES // 2)
     end = f" ({hint}) [{error.code}]" if hint else f" [{error.code}]"
     return shortened(what, MAX_BYTES - len(end.encode())) + end

@@ -160,6 +160,8 @@ class FuseMount:
             if message.state is State.FAILED and message.error is not None:
                 code = message.error.code
                 metrics.MOUNT_FAILURES.inc(volume=self.spec.volume_handle, code=code)
+            if self._has_ended:
+                self.stop()  # a worker that has said so and does not exit is killed
             if self._is_replaced:
                 return
         self._send(message)

@@ -9,7 +9,7 @@ from csi_s3 import csi_pb2_grpc
 from csi_s3.config.defaults import DefaultOptions
 from csi_s3.config.volume_context import VolumeRequest, parse_volume
 from csi_s3.csi.interceptors import Context
-from csi_s3.errors import BadRequestError
+from csi_s3.errors import BadRequestError, VolumeError, shortened
 from csi_s3.kubernetes.cluster_api import PodRef
 from csi_s3.node.volumes import Volumes
 
@@ -20,6 +20,7 @@ _MODE = csi.VolumeCapability.AccessMode
 _READ_ONLY_MODES = {_MODE.SINGLE_NODE_READER_ONLY, _MODE.MULTI_NODE_READER_ONLY}
 _RPC = csi.NodeServiceCapability.RPC
 _KUBERNETES = "csi.storage.k8s.io/"  # prefix of attributes that kubelet adds
+_CONDITION_BYTES = 4096
 _POD_FIELDS = ("namespace", "name", "uid")
 _CAPABILITIES = (_RPC.GET_VOLUME_STATS, _RPC.VOLUME_CONDITION, _RPC.VOLUME_MOUNT_GROUP)
 
@@ -110,9 +111,13 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             ],
             volume_condition=csi.VolumeCondition(
                 abnormal=error is not None,
-                message="the volume is served" if error is None else str(error.as_public()),
+                message="the volume is served" if error is None else _condition(error),
             ),
         )
+
+
+def _condition(error: VolumeError) -> str:
+    return shortened(str(error.as_public()), _CONDITION_BYTES)
 
 
 def _require(

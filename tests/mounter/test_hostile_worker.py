@@ -115,6 +115,25 @@ async def test_a_worker_reports_for_its_own_mount_only(beside, tmp_path):
         assert await is_served(beside)
 
 
+@pytest.mark.warnings_expected("worker did not end in")
+async def test_a_worker_that_has_reported_its_end_and_stays_is_killed(tmp_path):
+    async with (
+        mounter(tmp_path / "s", exit_s=0.05, drain_margin_s=0.05) as running,
+        puppet(running, tmp_path / "puppet") as worker,
+    ):
+        ended = Report(mount_id=MINE, state=State.ENDED).to_json()
+        worker.send(encoded("report", {"report": ended}))
+        assert (await running.node.report()).state is State.ENDED
+        async with asyncio.timeout(WITHIN_S):
+            while await asyncio.get_running_loop().sock_recv(worker, 1 << 17):
+                pass  # `stop`; then the keeper closes its end, and its mount
+        code = ""
+        while code != "volume-not-found":
+            await running.node.say("usage", MINE)
+            report = await running.node.report()
+            code = report.error.code if report.error else ""
+
+
 @pytest.mark.warnings_expected("node does not read its messages", "worker did not end in")
 async def test_notices_without_end_leave_the_other_mounts_their_places(beside, tmp_path):
     """Node does not read: 50 of one mount wait, and of each state the latest."""
