@@ -3,13 +3,15 @@
     python -m tests.hostile_client ENDPOINT TOTAL_S GET_BYTES [CA_BUNDLE]
 
 TOTAL_S: the deadline of an attempt. Each line of stdin, {"kinds": [...]}, names requests to send at
-once, and is answered by a line {"outcomes": {kind: {...}}, "grown_bytes": N}.
+once, and is answered by a line {"outcomes": {kind: {...}}, "grown_bytes": N}. "room_bytes": how
+much more the process may allocate for them.
 """
 
 import asyncio
 import gc
 import json
 import re
+import resource
 import sys
 import tempfile
 import traceback
@@ -33,7 +35,7 @@ METADATA_WITHIN_S = 2.0
 
 
 def resident(name: str) -> int:
-    """VmRSS, or VmHWM (its highest value since `measure` began), in bytes."""
+    """VmSize, VmRSS, or VmHWM (the highest VmRSS since it was cleared), in bytes."""
     status = Path("/proc/self/status").read_text("ascii")
     return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) << 10
 
@@ -120,11 +122,16 @@ async def serve(endpoint: str, total_s: float, get_bytes: int, ca_bundle: str = 
             gc.collect()
             gc.freeze()
             while line := await loop.run_in_executor(None, sys.stdin.readline):
-                kinds = json.loads(line)["kinds"]
+                question = json.loads(line)
+                kinds = question["kinds"]
                 gc.collect()
                 Path("/proc/self/clear_refs").write_text("5")
                 before = resident("VmRSS")
+                if (room_bytes := question["room_bytes"]) is not None:
+                    most = resident("VmSize") + room_bytes
+                    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
                 found = await asyncio.gather(*(outcome(known[kind]) for kind in kinds))
+                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
                 answer = {
                     "outcomes": dict(zip(kinds, found, strict=True)),
                     "grown_bytes": resident("VmHWM") - before,

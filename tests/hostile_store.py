@@ -51,12 +51,16 @@ Attack = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass
 class HostileStore:
-    """attack: answers requests of the kinds in `attacked`. asked: the kind of each request."""
+    """attack: answers requests of the kinds in `attacked`.
+
+    asked, heads: the kind and the head of each request.
+    """
 
     endpoint: str = ""
     attack: Attack | None = None
     attacked: frozenset[str] = frozenset()
     asked: list[str] = field(default_factory=list)
+    heads: list[str] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -80,6 +84,7 @@ class HostileStore:
             if re.match(pattern, line, re.DOTALL)
         )
         self.asked.append(kind)
+        self.heads.append(head)
         if self.attack is not None and kind in self.attacked:
             await self.attack(writer)
             return False

@@ -117,7 +117,8 @@ _BUCKET = (
     Option("region", "Region of the bucket; a wrong one is corrected by S3's redirect.",
            value_types.REGION, sets=_bucket("region"),
            default="AWS_REGION, else the profile's, else us-east-1"),
-    Option("endpoint-url", "URL of an S3-compatible store or of a private endpoint.",
+    Option("endpoint-url", "URL of an S3-compatible store, or of a private endpoint. Volumes may"
+           " not name loopback or link-local addresses.",
            value_types.URL, sets=_bucket("endpoint_url"), default="AWS_ENDPOINT_URL, else AWS"),
     Option("force-path-style", "Put the bucket's name into the URL's path, not into its host.",
            sets=_bucket("force_path_style"), default="always on for endpoints that are not AWS's"),
@@ -217,7 +218,8 @@ _CLIENT = (
            value_types.PART, sets=_tree("write_part_bytes")),
     Option("aws-max-attempts", "Number of tries of a request before it fails.", integer(1, 100),
            sets=_bucket("max_attempts")),
-    Option("ca-bundle", "PEM file of trusted authorities (for volumes, in the mounter's pod).",
+    Option("ca-bundle", "PEM file of trusted authorities. Volumes name one below /etc/csi-s3/ca"
+           " or /etc/ssl of the mounter.",
            value_types.PATH, sets=_bucket("ca_bundle"), default="AWS_CA_BUNDLE, else the system's"),
     Option("user-agent-prefix", "Prefix of the User-Agent of every request.", value_types.AGENT,
            sets=_bucket("user_agent_prefix"), default="none"),

@@ -1,6 +1,6 @@
 """What a volume may name as its store: the rules of a mounter, whose own settings are trusted.
 
-They limit the authors of PersistentVolumes. Whoever mounts on his own machine has none.
+They limit the authors of PersistentVolumes. A user who mounts on his own machine has none.
 """
 
 import json

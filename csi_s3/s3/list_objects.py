@@ -33,7 +33,7 @@ async def list_page(
     """As `store.ObjectStore.list_page`, with the prefixes as the store lists them.
 
     Raises:
-        IntegrityError: the listing lacks something, or would go on with this token for ever.
+        IntegrityError: the listing lacks something, or has no end.
 
     """
     query = {

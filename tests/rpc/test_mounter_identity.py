@@ -110,6 +110,7 @@ def role(endpoint: str, minio, token: Path) -> dict[str, str]:
         "AWS_ROLE_ARN": MINIO_ROLE,
         "AWS_WEB_IDENTITY_TOKEN_FILE": str(token),
         "AWS_REGION": "us-east-1",
+        "CSI_S3_ALLOW_TOKEN_OVER_HTTP": "on",
         "AWS_ENDPOINT_URL_STS": endpoint,
         "AWS_ENDPOINT_URL_S3": minio.endpoint,
     }
