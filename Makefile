@@ -4,7 +4,7 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMP := .venv/.setup
 
-.PHONY: help setup demo test programs apps lint docs e2e deploy bench scale soak seeds build smoke clean
+.PHONY: help setup demo test programs apps lint docs e2e deploy bench scale soak seeds build smoke audit clean
 
 help:
 	@echo "make demo     the main job end to end, on an S3 server of its own (root)"
@@ -19,6 +19,7 @@ help:
 	@echo "make seeds    the model of listings with other random calls at each run (SEEDS=500, FROM=0)"
 	@echo "make build    dist/*.whl"
 	@echo "make smoke    the wheel in an environment of its own, with the demo (root)"
+	@echo "make audit    known vulnerabilities of what uv.lock names (asks osv.dev)"
 	@echo "make clean    removes what make has made"
 
 setup: $(STAMP)
@@ -89,6 +90,10 @@ build: $(STAMP)
 
 smoke: build
 	@scripts/smoke.sh dist/*.whl
+
+# A vulnerability without a fix that does not concern this driver: --ignore-until-fixed ID, with a reason.
+audit: $(STAMP)
+	@build/uv/bin/uv audit --frozen --preview-features audit-command
 
 clean:
 	rm -rf .venv build dist csi_s3/*_pb2.py csi_s3/*_pb2.pyi csi_s3/*_pb2_grpc.py
