@@ -63,13 +63,13 @@ def answered(
 
         @wraps(handler)
         async def inner(*args: P.args, **kwargs: P.kwargs) -> R:
-            began_s, request = perf_counter(), None
+            began_s = perf_counter()
+            request = PendingRequest(deadline_s, can_be_interrupted=has_caller)
             try:
-                async with asyncio.timeout(deadline_s) as timeout:
-                    with PendingRequest(timeout, can_be_interrupted=has_caller) as request:
-                        result = await handler(*args, **kwargs)
+                with request:
+                    result = await handler(*args, **kwargs)
             except Exception as exc:
-                if isinstance(exc, TimeoutError) and _is_interrupted(request):
+                if isinstance(exc, TimeoutError) and request.is_interrupted:
                     log.debug("%s: interrupted while it waited", op)
                     raise _answer(op, EINTR, exc, began_s) from exc
                 raise _answer(op, _errno(op, exc, deadline_s), exc, began_s) from exc
@@ -114,10 +114,6 @@ def _answer(op: str, number: int, exc: Exception, began_s: float) -> FUSEError:
     metrics.FUSE_OPERATIONS.inc(op=op, result=_NAMES.get(number, str(number)))
     metrics.FUSE_SECONDS.labels(op).observe(perf_counter() - began_s)
     return FUSEError(number)
-
-
-def _is_interrupted(request: PendingRequest | None) -> bool:
-    return request is not None and request.is_ended and request.is_interrupted
 
 
 def _drop_frames(exc: BaseException | None) -> None:

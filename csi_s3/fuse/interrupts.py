@@ -12,6 +12,7 @@ need share the node's process numbers.
 """
 
 import asyncio
+from types import TracebackType
 from typing import Any, Self, cast
 
 from csi_s3.fs.base.progress_timeout import moved_ago_s
@@ -24,34 +25,59 @@ Task = asyncio.Task[Any]
 class PendingRequest:
     """A request of the kernel that its handler has not answered: entered while the handler runs.
 
-    Cancellation: a timeout ends it, which is a CancelledError for the handler, and differs from a
-    cancellation of the task itself.
+    Not asyncio.timeout, which takes 3 µs more (measured): each request has one.
 
-    is_interrupted: an interrupt ends it, or has ended it.
+    Cancellation: its end is a CancelledError for the handler and a TimeoutError for the caller, and
+    differs from a cancellation of the task itself.
+
+    is_ended: its time was over before the handler had answered. is_interrupted: by an interrupt.
+
+    Raises:
+        TimeoutError: it is ended.
+
     """
 
-    __slots__ = ("_can_be_interrupted", "_task", "_timeout", "_timer", "is_interrupted")
+    __slots__ = (
+        "_can_be_interrupted",
+        "_cancelled",
+        "_deadline",
+        "_deadline_s",
+        "_task",
+        "_timer",
+        "is_ended",
+        "is_interrupted",
+    )
 
-    def __init__(self, timeout: asyncio.Timeout, *, can_be_interrupted: bool) -> None:
-        """timeout: entered, of the handler, which runs in this task."""
-        self._timeout, self._can_be_interrupted = timeout, can_be_interrupted
-        self._task = cast("Task", asyncio.current_task())
+    def __init__(self, deadline_s: float | None, *, can_be_interrupted: bool) -> None:
+        """To be entered in the task in which the handler runs."""
+        self._deadline_s, self._can_be_interrupted = deadline_s, can_be_interrupted
+        self._deadline: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.is_interrupted = False
+        self.is_ended = self.is_interrupted = False
 
     def __enter__(self) -> Self:
-        _under_way[self._task] = self
+        self._task = task = cast("Task", asyncio.current_task())
+        self._cancelled = task.cancelling()
+        if self._deadline_s is not None:
+            later = asyncio.get_running_loop().call_later
+            self._deadline = later(self._deadline_s, self.end)
+        _under_way[task] = self
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
         del _under_way[self._task]
+        if self._deadline is not None:
+            self._deadline.cancel()
         if self._timer is not None:
             self._timer.cancel()
-
-    @property
-    def is_ended(self) -> bool:
-        """Its time was over before the handler had answered."""
-        return self._timeout.expired()
+        is_of_this = self.is_ended and self._task.uncancel() <= self._cancelled
+        if is_of_this and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
     def interrupt(self) -> None:
         """End it soon, if its deadline does not before. Only the first interrupt counts."""
@@ -67,13 +93,13 @@ class PendingRequest:
             self._check_in(INTERRUPTED_AFTER_S - moved_s)
         elif not self.is_ended:
             self.is_interrupted = True
-            self._timeout.reschedule(0)
+            self.end()
 
     def end(self) -> None:
         """End it at once: there is no time left."""
         if not self.is_ended:
-            self.is_interrupted = False
-            self._timeout.reschedule(0)
+            self.is_ended = True
+            self._task.cancel()
 
 
 _under_way: dict[Task, PendingRequest] = {}  # a process serves one mount

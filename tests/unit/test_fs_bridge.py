@@ -149,6 +149,37 @@ async def test_a_request_that_is_shut_down_itself_is_cancelled():
         await task
 
 
+async def test_a_request_that_is_ended_and_shut_down_is_cancelled():
+    @answered(10)
+    async def request():
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(request())
+    await asyncio.sleep(0)
+    give_up()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.warnings_expected("no answer in")
+@pytest.mark.parametrize("deadline_s", [None, 0.01, 10])
+async def test_the_task_of_an_ended_request_can_wait_again(deadline_s):
+    """What ended one request does not end the next in the same task, which pyfuse3 has."""
+
+    @answered(deadline_s)
+    async def request(*, waits):
+        if waits:
+            give_up()
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        return "answer"
+
+    assert await errno_of(request(waits=True)) == errno.ETIMEDOUT
+    assert await request(waits=False) == "answer"
+    assert asyncio.current_task().cancelling() == 0
+
+
 @pytest.mark.warnings_expected("503")
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
 def test_of_a_readdir_that_ends_in_its_middle_the_kernel_holds_no_inode(
