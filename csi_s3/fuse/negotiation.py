@@ -4,7 +4,8 @@ libfuse gets an INIT of its own, which offers what pyfuse3 needs and nothing tha
 messages it is passed.
 """
 
-from csi_s3.fuse.protocol import MAJOR, InitFlag, InitReply, InitRequest
+from csi_s3.fuse.init_messages import InitReply, InitRequest
+from csi_s3.fuse.protocol import MAJOR, InitFlag
 
 MAX_WRITE_BYTES = 1 << 20  # a request has at most 256 pages (FUSE_MAX_MAX_PAGES before 6.13)
 MAX_PAGES = 256

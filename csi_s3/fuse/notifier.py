@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from csi_s3.fs.names.kernel_cache import CachedName
-from csi_s3.fuse.protocol import build_inval_entry, build_inval_inode, build_prune
+from csi_s3.fuse.reply_messages import build_inval_entry, build_inval_inode, build_prune
 
 log = logging.getLogger(__name__)
 

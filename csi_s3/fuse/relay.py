@@ -23,14 +23,14 @@ import pyfuse3
 import pyfuse3.asyncio
 from typing_extensions import override
 
-from csi_s3.fuse.protocol import build_error, parse_reply_header
+from csi_s3.fuse.protocol import parse_reply_header
+from csi_s3.fuse.reply_messages import build_error
 from csi_s3.fuse.requests import KernelRequest
 
 log = logging.getLogger(__name__)
 
 MAX_TASKS = 4096  # of requests that wait at the same time; further ones are queued here
-# An unprivileged process may send 208 KiB at once by default (net.core.wmem_default).
-LARGEST_MESSAGE_BYTES = 160 << 10
+LARGEST_MESSAGE_BYTES = 16 << 10  # RENAME has two names of at most 4,095 bytes
 _HOOKS = ("Lock", "wait_readable", "open_nursery")
 
 

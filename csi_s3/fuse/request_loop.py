@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from csi_s3.fuse.negotiation import MAX_WRITE_BYTES
-from csi_s3.fuse.protocol import MessageBytes, build_error, parse_header
+from csi_s3.fuse.protocol import MessageBytes, parse_header
+from csi_s3.fuse.reply_messages import build_error
 from csi_s3.fuse.requests import KernelRequest, RequestsInFlight
 
 log = logging.getLogger(__name__)
@@ -89,9 +90,9 @@ class RequestLoop:
             message = self._read()
             if message is None:
                 return
-            _, opcode, unique, nodeid, *_ = parse_header(message)
+            _, opcode, unique, nodeid, uid, gid, _ = parse_header(message)
             self.counts[opcode] += 1
-            request = KernelRequest(opcode, unique, nodeid)
+            request = KernelRequest(opcode, unique, nodeid, uid, gid)
             try:
                 handlers[min(opcode, others)](request, message)
             except Exception as exc:  # noqa: BLE001 - its caller would wait for ever

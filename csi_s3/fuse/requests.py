@@ -37,15 +37,15 @@ _MAY_TAKE_LONG = frozenset(
 
 
 class KernelRequest:
-    """One request. began_s: of time.monotonic.
+    """One request. uid, gid: of the program. began_s: of time.monotonic.
 
     task: answers it, once it has begun. is_withdrawn: its answer was given by other means.
     """
 
-    __slots__ = ("began_s", "nodeid", "opcode", "task", "unique")
+    __slots__ = ("began_s", "gid", "nodeid", "opcode", "task", "uid", "unique")
 
-    def __init__(self, opcode: int, unique: int, nodeid: int) -> None:
-        self.opcode, self.unique, self.nodeid = opcode, unique, nodeid
+    def __init__(self, opcode: int, unique: int, nodeid: int, uid: int = 0, gid: int = 0) -> None:
+        self.opcode, self.unique, self.nodeid, self.uid, self.gid = opcode, unique, nodeid, uid, gid
         self.began_s = time.monotonic()
         self.task: asyncio.Task[None] | None = None
 

@@ -1,7 +1,7 @@
 """One FUSE session on a /dev/fuse descriptor that another process mounted.
 
 INIT, which node has read already, is answered here. `request_loop` reads all further requests,
-`answers` answers some of them, and `relay` has pyfuse3 answer the others; `routes` says which.
+`answers` answers most of them, and `relay` has pyfuse3 answer the others; `routes` says which.
 
 So another worker can later be started on a live mount, with the same INIT request.
 """
@@ -20,14 +20,10 @@ from csi_s3.fs.names.kernel_cache import CachedName
 from csi_s3.fuse import negotiation
 from csi_s3.fuse.answers import Answers
 from csi_s3.fuse.bridge import Bridge
+from csi_s3.fuse.init_messages import build_init, build_init_reply, parse_init
 from csi_s3.fuse.notifier import Notifier
-from csi_s3.fuse.protocol import (
-    Opcode,
-    build_init,
-    build_init_reply,
-    parse_init,
-    parse_reply_header,
-)
+from csi_s3.fuse.protocol import Opcode, parse_reply_header
+from csi_s3.fuse.pyfuse3_operations import Pyfuse3Operations
 from csi_s3.fuse.relay import MAX_TASKS, Relay
 from csi_s3.fuse.request_loop import RequestLoop
 from csi_s3.fuse.requests import KernelRequest
@@ -51,12 +47,10 @@ class Session:
     ) -> None:
         """Own fuse_fd; init_request is the kernel's INIT request as read from it.
 
-        only_owner_and_root: libfuse answers all users but root and this process's own with EACCES.
+        only_owner_and_root: all users but root and this process's own are answered with EACCES.
         """
         self._fuse_fd, self._init = fuse_fd, parse_init(init_request)
-        self._options = set(pyfuse3.default_options)
-        if only_owner_and_root:
-            self._options.add("allow_root")
+        self._only_uid = os.getuid() if only_owner_and_root else None
         self._notifier: Notifier | None = None
         self._loop: RequestLoop | None = None
         self._relay: Relay | None = None
@@ -75,8 +69,9 @@ class Session:
         """
         self._loop = loop = RequestLoop(self._fuse_fd, ended=self.end)
         self._relay = relay = Relay(self._pass_back)
-        self._answers = answers = Answers(loop, relay, operations)
-        pyfuse3.init(operations, f"/dev/fd/{relay.open()}", self._options)
+        self._answers = answers = Answers(loop, relay, operations, only_uid=self._only_uid)
+        far_end = f"/dev/fd/{relay.open()}"
+        pyfuse3.init(Pyfuse3Operations(operations), far_end, set(pyfuse3.default_options))
         init = negotiation.for_libfuse(self._init)
         relay.add(KernelRequest(Opcode.INIT, init.unique, 0), build_init(init))
         self._check_later()
@@ -105,14 +100,16 @@ class Session:
         pyfuse3.terminate()
         if self._loop is not None:
             self._loop.stop()
+        if self._answers is not None:
+            self._answers.end()
         if self._relay is not None:
             self._relay.end()
 
     def _pass_back(self, request: KernelRequest, reply: bytearray) -> None:
         if request.opcode == Opcode.INIT:
             self._answer_init(reply)
-        elif self._answers is not None:
-            self._answers.pass_back(request, reply)
+        elif self._loop is not None:
+            self._loop.reply(request, [reply])
 
     def _answer_init(self, libfuse_reply: bytearray) -> None:
         """Answer the kernel, now that libfuse is ready."""

@@ -12,30 +12,36 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pyfuse3
+from pyfuse3 import FUSEError
 
+from csi_s3.fs.names.attributes import Attributes
+from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.session import Session
 from csi_s3.kernel import mount
 
 INIT_WITHIN_S = 10
 
 
-class EmptyRoot(pyfuse3.Operations):
-    """A root in which no name exists."""
+class EmptyRoot(Bridge):
+    """A root in which no name exists, without a file system."""
 
-    async def getattr(self, inode, ctx):
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino, entry.st_mode = inode, stat.S_IFDIR | 0o755
-        return entry
+    def __init__(self):
+        pass
 
-    async def lookup(self, parent, name, ctx):
-        raise pyfuse3.FUSEError(2)
+    def note_user(self, uid, gid):
+        pass
+
+    async def getattr(self, ino):
+        return Attributes(ino, 0, stat.S_IFDIR | 0o755, 0, 2, 0, 0, 0, 0, 1.0)
+
+    async def lookup(self, parent, name):
+        raise FUSEError(2)
 
 
 @asynccontextmanager
 async def served(
     path: str,
-    operations: Callable[[Session], pyfuse3.Operations],
+    operations: Callable[[Session], Bridge],
     change_init: Callable[[bytes], bytes] = bytes,
 ) -> AsyncIterator[Session]:
     """Mount at path and answer, until the block is left.
@@ -63,7 +69,7 @@ async def served(
 def cancel_requests() -> None:
     """A request may wait for what the failed block was to do."""
     for task in asyncio.all_tasks():
-        if task.get_coro().__qualname__.startswith("RequestTasks.start_soon."):
+        if task.get_coro().__qualname__.startswith("OperationTasks."):
             task.cancel()
 
 

@@ -63,12 +63,12 @@ import pyfuse3.asyncio
 from tests.mount.served import EmptyRoot, served
 
 class Root(EmptyRoot):
-    async def lookup(self, parent, name, ctx):
+    async def lookup(self, parent, name):
         if name == b"slow":
             slow.set()
             await released.wait()
         await asyncio.sleep(0.001)
-        return await super().lookup(parent, name, ctx)
+        return await super().lookup(parent, name)
 
 async def main():
     async with served(path, lambda _: Root()):
@@ -101,7 +101,7 @@ import asyncio, os, sys
 from tests.mount.served import EmptyRoot, served
 
 class Root(EmptyRoot):
-    async def lookup(self, parent, name, ctx):
+    async def lookup(self, parent, name):
         asked.set()
         await asyncio.sleep(3600)
 

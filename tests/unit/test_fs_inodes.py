@@ -25,7 +25,6 @@ from csi_s3.fs.names.inode import (
     Runtime,
 )
 from csi_s3.fs.names.inodes import Inodes
-from csi_s3.fuse.bridge import entry
 from csi_s3.s3.store import ObjectInfo, Version
 from tests.unit.costs import steps_of
 from tests.unit.fs_mount import mount, mounts
@@ -83,8 +82,8 @@ def test_a_successor_counts_on_in_a_generation_of_its_own():
     inodes = table("", InodeNumbers(first=1000, generation=3))
     inode = inodes.add(ROOT, "f", Kind.FILE)
     assert (inode.ino, inodes.add(ROOT, "g", Kind.FILE).ino) == (1000, 1001)
-    shown = entry(attributes(inode, TreeConfig(), mounted_ns=0))
-    assert (shown.st_ino, shown.generation) == (1000, 3)
+    shown = attributes(inode, TreeConfig(), mounted_ns=0)
+    assert (shown.ino, shown.generation) == (1000, 3)
 
 
 def test_what_was_added_since_a_number_is_found_whatever_has_gone():

@@ -124,7 +124,7 @@ def test_exchange_is_einval(mount, flags):
     mount.put("f")
     mount.lookup("f")
     with pytest.raises(Exception, match="Invalid argument"):
-        mount.run(Bridge(mount.fs).rename(1, b"f", 1, b"g", flags, None))
+        mount.run(Bridge(mount.fs).rename(1, b"f", 1, b"g", flags))
 
 
 def test_kinds_must_agree(mount):

@@ -1,16 +1,21 @@
 """The structures of /dev/fuse: sizes as in fuse.h, and messages of a real kernel read and built."""
 
+import os
 import re
+import stat
 import struct
 from pathlib import Path
 
 import pytest
 
-from csi_s3.fuse import negotiation, protocol
-from csi_s3.fuse.protocol import InitFlag, InitRequest, Opcode
+from csi_s3.fs.names.attributes import Attributes
+from csi_s3.fuse import init_messages, negotiation, protocol, reply_messages, request_messages
+from csi_s3.fuse.init_messages import InitRequest
+from csi_s3.fuse.protocol import InitFlag, Opcode, OpenFlag
 from csi_s3.fuse.routes import ROUTES, Way, way
 
 CORPUS = sorted((Path(__file__).parent / "fuse_corpus").glob("*.bin"))
+LARGEFILE = 0o100000  # O_LARGEFILE of x86 kernels; Python's is that of its C library, 0
 # include/uapi/linux/fuse.h of Linux 6.18, by pahole.
 SIZES = {
     "IN_HEADER": 40,
@@ -21,6 +26,16 @@ SIZES = {
     "READ_IN": 40,
     "WRITE_IN": 40,
     "WRITE_OUT": 8,
+    "SETATTR_IN": 88,
+    "MKNOD_IN": 16,
+    "MKDIR_IN": 8,
+    "OPEN_IN": 8,
+    "CREATE_IN": 16,
+    "RELEASE_IN": 24,
+    "FLUSH_IN": 24,
+    "FSYNC_IN": 16,
+    "ATTR_OUT": 104,
+    "COMPAT_INIT_IN": 16,
     "FORGET_IN": 8,
     "BATCH_FORGET_IN": 8,
     "FORGET_ONE": 16,
@@ -104,19 +119,19 @@ def test_each_recorded_request_has_its_own_length_and_an_opcode_that_is_known(re
 
 def test_init_is_read_and_built(recorded):
     message = recorded[">", Opcode.INIT]
-    request = protocol.parse_init(message)
+    request = init_messages.parse_init(message)
     assert request.major == 7
     assert request.minor >= 31
     assert request.flags >> 32, "flags2 of a kernel with INIT_EXT"
-    assert protocol.build_init(request) == message
-    reply = protocol.build_init_reply(request.unique, negotiation.answer(request))
+    assert init_messages.build_init(request) == message
+    reply = init_messages.build_init_reply(request.unique, negotiation.answer(request))
     assert reply == recorded["<", Opcode.INIT]
-    assert protocol.parse_init_reply(reply) == negotiation.answer(request)
+    assert init_messages.parse_init_reply(reply) == negotiation.answer(request)
 
 
 def test_a_short_init_of_an_older_kernel_has_no_further_flags(recorded):
-    request = protocol.parse_init(recorded[">", Opcode.INIT][:56])
-    assert request == protocol.parse_init(recorded[">", Opcode.INIT])._replace(
+    request = init_messages.parse_init(recorded[">", Opcode.INIT][:56])
+    assert request == init_messages.parse_init(recorded[">", Opcode.INIT])._replace(
         flags=request.flags & 0xFFFFFFFF
     )
     assert request.flags < 1 << 32
@@ -124,25 +139,25 @@ def test_a_short_init_of_an_older_kernel_has_no_further_flags(recorded):
 
 def test_flags2_counts_with_init_ext_only():
     bare = InitRequest(2, 7, 31, 0, 1 << 33 | InitFlag.MAX_PAGES)
-    assert protocol.parse_init(protocol.build_init(bare)).flags == InitFlag.MAX_PAGES
+    assert init_messages.parse_init(init_messages.build_init(bare)).flags == InitFlag.MAX_PAGES
 
 
 def test_read_and_write_are_read_and_answered(recorded):
-    assert protocol.parse_range(recorded[">", Opcode.READ])[1:] == (0, 4096)
+    assert request_messages.parse_range(recorded[">", Opcode.READ])[1:] == (0, 4096)
     message = recorded[">", Opcode.WRITE]
-    _, offset, size = protocol.parse_range(message)
+    _, offset, size = request_messages.parse_range(message)
     assert (offset, size) == (0, 10)
     assert message[protocol.WRITE_DATA_AT :] == b"0123456789"
     reply = recorded["<", Opcode.WRITE]
-    assert protocol.build_write_reply(protocol.parse_reply_header(reply)[2], 10) == reply
+    assert reply_messages.build_write_reply(protocol.parse_reply_header(reply)[2], 10) == reply
     reply = recorded["<", Opcode.READ]
-    header = protocol.build_header(protocol.parse_reply_header(reply)[2], len(reply) - 16)
+    header = reply_messages.build_header(protocol.parse_reply_header(reply)[2], len(reply) - 16)
     assert header == reply[:16]
     assert reply[16:].startswith(b"01234")
 
 
 def test_forget_is_read(recorded):
-    ino, count = protocol.parse_forget(recorded[">", Opcode.FORGET])
+    ino, count = request_messages.parse_forget(recorded[">", Opcode.FORGET])
     assert ino > 1
     assert count >= 1
 
@@ -151,73 +166,159 @@ def test_a_forget_of_many_is_read():
     pairs = [(n, n + 1) for n in range(2, 65_000)]
     body = struct.pack("<II", len(pairs), 0) + b"".join(struct.pack("<QQ", *p) for p in pairs)
     header = struct.pack("<IIQQIIIHH", 40 + len(body), Opcode.BATCH_FORGET, 9, 0, 0, 0, 0, 0, 0)
-    assert list(protocol.parse_batch_forget(header + body)) == pairs
+    assert list(request_messages.parse_batch_forget(header + body)) == pairs
 
 
 def test_an_interrupt_names_its_request():
     message = struct.pack("<IIQQIIIHHQ", 48, Opcode.INTERRUPT, 7, 0, 0, 0, 0, 0, 0, 4712)
-    assert protocol.parse_interrupt(message) == 4712
+    assert request_messages.parse_interrupt(message) == 4712
 
 
-def test_an_open_reply_is_read(recorded):
-    reply = protocol.parse_open_reply(recorded["<", Opcode.OPEN])
-    assert reply.fh >= 1
-    assert reply.flags == 1 << 1, "FOPEN_KEEP_CACHE"
-    assert reply.backing_id == 0
-    assert protocol.parse_open_reply(recorded["<", Opcode.CREATE]).fh >= 1
+def test_an_open_is_read_and_answered(recorded):
+    assert request_messages.parse_open(recorded[">", Opcode.OPEN]) == os.O_RDWR | LARGEFILE
+    for opcode, flags in ((Opcode.OPEN, OpenFlag.KEEP_CACHE), (Opcode.OPENDIR, 0)):
+        reply = recorded["<", opcode]
+        (fh,) = struct.unpack_from("<Q", reply, 16)
+        assert fh >= 1
+        assert reply_messages.build_open_reply(unique_of(reply), fh, flags=flags) == reply
+    passed = reply_messages.build_open_reply(7, 5, flags=1 << 7, backing_id=3)
+    assert passed == struct.pack("<IiQQIi", 32, 0, 7, 5, 1 << 7, 3)
+
+
+@pytest.mark.parametrize("name", ["FLUSH", "FSYNC", "RELEASE", "RELEASEDIR"])
+def test_a_handle_is_read(recorded, name):
+    message = recorded[">", Opcode[name]]
+    assert request_messages.parse_handle(message) == message[40] >= 1
+
+
+@pytest.mark.parametrize("name", ["LOOKUP", "UNLINK", "RMDIR"])
+def test_a_name_is_read(recorded, name):
+    expected = {"LOOKUP": b"d", "UNLINK": b"g", "RMDIR": b"e"}
+    assert request_messages.parse_name(recorded[">", Opcode[name]]) == expected[name]
+
+
+def test_what_makes_names_is_read(recorded):
+    """The mode of a file is as the kernel masked it."""
+    create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | LARGEFILE
+    assert request_messages.parse_create(recorded[">", Opcode.CREATE]) == (b"f", create)
+    mode = stat.S_IFREG | 0o600
+    assert request_messages.parse_mknod(recorded[">", Opcode.MKNOD]) == (b"i", mode)
+    assert request_messages.parse_mkdir(recorded[">", Opcode.MKDIR]) == b"d"
+    assert request_messages.parse_symlink(recorded[">", Opcode.SYMLINK]) == (b"l", b"f")
+
+
+def test_a_change_of_size_and_times_is_read(recorded):
+    assert request_messages.parse_setattr(recorded[">", Opcode.SETATTR]) == (5, None, None)
+    body = struct.pack("<II5Q", 1 << 4 | 1 << 5, 0, 0, 9, 0, 1, 2**64 - 3)
+    body += struct.pack("<Q8I", 0, 7, 8, 9, 0, 0, 0, 0, 0)
+    assert request_messages.parse_setattr(bytes(40) + body) == (None, -3 * 10**9 + 8, 10**9 + 7)
+
+
+def unique_of(reply: bytes) -> int:
+    return protocol.parse_reply_header(reply)[2]
+
+
+def attributes_of(reply: bytes, at: int, *, ttl_s: float, generation: int = 0) -> Attributes:
+    """Of struct fuse_attr in a reply that libfuse has built."""
+    ino, size, _, atime, mtime, _, *rest = struct.unpack_from("<6Q10I", reply, at)
+    atime_ns, mtime_ns, _, mode, nlink, uid, gid, _, _, _ = rest
+    times = (mtime * 10**9 + mtime_ns, atime * 10**9 + atime_ns)
+    return Attributes(ino, generation, mode, size, nlink, uid, gid, *times, ttl_s)
+
+
+@pytest.mark.parametrize("name", ["MKDIR", "SYMLINK", "MKNOD", "CREATE"])
+def test_an_entry_is_built_as_libfuse_built_it(recorded, name):
+    reply = recorded["<", Opcode[name]]
+    _, generation, seconds, _, ns, _ = struct.unpack_from("<QQQQII", reply, 16)
+    ttl_s = seconds + ns / 1e9
+    a = attributes_of(reply, 16 + 40, ttl_s=ttl_s, generation=generation)
+    assert stat.S_IFMT(a.mode)
+    if name == "CREATE":
+        (fh,) = struct.unpack_from("<Q", reply, len(reply) - 16)
+        built = reply_messages.build_create_reply(
+            unique_of(reply), fh, a, flags=OpenFlag.KEEP_CACHE
+        )
+    else:
+        built = reply_messages.build_entry_reply(unique_of(reply), a)
+    assert built == reply
+
+
+@pytest.mark.parametrize("name", ["GETATTR", "SETATTR"])
+def test_attributes_are_built_as_libfuse_built_them(recorded, name):
+    reply = recorded["<", Opcode[name]]
+    seconds, ns = struct.unpack_from("<QI", reply, 16)
+    a = attributes_of(reply, 16 + 16, ttl_s=seconds + ns / 1e9)
+    assert reply_messages.build_attr_reply(unique_of(reply), a) == reply
+
+
+@pytest.mark.parametrize(
+    ("ttl_s", "expected"),
+    [(0.0, (0, 0)), (0.5, (0, 500_000_000)), (float("inf"), (10**9, 0)), (1e12, (10**9, 0))],
+)
+def test_a_name_that_does_not_exist_is_cached_as_long_as_its_ttl_says(ttl_s, expected):
+    absent = Attributes(0, 0, 0, 0, 0, 0, 0, 0, 0, ttl_s)
+    reply = reply_messages.build_entry_reply(6, absent)
+    nodeid, _, seconds, _, ns, _ = struct.unpack_from("<QQQQII", reply, 16)
+    assert (nodeid, (seconds, ns)) == (0, expected)
+
+
+def test_times_before_1970_and_parts_of_blocks_are_built():
+    a = Attributes(2, 1, stat.S_IFREG, 513, 1, 0, 0, -1, -(10**9) - 1, 1.0)
+    reply = reply_messages.build_attr_reply(6, a)
+    blocks, atime, mtime, ctime, atime_ns, mtime_ns, _ = struct.unpack_from("<Q3q3I", reply, 48)
+    assert (blocks, atime, mtime, ctime) == (2, -2, -1, -1)
+    assert (atime_ns, mtime_ns) == (10**9 - 1, 10**9 - 1)
 
 
 def test_lseek_and_fallocate_are_read(recorded):
-    assert protocol.parse_lseek(recorded[">", Opcode.LSEEK])[1:] == (0, 3)
-    assert protocol.parse_fallocate(recorded[">", Opcode.FALLOCATE])[1:] == (0, 10, 0)
-    assert protocol.build_lseek_reply(5, 77) == struct.pack("<IiQQ", 24, 0, 5, 77)
+    assert request_messages.parse_lseek(recorded[">", Opcode.LSEEK])[1:] == (0, 3)
+    assert request_messages.parse_fallocate(recorded[">", Opcode.FALLOCATE])[1:] == (0, 10, 0)
+    assert reply_messages.build_lseek_reply(5, 77) == struct.pack("<IiQQ", 24, 0, 5, 77)
 
 
 @pytest.mark.parametrize("opcode", [Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64])
 def test_copy_file_range_is_read_and_answered(recorded, opcode):
     message = recorded[">", Opcode.COPY_FILE_RANGE_64]
-    asked = protocol.parse_copy_file_range(message)
+    asked = request_messages.parse_copy_file_range(message)
     assert asked[1] == 0
     assert asked[3:] == (0, 3)
-    reply = protocol.build_copy_file_range_reply(5, 3, opcode=opcode)
+    reply = reply_messages.build_copy_file_range_reply(5, 3, opcode=opcode)
     assert reply == struct.pack("<IiQQ", 24, 0, 5, 3)
 
 
-def test_a_readdir_asks_for_less_where_it_asks_for_too_much(recorded):
-    message = bytearray(recorded[">", Opcode.READDIRPLUS])
-    asked = protocol.parse_range(message)[2]
-    protocol.limit_readdir(message, asked)
-    assert message == recorded[">", Opcode.READDIRPLUS]
-    protocol.limit_readdir(message, 1000)
-    assert protocol.parse_range(message) == (*protocol.parse_range(recorded[">", 44])[:2], 1000)
-    assert protocol.parse_header(message) == protocol.parse_header(recorded[">", 44])
+def test_a_directory_is_built_as_libfuse_built_it(recorded):
+    """The recorded one has `.` and `..`."""
+    reply = recorded["<", Opcode.READDIRPLUS]
+    built, at = reply_messages.DirectoryReply(4096), 16
+    for position, name in enumerate((b".", b".."), 1):
+        nodeid, generation, seconds, _, ns, _ = struct.unpack_from("<QQQQII", reply, at)
+        ttl_s = seconds + ns / 1e9
+        a = attributes_of(reply, at + 40, ttl_s=ttl_s, generation=generation)
+        assert a.ino == nodeid
+        assert built.add(name, a, position)
+        at += 160
+    assert reply_messages.build_bytes_reply(unique_of(reply), built.entries) == reply
 
 
-def entry(nodeid: int, generation: int, name: bytes) -> bytes:
-    head = protocol.ENTRY_OUT.pack(nodeid, generation, 1, 2, 3, 4)
-    return head + (protocol.DIRENT.pack(nodeid, 9, len(name), 4) + name).ljust(
-        -(-(24 + len(name)) // 8) * 8, b"\0"
-    )
+def test_entries_without_an_inode_have_their_number_and_are_aligned():
+    a = Attributes(77, 5, stat.S_IFDIR | 0o755, 0, 2, 0, 0, 0, 0, 1.0)
+    for name in (b"a", b"bcdefgh", b"eight888", b"x" * 255):
+        built = [reply_messages.DirectoryReply(1000) for _ in range(2)]
+        assert built[0].add(name, a, 9)
+        assert built[1].add(name, a, 9, has_inode=False)
+        whole, without = (bytes(reply.entries) for reply in built)
+        assert len(whole) % 8 == 0
+        assert struct.unpack_from("<QQ", whole) == (77, 5)
+        assert without == bytes(16) + whole[16:]
+        assert struct.unpack_from("<QQII", without, 128) == (77, 9, len(name), stat.S_IFDIR >> 12)
+        assert without[152:].rstrip(b"\0") == name
 
 
-def test_entries_with_a_generation_bring_no_inode_and_keep_their_number():
-    mark = 0xFFC1_D3B5_FE97_C0A1
-    odd = mark.to_bytes(8, "little")  # as a part of a name, it changes nothing
-    names = [b"a", b"bcdefgh", odd, b"seven77", b"x" * 255]
-    body = b"".join(entry(n, mark if n in (3, 5) else 8, name) for n, name in enumerate(names, 1))
-    expected = b"".join(
-        entry(n, 8, name) if n not in (3, 5) else bytes(16) + entry(n, mark, name)[16:]
-        for n, name in enumerate(names, 1)
-    )
-    reply = bytearray(protocol.build_header(3, len(body)) + body)
-    protocol.unlink_entries(reply, mark)
-    assert bytes(reply[16:]) == expected
-
-
-def test_a_recorded_readdirplus_without_such_entries_stays_as_it_is(recorded):
-    reply = bytearray(recorded["<", Opcode.READDIRPLUS])
-    protocol.unlink_entries(reply, 0xFFC1_D3B5_FE97_C0A1)
-    assert reply == recorded["<", Opcode.READDIRPLUS]
+def test_a_directory_reply_takes_names_until_it_is_full():
+    a = Attributes(77, 5, stat.S_IFREG, 0, 1, 0, 0, 0, 0, 1.0)
+    reply = reply_messages.DirectoryReply(3 * 160)
+    assert [reply.add(b"12345678", a, n) for n in range(1, 5)] == [True, True, True, False]
+    assert len(reply.entries) == 3 * 160
 
 
 @pytest.mark.parametrize("minor", [31, 36, 40, 45, 46])
@@ -238,7 +339,7 @@ def test_a_kernel_that_lacks_what_is_needed_is_refused():
 
 
 def test_libfuse_is_offered_no_splicing_and_no_extensions(recorded):
-    offer = negotiation.for_libfuse(protocol.parse_init(recorded[">", Opcode.INIT]))
+    offer = negotiation.for_libfuse(init_messages.parse_init(recorded[">", Opcode.INIT]))
     splice = 0b111 << 7
     assert offer.minor == 31
     assert offer.flags & (splice | InitFlag.INIT_EXT) == 0
@@ -248,4 +349,4 @@ def test_libfuse_is_offered_no_splicing_and_no_extensions(recorded):
 def test_every_operation_has_a_way_and_a_reason():
     assert set(ROUTES) == set(Opcode)
     assert all(len(route.why) > 10 for route in ROUTES.values())
-    assert way(54) is Way.PYFUSE3
+    assert way(54) is Way.NOT_SUPPORTED
