@@ -25,8 +25,8 @@ class _WaitingOperation(NamedTuple):
 class OperationTasks:
     """Lifetime: as the session. Concurrency: plain code, in the event loop, but for its tasks.
 
-    A request has a task also where nothing is to wait for: it costs 2 µs, and what ends a request
-    early (`interrupts`) needs one.
+    A request has a task also where it waits for nothing: that costs 2 to 3 µs, and what ends a
+    request early (`interrupts`) needs one.
     """
 
     def __init__(self, loop: RequestLoop, tasks: RequestTasks, *, most: int = MAX_TASKS) -> None:

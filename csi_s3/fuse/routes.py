@@ -68,7 +68,8 @@ ROUTES: Mapping[Opcode, Route] = {
         Way.NOT_SUPPORTED, "remembered: success; names are in S3 when they are answered"
     ),
     Opcode.IOCTL: Route(
-        Way.NOT_SUPPORTED, "not remembered: ENOTTY; open() of Python asks for a terminal each time"
+        Way.NOT_SUPPORTED,
+        "not remembered; open() of Python asks each time whether it is a terminal",
     ),
     Opcode.POLL: Route(Way.NOT_SUPPORTED, "remembered: always ready"),
     Opcode.ACCESS: Route(Way.NOT_SUPPORTED, "remembered: the kernel decides, by the modes"),

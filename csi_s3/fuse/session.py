@@ -1,7 +1,7 @@
 """One FUSE session on a /dev/fuse descriptor that another process mounted.
 
 INIT, which node has read already, is answered here. `request_loop` reads all further requests,
-`answers` answers some of them, and `relay` has pyfuse3 answer the others; `routes` says which.
+`answers` answers most of them, and `relay` has pyfuse3 answer the others; `routes` says which.
 
 So another worker can later be started on a live mount, with the same INIT request.
 """

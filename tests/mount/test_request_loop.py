@@ -188,6 +188,83 @@ def test_an_interrupt_is_heard_and_a_late_one_is_harmless(tmp_path):
     assert mounted(tmp_path, INTERRUPTS) == [["LOOKUP"], "False\n", 0]
 
 
+RELAYED = """
+async def test(session, store, fs):
+    await store.put("a", b"1")
+    gate, heard = asyncio.Event(), []
+    def interrupt(task):
+        heard.append(task.get_name().split()[0])
+        return True
+    answers.interrupt = interrupt
+    ask = fs.rename
+    async def rename(*args, **fields):
+        await gate.wait()
+        await ask(*args, **fields)
+    fs.rename = rename
+    code = '''
+import signal
+signal.signal(signal.SIGUSR1, lambda *_: None)
+os.rename("a", "b")
+'''
+    process = run(code)
+    requests = session._loop.in_flight
+    def renaming():
+        return [r for r in requests if r.opcode == protocol.Opcode.RENAME and r.task]
+    await until(renaming)
+    named = [r.task.get_name() == r.name for r in renaming()]
+    process.send_signal(signal.SIGUSR1)
+    await until(lambda: heard)
+    gate.set()
+    await ended(process)
+    code = '''
+os.symlink("b", "l")
+print(os.readlink("l"), os.statvfs(".").f_namemax, os.path.exists("a"), os.path.exists("b"))
+try:
+    os.link("b", "c")
+except PermissionError as exc:
+    print(exc.strerror)
+'''
+    out = await ended(run(code))
+    return [named, heard, out.splitlines(), session.requests_in_flight]
+"""
+
+
+def test_what_goes_to_pyfuse3_is_known_interrupted_and_answered_as_well(tmp_path):
+    named, heard, out, left = mounted(tmp_path, RELAYED)
+    assert (named, heard, left) == ([True], ["RENAME"], 0)
+    assert out == ["b 255 False True", "Operation not permitted"]
+
+
+REFUSED = """
+async def test(session, store, fs):
+    code = '''
+import errno
+def call(function, *args):
+    try:
+        return function(*args)
+    except OSError as exc:
+        return errno.errorcode[exc.errno]
+open("f", "w").close()
+fd = os.open(".", os.O_RDONLY)
+for _ in range(3):
+    print(
+        call(os.getxattr, "f", "user.a"), call(os.setxattr, "f", "user.a", b"v"),
+        call(os.listxattr, "f"), call(os.removexattr, "f", "user.a"), call(os.fsync, fd),
+        os.access("f", os.R_OK), os.isatty(fd),
+    )
+'''
+    out = await ended(run(code))
+    names = ("GETXATTR", "SETXATTR", "LISTXATTR", "REMOVEXATTR", "FSYNCDIR", "ACCESS")
+    return [out.splitlines(), [session._loop.counts[protocol.Opcode[name]] for name in names]]
+"""
+
+
+def test_what_is_not_supported_is_asked_once_and_then_answered_by_the_kernel(tmp_path):
+    lines, asked = mounted(tmp_path, REFUSED)
+    assert lines == [" ".join(["ENOTSUP"] * 4 + ["None", "True", "False"])] * 3
+    assert asked == [1, 1, 1, 1, 1, 0]
+
+
 KILLED = """
 interrupts.INTERRUPTED_AFTER_S = 0.3
 async def test(session, store, fs):

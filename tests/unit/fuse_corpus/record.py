@@ -3,6 +3,9 @@
 A file of the corpus is a sequence of messages, each with a byte for its direction before it (`>`:
 from the kernel, `<`: to it); their lengths are in their headers. One of each kind and direction is
 kept, the first; data of reads and writes are short. The name has the kernel's version.
+
+The replies of Linux 6.18 with names and attributes are libfuse's, to which ours are compared: they
+were recorded when pyfuse3 answered them. Another recording has our own.
 """
 
 import asyncio
