@@ -26,6 +26,7 @@ from csi_s3.fuse.protocol import (
     build_write_reply,
     limit_readdir,
     parse_batch_forget,
+    parse_closer,
     parse_copy_file_range,
     parse_fallocate,
     parse_forget,
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 
 # An estimate: a thread costs the loop's some 20 µs, as much as a copy of 128 KiB into the kernel.
 THREAD_FROM_BYTES = 256 << 10
-NOT_BEGUN_S = 0.1  # an interrupt of a request that no task has begun is tried again
+NOT_BEGUN_S = 0.1  # at most: an interrupt of a request that no task has begun is tried again
 READDIR_BYTES = LARGEST_MESSAGE_BYTES - OUT_HEADER.size
 GIVEN_AWAY_SHARE = 0.75  # of a buffer: a write that waits keeps it. Smaller ones are copied
 
@@ -91,6 +92,8 @@ class Answers:
         elif len(message) > LARGEST_MESSAGE_BYTES:
             self._loop.reply_error(request, E2BIG)
             return
+        if request.opcode == Opcode.FLUSH:
+            request.closer = parse_closer(message)
         self._loop.in_flight.add(request)
         self._relay.add(request, bytes(message))
 
@@ -125,13 +128,14 @@ class Answers:
         if interrupted is not None:
             self._pass_interrupt(interrupted)
 
-    def _pass_interrupt(self, request: KernelRequest) -> None:
+    def _pass_interrupt(self, request: KernelRequest, again_after_s: float = 0.001) -> None:
         """Have the task that answers a request know of it; later, if that has not begun."""
-        if request.task is not None and interrupt(request.task):
+        if request.task is not None and interrupt(request.task, request.closer):
             return
         if self._loop.in_flight.get(request.unique) is request:
             later = asyncio.get_running_loop().call_later
-            later(NOT_BEGUN_S, self._pass_interrupt, request)
+            next_s = min(again_after_s * 2, NOT_BEGUN_S)
+            later(again_after_s, self._pass_interrupt, request, next_s)
 
     # bytes of files
 

@@ -114,6 +114,7 @@ FORGET_IN = Struct("<Q")
 BATCH_FORGET_IN = Struct("<II")
 FORGET_ONE = Struct("<QQ")
 INTERRUPT_IN = Struct("<Q")
+FLUSH_IN = Struct("<QIIQ")
 OPEN_OUT = Struct("<QIi")
 ENTRY_OUT = Struct("<QQQQII88x")
 DIRENT = Struct("<QQII")
@@ -337,6 +338,12 @@ def parse_interrupt(message: MessageBytes) -> int:
     """The number of the request whose caller got a signal."""
     (unique,) = INTERRUPT_IN.unpack_from(message, BODY_AT)
     return int(unique)
+
+
+def parse_closer(message: MessageBytes) -> int:
+    """Of FLUSH: lock_owner, which is the same for all descriptors that a process closes."""
+    *_, lock_owner = FLUSH_IN.unpack_from(message, BODY_AT)
+    return int(lock_owner)
 
 
 # directories

@@ -39,15 +39,16 @@ _MAY_TAKE_LONG = frozenset(
 class KernelRequest:
     """One request. began_s: of time.monotonic.
 
-    task: answers it, once it has begun. is_withdrawn: its answer was given by other means.
+    task: answers it, once it has begun. closer: of FLUSH, see `parse_closer`; else 0.
     """
 
-    __slots__ = ("began_s", "nodeid", "opcode", "task", "unique")
+    __slots__ = ("began_s", "closer", "nodeid", "opcode", "task", "unique")
 
     def __init__(self, opcode: int, unique: int, nodeid: int) -> None:
         self.opcode, self.unique, self.nodeid = opcode, unique, nodeid
         self.began_s = time.monotonic()
         self.task: asyncio.Task[None] | None = None
+        self.closer = 0
 
     @property
     def is_resent(self) -> bool:

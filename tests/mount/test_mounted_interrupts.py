@@ -142,8 +142,8 @@ def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
 ):
     """And once the store answers, what they had begun is whole, and all can be used.
 
-    Promise: A program that is killed (SIGKILL) while S3 does not answer ends after 5 seconds, and
-    after as many more if it has to close a file that is not stored.
+    Promise: A call that waits for S3 ends with EINTR 5 seconds after a signal, unless S3 answers
+    before: then it ends as usual.
     """
     for case in WAITING:
         (directory / case).mkdir()
@@ -179,6 +179,42 @@ def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
     (directory / "mkdir" / "made").mkdir(exist_ok=True)
     claimed = directory / "exclusive" / "claimed"
     assert not claimed.exists() or claimed.read_bytes() == b""
+
+
+MANY = 40  # more than could wait one after the other in the time of these tests
+DIRTY = """
+    files = [open(f"dirty-{i}", "wb", buffering=0) for i in range(int(sys.argv[2]))]
+    for file in files:
+        file.write(b"data" * 1000)
+    waits()
+    if sys.argv[3] == "closing":
+        files[0].close()
+"""
+
+
+@pytest.mark.parametrize("state", ["idle", "closing"])
+def test_a_program_with_many_files_that_are_not_stored_ends_as_soon_as_one_with_a_single_file(
+    bucket, directory, store, state
+):
+    """The kernel closes them one after the other, and reports the signal for each.
+
+    Promise: A program that is killed (SIGKILL) while S3 does not answer ends after 5 seconds, and
+    after as many more if it has to close files that are not stored, however many these are.
+    """
+    assert MANY * INTERRUPTED_AFTER_S > WITHIN_S
+    (directory / "d").mkdir()
+    program = Program(DIRTY, directory / "d", MANY, state)
+    program.wait_begun()
+    store.faults.append(Fault(Act.HANG, times=-1))
+    if state == "closing":
+        program.go_on()
+        wait_asked(store, 1)
+    program.process.send_signal(signal.SIGKILL)
+    program.wait_gone(signal.SIGKILL)
+    store.faults.clear()
+    store.let_go.set()
+    for i in range(MANY):
+        assert bucket.wait_stored(f"d/dirty-{i}") == b"data" * 1000
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda n: n.name)

@@ -25,6 +25,7 @@ SIZES = {
     "BATCH_FORGET_IN": 8,
     "FORGET_ONE": 16,
     "INTERRUPT_IN": 8,
+    "FLUSH_IN": 24,
     "OPEN_OUT": 16,
     "ENTRY_OUT": 128,
     "DIRENT": 24,
