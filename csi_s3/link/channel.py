@@ -19,6 +19,7 @@ Messages (field "type"):
         serve   as from node, with memory_bytes: the budget for buffers, in place of the spec's,
                 and credentials_dir: the mounter's, if the spec has none
         metrics {mount_id}      answered by one, and by another after the worker's last report
+        requests {mount_id}     log the kernel's requests that are not answered
     worker -> keeper
         metrics {families: {metric: [[label, ..., value], ...]}}    see obs.metrics.samples
 """

@@ -1,5 +1,8 @@
 """Programs that get signals while they wait: killed ones end, others notice nothing."""
 
+import json
+import os
+import re
 import secrets
 import signal
 import subprocess
@@ -7,13 +10,14 @@ import sys
 import textwrap
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from csi_s3.fuse.bridge import ANSWER_WITHIN_S
 from csi_s3.fuse.interrupts import INTERRUPTED_AFTER_S
 from tests.faulty import Act, Fault, Faulty, faulty
-from tests.mount.command import WITHIN_S, directory, mount
+from tests.mount.command import WITHIN_S, directory, mount, worker
 from tests.mount.mounted import env, here, minio, mounted
 from tests.servers import Server
 
@@ -118,7 +122,8 @@ def bucket(minio, directory, store, env):
     name = minio.create_bucket(f"interrupts-{secrets.token_hex(4)}")
     options = ("--allow-delete", "--allow-overwrite", "--metadata-ttl", "minimal")
     own = {**env, "AWS_ENDPOINT_URL": store.endpoint}
-    done = mount(name, directory, *options, "--memory-target", 64, env=own)
+    logs = ("--log-directory", directory.parent / "logs")
+    done = mount(name, directory, *options, "--memory-target", 64, *logs, env=own)
     assert done.returncode == 0, done.stderr
     yield Bucket(minio, name)
     store.let_go.set()
@@ -215,6 +220,41 @@ def test_a_program_with_many_files_that_are_not_stored_ends_as_soon_as_one_with_
     store.let_go.set()
     for i in range(MANY):
         assert bucket.wait_stored(f"d/dirty-{i}") == b"data" * 1000
+
+
+def test_a_signal_to_the_worker_logs_the_oldest_requests_with_the_keys_of_their_files(
+    bucket, directory, store
+):
+    (directory / "d").mkdir()
+    program = Program(DIRTY, directory / "d", 1, "closing")
+    program.wait_begun()
+    os.kill(worker(directory), signal.SIGUSR1)
+    assert wait_logged(directory.parent / "logs", 1) == [
+        "0 requests of programs wait for an answer"
+    ]
+    store.faults.append(Fault(Act.HANG, times=-1))
+    program.go_on()
+    wait_asked(store, 1)
+    os.kill(worker(directory), signal.SIGUSR1)
+    message = wait_logged(directory.parent / "logs", 2)[1]
+    shown = r"1 requests .*; the oldest: FLUSH \d+ of inode \d+ \(d/dirty-0\), \d+ s"
+    assert re.fullmatch(shown, message), message
+    store.faults.clear()
+    store.let_go.set()
+    program.wait_gone(0)
+
+
+def wait_logged(logs: Path, n: int) -> list[str]:
+    """The messages about requests, once there are so many."""
+    deadline = time.monotonic() + WITHIN_S
+    while True:
+        text = "".join(file.read_text() for file in logs.iterdir())
+        lines = [json.loads(line) for line in text.splitlines()]
+        found = [line["message"] for line in lines if line.get("code") == "requests-waiting"]
+        if len(found) >= n:
+            return found
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda n: n.name)
