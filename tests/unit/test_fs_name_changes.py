@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from csi_s3.errors import AccessDeniedError, ExistsError, NotFoundError, VolumeError
+from csi_s3.errors import AccessDeniedError, ExistsError, NotFoundError, StaleError, VolumeError
 from tests.unit.fs_mount import WRITE_NEW, Held, fail, mounts
 
 __all__ = ["mounts"]
@@ -245,3 +245,22 @@ def test_a_look_up_does_not_wait_for_a_rename_whose_caller_waits(mount):
     held.let_go()
     mount.wait(renaming)
     assert mount.cat("e/f") == b"data"
+
+
+@pytest.mark.parametrize("when", ["before", "begun"])
+def test_a_change_that_comes_when_the_mount_has_ended_holds_nothing(mount, when):
+    mount.put("f", b"old")
+    mount.lookup("f")
+    inode = mount.fs._inodes.child(1, "f")
+    task = None
+    if when == "begun":  # its work has not had its first step
+        task = mount.start(mount.fs.unlink(1, b"f"))
+        mount.run(asyncio.sleep(0))
+    mount.fs._context.progress_timeout.close()
+    if task is None:
+        with pytest.raises(StaleError, match="the mount has ended"):
+            mount.run(mount.fs.unlink(1, b"f"))
+    else:
+        mount.settle()
+        assert task.done()
+    assert inode.lookups == 1

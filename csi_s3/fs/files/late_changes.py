@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from csi_s3.errors import StoreTimeoutError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.progress_timeout import FileProgress
 from csi_s3.fs.names.inode import Inode
@@ -22,6 +23,7 @@ class LateChanges:
 
     def __init__(self, context: MountContext, versions: Versions) -> None:
         self._progress_timeout, self._versions = context.progress_timeout, versions
+        self._group = context.group
 
     async def run(
         self,
@@ -32,20 +34,24 @@ class LateChanges:
         progress: Callable[[], FileProgress | None],
     ) -> None:
         """Change bytes or size, even if the caller gives up; as `ProgressTimeout.wait`."""
-        is_late = False
-
-        def leave(_: "asyncio.Task[None]") -> None:
-            nonlocal is_late
-            is_late = True
+        is_late = is_over = False
 
         async def work() -> None:
+            nonlocal is_over
             try:
                 await change()
             finally:
+                is_over = True
                 if is_late:
                     await self._drop(inode)
 
-        await self._progress_timeout.wait(work, what, progress=progress, stop=leave)
+        try:
+            await self._progress_timeout.wait(work, what, progress=progress)
+        except (asyncio.CancelledError, StoreTimeoutError):
+            is_late = True
+            if is_over:  # in the step in which the caller gave up
+                self._group.create_task(self._drop(inode))
+            raise
 
     async def _drop(self, inode: Inode) -> None:
         try:

@@ -57,14 +57,17 @@ class NameChanges:
         *places: Place,
         progress: FileProgress | None = None,
     ) -> T:
-        """Change these names, even if the caller gives up. As `ProgressTimeout.wait`."""
+        """Change these names, even if the caller gives up. As `ProgressTimeout.wait`.
+
+        The inodes are held from the work's first step: before that, the kernel holds them.
+        """
         in_order = places if len(places) == 1 else sorted(set(places))
         inodes, locks, taken = self._inodes, self._locks, 0
-        held = self._hold(places)
         is_over = is_left = False
 
         async def change() -> T:
             nonlocal is_over, taken
+            held = self._hold(places)
             try:
                 for place in in_order:
                     await locks.acquire(place)
