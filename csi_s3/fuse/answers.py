@@ -13,6 +13,7 @@ from typing import Any
 from pyfuse3 import FUSEError
 
 from csi_s3.fs.base.progress_timeout import WAIT_BYTES
+from csi_s3.fs.write.waiting_bytes import WaitingBytes
 from csi_s3.fuse.bridge import NO_INODE, Bridge
 from csi_s3.fuse.interrupts import interrupt
 from csi_s3.fuse.protocol import (
@@ -165,21 +166,22 @@ class Answers:
             self._loop.reply(request, [build_write_reply(request.unique, size)])
             return
         if held is not None:
-            data = held
+            pass
         elif size >= BUFFER_BYTES * GIVEN_AWAY_SHARE:
             self._loop.take_buffer()
         else:
             data = memoryview(bytes(data))
-        written = self._write_later(fh, offset, data, is_in_memory=held is None)
+        in_memory_bytes = size if held is None else 0
+        written = self._write_later(fh, offset, held or data, in_memory_bytes)
         self._answer(request, written, partial(build_write_reply, request.unique))
-        self._starting_bytes += (size if held is None else 0) + WAIT_BYTES
+        self._starting_bytes += in_memory_bytes + WAIT_BYTES
 
     async def _write_later(
-        self, fh: int, offset: int, data: memoryview, *, is_in_memory: bool
+        self, fh: int, offset: int, data: memoryview | WaitingBytes, in_memory_bytes: int
     ) -> int:
         """Count the bytes until the operation does, which is in this task's first step."""
-        self._starting_bytes -= (len(data) if is_in_memory else 0) + WAIT_BYTES
-        return await self._operations.write(fh, offset, data, is_in_memory=is_in_memory)
+        self._starting_bytes -= in_memory_bytes + WAIT_BYTES
+        return await self._operations.write(fh, offset, data)
 
     # what pyfuse3 lacks
 
