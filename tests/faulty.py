@@ -11,6 +11,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Act(Enum):
     SHORTEN = auto()  # send a part of the body as if it were whole
     DAMAGE = auto()  # change a byte of the request's body
     HANG = auto()  # pass on when the test lets it go
+    SLOW = auto()  # pass on, one request after the other, each after delay_s
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Fault:
     times: int = 1
     status: int = 503
     body: bytes = b""
+    delay_s: float = 0.0
 
     def fits(self, method: str, path: str) -> bool:
         is_meant = self.method in ("", method) and re.search(self.path, path) is not None
@@ -75,7 +78,7 @@ class Faulty(ThreadingHTTPServer):
         self.is_open = True
         self.let_go = threading.Event()
         self.sockets: set[socket.socket] = set()
-        self.lock = threading.Lock()
+        self.lock, self.slow = threading.Lock(), threading.Lock()
 
     def shut(self) -> None:
         """Refuse every connection, and drop what is under way."""
@@ -133,6 +136,9 @@ class _Connection(BaseHTTPRequestHandler):
         act = fault and fault.act
         if act is Act.HANG:
             self.server.let_go.wait(SERVER_S)
+        if act is Act.SLOW:
+            with self.server.slow:
+                time.sleep(fault.delay_s)
         if act is Act.BREAK:
             self._reset()
         elif act is Act.ANSWER:

@@ -15,6 +15,7 @@ from csi_s3.config.volume import SpoolRules
 from csi_s3.errors import (
     InvalidNameError,
     NotFoundError,
+    StaleError,
     VolumeError,
 )
 from csi_s3.fs.base.context import MountContext
@@ -209,6 +210,14 @@ class FileSystem:
         """The kernel gives back n of its references."""
         self._inodes.forget(ino, n)
         self._tree.eviction.freed()
+
+    def key_of(self, ino: int) -> str:
+        """The key that an inode stands for, for the log; "": it is gone, or has no name."""
+        try:
+            inode = self._inodes.get(ino)
+            return self._inodes.key(inode) if inode.is_linked else ""
+        except StaleError:
+            return ""
 
     async def getattr(self, ino: int) -> Attributes:
         inode, start = self._inodes.get(ino), self._tree.sizes.now

@@ -12,6 +12,7 @@ from pyfuse3 import FUSEError
 
 from csi_s3.fs.base.progress_timeout import WAIT_BYTES
 from csi_s3.fs.names.attributes import Attributes
+from csi_s3.fs.write.waiting_bytes import WaitingBytes
 from csi_s3.fuse.bridge import Bridge
 from csi_s3.fuse.interrupts import interrupt
 from csi_s3.fuse.operation_tasks import OperationTasks
@@ -32,6 +33,7 @@ from csi_s3.fuse.reply_threads import ReplyThreads
 from csi_s3.fuse.request_loop import BUFFER_BYTES, RequestHandler, RequestLoop
 from csi_s3.fuse.request_messages import (
     parse_batch_forget,
+    parse_closer,
     parse_copy_file_range,
     parse_create,
     parse_fallocate,
@@ -61,7 +63,7 @@ from csi_s3.fuse.routes import Way, way
 #   4 readers  2.1 1.9          2.9 2.3          3.3 3.2          4.0 3.3          3.4 3.2
 # From 256 KiB on it halves the loop's part and adds less than a third.
 THREAD_FROM_BYTES = 256 << 10
-NOT_BEGUN_S = 0.1  # an interrupt of a request that no task has begun is tried again
+NOT_BEGUN_S = 0.1  # at most: an interrupt of a request that no task has begun is tried again
 READDIR_BYTES = 160 << 10  # 1,000 names of 10 bytes: more would hold up other requests
 GIVEN_AWAY_SHARE = 0.75  # of a buffer: a write that waits keeps it. Smaller ones are copied
 # They name an inode or a directory; others, a handle that was opened, or nothing.
@@ -217,6 +219,7 @@ class Answers:
         self._tasks.start(request, made, _build_created_reply)
 
     def _flush(self, request: KernelRequest, message: memoryview) -> None:
+        request.closer = parse_closer(message)
         self._tasks.start(request, self._operations.flush(parse_handle(message)))
 
     def _fsync(self, request: KernelRequest, message: memoryview) -> None:
@@ -259,13 +262,14 @@ class Answers:
         if interrupted is not None:
             self._pass_interrupt(interrupted)
 
-    def _pass_interrupt(self, request: KernelRequest) -> None:
+    def _pass_interrupt(self, request: KernelRequest, again_after_s: float = 0.001) -> None:
         """Have the task that answers a request know of it; later, if that has not begun."""
-        if request.task is not None and interrupt(request.task):
+        if request.task is not None and interrupt(request.task, request.closer):
             return
         if self._loop.in_flight.get(request.unique) is request:
             later = asyncio.get_running_loop().call_later
-            later(NOT_BEGUN_S, self._pass_interrupt, request)
+            next_s = min(again_after_s * 2, NOT_BEGUN_S)
+            later(again_after_s, self._pass_interrupt, request, next_s)
 
     # bytes of files
 
@@ -295,21 +299,22 @@ class Answers:
             self._loop.reply(request, [build_write_reply(request.unique, size)])
             return
         if held is not None:
-            data = held
+            pass
         elif size >= BUFFER_BYTES * GIVEN_AWAY_SHARE:
             self._loop.take_buffer()
         else:
             data = memoryview(bytes(data))
-        written = self._write_later(fh, offset, data, is_in_memory=held is None)
+        in_memory_bytes = size if held is None else 0
+        written = self._write_later(fh, offset, held or data, in_memory_bytes)
         self._tasks.start_at_once(request, written, build_write_reply)
-        self._starting_bytes += (size if held is None else 0) + WAIT_BYTES
+        self._starting_bytes += in_memory_bytes + WAIT_BYTES
 
     async def _write_later(
-        self, fh: int, offset: int, data: memoryview, *, is_in_memory: bool
+        self, fh: int, offset: int, data: memoryview | WaitingBytes, in_memory_bytes: int
     ) -> int:
         """Count the bytes until the operation does, which is in this task's first step."""
-        self._starting_bytes -= (len(data) if is_in_memory else 0) + WAIT_BYTES
-        return await self._operations.write(fh, offset, data, is_in_memory=is_in_memory)
+        self._starting_bytes -= in_memory_bytes + WAIT_BYTES
+        return await self._operations.write(fh, offset, data)
 
     # what pyfuse3 lacks
 

@@ -17,6 +17,7 @@ from pyfuse3 import FUSEError
 from csi_s3.errors import NotFoundError
 from csi_s3.fs.filesystem import FileSystem
 from csi_s3.fs.names.attributes import Attributes
+from csi_s3.fs.write.waiting_bytes import WaitingBytes
 from csi_s3.fuse.boundary import answered, answered_at_once
 from csi_s3.fuse.protocol import MessageBytes
 from csi_s3.fuse.reply_messages import DirectoryReply
@@ -163,7 +164,7 @@ class Bridge:
     @answered_at_once
     def write_now(
         self, fh: int, off: int, data: memoryview, *, besides_bytes: int = 0
-    ) -> memoryview | Literal[True] | None:
+    ) -> WaitingBytes | Literal[True] | None:
         """Write, if nothing is to be waited for: True. Else `write` is to be called.
 
         None: with data that stay in memory; else with the returned ones, which are not there.
@@ -175,10 +176,8 @@ class Bridge:
         return True
 
     @answered(None)
-    async def write(
-        self, fh: int, off: int, buf: MessageBytes, *, is_in_memory: bool = True
-    ) -> int:
-        written = await self._fs.files.write(fh, off, buf, is_in_memory=is_in_memory)
+    async def write(self, fh: int, off: int, buf: MessageBytes | WaitingBytes) -> int:
+        written = await self._fs.files.write(fh, off, buf)
         _WRITTEN.count += written
         return written
 

@@ -7,6 +7,11 @@ its pod, for as long as the store is silent. So a request is let finish while th
 is ended when for INTERRUPTED_AFTER_S after its interrupt it has not been answered, nor has anything
 moved of the upload or the rename that it waits for.
 
+A process that ends closes its descriptors one after the other, and the kernel reports the signal
+for each FLUSH. So the seconds are counted once for all of them: a FLUSH that follows one of the
+same process that was ended ends at its interrupt, unless bytes of some file have reached the store
+since. Its `lock_owner` tells the process, also in containers, where pid is 0.
+
 Rejected: ending it at once if the program has no handler, which only /proc tells, and no container
 need share the node's process numbers.
 """
@@ -15,7 +20,7 @@ import asyncio
 from types import TracebackType
 from typing import Any, Self, cast
 
-from csi_s3.fs.base.progress_timeout import moved_ago_s
+from csi_s3.fs.base.progress_timeout import any_moved_ago_s, moved_ago_s
 
 INTERRUPTED_AFTER_S = 5.0
 
@@ -40,6 +45,7 @@ class PendingRequest:
     __slots__ = (
         "_can_be_interrupted",
         "_cancelled",
+        "_closer",
         "_deadline",
         "_deadline_s",
         "_task",
@@ -53,6 +59,7 @@ class PendingRequest:
         self._deadline_s, self._can_be_interrupted = deadline_s, can_be_interrupted
         self._deadline: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._closer = 0
         self.is_ended = self.is_interrupted = False
 
     def __enter__(self) -> Self:
@@ -79,20 +86,25 @@ class PendingRequest:
         if is_of_this and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
-    def interrupt(self) -> None:
-        """End it soon, if its deadline does not before. Only the first interrupt counts."""
+    def interrupt(self, closer: int = 0) -> None:
+        """End it soon, if its deadline does not before. Only the first interrupt counts.
+
+        closer: as of `interrupt`.
+        """
         if self._can_be_interrupted and self._timer is None:
-            self._check_in(INTERRUPTED_AFTER_S)
+            self._closer = closer
+            self._check_in(0 if _closers.has_waited(closer) else INTERRUPTED_AFTER_S)
 
     def _check_in(self, seconds: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(seconds, self._check)
 
     def _check(self) -> None:
         moved_s = moved_ago_s(self._task)
-        if moved_s < INTERRUPTED_AFTER_S:
+        if moved_s < INTERRUPTED_AFTER_S and not _closers.has_waited(self._closer):
             self._check_in(INTERRUPTED_AFTER_S - moved_s)
         elif not self.is_ended:
             self.is_interrupted = True
+            _closers.add(self._closer)
             self.end()
 
     def end(self) -> None:
@@ -102,19 +114,52 @@ class PendingRequest:
             self._task.cancel()
 
 
-_under_way: dict[Task, PendingRequest] = {}  # a process serves one mount
+class Closers:
+    """Processes of which a FLUSH was ended, for as many seconds as that waits; by `lock_owner`."""
+
+    def __init__(self) -> None:
+        self._ended_s: dict[int, float] = {}  # the oldest first
+
+    def __len__(self) -> int:
+        return len(self._ended_s)
+
+    def add(self, closer: int) -> None:
+        """A FLUSH of it was ended because of an interrupt; 0: of none."""
+        now_s = asyncio.get_running_loop().time()
+        if closer:
+            self._ended_s.pop(closer, None)
+            self._ended_s[closer] = now_s
+        while self._ended_s:
+            oldest = next(iter(self._ended_s))
+            if now_s - self._ended_s[oldest] <= INTERRUPTED_AFTER_S:
+                return
+            del self._ended_s[oldest]
+
+    def has_waited(self, closer: int) -> bool:
+        """One of its FLUSHes was ended, and nothing has reached the store since."""
+        ended_s = self._ended_s.get(closer)
+        if ended_s is None:
+            return False
+        ago_s = asyncio.get_running_loop().time() - ended_s
+        return ago_s <= INTERRUPTED_AFTER_S and any_moved_ago_s() > ago_s
 
 
-def interrupt(task: Task) -> bool:
+# A process serves one mount.
+_under_way: dict[Task, PendingRequest] = {}
+_closers = Closers()
+
+
+def interrupt(task: Task, closer: int = 0) -> bool:
     """The caller of the request that the task handles now has got a signal; plain code.
 
     Unless the handler has answered within INTERRUPTED_AFTER_S, or there is progress, it is
     cancelled, and the answer is EINTR. False: the task handles no request at this moment, and
     nothing happens: it has ended, or has not begun, and the interrupt is to be repeated.
+    closer: the `lock_owner` of a FLUSH.
     """
     request = _under_way.get(task)
     if request is not None:
-        request.interrupt()
+        request.interrupt(closer)
     return request is not None
 
 

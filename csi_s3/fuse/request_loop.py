@@ -36,11 +36,20 @@ class RequestLoop:
     counts: of requests, by opcode.
     """
 
-    def __init__(self, fd: int, *, ended: Callable[[], None]) -> None:
-        """Own fd. ended: is called once the kernel has ended the connection."""
+    def __init__(
+        self,
+        fd: int,
+        *,
+        ended: Callable[[], None],
+        key_of: Callable[[int], str] = lambda _: "",
+    ) -> None:
+        """Own fd. ended: is called once the kernel has ended the connection.
+
+        key_of: as of `RequestsInFlight`.
+        """
         self._fd, self._ended = fd, ended
         self._handlers: Sequence[RequestHandler] = ()
-        self.in_flight = RequestsInFlight()
+        self.in_flight = RequestsInFlight(key_of)
         self.counts: Counter[int] = Counter()
         self._buffer = _new_buffer()
         self._is_taking = False

@@ -13,6 +13,7 @@ from csi_s3.fuse.protocol import (
     COPY_FILE_RANGE_IN,
     CREATE_IN,
     FALLOCATE_IN,
+    FLUSH_IN,
     FORGET_IN,
     FORGET_ONE,
     INTERRUPT_IN,
@@ -166,3 +167,9 @@ def parse_interrupt(message: MessageBytes) -> int:
     """The number of the request whose caller got a signal."""
     (unique,) = INTERRUPT_IN.unpack_from(message, BODY_AT)
     return int(unique)
+
+
+def parse_closer(message: MessageBytes) -> int:
+    """Of FLUSH: lock_owner, which is the same for all descriptors that a process closes."""
+    *_, lock_owner = FLUSH_IN.unpack_from(message, BODY_AT)
+    return int(lock_owner)

@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from typing_extensions import override
@@ -39,15 +39,16 @@ _MAY_TAKE_LONG = frozenset(
 class KernelRequest:
     """One request. uid, gid: of the program. began_s: of time.monotonic.
 
-    task: answers it, once it has begun. is_withdrawn: its answer was given by other means.
+    task: answers it, once it has begun. closer: of FLUSH, see `parse_closer`; else 0.
     """
 
-    __slots__ = ("began_s", "gid", "nodeid", "opcode", "task", "uid", "unique")
+    __slots__ = ("began_s", "closer", "gid", "nodeid", "opcode", "task", "uid", "unique")
 
     def __init__(self, opcode: int, unique: int, nodeid: int, uid: int = 0, gid: int = 0) -> None:
         self.opcode, self.unique, self.nodeid, self.uid, self.gid = opcode, unique, nodeid, uid, gid
         self.began_s = time.monotonic()
         self.task: asyncio.Task[None] | None = None
+        self.closer = 0
 
     @property
     def is_resent(self) -> bool:
@@ -60,11 +61,19 @@ class KernelRequest:
         name = _NAMES.get(self.opcode) or opcode_name(self.opcode)
         return f"{name} {self.unique & ~RESEND}"
 
-    @override
-    def __repr__(self) -> str:
+    def describe(self, key: str) -> str:
+        """key: of its inode, if that is known. Of a look-up or a change of a name: the directory's.
+
+        LOOKUP 4714 of inode 7 (data/logs/), 65 s
+        """
+        name = f" ({key})" if key else ""
         again = ", sent again" if self.is_resent else ""
         age_s = time.monotonic() - self.began_s
-        return f"{self.name} of inode {self.nodeid}{again}, {age_s:.0f} s"
+        return f"{self.name} of inode {self.nodeid}{name}{again}, {age_s:.0f} s"
+
+    @override
+    def __repr__(self) -> str:
+        return self.describe("")
 
 
 class RequestsInFlight:
@@ -73,8 +82,10 @@ class RequestsInFlight:
     A program has one request for each thread at most, and the kernel MAX_BACKGROUND more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key_of: Callable[[int], str] = lambda _: "") -> None:
+        """key_of: an inode's, for the log; "" if it is not known."""
         self._requests: dict[int, KernelRequest] = {}
+        self._key_of = key_of
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -100,10 +111,16 @@ class RequestsInFlight:
         """Log the oldest ones where one should have been answered long ago; once a minute."""
         late_s = time.monotonic() - HANGS_AFTER_S
         if any(r.began_s < late_s and r.opcode not in _MAY_TAKE_LONG for r in self):
-            shown = "; ".join(map(repr, self.oldest()))
-            log.warning(
-                "%d requests of programs wait for an answer; the oldest: %s",
-                len(self),
-                shown,
-                extra={"code": "requests-waiting"},
-            )
+            self.log(logging.WARNING)
+
+    def log(self, level: int) -> None:
+        """Log how many there are, and the oldest ones."""
+        oldest = [request.describe(self._key_of(request.nodeid)) for request in self.oldest()]
+        shown = f"; the oldest: {'; '.join(oldest)}" if oldest else ""
+        log.log(
+            level,
+            "%d requests of programs wait for an answer%s",
+            len(self),
+            shown,
+            extra={"code": "requests-waiting"},
+        )

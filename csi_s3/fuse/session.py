@@ -63,14 +63,16 @@ class Session:
         self._late_drops = LateCalls(LATE_DROPS)
         self.is_answered = asyncio.Event()
 
-    async def serve(self, operations: Bridge) -> None:
-        """Answer the kernel until the session ends.
+    async def serve(
+        self, operations: Bridge, *, key_of: Callable[[int], str] = lambda _: ""
+    ) -> None:
+        """Answer the kernel until the session ends. key_of: as of `RequestsInFlight`.
 
         Raises:
             MountError: libfuse or the kernel refused the INIT.
 
         """
-        self._loop = loop = RequestLoop(self._fuse_fd, ended=self.end)
+        self._loop = loop = RequestLoop(self._fuse_fd, ended=self.end, key_of=key_of)
         self._relay = relay = Relay(self._pass_back)
         self._answers = answers = Answers(loop, relay, operations, only_uid=self._only_uid)
         far_end = f"/dev/fd/{relay.open()}"
@@ -143,6 +145,11 @@ class Session:
     def requests_in_flight(self) -> int:
         """Requests that were taken and are not answered yet."""
         return 0 if self._loop is None else len(self._loop.in_flight)
+
+    def log_requests(self) -> None:
+        """Log how many requests are not answered, and the ten oldest. Plain code."""
+        if self._loop is not None:
+            self._loop.in_flight.log(logging.INFO)
 
     async def drain(self) -> None:
         """Take no more requests, and return when all that were taken are answered.

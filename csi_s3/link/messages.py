@@ -108,7 +108,8 @@ class ServeBody(MessageBody):
 class MountRequest(MessageBody):
     """stop: upload open files and end; answered by a report ENDED. usage: answered by a report.
 
-    metrics, from the keeper: answered by one, and by another after the worker's last report.
+    From the keeper only: metrics: answered by one, and by another after the worker's last report.
+    requests: the worker logs the kernel's requests that are not answered.
     """
 
     mount_id: MountId
@@ -149,7 +150,9 @@ FROM_WORKER: Accepted = MappingProxyType({**FROM_MOUNTER, "metrics": MetricsBody
 FROM_NODE: Accepted = MappingProxyType(
     {"serve": ServeBody, "stop": MountRequest, "usage": MountRequest}
 )
-FROM_KEEPER: Accepted = MappingProxyType({**FROM_NODE, "metrics": MountRequest})
+FROM_KEEPER: Accepted = MappingProxyType(
+    {**FROM_NODE, "metrics": MountRequest, "requests": MountRequest}
+)
 FROM_ZYGOTE: Accepted = MappingProxyType({"spawned": Spawned, "refused": Refused, "exited": Exited})
 
 

@@ -82,12 +82,13 @@ async def serve(config: MounterConfig) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGUSR1, keeper.log_requests)
     endpoint = http_endpoint.serving(config.http_address, keeper.unready, keeper.collect)
     try:
         with closing(zygote_client), endpoint:
             await keeper.run(stop)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             loop.remove_signal_handler(number)
 
 
@@ -170,6 +171,11 @@ class Keeper:
         samples = await self._totals.collect()
         text = partial(exposition.text, samples)
         return await blocking(text, within_s=self._deadlines.exposition_s)
+
+    def log_requests(self) -> None:
+        """Have all workers log the requests of programs that wait for an answer; at SIGUSR1."""
+        for fuse_mount in self._mounts.values():
+            self._tasks.create_task(fuse_mount.worker.log_requests())
 
     # --- the end ----------------------------------------------------------------------------------
 

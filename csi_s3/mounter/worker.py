@@ -174,6 +174,7 @@ class Worker:
             self._slow_steps = SlowSteps(limit_ms / 1000)
             self._slow_steps.watch(loop)
         loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        loop.add_signal_handler(signal.SIGUSR1, session.log_requests)
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # a terminal's, meant for the parent
         bucket = open_bucket(
             volume.bucket,
@@ -183,7 +184,7 @@ class Worker:
             rules=self._rules,
         )
         async with bucket as store, asyncio.TaskGroup() as group:
-            background = [group.create_task(self._receive())]
+            background = [group.create_task(self._receive(session))]
             await check_bucket(store, volume)
             fs = FileSystem(
                 MountContext.create(store, volume.tree, group),
@@ -199,7 +200,7 @@ class Worker:
             background.append(group.create_task(MemoryUpkeep(Heap(), fs).run()))
             background.append(group.create_task(self._report_changes(store)))
             background.append(group.create_task(fs.recover()))
-            serving = group.create_task(session.serve(self._bridge(fs)))
+            serving = group.create_task(session.serve(self._bridge(fs), key_of=fs.key_of))
             stopping = group.create_task(self._stop(fs, session))
             await self._until_answered(session, serving)
             await self.report(State.SERVING)
@@ -259,13 +260,15 @@ class Worker:
         await asyncio.wait({answered, serving}, return_when=asyncio.FIRST_COMPLETED)
         answered.cancel()
 
-    async def _receive(self) -> None:
+    async def _receive(self, session: Session) -> None:
         while (message := await self._channel.receive()) is not None:
             message.close_fds()
             if message.type == "stop":
                 self._stopping.set()
             elif message.type == "metrics":
                 await self.send_metrics()
+            elif message.type == "requests":
+                session.log_requests()
             elif message.type != "usage":
                 log.warning("message of type %r is not understood", message.type)
             elif self._health_reporter is None:

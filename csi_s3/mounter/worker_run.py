@@ -97,6 +97,10 @@ class WorkerRun:
             self._is_usage_requested = True
             await self._send("usage")
 
+    async def log_requests(self) -> None:
+        """Have the worker log the requests that wait for an answer."""
+        await self._send("requests")
+
     async def _receive(self, channel: Channel) -> None:
         """Take the worker's messages until its end of the channel is closed.
 

@@ -1,5 +1,8 @@
 """Programs that get signals while they wait: killed ones end, others notice nothing."""
 
+import json
+import os
+import re
 import secrets
 import signal
 import subprocess
@@ -7,13 +10,14 @@ import sys
 import textwrap
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from csi_s3.fuse.bridge import ANSWER_WITHIN_S
 from csi_s3.fuse.interrupts import INTERRUPTED_AFTER_S
 from tests.faulty import Act, Fault, Faulty, faulty
-from tests.mount.command import WITHIN_S, directory, mount
+from tests.mount.command import WITHIN_S, directory, mount, worker
 from tests.mount.mounted import env, here, minio, mounted
 from tests.servers import Server
 
@@ -91,10 +95,11 @@ class Program:
 
 @dataclass
 class Bucket:
-    """Asked without the product."""
+    """Asked without the product. path: where it is mounted."""
 
     server: Server
     name: str
+    path: Path
 
     def wait_stored(self, key: str) -> bytes:
         deadline = time.monotonic() + WITHIN_S
@@ -118,9 +123,10 @@ def bucket(minio, directory, store, env):
     name = minio.create_bucket(f"interrupts-{secrets.token_hex(4)}")
     options = ("--allow-delete", "--allow-overwrite", "--metadata-ttl", "minimal")
     own = {**env, "AWS_ENDPOINT_URL": store.endpoint}
-    done = mount(name, directory, *options, "--memory-target", 64, env=own)
+    logs = ("--log-directory", directory.parent / "logs")
+    done = mount(name, directory, *options, "--memory-target", 64, *logs, env=own)
     assert done.returncode == 0, done.stderr
-    yield Bucket(minio, name)
+    yield Bucket(minio, name, directory)
     store.let_go.set()
 
 
@@ -142,8 +148,8 @@ def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
 ):
     """And once the store answers, what they had begun is whole, and all can be used.
 
-    Promise: A program that is killed (SIGKILL) while S3 does not answer ends after 5 seconds, and
-    after as many more if it has to close a file that is not stored.
+    Promise: A call that waits for S3 ends with EINTR 5 seconds after a signal, unless S3 answers
+    before: then it ends as usual.
     """
     for case in WAITING:
         (directory / case).mkdir()
@@ -181,6 +187,77 @@ def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
     assert not claimed.exists() or claimed.read_bytes() == b""
 
 
+MANY = 40  # more than could wait one after the other in the time of these tests
+DIRTY = """
+    files = [open(f"dirty-{i}", "wb", buffering=0) for i in range(int(sys.argv[2]))]
+    for file in files:
+        file.write(b"data" * 1000)
+    waits()
+    if sys.argv[3] == "closing":
+        files[0].close()
+"""
+
+
+@pytest.mark.parametrize("state", ["idle", "closing"])
+def test_a_program_with_many_files_that_are_not_stored_ends_as_soon_as_one_with_a_single_file(
+    bucket, directory, store, state
+):
+    """The kernel closes them one after the other, and reports the signal for each.
+
+    Promise: A program that is killed (SIGKILL) while S3 does not answer ends after 5 seconds, and
+    after as many more if it has to close files that are not stored, however many these are.
+    """
+    assert MANY * INTERRUPTED_AFTER_S > WITHIN_S
+    (directory / "d").mkdir()
+    program = Program(DIRTY, directory / "d", MANY, state)
+    program.wait_begun()
+    store.faults.append(Fault(Act.HANG, times=-1))
+    if state == "closing":
+        program.go_on()
+        wait_asked(store, 1)
+    program.process.send_signal(signal.SIGKILL)
+    program.wait_gone(signal.SIGKILL)
+    store.faults.clear()
+    store.let_go.set()
+    for i in range(MANY):
+        assert bucket.wait_stored(f"d/dirty-{i}") == b"data" * 1000
+
+
+def test_a_signal_to_the_worker_logs_the_oldest_requests_with_the_keys_of_their_files(
+    bucket, directory, store
+):
+    (directory / "d").mkdir()
+    program = Program(DIRTY, directory / "d", 1, "closing")
+    program.wait_begun()
+    os.kill(worker(directory), signal.SIGUSR1)
+    assert wait_logged(directory.parent / "logs", 1) == [
+        "0 requests of programs wait for an answer"
+    ]
+    store.faults.append(Fault(Act.HANG, times=-1))
+    program.go_on()
+    wait_asked(store, 1)
+    os.kill(worker(directory), signal.SIGUSR1)
+    message = wait_logged(directory.parent / "logs", 2)[1]
+    shown = r"1 requests .*; the oldest: FLUSH \d+ of inode \d+ \(d/dirty-0\), \d+ s"
+    assert re.fullmatch(shown, message), message
+    store.faults.clear()
+    store.let_go.set()
+    program.wait_gone(0)
+
+
+def wait_logged(logs: Path, n: int) -> list[str]:
+    """The messages about requests, once there are so many."""
+    deadline = time.monotonic() + WITHIN_S
+    while True:
+        text = "".join(file.read_text() for file in logs.iterdir())
+        lines = [json.loads(line) for line in text.splitlines()]
+        found = [line["message"] for line in lines if line.get("code") == "requests-waiting"]
+        if len(found) >= n:
+            return found
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda n: n.name)
 def test_what_write_has_accepted_of_a_program_that_is_killed_is_stored(
     bucket, directory, store, tmp_path, number
@@ -209,6 +286,122 @@ def test_what_write_has_accepted_of_a_program_that_is_killed_is_stored(
     data = bucket.wait_stored("d/written")
     assert data[: len(written)] == written
     assert len(data) - len(written) < MIB, "less than the write that was ended"
+
+
+# A signal every 10 ms for as long as the program runs, also after its own exec: of a timer whose
+# handler has SA_RESTART, as profilers and Go have it. An answer of EINTR is an error nevertheless.
+TIMER = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+static volatile int ticks;
+static void tick(int number) { ticks++; }
+__attribute__((constructor)) static void start(void) {
+    struct sigaction action = {.sa_handler = tick, .sa_flags = SA_RESTART};
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN + 5};
+    struct itimerspec every = {{0, 10000000}, {0, 10000000}};
+    timer_t timer;
+    sigaction(SIGRTMIN + 5, &action, NULL);
+    if (timer_create(CLOCK_MONOTONIC, &event, &timer) == 0) timer_settime(timer, 0, &every, NULL);
+}
+__attribute__((destructor)) static void end(void) {
+    char text[16];
+    int fd = open(getenv("TICKS"), O_WRONLY | O_APPEND | O_CREAT, 0644);
+    if (fd >= 0 && write(fd, text, snprintf(text, sizeof text, "%d\n", ticks)) > 0) close(fd);
+}
+"""
+GIT = """
+    git config --global user.name t
+    git config --global user.email t@example.com
+    git init -q --template= origin
+    cd origin
+    for i in 1 2; do echo "line $i" > file-$i; done
+    git add .
+    git commit -qm first
+    cd ..
+    git clone -q --template= --no-hardlinks origin copy
+    cd copy
+    test "$(cat file-2)" = "line 2"
+"""
+TAR = """
+    mkdir tree
+    for i in 1 2 3 4 5; do head -c 200000 /dev/urandom > tree/$i; done
+    tar cf tree.tar tree
+    mkdir copy
+    tar xf tree.tar -C copy
+    diff -r tree copy/tree
+"""
+SQLITE = f"""
+    "{sys.executable}" -c '
+import sqlite3
+with sqlite3.connect("base") as db:
+    db.execute("create table t (n integer primary key, s text)")
+    for n in range(10):
+        db.execute("insert into t values (?, ?)", (n, "x" * 5000))
+        db.commit()
+    print(db.execute("pragma integrity_check").fetchone()[0])
+' | grep -x ok
+"""
+LARGE_BYTES = 40 * MIB  # five parts
+LARGE = f"""
+    "{sys.executable}" -c '
+import os, time
+fd = os.open("large", os.O_WRONLY | os.O_CREAT)
+for _ in range({LARGE_BYTES} // 65536):
+    assert os.write(fd, bytes(65536)) == 65536
+began_s = time.monotonic()
+os.close(fd)
+assert time.monotonic() > began_s + {INTERRUPTED_AFTER_S}, "it does not show what it is to show"
+'
+"""
+
+
+@pytest.fixture
+def timer(tmp_path):
+    """The environment of programs that get a signal every 10 ms; the file with their numbers."""
+    library, ticks = tmp_path / "timer.so", tmp_path / "ticks"
+    (tmp_path / "timer.c").write_text(TIMER)
+    words = ["cc", "-shared", "-fPIC", "-o", library, tmp_path / "timer.c", "-lrt"]
+    subprocess.run(words, check=True, timeout=WITHIN_S)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    own = {"LD_PRELOAD": str(library), "TICKS": str(ticks), "HOME": str(tmp_path)}
+    return {**clean, **own}, ticks
+
+
+@pytest.mark.timeout(10 * WITHIN_S)
+@pytest.mark.parametrize(
+    ("script", "delay_s"),
+    [(GIT, 0.005), (TAR, 0.03), (SQLITE, 0.03), (LARGE, 1.5)],
+    ids=["git", "tar", "sqlite", "large"],
+)
+def test_programs_with_a_timer_work_on_a_store_that_is_slow(bucket, store, timer, script, delay_s):
+    """Also where a close takes longer than 5 seconds, because its parts leave one after the other.
+
+    Promise: Signals that a program handles (timers, SIGCHLD) disturb no call while S3 answers.
+    """
+    environment, ticks = timer
+    here = bucket.path / "d"
+    here.mkdir()
+    path = "partNumber" if script == LARGE else ""
+    store.faults.append(Fault(Act.SLOW, path=path, times=-1, delay_s=delay_s))
+    done = subprocess.run(
+        ["sh", "-ec", textwrap.dedent(script)],
+        cwd=here,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=5 * WITHIN_S,
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert sum(map(int, ticks.read_text().split())) > 100
+    assert store.faults[0].times < -5
+    if script == LARGE:
+        assert len(bucket.wait_stored("d/large")) == LARGE_BYTES
 
 
 # Calls of the C library by themselves, because Python repeats those that end with EINTR.

@@ -153,7 +153,7 @@ def test_it_stops_taking_requests_answers_those_taken_and_says_so(tmp_path):
 INTERRUPTS = """
 async def test(session, store, fs):
     gate, asked, heard = asyncio.Event(), asyncio.Event(), []
-    def interrupt(task):
+    def interrupt(task, closer):
         heard.append(task.get_name().split()[0])
         return True
     answers.interrupt = interrupt

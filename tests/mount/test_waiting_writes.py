@@ -1,6 +1,8 @@
 """Very many threads write into a store that does not answer, with the real kernel."""
 
+import errno
 import json
+import subprocess
 
 import pytest
 
@@ -96,6 +98,7 @@ async def main():
         writers.send_signal(signal.SIGKILL)
         silent.set()  # it closes its files before it ends, one after the other
         code = await asyncio.to_thread(writers.wait, 100)
+        failed = [int(line.split()[1]) for line in writers.stdout if line.startswith(b"failed")]
         while session.requests_in_flight:
             await asyncio.sleep(0.05)
         left = fs.usage().memory_bytes["requests"]
@@ -109,11 +112,30 @@ async def main():
         "requests": usage.memory_bytes["requests"],
         "bound": usage.memory_limit_bytes["requests"],
         "buffers": usage.memory_bytes["buffers"],
-        "waiting": waiting, "answers": answers, "code": code, "left": left,
+        "waiting": waiting, "answers": answers, "code": code, "left": left, "failed": failed,
     }))
 
 uvloop.run(main())
 """
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """The worker's state directory: 1 MiB."""
+    state = tmp_path / "state"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tiny", state], check=True, timeout=60)
+    yield
+    subprocess.run(["umount", "-l", state], check=True, timeout=60)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_disk_that_is_full_before_the_spool_is_ends_no_more_than_the_writes_that_wait(tmp_path):
+    found = json.loads(run_program(PROGRAM, tmp_path, 400, "spool", within_s=3 * WITHIN_S))
+    assert found["failed"] == [errno.ENOMEM]
+    assert found["requests"] <= found["bound"]
+    assert found["answers"] == ["True", "5", "other"], "others go on"
+    assert (found["code"], found["left"]) == (-9, 0)
 
 
 @pytest.mark.parametrize("n", [400, 4000])

@@ -20,7 +20,9 @@ fsync = 1
 fdatasync = 1
 sendfile = 2
 posix_fadvise = 1
-copy_file_range = 2
+copy_file_range = 3
+punch_hole = 3
+posix_fallocate = 2
 """
 SMALL = f"flen = 262144\n[opsize]\nmax = 65536\n{WEIGHTS}"
 LARGE = f"flen = 50331648\n[opsize]\nmax = 8388608\n{WEIGHTS}"  # multipart uploads, the spool

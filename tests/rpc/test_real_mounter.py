@@ -1,5 +1,6 @@
 """Node with `csi-s3 mounter` and a real S3 server behind it."""
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.faulty import Act, Fault, faulty
 from tests.rpc.conftest import is_dead, real_mounter, refused, run
 from tests.rpc.fake_mounter import until
 from tests.servers import running
@@ -70,6 +72,36 @@ async def test_an_idle_worker_owns_at_most_40_mb(node, served):
     assert 0 < owned_kb <= 40_000
     await node.unpublish(target)
     await node.wait_until_clean()
+
+
+async def test_a_signal_to_the_mounter_has_each_volume_log_which_requests_hang(node, s3):
+    s3.request("PUT", "/data/hanging/file", b"content")
+    with faulty(s3.endpoint) as store:
+        environment = {**s3.env(), "AWS_ENDPOINT_URL": store.endpoint}
+        with real_mounter(node, environment) as process:
+            await until(lambda: node.logged("INFO", "mounter is connected"))
+            target = node.target("a")
+            await node.publish(target, *OPTIONS, bucket="data")
+            assert run("ls", target).returncode == 0
+            store.faults.append(Fault(Act.HANG, times=-1))
+            reader = subprocess.Popen(["cat", target / "hanging" / "file"])
+            await until(lambda: store.faults[0].times < -1)
+            process.send_signal(signal.SIGUSR1)
+            log = node.base / "mounter.log"
+            await until(lambda: "wait for an answer" in log.read_text())
+            (line,) = [
+                entry
+                for entry in map(json.loads, log.read_text().splitlines())
+                if entry.get("code") == "requests-waiting"
+            ]
+            assert (line["volume"], line["level"]) == ("pv", "INFO")
+            oldest = r"1 requests .*; the oldest: LOOKUP \d+ of inode \d+( \(hanging/\))?, \d+ s"
+            assert re.fullmatch(oldest, line["message"]), line
+            store.faults.clear()
+            store.let_go.set()
+            assert reader.wait(60) == 0
+            await node.unpublish(target)
+            await node.wait_until_clean()
 
 
 async def test_a_bucket_that_is_not_there_is_the_answer(node, served):

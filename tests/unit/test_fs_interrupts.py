@@ -251,3 +251,88 @@ async def test_a_request_whose_upload_moves_is_let_finish(passed):
         await passed(1)
         assert task.result() == errno.EINTR
         is_stored.set()
+
+
+class Closing:
+    """FLUSHes of processes, one after the other, each interrupted at once, with a file of its own.
+
+    progress: of another file.
+    """
+
+    def __init__(self, group, passed):
+        self._passed, self._group = passed, group
+        self._clock = Clock(monotonic_s=asyncio.get_running_loop().time)
+        self.progress = FileProgress(self._clock)
+        self.is_stored = asyncio.Event()
+        self._timeout = ProgressTimeout(group, self._clock, held=lambda _: None)
+
+    async def flush(self, closer):
+        """Its task, which has run for a moment since the interrupt."""
+        progress = FileProgress(self._clock)
+
+        @answered(None)
+        async def flush():
+            await self._timeout.wait(self.is_stored.wait, "upload", progress=lambda: progress)
+
+        async def flushing():
+            try:
+                await flush()
+            except pyfuse3.FUSEError as exc:
+                return exc.errno
+            return 0
+
+        task = self._group.create_task(flushing())
+        await asyncio.sleep(0)
+        assert interrupt(task, closer)
+        await self._passed(0.01)
+        return task
+
+
+@pytest.fixture
+async def closing(passed):
+    async with asyncio.TaskGroup() as group:
+        closing = Closing(group, passed)
+        yield closing
+        closing.is_stored.set()
+    interrupts._closers = interrupts.Closers()
+
+
+async def test_a_program_that_closes_many_files_waits_once(closing, passed):
+    """Promise: After a close that ended with EINTR, the next closes of the same program end at
+    their next signal, as long as no bytes reach S3.
+    """
+    first = await closing.flush(closer=5)
+    await passed(INTERRUPTED_AFTER_S - 0.1)
+    assert not first.done()
+    await passed(0.2)
+    assert first.result() == errno.EINTR
+    for _ in range(3):
+        assert (await closing.flush(closer=5)).result() == errno.EINTR
+
+
+async def test_other_programs_and_later_closes_wait_their_own_time(closing, passed):
+    await closing.flush(closer=5)
+    await passed(INTERRUPTED_AFTER_S)
+    other = await closing.flush(closer=6)
+    assert not other.done()
+    await passed(INTERRUPTED_AFTER_S + 0.1)
+    later = await closing.flush(closer=5)
+    assert not later.done()
+
+
+async def test_bytes_that_reach_the_store_give_the_next_close_its_time_again(closing, passed):
+    await closing.flush(closer=5)
+    await passed(INTERRUPTED_AFTER_S)
+    closing.progress.made()
+    task = await closing.flush(closer=5)
+    assert not task.done()
+    closing.is_stored.set()
+    await passed(0)
+    assert task.result() == 0
+
+
+async def test_programs_that_closed_are_forgotten(closing, passed):
+    for closer in range(1, 20):
+        await closing.flush(closer)
+        await passed(INTERRUPTED_AFTER_S + 0.1)
+    assert len(interrupts._closers) <= 2

@@ -143,6 +143,7 @@ def test_above_a_number_of_extents_the_smallest_gaps_are_closed(spooled):
 
 
 def test_where_maps_have_no_memory_one_that_can_shrink_does_and_another_is_refused(spooled):
+    """Promise: ENOMEM: a write that needs one more extent, where there is memory for none."""
     base = bytes(range(256)) * 40_000
     for name in ("f", "lone"):
         spooled.put(name, base)

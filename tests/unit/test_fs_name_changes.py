@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from csi_s3.errors import AccessDeniedError, ExistsError, NotFoundError, VolumeError
+from csi_s3.errors import AccessDeniedError, ExistsError, NotFoundError, StaleError, VolumeError
 from tests.unit.fs_mount import WRITE_NEW, Held, fail, mounts
 
 __all__ = ["mounts"]
@@ -258,3 +258,22 @@ def test_a_change_whose_caller_gave_up_is_forgotten_with_its_end(mount):
     mount.settle()
     assert not changes.is_left((1, "f"))
     assert not changes._left
+
+
+@pytest.mark.parametrize("when", ["before", "begun"])
+def test_a_change_that_comes_when_the_mount_has_ended_holds_nothing(mount, when):
+    mount.put("f", b"old")
+    mount.lookup("f")
+    inode = mount.fs._inodes.child(1, "f")
+    task = None
+    if when == "begun":  # its work has not had its first step
+        task = mount.start(mount.fs.unlink(1, b"f"))
+        mount.run(asyncio.sleep(0))
+    mount.fs._context.progress_timeout.close()
+    if task is None:
+        with pytest.raises(StaleError, match="the mount has ended"):
+            mount.run(mount.fs.unlink(1, b"f"))
+    else:
+        mount.settle()
+        assert task.done()
+    assert inode.lookups == 1

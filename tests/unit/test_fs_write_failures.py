@@ -15,6 +15,7 @@ from csi_s3.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.s3.store import Limits
 from tests.unit.fs_mount import REWRITE, Held, fail, mount, mounts
 
@@ -182,6 +183,62 @@ def test_no_progress_for_minutes_is_a_timeout_and_the_upload_goes_on(mount):
     mount.settle()
     assert mount.data("f") == b"data"
     mount.release(fh)
+
+
+@pytest.mark.parametrize("what", ["truncation", "write"])
+def test_a_timeout_says_whether_the_work_goes_on(mounts, what):
+    """A truncation does. A write accepts nothing after its caller has got an error."""
+    mount = mounts()
+    mount.fs._context.progress_timeout.stalled_after_s = 0.01
+    mount.put("f", b"content")
+    fh = mount.open("f", os.O_WRONLY)
+    held = Held(mount.store, "GET")
+    ino, files = mount.ino("f"), mount.fs.files
+    call = mount.fs.setattr(ino, size=1) if what == "truncation" else files.write(fh, 1, b"new")
+    task = mount.start(call)
+    mount.settle()
+    assert held.waiting == 1
+    mount.time.now_s += 1
+    with pytest.raises(StoreTimeoutError, match=f"{what}.*no progress") as caught:
+        mount.wait(task)
+    assert ("the work goes on" in str(caught.value)) is (what == "truncation")
+    held.let_go()
+    mount.settle()
+    mount.close_file(fh)
+    assert mount.data("f") == (b"c" if what == "truncation" else b"content")
+
+
+def test_a_truncation_that_ends_in_the_step_in_which_its_caller_gives_up_drops_pages(
+    mounts, monkeypatch
+):
+    """The kernel gets an error, and does not know the new size."""
+    mount = mounts()
+    mount.put("f", b"content")
+    fh = mount.open("f", os.O_WRONLY)
+    held = Held(mount.store, "GET")
+    ino, truncate = mount.ino("f"), DirtyFile.truncate
+
+    async def truncate_and_cancel(self, size):
+        await truncate(self, size)
+        task.cancel()
+
+    monkeypatch.setattr(DirtyFile, "truncate", truncate_and_cancel)
+    task = mount.start(mount.fs.setattr(ino, size=1))
+    mount.settle()
+    dropped = []
+    invalidate = mount.kernel.invalidate_inode
+
+    async def noted(number):
+        dropped.append(number)
+        await invalidate(number)
+
+    mount.kernel.invalidate_inode = noted
+    held.let_go()
+    mount.settle()
+    assert task.cancelled()
+    assert dropped == [ino]
+    mount.close_file(fh)
+    assert mount.data("f") == b"c"
 
 
 @pytest.mark.warnings_expected("upload of f failed in the end: PUT f: 403")

@@ -64,6 +64,17 @@ def test_uploads_and_young_requests_are_not_logged(now, caplog):
     assert caplog.records == []
 
 
+@pytest.mark.parametrize(("key", "shown"), [("d/f", " (d/f)"), ("", "")])
+def test_the_keys_of_files_are_logged_where_they_are_known(now, caplog, key, shown):
+    caplog.set_level("INFO", logger="csi_s3")
+    requests = RequestsInFlight(lambda ino: key if ino == 7 else "other")
+    requests.add(KernelRequest(Opcode.READ, 4, 7))
+    requests.log(logging.INFO)
+    assert caplog.messages == [
+        f"1 requests of programs wait for an answer; the oldest: READ 4 of inode 7{shown}, 0 s"
+    ]
+
+
 def test_a_request_ends_once(now):
     requests = in_flight(now, (Opcode.LOOKUP, 4, 1))
     request = requests.get(4)

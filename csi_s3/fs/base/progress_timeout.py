@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 from csi_s3.errors import StaleError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.clock import Clock
@@ -43,6 +43,7 @@ class FileProgress:
     """When bytes of one file moved last. Lifetime: as the file is being changed."""
 
     __slots__ = ("_clock", "at_s")
+    latest: "ClassVar[FileProgress | None]" = None  # that was made; a process serves one mount
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -50,6 +51,17 @@ class FileProgress:
 
     def made(self) -> None:
         self.at_s = self._clock.monotonic_s()
+        FileProgress.latest = self
+
+    @property
+    def ago_s(self) -> float:
+        return self._clock.monotonic_s() - self.at_s
+
+
+def any_moved_ago_s() -> float:
+    """When bytes of any file moved last; infinity: never."""
+    latest = FileProgress.latest
+    return math.inf if latest is None else latest.ago_s
 
 
 class _Wait:
@@ -94,7 +106,7 @@ class _Wait:
     def moved_ago_s(self) -> float:
         """As the function; only what it waits for counts."""
         own = None if self._progress is None else self._progress()
-        return math.inf if own is None else self._clock.monotonic_s() - own.at_s
+        return math.inf if own is None else own.ago_s
 
     def stood_s(self, moved: FileProgress) -> float:
         """For how long nothing has moved, neither its own nor this."""

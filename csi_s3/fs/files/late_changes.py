@@ -22,6 +22,7 @@ class LateChanges:
 
     def __init__(self, context: MountContext, versions: Versions) -> None:
         self._progress_timeout, self._versions = context.progress_timeout, versions
+        self._group = context.group
 
     async def run(
         self,
@@ -34,9 +35,11 @@ class LateChanges:
         """Change bytes or size, even if the caller gives up; as `ProgressTimeout.wait`."""
         is_late = False
 
-        def leave(_: "asyncio.Task[None]") -> None:
+        def leave(task: "asyncio.Task[None]") -> None:
             nonlocal is_late
             is_late = True
+            if task.done():  # in the step in which the caller gave up
+                self._group.create_task(self._drop(inode))
 
         async def work() -> None:
             try:

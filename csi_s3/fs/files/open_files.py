@@ -36,6 +36,7 @@ from csi_s3.fs.names.tree import Tree
 from csi_s3.fs.read.reader import Reader
 from csi_s3.fs.write.dirty_file import DirtyFile
 from csi_s3.fs.write.pending_write import PendingWrite
+from csi_s3.fs.write.waiting_bytes import WaitingBytes
 from csi_s3.s3.store import Buffer, ObjectInfo
 
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE = 0x1, 0x2, 0x10
@@ -217,37 +218,33 @@ class OpenFiles:
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return True
 
-    def hold(self, data: Buffer, *, besides_bytes: int) -> memoryview | None:
+    def hold(self, data: Buffer, *, besides_bytes: int) -> WaitingBytes | None:
         """As `WaitingWrites.hold`."""
         return self._waiting_writes.hold(data, besides_bytes=besides_bytes)
 
-    async def write(self, fh: int, offset: int, data: Buffer, *, is_in_memory: bool = True) -> int:
+    async def write(self, fh: int, offset: int, data: Buffer | WaitingBytes) -> int:
         """Accept bytes anywhere. data: does not change, and may be referred to when this has ended.
-
-        is_in_memory: False for what `hold` has returned.
 
         Returns how many: all, unless the caller has given up while it waited.
 
         Raises as `DirtyFile.write`, and StoreTimeoutError if nothing moves.
         """
-        if self.try_write(fh, offset, data):
+        if not isinstance(data, WaitingBytes) and self.try_write(fh, offset, data):
             return len(data)
         handle = self._handles.file(fh)
         writer = self._writer(handle)
         write = PendingWrite(offset, data)
-        accepted = await self._write(handle.inode, writer, write, is_in_memory=is_in_memory)
+        accepted = await self._write(handle.inode, writer, write)
         handle.inode.set_times(mtime_ns=self._clock.realtime_ns())
         return accepted
 
-    async def _write(
-        self, inode: Inode, writer: DirtyFile, write: PendingWrite, *, is_in_memory: bool = True
-    ) -> int:
+    async def _write(self, inode: Inode, writer: DirtyFile, write: PendingWrite) -> int:
         try:
             await self._progress_timeout.wait(
                 partial(writer.write, write),
                 f"write to {inode.name}",
                 progress=lambda: writer.progress,
-                held_bytes=len(write.rest) if is_in_memory else 0,
+                held_bytes=write.memory_bytes,
                 leave=write.stop,
             )
         except (asyncio.CancelledError, StoreTimeoutError):

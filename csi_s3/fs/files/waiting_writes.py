@@ -13,6 +13,7 @@ from csi_s3.errors import OutOfMemoryError, SpoolFullError
 from csi_s3.fs.base.memory import Memory, MemoryKind
 from csi_s3.fs.base.progress_timeout import WAIT_BYTES
 from csi_s3.fs.write.spool import Spool
+from csi_s3.fs.write.waiting_bytes import WaitingBytes
 from csi_s3.s3.store import Buffer
 
 DATA_SHARE = 2 / 3  # of the bound of `requests`: the rest is for what each request takes itself
@@ -24,7 +25,7 @@ class WaitingWrites:
     def __init__(self, memory: Memory, spool: Spool) -> None:
         self._account, self._spool = memory.account(MemoryKind.REQUESTS), spool
 
-    def hold(self, data: Buffer, *, besides_bytes: int) -> memoryview | None:
+    def hold(self, data: Buffer, *, besides_bytes: int) -> WaitingBytes | None:
         """Decide where the bytes of one more write are to be. None: they may stay in memory.
 
         besides_bytes: of writes for which that was decided, and that are not counted yet.

@@ -57,19 +57,21 @@ class NameChanges:
         *places: Place,
         progress: FileProgress | None = None,
     ) -> T:
-        """Change these names, even if the caller gives up. As `ProgressTimeout.wait`."""
+        """Change these names, even if the caller gives up. As `ProgressTimeout.wait`.
+
+        The inodes are held from the work's first step: before that, the kernel holds them.
+        """
         in_order = places if len(places) == 1 else sorted(set(places))
         return await self._progress_timeout.wait(
-            partial(self._change, in_order, self._hold(places), work),
+            partial(self._change, in_order, work),
             what,
             progress=None if progress is None else lambda: progress,
             leave=partial(self._leave, places),
         )
 
-    async def _change(
-        self, places: Sequence[Place], held: Sequence[Inode], work: Callable[[], Awaitable[T]]
-    ) -> T:
-        """In a task of the mount: take the locks in this order, and release the inodes."""
+    async def _change(self, places: Sequence[Place], work: Callable[[], Awaitable[T]]) -> T:
+        """In a task of the mount: hold the inodes, and take the locks in this order."""
+        held = self._hold(places)
         try:
             async with self._locks.hold(places[0]):
                 if len(places) == 1:

@@ -205,7 +205,7 @@ class DirtyFile:
                     await self._acceptance.write(write)
                 finally:
                     self._count_dirty()
-            if not write.rest:
+            if not write.rest_bytes:
                 return
             async with self._context.key_lock.change(lambda: self._remote.key):
                 pass  # a rename was in the way

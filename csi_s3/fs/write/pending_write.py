@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from csi_s3.fs.write.waiting_bytes import WaitingBytes
 from csi_s3.s3.store import Buffer
 
 
@@ -21,20 +22,37 @@ class PendingWrite:
 
     __slots__ = ("_data", "_is_sending", "_is_stopped", "_offset", "accepted")
 
-    def __init__(self, offset: int, data: Buffer) -> None:
-        self._offset, self._data = offset, memoryview(data)
+    def __init__(self, offset: int, data: Buffer | WaitingBytes) -> None:
+        self._offset = offset
+        self._data = data if isinstance(data, WaitingBytes) else memoryview(data)
         self.accepted = 0
         self._is_sending = self._is_stopped = False
 
     @property
     def offset(self) -> int:
-        """Of `rest` in the file."""
+        """In the file, of the bytes that are not accepted."""
         return self._offset + self.accepted
 
     @property
-    def rest(self) -> memoryview:
-        """What is not accepted."""
-        return self._data[self.accepted :]
+    def rest_bytes(self) -> int:
+        """So many are not accepted."""
+        return len(self._data) - self.accepted
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its bytes take of memory while it waits."""
+        return 0 if isinstance(self._data, WaitingBytes) else len(self._data)
+
+    def next(self, n: int) -> memoryview:
+        """Up to n of those that are not accepted, to be accepted at once: they take memory.
+
+        Raises:
+            SpoolFullError: they were set aside, and the disk does not return them.
+
+        """
+        if isinstance(self._data, WaitingBytes):
+            return memoryview(self._data.read(self.accepted, n))
+        return self._data[self.accepted : self.accepted + n]
 
     @contextmanager
     def sending(self) -> Iterator[None]:

@@ -15,9 +15,7 @@ import asyncio
 import os
 import sys
 import threading
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +26,10 @@ from csi_s3.fs.write.extents import Extents
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.spool_descriptors import Descriptors, share_of_limit
 from csi_s3.fs.write.spool_directory import SpoolDirectory
+from csi_s3.fs.write.spool_errors import disk_errors
 from csi_s3.fs.write.spool_leftovers import Leftover, LeftoverTotal, SpoolLeftovers
 from csi_s3.fs.write.spool_space import SpoolSpace
+from csi_s3.fs.write.waiting_bytes import WaitingBytes, WaitingFile
 from csi_s3.kernel.syscalls import punch_hole
 from csi_s3.s3.store import Buffer
 
@@ -63,6 +63,7 @@ class SpoolDisk:
         )
         self.live: set[int] = set()  # the numbers of files in use
         self.records = memory.account(MemoryKind.DIRTY_FILES)
+        self._waiting = WaitingFile(self.directory.create_unnamed, self.space.add)
         self._next = 1
         with suppress(OSError):  # not there yet
             self.space.measure(directory)
@@ -73,18 +74,15 @@ class SpoolDisk:
             self.leftovers.make_room(n)
         self.space.take(n, _HINT)
 
-    def set_aside(self, data: Buffer) -> memoryview:
+    def set_aside(self, data: Buffer) -> WaitingBytes:
         """As `Spool.set_aside`."""
         n = self.space.rounded(len(data))
         self.take(n)
         try:
-            with _disk_errors():
-                mapped = self.directory.map_unnamed(data)
+            return self._waiting.add(data, n)
         except SpoolFullError:
             self.space.add(-n)
             raise
-        weakref.finalize(mapped, self.space.add, -n)
-        return memoryview(mapped)
 
     def make(self, key: str) -> tuple[int, int]:
         """Make a file and its description; returns number and bytes. Raises OSError."""
@@ -158,8 +156,8 @@ class Spool:
             raise SpoolFullError(f"{key}: no spool to keep changed bytes in", _HINT)
         return SpoolFile.create(self.disk, key)
 
-    def set_aside(self, data: Buffer) -> memoryview:
-        """Keep bytes in a file without a name, as long as the view of them is referred to.
+    def set_aside(self, data: Buffer) -> WaitingBytes:
+        """Keep the bytes of a write in a file without a name, as long as the result is there.
 
         They are in the page cache or on the disk, not in the memory of this process.
         """
@@ -224,7 +222,7 @@ class SpoolFile:
 
     @classmethod
     def create(cls, disk: SpoolDisk, key: str) -> "SpoolFile":
-        with _disk_errors():
+        with disk_errors():
             least = disk.space.block_bytes
             disk.take(least)  # the description's
             try:
@@ -261,7 +259,7 @@ class SpoolFile:
         self._disk.take(new_bytes)
         view = memoryview(data)
         try:
-            with _disk_errors():
+            with disk_errors():
                 fd = self._descriptor()
                 while view:
                     n = os.pwrite(fd, view, offset)
@@ -282,7 +280,7 @@ class SpoolFile:
     def read(self, offset: int, length: int) -> bytes:
         """Read a range that was written."""
         pieces = []
-        with _disk_errors():
+        with disk_errors():
             fd = self._descriptor()
             while length > 0:
                 piece = os.pread(fd, length, offset)
@@ -343,7 +341,7 @@ class SpoolFile:
 
         It counts and is not refused: without it, the bytes that it describes would be lost.
         """
-        with _disk_errors():
+        with disk_errors():
             size = self._disk.directory.describe(self.number, description)
         self.description = self._remembered(description)
         self._count_description(self._disk.space.rounded(size))
@@ -392,12 +390,3 @@ def _close_aside(fd: int) -> None:
         threading.Thread(target=os.close, args=(fd,), daemon=True).start()
     except RuntimeError:  # no other thread is to be had
         os.close(fd)
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        hint = "check whether the disk that holds it is full"
-        raise SpoolFullError(f"the spool's disk: {exc.strerror or exc}", hint) from exc

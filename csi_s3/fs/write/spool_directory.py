@@ -8,7 +8,6 @@ made it. The next worker removes it.
 """
 
 import json
-import mmap
 import os
 import re
 from contextlib import suppress
@@ -17,7 +16,6 @@ from pathlib import Path
 from csi_s3.fs.base.json_file import create_json, read_json, write_json
 from csi_s3.fs.write.spool_description import Description
 from csi_s3.fs.write.spool_space import size_on_disk
-from csi_s3.s3.store import Buffer
 
 NAME = re.compile(r"file-(\d+)(\.\w+)")
 DATA_SUFFIX, DESCRIPTION_SUFFIX = ".data", ".json"
@@ -39,8 +37,8 @@ class SpoolDirectory:
     def description(self, number: int) -> str:
         return f"{self._start}{number}{DESCRIPTION_SUFFIX}"
 
-    def map_unnamed(self, data: Buffer) -> mmap.mmap:
-        """A file without a name that has these bytes, mapped to be read. Raises OSError."""
+    def create_unnamed(self) -> int:
+        """A descriptor of a new file without a name. Raises OSError."""
         path = f"{self.path}/{UNNAMED}"
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         try:
@@ -50,12 +48,10 @@ class SpoolDirectory:
             fd = os.open(path, flags, 0o600)
         try:
             os.unlink(path)  # noqa: PTH108 - as in `json_file`
-            at = 0
-            while at < len(data):
-                at += os.pwrite(fd, memoryview(data)[at:], at)
-            return mmap.mmap(fd, len(data), prot=mmap.PROT_READ)
-        finally:
+        except OSError:
             os.close(fd)
+            raise
+        return fd
 
     def read(self, number: int) -> Description:
         """What the file is.

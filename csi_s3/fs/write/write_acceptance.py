@@ -53,7 +53,7 @@ class WriteAcceptance:
 
     async def write(self, write: PendingWrite) -> None:
         """Accept all, unless a rename is under way."""
-        if not write.rest:
+        if not write.rest_bytes:
             return
         await self._staged.load_small(is_append=write.offset == self._staged.size)
         if write.offset != self._staged.size:
@@ -63,11 +63,11 @@ class WriteAcceptance:
             if write.offset > size:
                 await self._staged.grow(write.offset)
             self._changed()
-            there = max(0, min(len(write.rest), self._staged.size - write.offset))
+            there = max(0, min(write.rest_bytes, self._staged.size - write.offset))
             await self._staged.fetch.copied(write.offset, write.offset + there)
-            self._staged.overwrite(write.offset, write.rest[:there])
+            self._staged.overwrite(write.offset, write.next(there))
             write.accepted += there
-            while write.rest and await self._accept(write):
+            while write.rest_bytes and await self._accept(write):
                 pass
         except asyncio.CancelledError:
             if self._staged.size > size and not write.accepted:
@@ -80,14 +80,18 @@ class WriteAcceptance:
         tail_bytes, limit = len(self._staged.tail), self._sender.part_bytes
         if tail_bytes >= limit:
             return await self._empty_tail(write)
-        data = write.rest[: limit - tail_bytes]
-        if not self._staged.try_reserve(len(data)):
-            return await self._accept_without_room(write, data)
-        self._staged.append(data)
-        write.accepted += len(data)
+        n = min(write.rest_bytes, limit - tail_bytes)
+        if not self._staged.try_reserve(n):
+            return await self._accept_without_room(write, n)
+        self._append(write, n)
         return True
 
-    async def _accept_without_room(self, write: PendingWrite, data: memoryview) -> bool:
+    def _append(self, write: PendingWrite, n: int) -> None:
+        """The memory for them is reserved."""
+        self._staged.append(write.next(n))
+        write.accepted += n
+
+    async def _accept_without_room(self, write: PendingWrite, n: int) -> bool:
         """As `_accept`, where all memory is in use.
 
         What can leave by upload does, and waits for memory while any is leaving. Anything else goes
@@ -99,21 +103,19 @@ class WriteAcceptance:
             return await self._empty_tail(write)
         if self._remote.upload is not None and self._can_stream():
             with suppress(TimeoutError):
-                if await staged.reserve(len(data), until_stuck=True):
-                    staged.append(data)
-                    write.accepted += len(data)
+                if await staged.reserve(n, until_stuck=True):
+                    self._append(write, n)
                     return True
-        full = self._append_to_spool(data)
+        full = self._append_to_spool(write.next(n))
         if full is None:
-            write.accepted += len(data)
+            write.accepted += n
             await self._send_spooled(write)
         else:
             try:
-                await staged.reserve(len(data))
+                await staged.reserve(n)
             except TimeoutError:
                 raise full from None
-            staged.append(data)
-            write.accepted += len(data)
+            self._append(write, n)
         return True
 
     def _append_to_spool(self, data: memoryview) -> SpoolFullError | None:
