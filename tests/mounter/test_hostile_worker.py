@@ -181,7 +181,7 @@ async def test_notices_without_end_leave_the_other_mounts_their_places(beside, t
 
 
 @pytest.mark.warnings_expected("a report is not sent: it is too large")
-async def test_a_mount_whose_last_report_fits_into_no_message_is_still_told_of():
+async def test_a_mount_whose_last_report_fits_into_no_message_is_still_sent():
     zygote_client, sent = ZygoteClient(ZYGOTE), []
     handle = "v" * (MAX_MESSAGE_BYTES - 4096)
     body = ServeBody(spec=spec(handle), init=INIT)
