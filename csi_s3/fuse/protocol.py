@@ -16,7 +16,6 @@ from typing import TypeAlias
 MessageBytes: TypeAlias = bytes | bytearray | memoryview
 
 MAJOR = 7
-MIN_READ_BUFFER = 8192  # FUSE_MIN_READ_BUFFER: the kernel fills no smaller one
 RESEND = 1 << 63  # FUSE_UNIQUE_RESEND: a request that another process may have begun (7.40)
 
 

@@ -81,11 +81,13 @@ class WorkerRun:
             self.metrics.opened(process.pid.result(), partial(self._send, "metrics"))
             async with asyncio.TaskGroup() as tasks:
                 stopping = tasks.create_task(self._stop(process, channel, stop))
+                closing_ = tasks.create_task(self._close_late(process, channel))
                 await self._receive(channel)
                 self.metrics.closed()
                 await asyncio.wait({process.ended}, timeout=self._deadlines.exit_s)
                 await self._kill(process)
                 stopping.cancel()
+                closing_.cancel()
         return _cause(process)
 
     async def request_usage(self) -> None:
@@ -133,6 +135,12 @@ class WorkerRun:
             self._on_message(self.report)
         else:
             raise ConnectionError(f"{type_!r} from a worker")
+
+    async def _close_late(self, process: WorkerProcess, channel: Channel) -> None:
+        """After the process has ended: it may have given its end of the channel to another one."""
+        await asyncio.wait({process.ended})
+        await asyncio.sleep(self._deadlines.exit_s)  # for its last words
+        channel.close()
 
     async def _stop(self, process: WorkerProcess, channel: Channel, stop: asyncio.Event) -> None:
         await stop.wait()

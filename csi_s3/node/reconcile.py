@@ -118,27 +118,27 @@ def _description(
     """
     if mount.is_over(held.fd):
         return None
-    told, connection = held.spec, mount.connection_of(held.fd)
+    claimed, connection = held.spec, mount.connection_of(held.fd)
     if entry is not None and connection not in {None, entry.minor}:
         log.warning(
             "the mounter holds another connection than that of the mount; it is not taken over",
-            extra={"mount": told.mount_id},
+            extra={"mount": claimed.mount_id},
         )
         return None
-    spec = sources.record(told.mount_id)
+    spec = sources.record(claimed.mount_id)
     if spec is not None:
         return spec
-    if not (sources.has_directory(told.mount_id) and is_true_to_its_id(told)):
+    if not (sources.has_directory(claimed.mount_id) and is_true_to_its_id(claimed)):
         log.warning(
             "the mounter holds a mount that this node has not made; it is not taken over",
-            extra={"mount": told.mount_id},
+            extra={"mount": claimed.mount_id},
         )
         return None
     spec = MountSpec(
-        mount_id=told.mount_id,
-        volume_handle=told.volume_handle,
-        volume=replace(told.volume, read_only=False),
-        state_dir=str(sources.state(told.mount_id)),
+        mount_id=claimed.mount_id,
+        volume_handle=claimed.volume_handle,
+        volume=replace(claimed.volume, read_only=False),
+        state_dir=str(sources.state(claimed.mount_id)),
     )
     sources.write_record(spec)
     log.info("a mount of an earlier release has got its record", extra=spec.log_fields)

@@ -14,34 +14,37 @@ PAGE_BYTES = 8 << 20
 XML_BYTES = 1 << 20
 IN_PLACE_FROM_BYTES = 1 << 20
 
-_PAGES = frozenset({"LIST", "DELETE-MANY"})
+
+class AnswerTooLongError(IntegrityError):
+    """More than the limit; another attempt would have the same answer."""
 
 
 async def read_body(
-    response: aiohttp.ClientResponse, kind: str, answer_bytes: int
+    response: aiohttp.ClientResponse, *, kind: str, object_bytes: int, most_bytes: int
 ) -> bytes | bytearray:
     """Read the whole body of an answer.
 
-    kind, answer_bytes: of the request (`signing.Request`).
+    kind, most_bytes: of the request (`signing.Request`). object_bytes: how many of an object's
+        bytes were asked for.
 
     A refusal's body is cut: its status says enough. So is an object's, one byte behind what was
     asked for: `Request.check` says what that means. What is behind a cut is not read, and the
     connection is closed.
 
     Raises:
-        IntegrityError: the answer to another request is too long.
+        AnswerTooLongError: it has more than most_bytes.
         aiohttp.ClientError: it broke off.
 
     """
     is_refusal = response.status >= 300  # noqa: PLR2004
     if kind == "GET" and not is_refusal:
-        return await _read_object(response, answer_bytes)
-    limit = PAGE_BYTES if kind in _PAGES and not is_refusal else XML_BYTES
+        return await _read_object(response, object_bytes)
+    limit = XML_BYTES if is_refusal else most_bytes
     body = await read_at_most(response, limit)
     if len(body) > limit:
         if is_refusal:
             return body[:limit]
-        raise IntegrityError(
+        raise AnswerTooLongError(
             f"{kind}: the answer has more than {limit} bytes",
             "the store does not follow the S3 API: check `endpoint-url`, and report it to the"
             " store's vendor",

@@ -7,7 +7,10 @@ versitygw and moto accept the ETag and ignore it; a store that refuses it is sen
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
+
+from lxml import etree
 
 from csi_s3.errors import (
     NotFoundError,
@@ -17,6 +20,7 @@ from csi_s3.errors import (
     VolumeError,
 )
 from csi_s3.s3 import faults, get_object, xml
+from csi_s3.s3.answer_body import PAGE_BYTES, AnswerTooLongError
 from csi_s3.s3.http import Http
 from csi_s3.s3.response_headers import conditions
 from csi_s3.s3.signing import Request
@@ -94,14 +98,24 @@ class Deletion:
         body = f"<Delete><Quiet>true</Quiet>{items}</Delete>".encode()
         md5 = hashlib.md5(body, usedforsecurity=False).digest()
         headers = {"Content-Type": "application/xml", "Content-MD5": base64.b64encode(md5).decode()}
-        root = (await self._http.done(_request("", headers, body))).root
-        failed = {}
-        for child in root if root is not None else ():
-            if xml.name(child) == "Error":
-                error = xml.fields(child)
-                if error.get("Code") != "NoSuchKey":
-                    failed[error.get("Key", "")] = faults.from_fields(200, {}, error)
-        return failed
+        request = _request("", headers, body)
+        try:
+            return _refused((await self._http.done(request)).root)
+        except AnswerTooLongError:  # many long keys were refused
+            async with self._http.long_answers:
+                return _refused(
+                    (await self._http.done(replace(request, most_bytes=PAGE_BYTES))).root
+                )
+
+
+def _refused(root: etree._Element | None) -> dict[str, faults.Fault]:
+    refused = {}
+    for child in root if root is not None else ():
+        if xml.name(child) == "Error":
+            error = xml.fields(child)
+            if error.get("Code") != "NoSuchKey":
+                refused[error.get("Key", "")] = faults.from_fields(200, {}, error)
+    return refused
 
 
 def _request(key: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Request:

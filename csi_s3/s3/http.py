@@ -22,7 +22,7 @@ from csi_s3.aio import back_off
 from csi_s3.config import environment
 from csi_s3.errors import CredentialsError, IntegrityError, OutOfMemoryError, VolumeError
 from csi_s3.s3 import dialects, faults, xml
-from csi_s3.s3.answer_body import read_body
+from csi_s3.s3.answer_body import XML_BYTES, AnswerTooLongError, read_body
 from csi_s3.s3.answer_texts import printable_headers
 from csi_s3.s3.credentials.refresh import AccessKeys, RefreshableCredentials
 from csi_s3.s3.endpoint import Endpoint
@@ -34,6 +34,7 @@ from csi_s3.s3.store import Buffer
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 64
+LONG_ANSWERS = 1
 SLOWEST_BODY = 128 << 10  # bytes/s
 SLOWEST_STORE = 8 << 20  # bytes/s, copies inside the store
 SEND_BYTES = 256 << 10
@@ -106,7 +107,8 @@ class Http:
     Lifetime: made inside a running loop; `close` when nothing is under way. Concurrency: any task
     may `send`; the endpoint changes only between awaits. Cancellation: a cancelled `send` closes
     its connection; whether the request took effect is unknown.
-    headers: sent with every request. guard: opens the sockets, unless a proxy is used.
+    headers: sent with every request. long_answers: is held for an answer of more than XML_BYTES,
+        while there is something of it. guard: opens the sockets, unless a proxy is used.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class Http:
         self._proxy = environment.proxy_for(endpoint.url)
         self._guard = None if self._proxy else guard
         self._allow_token_over_http = allow_token_over_http
+        self.long_answers = asyncio.Semaphore(LONG_ANSWERS)
         self._free = asyncio.Semaphore(CONNECTIONS)  # waiting for one is outside all deadlines
         self._own_headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
         self._session = aiohttp.ClientSession(
@@ -182,6 +185,7 @@ class Http:
             OutOfMemoryError: there is no memory for the answer.
 
         """
+        too_long: AnswerTooLongError | None = None
         with self._watch(request.listed) as refused:
             try:
                 answer = await self._send(request)
@@ -190,8 +194,15 @@ class Http:
                     f"{self._context(request)}: this process has no memory for the answer",
                     "raise the mounter's memory limit, or serve fewer volumes",
                 ) from exc
-            if answer.error is not None:
-                refused(answer.error)
+            except AnswerTooLongError as exc:
+                if request.most_bytes > XML_BYTES:
+                    raise
+                too_long = exc.again()  # no failure of the bucket: it may be asked with more room
+            else:
+                if answer.error is not None:
+                    refused(answer.error)
+        if too_long is not None:
+            raise too_long
         return answer
 
     async def _send(self, request: Request) -> Response:
@@ -229,7 +240,8 @@ class Http:
             raise refusal from exc
         attempts.failures += 1
         attempts.maybe_done |= not isinstance(exc, aiohttp.ClientConnectorError)
-        if attempts.failures >= self._max_attempts or faults.is_untrusted(exc):
+        is_final = isinstance(exc, AnswerTooLongError) or faults.is_untrusted(exc)
+        if attempts.failures >= self._max_attempts or is_final:
             if isinstance(exc, IntegrityError):
                 raise exc
             raise faults.from_connection(exc, self._context(request)) from exc
@@ -283,7 +295,12 @@ class Http:
                     ) as response,
                 ):
                     status = response.status
-                    body = await read_body(response, request.kind, request.answer_bytes)
+                    body = await read_body(
+                        response,
+                        kind=request.kind,
+                        object_bytes=request.answer_bytes,
+                        most_bytes=request.most_bytes,
+                    )
                     down = len(body)
             finally:
                 if self._observe is not None:

@@ -5,6 +5,7 @@ seconds for 100,000 names, against 5.9 of aiobotocore's parser.
 """
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import unquote_plus
 
@@ -12,7 +13,8 @@ from lxml import etree
 
 from csi_s3.errors import IntegrityError
 from csi_s3.s3 import xml
-from csi_s3.s3.answer_texts import short_text, whole_number
+from csi_s3.s3.answer_body import PAGE_BYTES, AnswerTooLongError
+from csi_s3.s3.answer_texts import MESSAGE_CHARS, short_text, whole_number
 from csi_s3.s3.http import Http
 from csi_s3.s3.signing import Request
 from csi_s3.s3.store import ListPage, ObjectInfo
@@ -25,6 +27,7 @@ MAX_CLASS = 100  # characters
 LAST_S = 1 << 33  # in 2242: later ones do not fit into 64 bits of nanoseconds
 
 ARCHIVES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_CLASSES = ARCHIVES | {"", "STANDARD", "STANDARD_IA", "INTELLIGENT_TIERING"}  # as most names have
 
 
 async def list_page(
@@ -52,15 +55,23 @@ async def list_page(
         headers=restores if http.dialect.reports_restores else {},
         answered_with="ListBucketResult",
     )
-    root = (await http.done(request)).root
-    assert root is not None  # noqa: S101 - for the type checker: answered_with
-    page = await page_of(root)
+    try:
+        page = await _asked(http, request)
+    except AnswerTooLongError:  # its keys are long
+        async with http.long_answers:
+            page = await _asked(http, replace(request, most_bytes=PAGE_BYTES))
     if token is not None and page.next_token == token:
         raise IntegrityError(
             f"LIST of {prefix!r} has no end: the store repeats a continuation token",
             "report it to the vendor of the store",
         )
     return page
+
+
+async def _asked(http: Http, request: Request) -> ListPage:
+    root = (await http.done(request)).root
+    assert root is not None  # noqa: S101 - for the type checker: answered_with
+    return await page_of(root)
 
 
 async def page_of(root: etree._Element) -> ListPage:
@@ -74,7 +85,7 @@ async def page_of(root: etree._Element) -> ListPage:
         return await _page(root)
     except (KeyError, ValueError) as exc:
         raise IntegrityError(
-            f"LIST: an entry is incomplete or malformed: {exc!r}",
+            f"LIST: an entry is incomplete or malformed: {short_text(repr(exc), MESSAGE_CHARS)}",
             "the store's listing does not follow the S3 API: report it to the store's vendor",
         ) from exc
 
@@ -110,7 +121,9 @@ async def _page(root: etree._Element) -> ListPage:
 
 def _object(element: etree._Element, *, encoded: bool) -> ObjectInfo:
     fields = xml.fields(element)
-    storage_class = short_text(fields.get("StorageClass", ""), MAX_CLASS)
+    storage_class = fields.get("StorageClass", "")
+    if storage_class not in _CLASSES:
+        storage_class = short_text(storage_class, MAX_CLASS)
     archived = storage_class in ARCHIVES and not _is_restored(element)
     return ObjectInfo(
         key=_decoded(fields["Key"], encoded=encoded),

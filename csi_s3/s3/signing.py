@@ -15,6 +15,7 @@ from botocore.awsrequest import AWSRequest
 from typing_extensions import override
 from yarl import URL
 
+from csi_s3.s3.answer_body import XML_BYTES
 from csi_s3.s3.credentials.refresh import AccessKeys
 from csi_s3.s3.endpoint import Endpoint
 from csi_s3.s3.store import Buffer
@@ -34,6 +35,7 @@ class Request:
     quiet_s: the longest time without progress while the store works on this.
     answer_bytes, heavy_bytes: the size of the answer, the bytes that the store must copy: for the
         deadline.
+    most_bytes: a longer answer is an error; for an object's bytes it is answer_bytes.
     answered_with: the element, root or below it, without which a 200 is not a success: S3 may send
         the status before the result is known (copy, complete), and a proxy sends it with its page.
     check: raises IntegrityError if the answer to a success is malformed; the request is then sent
@@ -49,6 +51,7 @@ class Request:
     quiet_s: float = 30.0
     answer_bytes: int = 0
     heavy_bytes: int = 0
+    most_bytes: int = XML_BYTES
     answered_with: str = ""
     check: Check | None = None
 

@@ -56,7 +56,8 @@ def fields(element: etree._Element | None) -> dict[str, str]:
 
 def quoted_etag(etag: str) -> str:
     """An ETag with its quotes, which some stores omit in XML. It is sent in headers again."""
-    etag = short_text(etag, MAX_ETAG)
+    if len(etag) > MAX_ETAG or not etag.isprintable():  # asked of each name in a listing
+        etag = short_text(etag, MAX_ETAG)
     return etag if not etag or etag.endswith('"') else f'"{etag}"'
 
 

@@ -143,4 +143,4 @@ async def test_what_was_given_up_was_done_or_not_and_the_next_request_knows(held
             assert place.stored(name) == content
     assert sum(actor.given_up for actor in actors) > ACTORS
     await place.remove()
-    held.check_nothing_is_held()
+    await held.check_nothing_is_held()

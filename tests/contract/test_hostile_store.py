@@ -105,7 +105,7 @@ async def endless_chunks(writer):
 async def endless_small_chunks(writer):
     await write_all(writer, OK + b"Transfer-Encoding: chunked\r\n\r\n")
     while True:
-        await write_all(writer, b"10\r\n%b\r\n" % (b"0123456789abcdef") * 1000)
+        await write_all(writer, b"80\r\n%b\r\n" % (b"0123456789abcdef" * 8) * 100)
 
 
 def entities():
@@ -155,6 +155,11 @@ ATTACKS = {
         "long text": whole(b"403 No", ERROR % (b"x" * 800_000)),
         "long text and code": whole(
             b"200 OK", b"<Error><Code>%b</Code></Error>" % (b"NoSuchKey" * 20_000)
+        ),
+        "wild date": whole(
+            b"200 OK",
+            b"<ListBucketResult><Contents><Key>k</Key><Size>1</Size><LastModified>%b</LastModified>"
+            b"</Contents></ListBucketResult>" % (b"2026-01-01x" * 50_000),
         ),
         "wild numbers": whole(
             b"200 OK",
@@ -411,3 +416,13 @@ async def test_metadata_that_is_not_utf_8_is_preserved_with_its_bytes_escaped():
         outcomes, _ = await client.send("GET-TAGS")  # a change
         assert outcomes == {"GET-TAGS": {}}
         assert "x-amz-meta-by: Ren\\xe9" in store.heads[-1]
+
+
+async def test_many_pages_that_are_too_long_are_not_in_memory_at_once():
+    async with hostile_store() as store, client_of(store.endpoint) as client:
+        await client.send("LIST")
+        store.attacked = frozenset({"LIST"})
+        store.attack = whole(b"200 OK", b"<R>" + b"<a/>" * (MIB - 10) + b"</R>")
+        outcomes, grown_bytes = await client.send(*["LIST"] * 32)
+        check("LIST", outcomes["LIST"], fails=True)
+        assert grown_bytes < 2 * MOST_BYTES, grown_bytes >> 20

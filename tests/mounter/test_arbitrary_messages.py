@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from csi_s3.link.report import State
 from tests.made_up_messages import DESCRIPTORS, datagrams, opened
 from tests.mounter.harness import INIT, WITHIN_S, line, mounter, spec
-from tests.mounter.test_hostile_worker import MINE, OTHER, is_served, puppet
+from tests.mounter.test_hostile_worker import MINE, OTHER, is_gone, is_served, puppet
 from tests.scraping import Scrape
 
 ERROR = {"code": "internal", "what": "w", "hint": "h", "public": "p"}
@@ -57,7 +57,7 @@ async def test_the_keeper_serves_whatever_a_worker_sends(beside, tmp_path, sent)
         await _answer(beside.node, OTHER)
         Scrape((await beside.keeper.collect()).decode())
         await beside.node.say("stop", MINE)
-        await _gone(beside.node, MINE)
+        await is_gone(beside)
 
 
 async def _send(worker: socket.socket, data: bytes, fds: list[int]) -> None:
@@ -71,23 +71,14 @@ async def _send(worker: socket.socket, data: bytes, fds: list[int]) -> None:
                 return
 
 
-async def _answer(node, mount_id) -> dict:
+async def _answer(node, mount_id) -> None:
     """Wait for a report of this mount; others may come before."""
     async with asyncio.timeout(WITHIN_S):
         while (message := await node.channel.receive()) is not None:
             report = message.body.get("report", {})
             if report.get("mount_id") == mount_id:
-                return report
+                return
     raise AssertionError("the keeper ended the connection")
-
-
-async def _gone(node, mount_id) -> None:
-    """Wait until the keeper does not know the mount any more."""
-    code = ""
-    while code != "volume-not-found":
-        await node.say("usage", mount_id)
-        report = await _answer(node, mount_id)
-        code = (report["error"] or {}).get("code", "")
 
 
 @pytest.mark.timeout(600)

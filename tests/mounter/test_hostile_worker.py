@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 from contextlib import asynccontextmanager
 
@@ -12,7 +13,7 @@ from csi_s3.errors import InternalError
 from csi_s3.link.channel import MAX_MESSAGE_BYTES, encoded
 from csi_s3.link.json_values import MAX_TEXT_BYTES
 from csi_s3.link.messages import ServeBody
-from csi_s3.link.report import Notice, Reason, Report, State
+from csi_s3.link.report import Notice, Reason, Report, State, Usage
 from csi_s3.mounter.fuse_mount import FuseMount
 from csi_s3.mounter.mounter_deadlines import MounterDeadlines
 from csi_s3.mounter.zygote_client import ZygoteClient
@@ -61,6 +62,13 @@ async def is_served(running, mount_id=OTHER) -> bool:
     report = await running.node.report()
     Scrape((await running.keeper.collect()).decode())
     return (report.mount_id, report.state) == (mount_id, State.SERVING)
+
+
+async def is_gone(running, mount_id=MINE) -> None:
+    """Wait until the keeper does not know the mount any more."""
+    async with asyncio.timeout(WITHIN_S):
+        while mount_id in running.keeper._mounts:
+            await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -115,6 +123,25 @@ async def test_a_worker_reports_for_its_own_mount_only(beside, tmp_path):
         assert await is_served(beside)
 
 
+@pytest.mark.parametrize("has_served", [False, True])
+@pytest.mark.warnings_expected("the worker of volume 'puppet' died: SIGKILL")
+async def test_a_worker_whose_channel_another_process_has_is_seen_to_end(tmp_path, has_served):
+    """As a worker may give it away before it dies."""
+    async with (
+        mounter(tmp_path / "s", exit_s=0.05) as running,
+        puppet(running, tmp_path / "puppet") as worker,
+    ):
+        if has_served:
+            report = Report(mount_id=MINE, state=State.SERVING, usage=Usage(inodes=1))
+            worker.send(encoded("report", {"report": report.to_json()}))
+            assert (await running.node.report()).usage.inodes == 1
+        (mounted,) = running.keeper._mounts.values()
+        os.kill(mounted.worker._process.pid.result(), signal.SIGKILL)
+        assert (await running.node.report()).error.code == "worker-died"
+        assert worker.fileno() >= 0  # still open here
+        await is_gone(running)
+
+
 @pytest.mark.warnings_expected("worker did not end in")
 async def test_a_worker_that_has_reported_its_end_and_stays_is_killed(tmp_path):
     async with (
@@ -127,11 +154,7 @@ async def test_a_worker_that_has_reported_its_end_and_stays_is_killed(tmp_path):
         async with asyncio.timeout(WITHIN_S):
             while await asyncio.get_running_loop().sock_recv(worker, 1 << 17):
                 pass  # `stop`; then the keeper closes its end, and its mount
-        code = ""
-        while code != "volume-not-found":
-            await running.node.say("usage", MINE)
-            report = await running.node.report()
-            code = report.error.code if report.error else ""
+        await is_gone(running)
 
 
 @pytest.mark.warnings_expected("node does not read its messages", "worker did not end in")
@@ -158,7 +181,7 @@ async def test_notices_without_end_leave_the_other_mounts_their_places(beside, t
 
 
 @pytest.mark.warnings_expected("a report is not sent: it is too large")
-async def test_a_mount_whose_last_report_fits_into_no_message_is_still_told_of():
+async def test_a_mount_whose_last_report_fits_into_no_message_is_still_sent():
     zygote_client, sent = ZygoteClient(ZYGOTE), []
     handle = "v" * (MAX_MESSAGE_BYTES - 4096)
     body = ServeBody(spec=spec(handle), init=INIT)

@@ -240,7 +240,7 @@ async def test_a_mount_is_held_until_it_is_closed_also_after_its_worker_s_exit()
     await fuse_mount.serve(1 << 20, {})
     pid = await line(theirs)
     assert [report.state for report in sent] == [State.FAILED]
-    assert f"failed <WorkerRun pid={pid} exited: exit-0>" in repr(fuse_mount)
+    assert f"failed stopping <WorkerRun pid={pid} exited: exit-0>" in repr(fuse_mount)
     have, copy = fuse_mount.have()
     assert (have["spec"], have["report"]["state"]) == (body.spec.to_json(), "failed")
     os.close(copy)

@@ -330,3 +330,13 @@ async def test_a_key_with_another_secret_is_unauthenticated(node, minio):
         code, text = await refused(node.publish(node.target("a"), bucket="data"))
         assert code is grpc.StatusCode.UNAUTHENTICATED, text
         assert "SignatureDoesNotMatch" in text
+
+
+async def test_a_publish_with_an_endpoint_that_volumes_may_not_name_says_so(node):
+    async with mounting(node, **KEYS, CSI_S3_ALLOW_LOOPBACK="off"):
+        for host in ("127.0.0.1:1", "169.254.169.254", "localhost:1"):
+            flags = f"endpoint-url=http://{host}", ONCE
+            code, text = await refused(node.publish(node.target("a"), *flags, bucket="data"))
+            assert code is grpc.StatusCode.INVALID_ARGUMENT, text
+            assert "volumes may not use it" in text
+            assert text.endswith("[bad-option]")

@@ -5,6 +5,7 @@ mount, so that it goes on when one hangs.
 """
 
 import asyncio
+import hashlib
 import os
 import signal
 import sys
@@ -83,7 +84,7 @@ class Mounter:
             max_attempts=max_attempts,
         )
         spec = MountSpec(
-            mount_id=path.name,
+            mount_id=_mount_id(path),
             volume_handle=name,
             volume=VolumeConfig(bucket=bucket, tree=tree),
             state_dir=str(state),
@@ -112,7 +113,7 @@ class Mounter:
         report = await self._report(volume, END_WITHIN_S)
         while report.state is State.SERVING:
             report = await self._report(volume, END_WITHIN_S)
-        del self._volumes[volume.path.name]
+        del self._volumes[_mount_id(volume.path)]
         return report
 
     async def _report(self, volume: Volume, within_s: float) -> Report:
@@ -186,3 +187,7 @@ async def running(base: Path) -> AsyncIterator[Mounter]:
             process.kill()
             await process.wait()
         listening.close()
+
+
+def _mount_id(path: Path) -> str:
+    return hashlib.sha256(path.name.encode()).hexdigest()[:32]

@@ -37,6 +37,18 @@ def test_changes_between_the_pages_of_a_listing_are_seen(mount, size):
     mount.fs.releasedir(fh)
 
 
+@pytest.mark.parametrize("names", [0, 1, 10])
+def test_a_listing_costs_one_list(mount, names):
+    for n in range(names):
+        mount.put(f"{n}", b"x")
+    before = mount.store.requests["LIST"]
+    fh = mount.run(mount.fs.opendir(1))
+    assert len(mount.run(mount.entries(fh))) == names
+    assert mount.run(mount.entries(fh, names)) == []  # what a program asks last
+    mount.fs.releasedir(fh)
+    assert mount.store.requests["LIST"] - before == 1
+
+
 def test_positions_stay_valid_while_names_go(mount):
     for name in "abcdef":
         mount.put(name, b"x")

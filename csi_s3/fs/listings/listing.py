@@ -167,10 +167,10 @@ class Listing:
     def cached(self, mark: Mark) -> ListingPage | None:
         self._drop_moved()
         at = bisect_left(self._pages, mark.number, key=_number)
-        page = self._pages[at] if at < len(self._pages) else None
-        return (
-            page if page and (page.mark.number, page.mark.low) == (mark.number, mark.low) else None
-        )
+        if at == len(self._pages):
+            return None
+        page = self._pages[at]  # may have no names, as of an empty directory
+        return page if (page.mark.number, page.mark.low) == (mark.number, mark.low) else None
 
     def mark_near(self, number: int) -> Mark:
         """The last mark that is known up to this page, and from which nothing is missed."""
