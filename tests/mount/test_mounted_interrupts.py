@@ -398,7 +398,8 @@ def test_programs_with_a_timer_work_on_a_store_that_is_slow(bucket, store, timer
         timeout=5 * WITHIN_S,
     )
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert sum(map(int, ticks.read_text().split())) > 100
+    # signals that come while one call waits are delivered as one: the close of `large` counts once
+    assert sum(map(int, ticks.read_text().split())) > (1 if script == LARGE else 100)
     assert store.faults[0].times < -5
     if script == LARGE:
         assert len(bucket.wait_stored("d/large")) == LARGE_BYTES
