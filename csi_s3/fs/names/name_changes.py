@@ -59,39 +59,46 @@ class NameChanges:
     ) -> T:
         """Change these names, even if the caller gives up. As `ProgressTimeout.wait`.
 
-        The inodes are held from the work's first step: before that, the kernel holds them.
+        The inodes are held from this call on, until the caller has its answer and the work its end.
         """
         in_order = places if len(places) == 1 else sorted(set(places))
-        return await self._progress_timeout.wait(
-            partial(self._change, in_order, work),
-            what,
-            progress=None if progress is None else lambda: progress,
-            leave=partial(self._leave, places),
-        )
-
-    async def _change(self, places: Sequence[Place], work: Callable[[], Awaitable[T]]) -> T:
-        """In a task of the mount: hold the inodes, and take the locks in this order."""
         held = self._hold(places)
         try:
-            async with self._locks.hold(places[0]):
-                if len(places) == 1:
-                    return await work()
-                async with self._locks.hold(places[1]):
-                    return await work()
+            return await self._progress_timeout.wait(
+                partial(self._change, in_order, work),
+                what,
+                progress=None if progress is None else lambda: progress,
+                leave=partial(self._leave, places, held),
+            )
         finally:
-            for inode in held:
-                self._inodes.release(inode)
+            self._release(held)
 
-    def _leave(self, places: Sequence[Place], change: "asyncio.Task[Any]") -> None:
-        """The caller gives up."""
+    async def _change(self, places: Sequence[Place], work: Callable[[], Awaitable[T]]) -> T:
+        """In a task of the mount: take the locks in this order."""
+        async with self._locks.hold(places[0]):
+            if len(places) == 1:
+                return await work()
+            async with self._locks.hold(places[1]):
+                return await work()
+
+    def _leave(
+        self, places: Sequence[Place], held: list[Inode], change: "asyncio.Task[Any]"
+    ) -> None:
+        """The caller gives up: what it held is the change's."""
         if not change.done():
             self._left += Counter(places)
-            change.add_done_callback(partial(self._end, places))
+            change.add_done_callback(partial(self._end, places, held.copy()))
+            held.clear()
 
-    def _end(self, places: Sequence[Place], _: "asyncio.Task[Any]") -> None:
+    def _end(self, places: Sequence[Place], held: Sequence[Inode], _: "asyncio.Task[Any]") -> None:
         self._left -= Counter(places)
+        self._release(held)
 
-    def _hold(self, places: Sequence[Place]) -> Sequence[Inode]:
+    def _release(self, held: Sequence[Inode]) -> None:
+        for inode in held:
+            self._inodes.release(inode)
+
+    def _hold(self, places: Sequence[Place]) -> list[Inode]:
         """The directories, and what has the names, with a reference to each; to be released so."""
         held = []
         for ino, name in places:
