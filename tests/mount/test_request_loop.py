@@ -192,7 +192,7 @@ RELAYED = """
 async def test(session, store, fs):
     await store.put("a", b"1")
     gate, heard = asyncio.Event(), []
-    def interrupt(task):
+    def interrupt(task, closer):
         heard.append(task.get_name().split()[0])
         return True
     answers.interrupt = interrupt
