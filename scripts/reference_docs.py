@@ -156,11 +156,11 @@ def metrics_markdown() -> str:
 
 
 def _classes() -> Iterator[type[VolumeError]]:
-    """The tree in the order of its file, a class before its subclasses."""
+    """The tree of `errors` in the order of its file, a class before its subclasses."""
 
     def subclasses(cls: type[VolumeError]) -> Iterator[type[VolumeError]]:
         for subclass in cls.__subclasses__():
-            if subclass is not InternalError:
+            if subclass is not InternalError and subclass.__module__ == VolumeError.__module__:
                 yield subclass
             yield from subclasses(subclass)
 

@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-with_mounts=(tests/mount tests/mounter tests/rpc tests/programs tests/posix)
+with_mounts=(tests/mount tests/mounter tests/programs tests/posix)
 log=$(mktemp)
 beside=
 trap '[ -z "$beside" ] || kill -- "-$beside" 2>/dev/null; rm -f "$log"' EXIT
