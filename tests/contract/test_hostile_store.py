@@ -91,8 +91,9 @@ def sends_without_end(head, piece):
 
 
 def whole(status, body, *headers):
-    length = b"Content-Length: %d" % len(body)
-    lines = b"\r\n".join((b"HTTP/1.1 " + status, length, *headers))
+    """It ends the connection, as the store does: another request on it would fail by itself."""
+    ends = (b"Content-Length: %d" % len(body), b"Connection: close")
+    lines = b"\r\n".join((b"HTTP/1.1 " + status, *ends, *headers))
     return sends(lines + b"\r\n\r\n", body)
 
 
