@@ -73,7 +73,8 @@ def answered(
                 if isinstance(exc, TimeoutError) and request.is_interrupted:
                     log.debug("%s: interrupted while it waited", op)
                     raise _answer(op, EINTR, exc, began_s) from exc
-                raise _answer(op, _errno(op, exc, deadline_s), exc, began_s) from exc
+                within_s = deadline_s if request.has_expired else None
+                raise _answer(op, _errno(op, exc, within_s), exc, began_s) from exc
             except asyncio.CancelledError as exc:
                 me = asyncio.current_task()
                 if me is not None and me.cancelling():

@@ -36,6 +36,7 @@ class PendingRequest:
     differs from a cancellation of the task itself.
 
     is_ended: its time was over before the handler had answered. is_interrupted: by an interrupt.
+    has_expired: by its deadline.
 
     Raises:
         TimeoutError: it is ended.
@@ -50,6 +51,7 @@ class PendingRequest:
         "_deadline_s",
         "_task",
         "_timer",
+        "has_expired",
         "is_ended",
         "is_interrupted",
     )
@@ -60,14 +62,14 @@ class PendingRequest:
         self._deadline: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closer = 0
-        self.is_ended = self.is_interrupted = False
+        self.is_ended = self.is_interrupted = self.has_expired = False
 
     def __enter__(self) -> Self:
         self._task = task = cast("Task", asyncio.current_task())
         self._cancelled = task.cancelling()
         if self._deadline_s is not None:
             later = asyncio.get_running_loop().call_later
-            self._deadline = later(self._deadline_s, self.end)
+            self._deadline = later(self._deadline_s, self._expire)
         _under_way[task] = self
         return self
 
@@ -106,6 +108,10 @@ class PendingRequest:
             self.is_interrupted = True
             _closers.add(self._closer)
             self.end()
+
+    def _expire(self) -> None:
+        self.has_expired = not self.is_ended
+        self.end()
 
     def end(self) -> None:
         """End it at once: there is no time left."""

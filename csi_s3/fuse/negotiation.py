@@ -18,7 +18,8 @@ LIBFUSE_MINOR = 31  # the oldest that is supported: what libfuse gets is the sam
 
 # All of them are in Linux 5.10. AUTO_INVAL_DATA: pages go when another size or time is answered.
 # ATOMIC_O_TRUNC: open(2) with O_TRUNC is one request. ASYNC_READ: read-ahead has several requests
-# under way. ASYNC_DIO: so has direct I/O. BIG_WRITES, MAX_PAGES: requests of 1 MiB.
+# under way. BIG_WRITES, MAX_PAGES: requests of 1 MiB. ASYNC_DIO is not taken: with it Linux waits
+# for direct I/O and hears no signal, so that a killed program stays until it is answered.
 # PARALLEL_DIROPS: look-ups in one directory go side by side; five of one second each took 1.01 s
 # instead of 5.01 s. READDIRPLUS_AUTO is not taken: a listing brings the attributes anyway.
 _WANTED = (
@@ -27,7 +28,6 @@ _WANTED = (
     | InitFlag.BIG_WRITES
     | InitFlag.AUTO_INVAL_DATA
     | InitFlag.DO_READDIRPLUS
-    | InitFlag.ASYNC_DIO
     | InitFlag.PARALLEL_DIROPS
     | InitFlag.MAX_PAGES
     | InitFlag.INIT_EXT

@@ -44,6 +44,12 @@ WAITING = {
     "look-up": 'waits(); os.stat("file")',
     "open": 'waits(); os.open("file", os.O_RDONLY)',
     "read": 'fd = os.open("big", os.O_RDONLY); waits(); os.pread(fd, 100, 40 << 20)',
+    "direct": """
+    import mmap
+    fd, page = os.open("big", os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 4096)
+    waits()
+    os.preadv(fd, [page], 40 << 20)
+""",
     "readdir": "waits(); os.listdir()",
     "mkdir": 'waits(); os.mkdir("made")',
     "unlink": 'waits(); os.unlink("file")',
@@ -154,7 +160,8 @@ def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
     for case in WAITING:
         (directory / case).mkdir()
         (directory / case / "file").write_bytes(b"content")
-    (directory / "read" / "big").write_bytes(bytes(64 * MIB))
+    for case in ("read", "direct"):
+        (directory / case / "big").write_bytes(bytes(64 * MIB))
     scripts = {case: s for case, s in WAITING.items() if (case, number) != BUT_BY_THE_KERNEL}
     programs = [Program(script, directory / case) for case, script in scripts.items()]
     for program in programs:
@@ -171,7 +178,17 @@ def test_programs_that_wait_for_a_store_that_hangs_are_ended_by_a_signal(
     store.let_go.set()
     assert bucket.wait_stored("close/closed") == b"data" * 1000
     assert bucket.wait_stored("fsync/synced") == b"data" * 1000
-    for case in ("look-up", "open", "read", "readdir", "close", "fsync", "exclusive", "mkdir"):
+    for case in (
+        "look-up",
+        "open",
+        "read",
+        "direct",
+        "readdir",
+        "close",
+        "fsync",
+        "exclusive",
+        "mkdir",
+    ):
         assert (directory / case / "file").read_bytes() == b"content"
     (renamed,) = (directory / "rename").iterdir()
     assert renamed.read_bytes() == b"content"

@@ -142,7 +142,7 @@ async def test_a_deadline_that_is_earlier_stays(passed):
     assert request.task.result() == errno.ETIMEDOUT
 
 
-@pytest.mark.warnings_expected("no answer in 100 s")
+@pytest.mark.warnings_expected("no answer in the time that was left to the mount")
 async def test_the_end_of_the_session_comes_before_an_interrupt(passed):
     request = await Request(100).begun()
     interrupt(request.task)
