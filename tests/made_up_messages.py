@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import struct
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -71,14 +72,24 @@ DESCRIPTORS = (*_SIMPLE, "pipe", "lingering", "socket")
 
 @contextlib.contextmanager
 def opened(kinds: Sequence[str]) -> Iterator[list[int]]:
-    """New descriptors of these kinds, closed at the end."""
-    with contextlib.ExitStack() as stack:
-        found = [_open(kind, stack) for kind in kinds]
-        try:
-            yield found
-        finally:
-            for fd in found:
-                os.close(fd)
+    """New descriptors of these kinds, closed at the end.
+
+    In threads: where the peer did not take them, this close is the last, and a lingering socket's
+    waits until its own peer is closed, behind it.
+    """
+    closing: list[threading.Thread] = []
+    try:
+        with contextlib.ExitStack() as stack:
+            found = [_open(kind, stack) for kind in kinds]
+            try:
+                yield found
+            finally:
+                closing += [threading.Thread(target=os.close, args=(fd,)) for fd in found]
+                for thread in closing:
+                    thread.start()
+    finally:
+        for thread in closing:
+            thread.join()
 
 
 def _open(kind: str, stack: contextlib.ExitStack) -> int:
