@@ -392,7 +392,7 @@ def timer(tmp_path):
 @pytest.mark.timeout(10 * WITHIN_S)
 @pytest.mark.parametrize(
     ("script", "delay_s"),
-    [(GIT, 0.005), (TAR, 0.03), (SQLITE, 0.03), (LARGE, 1.5)],
+    [(GIT, 0.005), (TAR, 0.03), (SQLITE, 0.03), (LARGE, 3.0)],
     ids=["git", "tar", "sqlite", "large"],
 )
 def test_programs_with_a_timer_work_on_a_store_that_is_slow(bucket, store, timer, script, delay_s):
