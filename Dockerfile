@@ -2,7 +2,8 @@
 #
 # Needs nothing but the base image, Debian's packages and PyPI, of which the versions and hashes are those
 # of uv.lock (with what builds) and scripts/uv.txt. Debian's release is part of the tag because it decides
-# the name of libfuse's package; the digest is that of the list of platforms.
+# the name of libfuse's package; the digest is that of the list of platforms
+# (docker buildx imagetools inspect python:3.13-slim-trixie); e2e/ has it in two more files.
 #   docker build --build-arg SOURCE=https://github.com/OWNER/REPOSITORY -t csi-s3 .
 
 ARG BASE=docker.io/library/python:3.13-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285
