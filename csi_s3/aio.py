@@ -168,7 +168,8 @@ async def blocking(call: Callable[[], T], *, within_s: float, late: LateCalls = 
 
     Raises:
         TimeoutError: the deadline passed; the call may still take effect later. With a text: very
-            many earlier calls have not returned, and this one was not begun.
+            many earlier calls have not returned, or there can be no more threads, and this one was
+            not begun.
 
     """
     late.refuse_more()
@@ -187,7 +188,10 @@ async def blocking(call: Callable[[], T], *, within_s: float, late: LateCalls = 
             done.set_exception(outcome)
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as exc:  # no memory for its stack, or the limit of processes is reached
+        raise TimeoutError(f"{exc}: the call was not begun") from exc
     try:
         async with asyncio.timeout(within_s):
             return await asyncio.wrap_future(done)

@@ -424,9 +424,10 @@ class RemountError(VolumeError):
 def shortened(text: str, max_bytes: int) -> str:
     """Cut a message to so many bytes of UTF-8, between characters, with "…" at its end.
 
-    What is not valid Unicode (a lone surrogate, from a store's header or a name) is escaped.
+    What is not valid Unicode (a lone surrogate, from a store's header or a name) is escaped, and so
+    is a NUL, which no text of a message may have.
     """
-    raw = text.encode(errors="backslashreplace")
+    raw = text.replace("\0", "\\0").encode(errors="backslashreplace")
     if len(raw) <= max_bytes:
         return raw.decode()
     return raw[: max(0, max_bytes - len("…".encode()))].decode(errors="ignore") + "…"

@@ -106,11 +106,12 @@ class FuseMount:
         memory_bytes, credentials_dir: as in the keeper's `serve` (`link.messages`). spool: its
         fields that concern the spool.
         """
+        is_anonymous = self.spec.volume.bucket.no_sign_request
         of_mounter = {
             "memory_bytes": memory_bytes,
             **spool,
             "credentials_dir": credentials_dir,
-            "secrets": environment.secrets(),
+            "secrets": {} if is_anonymous else environment.secrets(),
         }
         message = {**self._message, **of_mounter}
         try:

@@ -243,7 +243,7 @@ class Worker:
         if self._spool is not None:
             request_counts.count_spool(self._spool, now_s=time.time())  # noqa: TID251 - of files
         memory = None
-        with contextlib.suppress(TimeoutError):  # the last numbers stay
+        with contextlib.suppress(TimeoutError, MemoryError):  # the last numbers stay
             memory = await blocking(partial(memory_of, os.getpid()), within_s=MEMORY_WITHIN_S)
         await self._send("metrics", request_counts.metrics_message(self._usage(), memory))
 

@@ -111,8 +111,8 @@ class WorkerRun:
         pace = Pace(MESSAGES_PER_S)
         try:
             while (message := await channel.receive()) is not None:
-                await pace.turn()
                 try:
+                    await pace.turn()
                     self._take(message.type, messages.read(message, messages.FROM_WORKER))
                 finally:
                     message.close_fds()

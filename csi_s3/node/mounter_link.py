@@ -131,11 +131,19 @@ class MounterLink:
     async def run(self, listener: MounterListener) -> None:
         """Serve one mounter after the other; nothing that one of them sends ends it."""
         loop = asyncio.get_running_loop()
+        is_logged = False
         with self._socket:
             while True:
                 if not are_few_closing():  # what earlier ones have sent
+                    if not is_logged:
+                        log.error(
+                            "no mounter can connect: descriptors that mounters have sent do not"
+                            " close; delete the mounter's pod, and see which file system hangs"
+                        )
+                    is_logged = True
                     await asyncio.sleep(PAUSE_S)
                     continue
+                is_logged = False
                 try:
                     peer, _ = await loop.sock_accept(self._socket)
                 except OSError as exc:  # EMFILE
@@ -263,8 +271,8 @@ def _check_version(hello: messages.Hello) -> None:
 async def _dispatch(channel: Channel, listener: MounterListener) -> None:
     pace, is_logged = Pace(MESSAGES_PER_S), False
     while (message := await channel.receive()) is not None:
-        await pace.turn()
         try:
+            await pace.turn()
             body = messages.read(message, messages.FROM_MOUNTER)
         finally:
             message.close_fds()

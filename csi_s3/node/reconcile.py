@@ -188,7 +188,8 @@ async def end_dead(dead: dict[str, MountEntry], sources: SourceMounts) -> None:
 class DirectorySweep:
     """Removes the directories of mounts that are gone, and what is old in them, a part at a time.
 
-    ids: whose directories are being removed; no mount may be made with one of them.
+    ids: whose directories are being removed; no mount may be made with one of them, nor a `run` do
+    anything, until that is done, which may be after a `run` that gave up waiting.
     Lifetime: node's. Concurrency: one `run` at a time does something, the next returns at once.
     is_used: whether there is a mount with this id.
     """
@@ -206,16 +207,15 @@ class DirectorySweep:
 
         now_s: since the epoch. before_s: as in `UnmountedSpools`.
         """
-        if self._is_running:
+        if self._is_running or self.ids:
             return
         self._is_running = True
         spools = UnmountedSpools(before_s=before_s)
         try:
             kept = await self._remove(self._sources.all_ids(), spools)
-        except VolumeError as exc:  # the call may still run: its ids stay reserved
+        except VolumeError as exc:
             log.error("%s", exc, extra={"code": exc.code})  # noqa: TRY400
         else:
-            self._is_running = False
             spools.publish(now_s)
             kept, self._kept = kept if kept != self._kept else 0, kept
             if kept:
@@ -225,28 +225,32 @@ class DirectorySweep:
                     kept,
                     self._sources.spools,
                 )
+        finally:
+            self._is_running = False
 
     async def _remove(self, ids: Iterator[str], spools: UnmountedSpools) -> int:
         """Returns how many stay, because there are files in them."""
         kept = 0
         while part := await off_loop(partial(_next, ids, self._part), "looking for directories"):
             self.ids = frozenset(mount_id for mount_id in part if not self._is_used(mount_id))
-            remove = partial(_remove_all, self.ids, self._sources, spools)
+            remove = partial(self._remove_all, self.ids, spools)
             kept += await off_loop(remove, "removing directories")
+        return kept
+
+    def _remove_all(self, ids: AbstractSet[str], spools: UnmountedSpools) -> int:
+        """In a thread, which may be late. Returns how many stay."""
+        kept = 0
+        try:
+            for mount_id in ids:
+                try:
+                    spools.take(self._sources.state(mount_id))
+                    kept += not self._sources.remove_empty(mount_id)
+                except VolumeError as exc:
+                    log.error("%s", exc, extra={"mount": mount_id, "code": exc.code})  # noqa: TRY400
+        finally:
             self.ids = frozenset()
         return kept
 
 
 def _next(ids: Iterator[str], most: int) -> list[str]:
     return list(islice(ids, most))
-
-
-def _remove_all(ids: AbstractSet[str], sources: SourceMounts, spools: UnmountedSpools) -> int:
-    kept = 0
-    for mount_id in ids:
-        try:
-            spools.take(sources.state(mount_id))
-            kept += not sources.remove_empty(mount_id)
-        except VolumeError as exc:
-            log.error("%s", exc, extra={"mount": mount_id, "code": exc.code})  # noqa: TRY400
-    return kept

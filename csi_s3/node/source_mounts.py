@@ -34,7 +34,7 @@ from csi_s3.link.spec import MountSpec
 
 KERNEL_S = 20.0  # for calls that take milliseconds
 INIT_S = 5.0
-_FS, _RECORD = "fs", "record.json"
+_FS, _RECORD, _OLD_SPOOL = "fs", "record.json", "state"
 _READ = os.O_RDONLY | os.O_DIRECTORY
 _PATH = os.O_PATH | os.O_DIRECTORY
 
@@ -67,11 +67,14 @@ class SourceMounts:
         self._owner = owner
 
     def prepare(self) -> None:
-        """Make both directories; the mounter can pass through that of spools but not list it."""
-        for directory, mode in ((self.volumes, 0o700), (self.spools, 0o711)):
+        """Make both directories; a mounter can pass through them but not list them.
+
+        Through `volumes`, the mounter of an earlier build reaches the spools of its mounts.
+        """
+        for directory in (self.volumes, self.spools):
             directory.mkdir(parents=True, exist_ok=True)
             with open_fd(os.open(directory, _READ | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
-                os.fchmod(fd, mode)
+                os.fchmod(fd, 0o711)
 
     def path(self, mount_id: str) -> Path:
         return self.volumes / mount_id / _FS
@@ -110,6 +113,8 @@ class SourceMounts:
         """Make a mount's directories and record; a descriptor (O_PATH) to mount on."""
         mount_id = spec.mount_id
         try:
+            with suppress(FileNotFoundError), self._opened(mount_id) as directory:
+                self._move_old_spool(directory, mount_id)
             with _opened(self.spools) as spools:
                 _make(spools, mount_id)
                 with open_fd(syscalls.open_beneath(spools, mount_id, _READ)) as spool:
@@ -228,6 +233,7 @@ class SourceMounts:
             with suppress(FileNotFoundError):
                 with self._opened(mount_id) as directory:
                     _remove(directory, _FS)
+                    self._move_old_spool(directory, mount_id)
                     with suppress(FileNotFoundError):
                         os.unlink(_RECORD, dir_fd=directory)
                 with _opened(self.volumes) as volumes:
@@ -241,6 +247,20 @@ class SourceMounts:
                 f"cannot remove the directories of {self.volumes / mount_id}: {exc}"
             ) from exc
         return True
+
+    def _move_old_spool(self, directory: int, mount_id: str) -> None:
+        """Put the spool of an earlier build, which lay beside its mount, where spools are now.
+
+        No worker uses it: the mount is being made, or has ended.
+        """
+        with suppress(FileNotFoundError):
+            try:
+                os.rmdir(_OLD_SPOOL, dir_fd=directory)
+            except OSError as exc:
+                if exc.errno != ENOTEMPTY:
+                    raise
+                with _opened(self.spools) as spools:
+                    os.rename(_OLD_SPOOL, mount_id, src_dir_fd=directory, dst_dir_fd=spools)
 
     @contextmanager
     def _opened(self, mount_id: str) -> Iterator[int]:
@@ -288,7 +308,7 @@ def _make(directory: int, name: str) -> None:
 
 
 def _remove(directory: int, name: str) -> None:
-    with suppress(FileNotFoundError):  # the worker removes its own, once it is empty
+    with suppress(FileNotFoundError):
         os.rmdir(name, dir_fd=directory)
 
 

@@ -12,6 +12,7 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from csi_s3.kernel.syscalls import open_fd
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 _PREFIX, _DATA, _DESCRIPTION = "file-", ".data", ".json"  # as in `fs.write.spool_directory`
 _STAT_BLOCK_BYTES = 512  # the unit of st_blocks: stat(2)
 _NAMED = 10  # in the log, of one look
+_MOST_NAMES = 20_000  # of one directory at a look; the others come once these are removed
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,7 +61,8 @@ class UnmountedSpools:
 
     def _take(self, fd: int, state: Path) -> None:
         with os.scandir(fd) as entries:
-            names = {e.name.partition(".")[0] for e in entries if e.name.startswith(_PREFIX)}
+            some = islice(entries, _MOST_NAMES)
+            names = {e.name.partition(".")[0] for e in some if e.name.startswith(_PREFIX)}
         files = 0
         for name in names:
             described, data = (_stat(f"{name}{suffix}", fd) for suffix in (_DESCRIPTION, _DATA))

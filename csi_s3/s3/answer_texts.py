@@ -4,6 +4,7 @@ A store is not trusted. What it says reaches logs, Events and messages between p
 back to it in headers: a byte that is not UTF-8, a line end or a megabyte must not get that far.
 """
 
+import re
 from collections.abc import Mapping
 
 from multidict import CIMultiDictProxy
@@ -13,6 +14,7 @@ MESSAGE_CHARS = 500
 HEADER_CHARS = 8190
 MAX_NUMBER = (1 << 63) - 1  # of a file's size in the kernel
 MAX_DIGITS = 19
+_ODD = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # what no header may have
 
 
 def short_text(text: str, most: int) -> str:
@@ -46,16 +48,18 @@ def whole_number(text: str) -> int:
     raise ValueError(f"{shown(text)} is not a number from 0 to {MAX_NUMBER}")
 
 
-def printable_headers(headers: CIMultiDictProxy[str]) -> Mapping[str, str]:
-    """The same headers, each value printable; aiohttp takes 128 of at most 8,190 bytes.
+def clean_headers(headers: CIMultiDictProxy[str]) -> Mapping[str, str]:
+    """The same headers, without control characters and bytes that are not UTF-8: these are escaped.
 
-    So a value of `x-amz-meta-…` that is not UTF-8 is preserved with its odd bytes escaped.
+    All other text stays, because a write preserves it: spaces, emoji, tabs. To show a value, make
+    it a `short_text`. aiohttp takes 128 headers of at most 8,190 bytes.
     """
-    odd = {name: value for name, value in headers.items() if not value.isprintable()}
+    odd = {name: value for name, value in headers.items() if _ODD.search(value)}
     if not odd:
         return headers
     clean = headers.copy()
-    clean.update({name: short_text(value, HEADER_CHARS) for name, value in odd.items()})
+    for name, value in odd.items():
+        clean[name] = _ODD.sub(lambda found: _escaped(found[0]), value)[:HEADER_CHARS]
     return clean
 
 

@@ -23,7 +23,7 @@ from csi_s3.config import environment
 from csi_s3.errors import CredentialsError, IntegrityError, OutOfMemoryError, VolumeError
 from csi_s3.s3 import dialects, faults, xml
 from csi_s3.s3.answer_body import XML_BYTES, AnswerTooLongError, read_body
-from csi_s3.s3.answer_texts import printable_headers
+from csi_s3.s3.answer_texts import clean_headers
 from csi_s3.s3.credentials.refresh import AccessKeys, RefreshableCredentials
 from csi_s3.s3.endpoint import Endpoint
 from csi_s3.s3.endpoint_guard import AddressGuard
@@ -141,6 +141,7 @@ class Http:
         self._guard = None if self._proxy else guard
         self._allow_token_over_http = allow_token_over_http
         self.long_answers = asyncio.Semaphore(LONG_ANSWERS)
+        self.has_long_pages = False  # of listings: they are asked for in this way at once
         self._free = asyncio.Semaphore(CONNECTIONS)  # waiting for one is outside all deadlines
         self._own_headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
         self._session = aiohttp.ClientSession(
@@ -217,6 +218,8 @@ class Http:
             except (*_LOST, IntegrityError) as exc:
                 await self._lost(request, attempts, exc)
                 continue
+            if self._guard is not None:
+                self._guard.take_refusal()  # of another address of the same name
             fault = answer.fault
             if fault is None:
                 break
@@ -314,7 +317,7 @@ class Http:
                             bytes_down=down,
                         )
                     )
-        answered = printable_headers(response.headers)
+        answered = clean_headers(response.headers)
         self.dialect = dialects.of_answer(self.dialect, answered.get("Server", ""))
         self.has_versions |= "x-amz-version-id" in answered
         if request.kind != "GET" and len(body) >= THREAD_FROM_BYTES:

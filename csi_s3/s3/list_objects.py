@@ -55,9 +55,12 @@ async def list_page(
         headers=restores if http.dialect.reports_restores else {},
         answered_with="ListBucketResult",
     )
-    try:
-        page = await _asked(http, request)
-    except AnswerTooLongError:  # its keys are long
+    if not http.has_long_pages:
+        try:
+            page = await _asked(http, request)
+        except AnswerTooLongError:  # its keys are long, and those of the next pages likewise
+            http.has_long_pages = True
+    if http.has_long_pages:
         async with http.long_answers:
             page = await _asked(http, replace(request, most_bytes=PAGE_BYTES))
     if token is not None and page.next_token == token:

@@ -389,6 +389,10 @@ async def test_the_longest_page_of_an_honest_store_is_read():
         outcomes, grown_bytes = await client.send("LIST")
         assert outcomes == {"LIST": {}}
         assert grown_bytes < MOST_BYTES
+        asked = len(store.asked)
+        outcomes, _ = await client.send("LIST")
+        assert outcomes == {"LIST": {}}
+        assert len(store.asked) == asked + 1, "that its pages are long is known by now"
 
 
 async def test_a_process_without_memory_for_an_answer_refuses_that_request_alone():

@@ -1,6 +1,7 @@
 """Texts, numbers and keys of foreign answers."""
 
 import pytest
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from csi_s3.errors import IntegrityError
 from csi_s3.s3 import answer_texts, xml
@@ -26,6 +27,21 @@ def test_a_text_is_cut_and_escaped(text, expected):
     assert len(short) <= 20
     assert short.isprintable()
     short.encode()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("報告\u3000書 \u00a0\u200d\tx", None),
+        ("a\nb\x00\x7f", "a\\nb\\x00\\x7f"),
+        ("Ren\udce9 \u3000", "Ren\\xe9 \u3000"),
+    ],
+)
+def test_of_a_header_only_what_no_header_may_have_is_escaped(value, expected):
+    """A change sends metadata back: it must not rewrite text that is in order."""
+    headers = CIMultiDictProxy(CIMultiDict({"x-amz-meta-a": value, "ETag": '"e"'}))
+    clean = answer_texts.clean_headers(headers)
+    assert clean == {"x-amz-meta-a": expected or value, "ETag": '"e"'}
 
 
 @pytest.mark.parametrize("text", ["-1", "", "1.5", "٣", "1 ", "+1", "9" * 19, "9" * 5000, "0x1"])

@@ -15,7 +15,7 @@ from csi_s3 import __version__
 from csi_s3.aio import back_off
 from csi_s3.s3 import faults
 from csi_s3.s3.answer_body import read_at_most
-from csi_s3.s3.answer_texts import CODE_CHARS, printable_headers, short_text
+from csi_s3.s3.answer_texts import CODE_CHARS, clean_headers, short_text
 
 ANSWER_BYTES = 1 << 20
 FIRST_PAUSE_S = 0.3
@@ -86,7 +86,7 @@ async def fetch(
                 ) as response,
             ):
                 body = await _read(response)
-                reply = Reply(response.status, printable_headers(response.headers), body)
+                reply = Reply(response.status, clean_headers(response.headers), body)
         except LOST as exc:
             if failures + 1 == attempts or faults.is_untrusted(exc):
                 raise
