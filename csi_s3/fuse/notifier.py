@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 
 from csi_s3.fs.names.kernel_cache import CachedName
@@ -53,9 +53,13 @@ class Notifier:
         os.close(null)
 
     def drop(
-        self, names: Iterator[CachedName], *, is_read: Callable[[int], bool]
-    ) -> Sequence[CachedName]:
-        """Ask the kernel to drop each name; may block. Returns the names that were skipped.
+        self,
+        names: Iterator[CachedName],
+        skipped: list[CachedName],
+        *,
+        is_read: Callable[[int], bool],
+    ) -> None:
+        """Ask the kernel to drop each name; may block. Adds to skipped the names that it skips.
 
         names: an iterator of a list, which several threads may share: each takes the next one.
 
@@ -64,16 +68,14 @@ class Notifier:
         """
         if self.can_prune:
             self._write(build_prune([name.ino for name in names]))
-            return ()
-        skipped = []
+            return
         for name in names:
             if is_read(name.parent) or self._is_stuck(name.parent):
                 skipped.append(name)
                 continue
             self._waiting[threading.get_ident()] = name.parent, time.monotonic()
             self._write(build_inval_entry(name.parent, name.name))
-        self._waiting.pop(threading.get_ident(), None)
-        return skipped
+            del self._waiting[threading.get_ident()]
 
     def _is_stuck(self, directory: int) -> bool:
         now_s = time.monotonic()

@@ -213,11 +213,11 @@ class Session:
         if notifier is None:
             return names
         left, skipped = iter(list(names)), list[CachedName]()
-        drop = partial(notifier.drop, left, is_read=is_read)
+        drop = partial(notifier.drop, left, skipped, is_read=is_read)
 
         async def some() -> None:
             try:
-                skipped.extend(await blocking(drop, within_s=DROP_WITHIN_S, late=self._late_drops))
+                await blocking(drop, within_s=DROP_WITHIN_S, late=self._late_drops)
             except TimeoutError:
                 log.debug("the kernel keeps a directory locked")
 

@@ -60,14 +60,15 @@ def abi() -> int:
 def restrict(*, readable: Iterable[str], writable: Iterable[str], tcp_ports: Iterable[int]) -> int:
     """Leave this thread only these files, directories with all below, and ports to connect to.
 
-    Of a path that does not exist there is no rule, even if it is made later. Ports are limited from
+    Of a readable path that does not exist, or that this process may not reach, there is no rule,
+    even if it is made later. Ports are limited from
     ABI 4 on, signals to processes outside refused from ABI 6 on. Linux refuses it to a process that
     may still gain privileges: `process_limits.give_up_privileges` comes first.
 
     Returns the kernel's ABI; 0: nothing is restricted.
 
     Raises:
-        OSError: EPERM as above; E2BIG: 16 rulesets are in force.
+        OSError: EPERM as above; E2BIG: 16 rulesets are in force; a writable path cannot be opened.
 
     """
     version = abi()
@@ -109,6 +110,8 @@ def _allow_path(ruleset: int, path: str, rights: int) -> None:
     try:
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
+        if rights & _WRITE_FILE:  # without a rule each write would fail, and nothing say why
+            raise
         return
     with open_fd(opened) as fd:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):

@@ -25,7 +25,7 @@ from csi_s3.aio import blocking, finish
 from csi_s3.config import environment
 from csi_s3.config.store_rules import StoreRules
 from csi_s3.config.volume import SpoolRules, VolumeConfig
-from csi_s3.errors import InternalError, StoreTimeoutError, VolumeError
+from csi_s3.errors import InternalError, MountError, StoreTimeoutError, VolumeError
 from csi_s3.fs.base.context import MountContext
 from csi_s3.fs.base.few_lines import FewLines
 from csi_s3.fs.filesystem import FileSystem
@@ -142,11 +142,18 @@ class Worker:
         """Leave this process what this volume needs; before any thread is started.
 
         Raises:
-            VolumeError: as `open_bucket`.
+            VolumeError: as `open_bucket`, or the kernel refuses.
 
         """
         volume = self._spec.volume
-        confine(reach_of(volume.bucket, self._credentials_dir), self._state_dir)
+        reach = reach_of(volume.bucket, self._credentials_dir)
+        try:
+            confine(reach, self._state_dir)
+        except OSError as exc:
+            raise MountError(
+                f"the volume's process cannot confine itself: {exc}",
+                "give node plugin and mounter the same version; else see the node's kernel log",
+            ) from exc
         if volume.tree.memory_bytes is not None:
             limit_memory(cost_of(volume.tree.memory_bytes))
 

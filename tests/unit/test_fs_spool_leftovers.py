@@ -180,6 +180,9 @@ def test_leftovers_are_counted_by_kind_with_the_time_of_the_oldest(state):
     leave(state, 3, start=3)
     spool = spool_of(state)
     leftovers(spool)
+    tables = spool.disk.leftovers
+    for number in sorted(tables._whole, reverse=True):  # an upload that fails puts it back
+        tables.add(tables.pop(number))
     totals = spool.leftover_totals()
     assert totals["whole"] == LeftoverTotal(2, 2 * 4 * BLOCK, 1.0)
     assert (totals["unfinished"].files, totals["unfinished"].size) == (3, 3 * 2 * BLOCK)

@@ -45,20 +45,27 @@ def notices(out: int) -> list[tuple[int, bytes]]:
     return found
 
 
+def drop(notifier, names=NAMES, *, is_read=lambda _: False) -> list[CachedName]:
+    """Returns the skipped."""
+    skipped = []
+    notifier.drop(iter(names), skipped, is_read=is_read)
+    return skipped
+
+
 def test_a_kernel_that_can_is_given_all_inodes_at_once(fuse):
     notifier, out = fuse(45)
-    assert list(notifier.drop(iter(NAMES), is_read=lambda _: True)) == []
+    assert drop(notifier, is_read=lambda _: True) == []
     assert notices(out) == [(PRUNE, struct.pack("<IIQ3Q", 3, 0, 0, 11, 12, 13))]
 
 
 def test_an_older_one_is_asked_for_one_name_after_the_other_but_not_where_it_reads(fuse):
     notifier, out = fuse(44)
-    assert notifier.drop(iter(NAMES), is_read=lambda directory: directory == 2) == [NAMES[1]]
+    assert drop(notifier, is_read=lambda directory: directory == 2) == [NAMES[1]]
     assert notices(out) == [
         (ENTRY, struct.pack("<QII", 1, 1, 0) + b"a\0"),
         (ENTRY, struct.pack("<QII", 1, 1, 0) + b"c\0"),
     ]
-    notifier.drop(iter([NAMES[1]]), is_read=lambda _: False)
+    drop(notifier, [NAMES[1]])
     assert notices(out) == [(ENTRY, struct.pack("<QII", 2, 2, 0) + b"\xc3\xa9\0")]
 
 
@@ -66,15 +73,30 @@ def test_a_directory_for_which_a_thread_has_waited_long_is_passed_over(fuse):
     notifier, out = fuse(44)
     now_s = time.monotonic()
     notifier._waiting = {1: (1, now_s - 2 * STUCK_S), 2: (2, now_s)}
-    assert notifier.drop(iter(NAMES), is_read=lambda _: False) == [NAMES[0], NAMES[2]]
+    assert drop(notifier) == [NAMES[0], NAMES[2]]
     assert [data for _, data in notices(out)] == [struct.pack("<QII", 2, 2, 0) + b"\xc3\xa9\0"]
+
+
+def test_what_was_skipped_is_known_before_a_name_that_blocks_is_dropped(fuse):
+    """Its caller gives up waiting for the thread, and must not lose them."""
+    notifier, _ = fuse(44)
+    skipped = []
+
+    def names():
+        yield NAMES[1]
+        assert skipped == [NAMES[1]]
+        yield NAMES[0]
+        assert notifier._waiting == {}, "its own wait that is over is no other thread's"
+
+    notifier.drop(names(), skipped, is_read=lambda directory: directory == 2)
+    assert skipped == [NAMES[1]]
 
 
 @pytest.mark.parametrize("minor", [44, 45])
 def test_after_the_end_nothing_is_written_and_the_number_stays_taken(fuse, minor):
     notifier, out = fuse(minor)
     notifier.close()
-    notifier.drop(iter(NAMES), is_read=lambda _: False)
+    drop(notifier)
     assert os.read(out, 100) == b"", "the connection was let go of"
     assert os.fstat(notifier._fd).st_rdev == Path(os.devnull).stat().st_rdev
 
@@ -85,7 +107,7 @@ def test_a_kernel_that_is_gone_is_no_error(minor):
     notifier = Notifier(into, minor=minor)
     os.close(into)
     os.close(out)
-    notifier.drop(iter(NAMES), is_read=lambda _: False)
+    drop(notifier)
     notifier.close()
     os.close(notifier._fd)
 

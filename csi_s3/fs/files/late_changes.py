@@ -39,7 +39,11 @@ class LateChanges:
             nonlocal is_late
             is_late = True
             if task.done():  # in the step in which the caller gave up
-                self._group.create_task(self._drop(inode))
+                drop = self._drop(inode)
+                try:
+                    self._group.create_task(drop)
+                except RuntimeError:  # the mount is ending, and its pages with it
+                    drop.close()
 
         async def work() -> None:
             try:

@@ -365,9 +365,11 @@ class SpoolFile:
         disk.live.discard(self.number)
         self._count_record(0)
         if keep:
-            was = self.description
+            was, since_s = self.description, disk.leftovers.described_s(self.number)
             disk.leftovers.add(
-                Leftover(self.number, was.key, self.counted_bytes, was.is_whole, was.was_whole)
+                Leftover(
+                    self.number, was.key, self.counted_bytes, was.is_whole, was.was_whole, since_s
+                )
             )
         else:
             disk.directory.remove(self.number)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EDQUOT, ENOSPC
 
 from csi_s3.errors import SpoolFullError
 
@@ -12,5 +13,7 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        hint = "check whether the disk that holds it is full"
-        raise SpoolFullError(f"the spool's disk: {exc.strerror or exc}", hint) from exc
+        is_full = exc.errno in (ENOSPC, EDQUOT)
+        hint = "it is full: make room" if is_full else "see the node's kernel log for this disk"
+        where = f" ({exc.filename})" if exc.filename else ""
+        raise SpoolFullError(f"the spool's disk: {exc.strerror or exc}{where}", hint) from exc

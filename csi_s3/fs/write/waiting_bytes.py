@@ -75,7 +75,10 @@ class WaitingFile:
             while length > 0:
                 piece = os.pread(self._fd, length, at)
                 if not piece:
-                    raise SpoolFullError("the spool's disk: bytes are missing", "check the disk")
+                    raise SpoolFullError(
+                        f"the spool's disk: {length} bytes of a waiting write are missing at {at}",
+                        "see the node's kernel log for this disk",
+                    )
                 pieces.append(piece)
                 at, length = at + len(piece), length - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
