@@ -73,8 +73,9 @@ def answered(
                 if isinstance(exc, TimeoutError) and request.is_interrupted:
                     log.debug("%s: interrupted while it waited", op)
                     raise _answer(op, EINTR, exc, began_s) from exc
-                within_s = deadline_s if request.has_expired else None
-                raise _answer(op, _errno(op, exc, within_s), exc, began_s) from exc
+                raise _answer(
+                    op, _errno(op, exc, _ended(request, deadline_s)), exc, began_s
+                ) from exc
             except asyncio.CancelledError as exc:
                 me = asyncio.current_task()
                 if me is not None and me.cancelling():
@@ -102,7 +103,7 @@ def answered_at_once(handler: Callable[P, R]) -> Callable[P, R]:
         try:
             result = handler(*args, **kwargs)
         except Exception as exc:
-            raise _answer(op, _errno(op, exc, None), exc, began_s) from exc
+            raise _answer(op, _errno(op, exc), exc, began_s) from exc
         if result is True:
             done.count += 1
             timer.observe(perf_counter() - began_s)
@@ -131,8 +132,11 @@ def _drop_frames(exc: BaseException | None) -> None:
 _NAMES = {**errorcode, EOPNOTSUPP: "EOPNOTSUPP"}  # Linux has two names for 95
 
 
-def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
-    """The answer to the kernel; only here errors of operations are logged."""
+def _errno(op: str, exc: Exception, ended: str = "") -> int:
+    """The answer to the kernel; only here errors of operations are logged.
+
+    ended: what ended the operation, of a TimeoutError that is not its own.
+    """
     fields: dict[str, Any] = {"op": op}
     if isinstance(exc, FUSEError):
         return int(exc.errno)
@@ -146,12 +150,11 @@ def _errno(op: str, exc: Exception, deadline_s: float | None) -> int:
         return exc.errno
     if isinstance(exc, MemoryError):
         limited = OutOfMemoryError("the worker's limit of memory is reached", LIMIT_HINT)
-        return _errno(op, limited, None)
+        return _errno(op, limited)
     if isinstance(exc, TimeoutError):
         metrics.ERRORS.inc(code="timeout")
-        log.warning(
-            "%s: no answer in %s", op, _time(deadline_s), extra={**fields, "code": "timeout"}
-        )
+        why = ended or f"a call that it waited for was too late: {exc or 'no more is known'}"
+        log.warning("%s: %s", op, why, extra={**fields, "code": "timeout"})
         return ETIMEDOUT
     metrics.ERRORS.inc(code="internal")
     log.error("bug in %s", op, exc_info=exc, extra={**fields, "code": "internal"})
@@ -172,5 +175,7 @@ def _log(op: str, error: VolumeError) -> None:
     log.log(level, "%s: %s", op, error, extra={"op": op, "code": error.code})
 
 
-def _time(deadline_s: float | None) -> str:
-    return "the time that was left to the mount" if deadline_s is None else f"{deadline_s:g} s"
+def _ended(request: PendingRequest, deadline_s: float | None) -> str:
+    if request.has_expired:
+        return f"no answer in {deadline_s:g} s"
+    return "no answer in the time that was left to the mount" if request.is_ended else ""

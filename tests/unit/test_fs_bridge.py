@@ -126,6 +126,11 @@ async def test_a_request_that_takes_too_long_is_answered_with_etimedout():
     assert await errno_of(request()) == errno.ETIMEDOUT
 
 
+@pytest.mark.warnings_expected("request: a call that it waited for was too late: of the kernel")
+async def test_a_call_that_is_late_under_a_request_is_not_said_to_be_its_end():
+    assert await errno_of(raising(TimeoutError("of the kernel"))()) == errno.ETIMEDOUT
+
+
 @pytest.mark.warnings_expected("no answer in the time that was left to the mount")
 @pytest.mark.parametrize("deadline_s", [None, 100])
 async def test_at_the_end_of_the_session_every_request_is_answered_at_once(deadline_s):

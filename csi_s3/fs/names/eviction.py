@@ -200,15 +200,17 @@ class Eviction:
             return await self._wait_for_others(n)
         self._inodes.idle.begin_reading(locked)
         try:
-            if await self._wait_for_others(n):
-                return True
-            account = self._account
-            limit_bytes = self.most_bytes + self._locked_bytes - account.used_bytes
-            has_names = self._inodes.idle.holds_in(locked) or locked in self._inodes.pending_in
-            return has_names and n <= min(account.pool_free_bytes, limit_bytes)
+            return self._may_exceed(n, locked) or await self._wait_for_others(n)
         finally:
             self._inodes.idle.end_reading(locked)
             self.check()
+
+    def _may_exceed(self, n: int, locked: int) -> bool:
+        """Whether a request may take more than the bound, because names of its directory can go."""
+        account = self._account
+        limit_bytes = self.most_bytes + self._locked_bytes - account.used_bytes
+        has_names = self._inodes.idle.holds_in(locked) or locked in self._inodes.pending_in
+        return has_names and n <= min(account.pool_free_bytes, limit_bytes)
 
     @property
     def _can_drop_others(self) -> bool:
