@@ -73,9 +73,8 @@ def answered(
                 if isinstance(exc, TimeoutError) and request.is_interrupted:
                     log.debug("%s: interrupted while it waited", op)
                     raise _answer(op, EINTR, exc, began_s) from exc
-                raise _answer(
-                    op, _errno(op, exc, _ended(request, deadline_s)), exc, began_s
-                ) from exc
+                ended = _ended(request, deadline_s)
+                raise _answer(op, _errno(op, exc, ended), exc, began_s) from exc
             except asyncio.CancelledError as exc:
                 me = asyncio.current_task()
                 if me is not None and me.cancelling():
@@ -153,7 +152,7 @@ def _errno(op: str, exc: Exception, ended: str = "") -> int:
         return _errno(op, limited)
     if isinstance(exc, TimeoutError):
         metrics.ERRORS.inc(code="timeout")
-        why = ended or f"a call that it waited for was too late: {exc or 'no more is known'}"
+        why = ended or f"a call that it waited for was too late: {str(exc) or 'of the kernel'}"
         log.warning("%s: %s", op, why, extra={**fields, "code": "timeout"})
         return ETIMEDOUT
     metrics.ERRORS.inc(code="internal")
